@@ -1,0 +1,248 @@
+"""Frozen records that cross stages: the only meeting place of calibration, quantize, lower, proof and validate.
+
+Records hold plain data and paths. Heavy payloads (images, integers, graphs) are files inside a store entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixport.quantspec import QuantParams, Role, Scheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How pixels become the model's input: resize, centre crop, /255, normalise.
+
+    Attributes:
+        size: (height, width) of the model's input, in pixels.
+        mean: per RGB channel, in units of [0, 1].
+        std: per RGB channel, in units of [0, 1].
+        crop_fraction: crop side / resized shorter side; used only when an image does not have the input's size already.
+        interpolation: bilinear, bicubic or nearest.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop_fraction: float = 1.0
+    interpolation: str = "bicubic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationSet:
+    """Calibration images on disk.
+
+    Attributes:
+        images_path: .npy of uint8 [N, H, W, 3] RGB, at the model's input size; read memory-mapped.
+        count: N.
+        method: images, noise, mixup ...
+        recipe_key: SHA-256 of everything that was asked.
+        content_sha256: SHA-256 of what came out.
+        generator: name of the generator, None for real images and noise.
+    """
+
+    images_path: Path
+    count: int
+    method: str
+    recipe_key: str
+    content_sha256: str
+    generator: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationSite:
+    """One quantised activation tensor.
+
+    Attributes:
+        name: born in the float model (module path and operator), and the ONNX name of the codes.
+        op: operator that produces the tensor, e.g. conv2d, add, input.
+        role: why it has codes.
+        bits: width.
+        params: scale, zero point, saturation, storage.
+        reason: why this width and these parameters.
+        behind_island: produced by a float operator that is not bit-portable, so its codes are outside the claim.
+    """
+
+    name: str
+    op: str
+    role: Role
+    bits: int
+    params: QuantParams
+    reason: str
+    behind_island: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSite:
+    """One quantised weight tensor (with its bias).
+
+    Attributes:
+        name: module path of the layer.
+        op: conv2d, linear ...
+        bits: width of the codes.
+        storage: ONNX type in the file.
+        shape: of the weight, [out, in / groups, ...].
+        input_site: activation site that the layer reads, None where it reads floats.
+        reason: why this width.
+    """
+
+    name: str
+    op: str
+    bits: int
+    storage: str
+    shape: tuple[int, ...]
+    input_site: str | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Something done, or declined, on one node, and why. Ends in the report."""
+
+    where: str
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedModel:
+    """A model whose every integer is fixed.
+
+    Attributes:
+        program_path: torch.export archive of the fake-quantised model; mixport:: operators carry sites and integers.
+        scheme: widths asked for.
+        activations: in graph order.
+        weights: in graph order.
+        decisions: what was folded, absorbed, left in float, and why.
+        input_shape: [N, C, H, W] with N the traced batch.
+        dynamic_batch: True when the batch axis is symbolic.
+        float_bytes: size of the float parameters, 4 bytes each, before folding.
+    """
+
+    program_path: Path
+    scheme: Scheme
+    activations: tuple[ActivationSite, ...]
+    weights: tuple[WeightSite, ...]
+    decisions: tuple[Decision, ...]
+    input_shape: tuple[int, int, int, int]
+    dynamic_batch: bool
+    float_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoweredGraph:
+    """The deployable file.
+
+    Attributes:
+        model_path: ONNX file, input `input`, output `output`, no custom operators.
+        opset: ONNX opset of the file.
+        ir_version: ONNX IR version of the file.
+        sites: names of the code tensors inside the file, in graph order.
+        decisions: rewrites applied and declined.
+    """
+
+    model_path: Path
+    opset: int
+    ir_version: int
+    sites: tuple[str, ...]
+    decisions: tuple[Decision, ...]
+
+
+class Simulation(Protocol):
+    """The quantiser's own executable view of the model, as the validator needs it.
+
+    `codes` runs the hardware-exact simulation.
+
+    Args:
+        images: float32 [N, C, H, W], preprocessed.
+        overrides: codes to use in place of the simulation's own at these sites (entries behind float islands).
+
+    Returns:
+        codes of every activation site by name, and the float output under `output`.
+    """
+
+    def codes(
+        self, images: NDArray[np.float32], *, overrides: Mapping[str, NDArray[np.generic]]
+    ) -> dict[str, NDArray[np.generic]]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """First difference between two executors.
+
+    Attributes:
+        site: code tensor, or `output`.
+        index: position inside it.
+        expected: value by the interpreter.
+        got: value by the other executor.
+        executor: who differs, e.g. `onnxruntime` or `simulation`.
+        inputs: which inputs showed it, e.g. `images` or `near-tie`.
+    """
+
+    site: str
+    index: tuple[int, ...]
+    expected: float
+    got: float
+    executor: str
+    inputs: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeResult:
+    """What one runtime gave: counts over every tensor compared."""
+
+    name: str
+    version: str
+    cpu: str
+    tensors: int
+    values: int
+    mismatches: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionAudit:
+    """What the runtime's optimiser made of the graph.
+
+    Attributes:
+        integer_nodes: nodes of the optimised graph that run on integers, by operator type.
+        float_nodes: nodes that run in float, by operator type.
+        float_compute: quantisable nodes (Conv, Gemm, MatMul, ...) that stayed float, with the reason.
+    """
+
+    integer_nodes: Mapping[str, int]
+    float_nodes: Mapping[str, int]
+    float_compute: tuple[Decision, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationReport:
+    """The verdict and its evidence.
+
+    Attributes:
+        verdict: `exact` or `mismatch`.
+        claim: one sentence with its scope.
+        session_policy: optimization_level, threads, config.
+        runtimes: one result a runtime, and one for the simulation.
+        divergences: first divergence of each executor that differs.
+        float_islands: names of float nodes outside the claim.
+        site_checks: adversarial checks, {kind: {sites, values, mismatches}}.
+        audit: fusion audit of the file.
+        proofs: static bounds by name.
+    """
+
+    verdict: str
+    claim: str
+    session_policy: Mapping[str, object]
+    runtimes: tuple[RuntimeResult, ...]
+    divergences: tuple[Divergence, ...]
+    float_islands: tuple[str, ...]
+    site_checks: Mapping[str, Mapping[str, int]]
+    audit: FusionAudit
+    proofs: Mapping[str, object] = field(default_factory=dict[str, object])

@@ -1,0 +1,147 @@
+"""Target files: what a runtime or a device accepts, as data. Nothing in mixport branches on a target's name."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mixport.dtypes import Storage
+from mixport.errors import TargetError
+from mixport.quantspec import Scheme
+
+_MAX_BYTES = 1 << 20
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WeightRules(_Table):
+    """How weights may be quantised and stored."""
+
+    bits: tuple[int, ...]
+    granularity: Literal["per-channel", "per-tensor"]
+    storage: dict[int, Storage]
+
+
+class ActivationRules(_Table):
+    """How activations may be quantised."""
+
+    bits: tuple[int, ...]
+    storage: Literal["uint8", "int8"]
+    zero_point: Literal["any", "zero"]
+    stream_bits: tuple[int, ...]
+
+
+class ScaleRules(_Table):
+    """Form of scales and rounding of codes."""
+
+    form: Literal["float32", "power-of-two"]
+    rounding: Literal["half-even"]
+
+
+class GraphRules(_Table):
+    """Limits of the ONNX file."""
+
+    opset: int
+    opset_int2: int
+    opset_max: int
+    ir_version_max: int
+    shapes: Literal["dynamic-batch", "static"]
+
+
+class OperatorRules(_Table):
+    """ONNX operators that run on integers."""
+
+    integer: tuple[str, ...]
+
+
+class SessionRules(_Table):
+    """Session policy that the exactness claim names."""
+
+    optimization_level: Literal["disabled", "basic", "extended", "all"]
+    threads: int = Field(ge=1)
+    config: dict[str, str] = Field(default_factory=dict)
+
+
+class Target(_Table):
+    """One target file, read and checked. `name` and `sha256` come from the file itself."""
+
+    schema_version: Literal[1]
+    title: str
+    runtime: Literal["onnxruntime"]
+    sources: tuple[str, ...]
+    weights: WeightRules
+    activations: ActivationRules
+    scale: ScaleRules
+    graph: GraphRules
+    operators: OperatorRules
+    session: SessionRules
+    name: str = ""
+    sha256: str = ""
+
+    def check_scheme(self, scheme: Scheme) -> None:
+        """Raise TargetError where the target cannot hold the scheme."""
+        wanted = {
+            "weight bits": ({scheme.weight_bits, scheme.edge_bits}, self.weights.bits),
+            "activation bits": ({scheme.activation_bits, scheme.edge_bits}, self.activations.bits),
+        }
+        for what, (got, allowed) in wanted.items():
+            for bits in sorted(got - set(allowed)):
+                raise TargetError(
+                    f"target {self.name}: {what} {bits} asked for, allowed {', '.join(map(str, allowed))}",
+                    hint=f"mixport targets show {self.name}",
+                )
+            if what == "weight bits":
+                missing = sorted(got - self.weights.storage.keys())
+                if missing:
+                    raise TargetError(
+                        f"target {self.name}: no storage type for {missing[0]}-bit weights", hint="add it to [weights] storage"
+                    )
+
+    def opset_for(self, storages: set[str]) -> int:
+        """Opset of a file whose initialisers have these types (INT2 needs opset 25)."""
+        return self.graph.opset_int2 if "int2" in storages else self.graph.opset
+
+
+def shipped_targets() -> dict[str, Path]:
+    """Target files shipped with mixport, by name."""
+    packaged = Path(str(resources.files("mixport"))) / "_targets"
+    folder = packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent / "targets"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_target(name_or_file: str) -> Target:
+    """Read a target by name or by path of a .toml file.
+
+    Raises:
+        TargetError: unknown name, unreadable file, or a field that is missing, unknown or out of range.
+    """
+    shipped = shipped_targets()
+    path = shipped.get(name_or_file)
+    if path is None:
+        path = Path(name_or_file)
+        if not path.is_file():
+            raise TargetError(
+                f"unknown target {name_or_file!r}, known: {', '.join(shipped)}", hint="mixport targets list"
+            )
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise TargetError(f"target file {path} is larger than {_MAX_BYTES} bytes", hint="mixport targets list")
+        raw = path.read_bytes()
+        fields = tomllib.loads(raw.decode("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise TargetError(f"target file {path} cannot be read: {error}", hint="mixport targets show ort-cpu") from error
+    try:
+        return Target.model_validate({**fields, "name": path.stem, "sha256": hashlib.sha256(raw).hexdigest()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "(top level)"
+        raise TargetError(
+            f"target file {path}: {where}: {first['msg']} (got {first.get('input')!r})", hint="mixport targets show ort-cpu"
+        ) from error

@@ -1,0 +1,61 @@
+"""The mixport:: torch operators: quantisation as graph nodes, written by `quantize` and read by `lower`.
+
+They are torch custom operators (torch.library), so torch.export keeps each as one opaque node that carries the site's name,
+scale, zero point and range as plain arguments. Their eager meaning is the fake-quantised float value.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NAMESPACE = "mixport"
+
+
+@torch.library.custom_op("mixport::quantize_dequantize", mutates_args=())
+def quantize_dequantize(
+    x: Tensor, site: str, scale: float, zero_point: int, qmin: int, qmax: int, storage: str
+) -> Tensor:
+    """(clamp(round(x / scale) + zero_point, qmin, qmax) - zero_point) * scale, per tensor, float32 in and out."""
+    step = torch.tensor(scale, dtype=torch.float32, device=x.device)
+    return (torch.clamp(torch.round(x / step), qmin - zero_point, qmax - zero_point)) * step
+
+
+@quantize_dequantize.register_fake
+def _(x: Tensor, site: str, scale: float, zero_point: int, qmin: int, qmax: int, storage: str) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("mixport::dequantize_weight", mutates_args=())
+def dequantize_weight(codes: Tensor, scale: Tensor, site: str, bits: int) -> Tensor:
+    """codes * scale along axis 0: int8 [O, ...] (weights) or int32 [O] (bias), float32 [O] -> float32 of codes' shape."""
+    return codes.to(torch.float32) * scale.view(-1, *([1] * (codes.dim() - 1)))
+
+
+@dequantize_weight.register_fake
+def _(codes: Tensor, scale: Tensor, site: str, bits: int) -> Tensor:
+    return torch.empty_like(codes, dtype=torch.float32)
+
+
+@torch.library.custom_op("mixport::lookup", mutates_args=())
+def lookup(x: Tensor, table: Tensor, site: str, in_scale: float, in_zero_point: int, scale: float, zero_point: int) -> Tensor:
+    """A function of 8-bit codes: x holds (code - in_zero_point) * in_scale, table is uint8 [256]; gives the dequantised entry."""
+    index = torch.round(x / torch.tensor(in_scale, dtype=torch.float32, device=x.device)) + in_zero_point
+    entry = table[index.to(torch.int64)].to(torch.float32)
+    return (entry - zero_point) * torch.tensor(scale, dtype=torch.float32, device=x.device)
+
+
+@lookup.register_fake
+def _(x: Tensor, table: Tensor, site: str, in_scale: float, in_zero_point: int, scale: float, zero_point: int) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("mixport::global_average_pool", mutates_args=())
+def global_average_pool(x: Tensor) -> Tensor:
+    """Mean over the two last axes of [N, C, H, W], kept as size 1 (ONNX GlobalAveragePool)."""
+    return x.mean((-2, -1), keepdim=True)
+
+
+@global_average_pool.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty((x.shape[0], x.shape[1], 1, 1))
