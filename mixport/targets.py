@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mixport.dtypes import Storage
 from mixport.errors import TargetError
+from mixport.fingerprint import sha256_bytes
 from mixport.quantspec import Scheme
 
 _MAX_BYTES = 1 << 20
@@ -138,7 +138,7 @@ def load_target(name_or_file: str) -> Target:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise TargetError(f"target file {path} cannot be read: {error}", hint="mixport targets show ort-cpu") from error
     try:
-        return Target.model_validate({**fields, "name": path.stem, "sha256": hashlib.sha256(raw).hexdigest()})
+        return Target.model_validate({**fields, "name": path.stem, "sha256": sha256_bytes(raw)})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "(top level)"

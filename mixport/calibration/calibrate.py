@@ -1,0 +1,146 @@
+"""From a recipe to images on disk, through the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+
+from mixport.artifacts import CalibrationSet
+from mixport.calibration import noise
+from mixport.calibration.recipe import CalibrationRecipe
+from mixport.errors import InvariantError
+from mixport.fingerprint import sha256_arrays, sha256_file, sha256_json
+from mixport.images import ImageSource, Pixels, choose_images, write_images, write_npy_rows
+from mixport.progress import Progress
+from mixport.store import Entry, Store
+
+KIND = "calibration"
+IMAGES_FILE = "images.npy"
+
+_FORMAT = 1
+
+
+def calibrate(recipe: CalibrationRecipe, *, store: Store, progress: Progress) -> CalibrationSet:
+    """The images of a recipe, from the cache where they are there already and whole.
+
+    The cache key covers the recipe and the content of the source, not its place: a moved folder is found again. A damaged
+    entry is set aside and built again (`store.damaged` tells).
+
+    Raises:
+        BadInputError: the source is missing, empty, damaged or of the wrong kind.
+        StoreError: the cache cannot be written.
+    """
+    if recipe.method == "noise":
+        return _noise_set(recipe, store=store, progress=progress)
+    if recipe.method == "images" and recipe.source is not None:
+        return _image_set(recipe, Path(recipe.source), store=store, progress=progress)
+    raise InvariantError(f"no calibration method {recipe.method!r} with source {recipe.source!r}")
+
+
+def _image_set(recipe: CalibrationRecipe, path: Path, *, store: Store, progress: Progress) -> CalibrationSet:
+    source = choose_images(path, limit=recipe.images, seed=recipe.seed)
+    asked = {**_asked(recipe), "source": _source_fingerprint(source), "decoder": f"pillow {PIL.__version__}"}
+    key = sha256_json(asked)
+    count = len(source.chosen)
+    if store.get(KIND, key) is None:
+        metadata = _metadata(recipe, count=count)
+        with (
+            store.create(KIND, key, metadata=metadata) as folder,
+            progress.track("calibration images", total=count) as advance,
+        ):
+            write_images(source, folder / IMAGES_FILE, preprocessing=recipe.preprocessing, on_image=advance)
+            metadata["content_sha256"] = _content_sha256(folder / IMAGES_FILE)
+    return _read_set(store, key)
+
+
+def _noise_set(recipe: CalibrationRecipe, *, store: Store, progress: Progress) -> CalibrationSet:
+    family = sha256_json({"version": noise.VERSION, "seed": recipe.seed, "size": recipe.preprocessing.size})
+    key = sha256_json({**_asked(recipe), "preprocessing": None, "source": family})
+    if store.get(KIND, key) is None:
+        metadata = {**_metadata(recipe, count=recipe.images), "family": family}
+        ready = _noise_of_family(store, family)
+        shape = (recipe.images, *recipe.preprocessing.size, 3)
+        with (
+            store.create(KIND, key, metadata=metadata) as folder,
+            progress.track("calibration noise", total=recipe.images) as advance,
+        ):
+            write_npy_rows(folder / IMAGES_FILE, _noise_rows(recipe, ready), shape=shape, on_row=advance)
+            metadata["content_sha256"] = _content_sha256(folder / IMAGES_FILE)
+    return _read_set(store, key)
+
+
+def _noise_rows(recipe: CalibrationRecipe, ready: Pixels | None) -> Iterator[Pixels]:
+    for index in range(recipe.images):
+        if ready is not None and index < len(ready):
+            yield ready[index]
+        else:
+            yield noise.noise_image(seed=recipe.seed, index=index, size=recipe.preprocessing.size)
+
+
+def _noise_of_family(store: Store, family: str) -> Pixels | None:
+    """Images of the same seed and size that another count left in the cache: they are the first ones of this set too."""
+
+    def count(entry: Entry) -> int:
+        return int(entry.metadata["count"])
+
+    relatives = [entry for entry in store.entries(KIND) if entry.metadata.get("family") == family]
+    for entry in sorted(relatives, key=count, reverse=True):
+        folder = store.get(KIND, entry.key)
+        if folder is not None:
+            return np.load(folder / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
+    return None
+
+
+def _asked(recipe: CalibrationRecipe) -> dict[str, object]:
+    return {
+        "format": _FORMAT,
+        "method": recipe.method,
+        "images": recipe.images,
+        "seed": recipe.seed,
+        "preprocessing": {
+            "size": recipe.preprocessing.size,
+            "crop_fraction": recipe.preprocessing.crop_fraction,
+            "interpolation": recipe.preprocessing.interpolation,
+        },
+    }
+
+
+def _metadata(recipe: CalibrationRecipe, *, count: int) -> dict[str, Any]:
+    height, width = recipe.preprocessing.size
+    return {
+        "method": recipe.method,
+        "source": recipe.source,
+        "images": recipe.images,
+        "seed": recipe.seed,
+        "count": count,
+        "size": [height, width],
+        "generator": None,
+    }
+
+
+def _source_fingerprint(source: ImageSource) -> str:
+    if source.files is None:
+        return sha256_file(source.path)
+    # Names and sizes of all files decide which ones are chosen; the content of the others has no influence.
+    listing = [[path.relative_to(source.path).as_posix(), path.stat().st_size] for path in source.files]
+    return sha256_json({"files": listing, "chosen": [sha256_file(source.files[position]) for position in source.chosen]})
+
+
+def _content_sha256(path: Path) -> str:
+    return sha256_arrays({"images": np.load(path, mmap_mode="r", allow_pickle=False)})
+
+
+def _read_set(store: Store, key: str) -> CalibrationSet:
+    metadata = store.metadata(KIND, key)
+    return CalibrationSet(
+        images_path=store.root / KIND / key / IMAGES_FILE,
+        count=metadata["count"],
+        method=metadata["method"],
+        recipe_key=key,
+        content_sha256=metadata["content_sha256"],
+        generator=metadata["generator"],
+    )

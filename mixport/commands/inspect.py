@@ -1,0 +1,38 @@
+"""mixport inspect: every node of a file, integer or float, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixport.commands.flags import JsonFlag
+from mixport.console import Console
+from mixport.errors import BadInputError
+
+
+def model_file(path: Path) -> Path:
+    """The ONNX file that a path names: itself, or a bundle's model.onnx. Raises BadInputError."""
+    file = path / "model.onnx" if path.is_dir() else path
+    if not file.is_file():
+        raise BadInputError(f"{path} is neither an ONNX file nor a bundle", hint="mixport inspect FILE.onnx or BUNDLE")
+    return file
+
+
+def inspect(
+    model: Annotated[Path, typer.Argument(help="ONNX file or bundle.", metavar="MODEL.onnx|BUNDLE")],
+    json: JsonFlag = False,
+) -> None:
+    """Show every node: integer or float, bits, accumulator bound, portability class, and why."""
+    console = Console(json=json)
+    file = model_file(model)
+
+    from mixport.validate import describe
+
+    rows = describe(file)
+    if json:
+        console.document(rows)
+        return
+    columns = list(rows[0]) if rows else []
+    console.table(columns, [[row[column] for column in columns] for row in rows])

@@ -1,0 +1,74 @@
+"""mixport targets: what is known about where a model can run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixport.commands.flags import JsonFlag
+from mixport.console import Console
+from mixport.errors import ExitCode
+
+app = typer.Typer(help="Targets: list them, show one, check an ONNX file against one.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("list")
+def list_targets(json: JsonFlag = False) -> None:
+    """List the targets that mixport ships."""
+    console = Console(json=json)
+
+    from mixport.targets import load_target, shipped_targets
+
+    found = [load_target(name) for name in shipped_targets()]
+    if json:
+        console.document([{"name": target.name, "title": target.title, "sha256": target.sha256} for target in found])
+        return
+    console.table(["name", "title"], [[target.name, target.title] for target in found])
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="Name of a shipped target, or a .toml file.", metavar="NAME")],
+    json: JsonFlag = False,
+) -> None:
+    """Show what a target accepts: its file as it is, or every field as JSON."""
+    console = Console(json=json)
+
+    from mixport.targets import load_target, shipped_targets
+
+    target = load_target(name)
+    if json:
+        console.document(target.model_dump(mode="json"))
+        return
+    console.raw(shipped_targets().get(name, Path(name)).read_text(encoding="utf-8"))
+
+
+@app.command("check")
+def check(
+    file: Annotated[Path, typer.Argument(help="ONNX file, of any tool.", metavar="FILE.onnx")],
+    target: Annotated[str, typer.Option(help="Name of a shipped target, or a .toml file.", metavar="NAME")] = "ort-cpu",
+    json: JsonFlag = False,
+) -> int:
+    """Check an ONNX file against a target; exit code 3 where it breaks a rule."""
+    console = Console(json=json)
+
+    from mixport.targets import load_target
+    from mixport.validate import check_against
+
+    rules = load_target(target)
+    findings = check_against(file, rules)
+    if json:
+        console.document(
+            {
+                "file": str(file),
+                "target": rules.name,
+                "findings": [{"where": item.where, "what": item.what, "why": item.why} for item in findings],
+            }
+        )
+    elif findings:
+        console.table(["where", "what", "why"], [[item.where, item.what, item.why] for item in findings])
+    else:
+        console.line(f"{file}: keeps every rule of {rules.name}")
+    return ExitCode.FAILED if findings else ExitCode.DONE

@@ -1,0 +1,111 @@
+"""What is installed, what is missing, and what to type: facts for `mixport doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from mixport.environment import cpu_name, vector_features
+
+Status = Literal["ok", "warning", "missing"]
+
+#: Packages a build imports, and what for.
+_PACKAGES = {
+    "torch": "model capture and simulation",
+    "timm": "timm: models",
+    "onnx": "ONNX files",
+    "onnx-ir": "graph passes",
+    "onnxscript": "torch's ONNX exporter",
+    "onnxruntime": "validation",
+    "numpy": "integer arithmetic",
+    "safetensors": "weights and the cache",
+    "pydantic": "options and target files",
+    "jinja2": "the report",
+    "matplotlib": "plots of the report",
+    "pillow": "images",
+    "typer": "the command line",
+    "rich": "the command line",
+}
+#: Packages of calibration methods that this version does not have yet.
+_LATER_PACKAGES = {"diffusers": "generated calibration images", "transformers": "generated calibration images"}
+
+_GIB = 1 << 30
+_ENOUGH_GIB = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        what: package, disk, processor ...
+        status: ok, warning (works, with a limit) or missing (a build fails).
+        value: version, size, or what was found.
+        note: what it is for, or what the limit is.
+        hint: what to type; None where nothing needs to be done.
+    """
+
+    what: str
+    status: Status
+    value: str
+    note: str
+    hint: str | None = None
+
+
+def examine(*, cache: Path) -> tuple[Finding, ...]:
+    """Look at this machine. Imports none of the packages it reports on.
+
+    Args:
+        cache: folder whose disk must hold stage results; it need not exist.
+    """
+    return (
+        Finding(what="python", status="ok", value=platform.python_version(), note=platform.platform()),
+        *(_package(name, note, required=True) for name, note in _PACKAGES.items()),
+        *(_package(name, note, required=False) for name, note in _LATER_PACKAGES.items()),
+        _processor(),
+        _disk(cache),
+    )
+
+
+def _package(name: str, note: str, *, required: bool) -> Finding:
+    try:
+        return Finding(what=name, status="ok", value=metadata.version(name), note=note)
+    except metadata.PackageNotFoundError:
+        status: Status = "missing" if required else "warning"
+        return Finding(what=name, status=status, value="not installed", note=note, hint=f"pip install {name}")
+
+
+def _processor() -> Finding:
+    features = vector_features()
+    value = f"{cpu_name()} ({', '.join(features) or 'no known vector features'})"
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return Finding(what="processor", status="ok", value=value, note=f"{os.cpu_count()} logical processors")
+    if "avx512_vnni" in features or "avx_vnni" in features:
+        return Finding(what="processor", status="ok", value=value, note="VNNI: 8-bit products are exact")
+    return Finding(
+        what="processor",
+        status="warning",
+        value=value,
+        note="no VNNI: pairs of full-range 8-bit weights can saturate at 16 bits, 7 bits and fewer cannot",
+        hint="mixport build --scheme w4a8 --edge-bits 7 ...",
+    )
+
+
+def _disk(cache: Path) -> Finding:
+    folder = cache.resolve()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / _GIB
+    low = free < _ENOUGH_GIB
+    return Finding(
+        what="disk",
+        status="warning" if low else "ok",
+        value=f"{free:.1f} GiB free",
+        note=f"holds the cache {cache}",
+        hint="mixport calib prune" if low else None,
+    )

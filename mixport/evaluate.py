@@ -1,0 +1,232 @@
+"""How good a quantised model is: metrics against the float model, and gates on them."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixport.errors import BadInputError, BadOptionError
+
+SQNR_LIMIT_DB = 300.0
+"""Bound of a reported SQNR, in dB: float32 values that differ at all stay far inside."""
+
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+#: What a gate may name: meaning, and the option that makes the value available (None: always there).
+GATE_METRICS: dict[str, tuple[str, str | None]] = {
+    "top1_drop": ("top1_float - top1_quantized, percentage points", "--eval"),
+    "top1_float": ("top-1 accuracy of the float model, percent", "--eval"),
+    "top1_quantized": ("top-1 accuracy of the quantised model, percent", "--eval"),
+    "agreement": ("share of images on which both models name the same class, 0 to 1", None),
+    "sqnr_db": ("signal to quantisation noise of the output, dB", None),
+    "size_bytes": ("size of model.onnx", None),
+    "size_ratio": ("size of model.onnx / size of the float parameters", None),
+    "mismatches": ("codes that differ between any two executors", None),
+}
+_GATE = re.compile(r"\s*(\w+)\s*(<=|>=|==|<|>)\s*(\S+)\s*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """The contract's metrics.
+
+    Attributes:
+        top1_float: percent; None without labels.
+        top1_quantized: percent; None without labels.
+        agreement: share of images with the same top-1 class, 0 to 1; None where nothing was compared.
+        sqnr_db: of the output, over all images; None where nothing was compared.
+        size_bytes: of model.onnx.
+        size_ratio: size_bytes / float_bytes.
+        float_bytes: size of the float parameters, 4 bytes each.
+        images: number of images behind agreement, sqnr_db and top-1.
+    """
+
+    top1_float: float | None
+    top1_quantized: float | None
+    agreement: float | None
+    sqnr_db: float | None
+    size_bytes: int
+    size_ratio: float
+    float_bytes: int
+    images: int
+
+    @property
+    def top1_drop(self) -> float | None:
+        """top1_float - top1_quantized in percentage points, to 9 decimals: 92.0 - 91.0 is 1.0, whatever binary fractions say."""
+        if self.top1_float is None or self.top1_quantized is None:
+            return None
+        return round(self.top1_float - self.top1_quantized, 9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """A condition on one metric."""
+
+    metric: str
+    operator: str
+    bound: float
+
+    @property
+    def text(self) -> str:
+        """Canonical spelling, which `parse_gate` reads back to the same gate."""
+        bound = int(self.bound) if self.bound.is_integer() else self.bound
+        return f"{self.metric}{self.operator}{bound!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateResult:
+    """Whether a gate is met.
+
+    Attributes:
+        gate: canonical spelling.
+        passed: False also where the metric is not available.
+        value: of the metric; None where it is not available.
+        explanation: one sentence.
+        hint: what to type next; None where the gate is met.
+    """
+
+    gate: str
+    passed: bool
+    value: float | None
+    explanation: str
+    hint: str | None
+
+
+def top1(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """Top-1 accuracy in percent of logits [N, classes] against class indices [N]; ties count for the lower index.
+
+    Raises:
+        BadInputError: shapes that do not fit, no image, NaN, or a label that is no class.
+    """
+    best = _best(logits)
+    if labels.shape != best.shape:
+        raise BadInputError(f"labels have shape {list(labels.shape)}, allowed [{len(best)}], one label an image")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise BadInputError(
+            f"labels go from {labels.min()} to {labels.max()}, the model has {logits.shape[1]} classes", hint="check the --eval file"
+        )
+    return 100.0 * int((best == labels).sum()) / len(best)
+
+
+def agreement(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    """Share of images on which two sets of logits [N, classes] have the same largest entry, 0 to 1. Raises BadInputError."""
+    if a.shape != b.shape:
+        raise BadInputError(f"logits have shapes {list(a.shape)} and {list(b.shape)}, allowed equal ones")
+    return int((_best(a) == _best(b)).sum()) / len(a)
+
+
+def sqnr_db(reference: NDArray[np.floating], got: NDArray[np.floating]) -> float:
+    """10 log10(sum(reference^2) / sum((reference - got)^2)) in float64, kept inside +-SQNR_LIMIT_DB (equal arrays: +limit).
+
+    Raises:
+        BadInputError: different shapes, or values that are not finite.
+    """
+    if reference.shape != got.shape:
+        raise BadInputError(f"arrays have shapes {list(reference.shape)} and {list(got.shape)}, allowed equal ones")
+    exact, approximate = reference.astype(np.float64), got.astype(np.float64)
+    if not (np.isfinite(exact).all() and np.isfinite(approximate).all()):
+        raise BadInputError("an output holds NaN or infinity", hint="check the model's weights and the calibration images")
+    signal, noise = float(np.square(exact).sum()), float(np.square(exact - approximate).sum())
+    if noise == 0.0:
+        return SQNR_LIMIT_DB
+    if signal == 0.0:
+        return -SQNR_LIMIT_DB
+    return max(-SQNR_LIMIT_DB, min(SQNR_LIMIT_DB, 10.0 * math.log10(signal / noise)))
+
+
+def measure(
+    *,
+    float_logits: NDArray[np.floating] | None,
+    quantized_logits: NDArray[np.floating] | None,
+    labels: NDArray[np.integer] | None,
+    size_bytes: int,
+    float_bytes: int,
+) -> Metrics:
+    """All metrics of one build; None where there is nothing to measure with. Raises BadInputError."""
+    same_class: float | None = None
+    ratio_db: float | None = None
+    if float_logits is not None and quantized_logits is not None:
+        same_class, ratio_db = agreement(float_logits, quantized_logits), sqnr_db(float_logits, quantized_logits)
+    return Metrics(
+        top1_float=top1(float_logits, labels) if float_logits is not None and labels is not None else None,
+        top1_quantized=top1(quantized_logits, labels) if quantized_logits is not None and labels is not None else None,
+        agreement=same_class,
+        sqnr_db=ratio_db,
+        size_bytes=size_bytes,
+        size_ratio=size_bytes / float_bytes,
+        float_bytes=float_bytes,
+        images=len(quantized_logits) if quantized_logits is not None else 0,
+    )
+
+
+def gate_values(metrics: Metrics, *, mismatches: int | None) -> dict[str, float | None]:
+    """Every metric that a gate may name; None where it was not measured."""
+    return {
+        "top1_drop": metrics.top1_drop,
+        "top1_float": metrics.top1_float,
+        "top1_quantized": metrics.top1_quantized,
+        "agreement": metrics.agreement,
+        "sqnr_db": metrics.sqnr_db,
+        "size_bytes": metrics.size_bytes,
+        "size_ratio": metrics.size_ratio,
+        "mismatches": mismatches,
+    }
+
+
+def parse_gate(text: str) -> Gate:
+    """Read `top1_drop<=1.0` and the like. Raises BadOptionError naming what is allowed."""
+    match = _GATE.fullmatch(text)
+    bound = _number(match[3]) if match else None
+    if match is None or bound is None:
+        raise BadOptionError(
+            f"--gate is {text!r}, allowed METRIC OPERATOR NUMBER with an operator of {' '.join(_OPERATORS)}",
+            hint="mixport build --gate 'top1_drop<=1.0' ...",
+        )
+    if match[1] not in GATE_METRICS:
+        raise BadOptionError(
+            f"--gate {text!r} names the unknown metric {match[1]}, known: {', '.join(GATE_METRICS)}",
+            hint="mixport build --gate 'top1_drop<=1.0' ...",
+        )
+    return Gate(metric=match[1], operator=match[2], bound=bound)
+
+
+def check_gates(gates: Iterable[Gate], values: Mapping[str, float | None]) -> list[GateResult]:
+    """One result a gate, in order. A gate on a value that is missing, None or NaN is not met."""
+    return [_check(gate, values.get(gate.metric)) for gate in gates]
+
+
+def _check(gate: Gate, value: float | None) -> GateResult:
+    if value is None or math.isnan(value):
+        option = GATE_METRICS[gate.metric][1]
+        hint = f"mixport build {option} DIR ..." if option else f"leave out --gate '{gate.text}', or let the build measure {gate.metric}"
+        return GateResult(gate=gate.text, passed=False, value=None, explanation=f"{gate.metric} was not measured", hint=hint)
+    passed = _OPERATORS[gate.operator](value, gate.bound)
+    explanation = f"{gate.metric} is {value:.6g}, asked for {gate.operator} {gate.bound:.6g}"
+    return GateResult(gate=gate.text, passed=passed, value=value, explanation=explanation, hint=None if passed else "see report.html")
+
+
+def _best(logits: NDArray[np.floating]) -> NDArray[np.intp]:
+    if logits.ndim != 2 or 0 in logits.shape:
+        raise BadInputError(f"logits have shape {list(logits.shape)}, allowed [images, classes], both above 0")
+    if np.isnan(logits).any():
+        raise BadInputError("logits hold NaN", hint="check the model's weights and the calibration images")
+    return logits.argmax(axis=1)
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

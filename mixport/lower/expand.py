@@ -1,0 +1,162 @@
+"""Placeholders to standard operators.
+
+1. QuantizeDequantize -> QuantizeLinear [-> Clip on codes] -> DequantizeLinear; the code tensor takes the site's name.
+2. Lookup -> QuantizeLinear (undone later against the DequantizeLinear before it) -> Cast -> Gather -> DequantizeLinear.
+3. DequantizeWeight -> packed initialiser [-> Cast to INT8] -> DequantizeLinear along axis 0, with an explicit zero point:
+   without one ONNX Runtime 1.31 leaves Gemm in float.
+4. DequantizeBias -> DequantizeLinear along axis 0, int32, no zero point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from mixport.errors import InvariantError
+from mixport.lower.onnx_graph import constant_of, initializer, node, replace
+from mixport.lower.translate import DOMAIN
+from mixport.targets import Target
+
+_PACKED = {"int2": ir.DataType.INT2, "int4": ir.DataType.INT4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Site:
+    name: str
+    scale: ir.Value
+    zero_point: ir.Value
+
+
+class ExpandPlaceholdersPass(InPlacePass):
+    """See the module's cases 1 to 4."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self.target = target
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Replace every mixport:: node."""
+        handlers = {
+            "QuantizeDequantize": self._quantize,
+            "Lookup": self._lookup,
+            "DequantizeWeight": self._weight,
+            "DequantizeBias": self._bias,
+        }
+        _clear_names(model.graph)
+        placeholders = [n for n in model.graph if n.domain == DOMAIN]
+        for placeholder in placeholders:
+            handlers[placeholder.op_type](model.graph, placeholder)
+            model.graph.remove(placeholder, safe=True)
+        model.opset_imports.pop(DOMAIN, None)
+        return PassResult(model, modified=bool(placeholders))
+
+    def ensures(self, model: ir.Model) -> None:
+        """No placeholder is left."""
+        left = [n.op_type for n in model.graph if n.domain == DOMAIN]
+        if left:
+            raise ir.passes.PostconditionError(f"placeholders left: {left[:3]}")
+
+    def _quantize(self, graph: ir.Graph, old: ir.Node) -> None:
+        storage = old.attributes["storage"].as_string()
+        low, high = old.attributes["qmin"].as_int(), old.attributes["qmax"].as_int()
+        site = self._site(graph, old, "scale", "zero_point", storage)
+        info = np.iinfo(storage)
+        clipped = (low, high) != (info.min, info.max)
+        quantize = node(
+            "QuantizeLinear",
+            [old.inputs[0], site.scale, site.zero_point],
+            output=f"{site.name}/q" if clipped else site.name,
+            name=f"{site.name}/QuantizeLinear",
+        )
+        nodes, codes = [quantize], quantize.outputs[0]
+        if clipped:
+            bounds = [_scalar(graph, value, storage) for value in (low, high)]
+            clip = node("Clip", [codes, *bounds], output=site.name, name=f"{site.name}/Clip")
+            nodes.append(clip)
+            codes = clip.outputs[0]
+        self._dequantize(graph, old, nodes, codes, site, storage)
+
+    def _lookup(self, graph: ir.Graph, old: ir.Node) -> None:
+        before = self._site(graph, old, "in_scale", "in_zero_point", "uint8", suffix="/in_scale")
+        site = self._site(graph, old, "scale", "zero_point", "uint8")
+        table = constant_of(old.inputs[1])
+        if table is None:
+            raise InvariantError(f"table of {site.name} is not constant")
+        entries = initializer(graph, f"{site.name}/table", table.astype(np.uint8))
+        back = node("QuantizeLinear", [old.inputs[0], before.scale, before.zero_point], output=f"{site.name}/in", name=f"{site.name}/QuantizeLinear")
+        index = node("Cast", [back.outputs[0]], output=f"{site.name}/index", name=f"{site.name}/Cast", to=int(ir.DataType.INT32))
+        gather = node("Gather", [entries, index.outputs[0]], output=site.name, name=f"{site.name}/Gather", axis=0)
+        self._dequantize(graph, old, [back, index, gather], gather.outputs[0], site, "uint8")
+
+    def _weight(self, graph: ir.Graph, old: ir.Node) -> None:
+        name, bits = old.attributes["site"].as_string(), old.attributes["bits"].as_int()
+        codes, scale = constant_of(old.inputs[0]), constant_of(old.inputs[1])
+        if codes is None or scale is None:
+            raise InvariantError(f"weight {name} is not constant")
+        storage = self.target.weights.storage[bits]
+        nodes: list[ir.Node] = []
+        if storage in _PACKED:
+            packed = initializer(graph, name, codes.astype(_PACKED[storage].numpy()), dtype=_PACKED[storage])
+            cast = node("Cast", [packed], output=f"{name}/int8", name=f"{name}/Cast", to=int(ir.DataType.INT8))
+            nodes, source = [cast], cast.outputs[0]
+        else:
+            source = initializer(graph, name, codes.astype(np.int8))
+        zeros = initializer(graph, f"zeros/{len(scale)}", np.zeros(len(scale), np.int8))
+        dequantize = node(
+            "DequantizeLinear",
+            [source, initializer(graph, f"{name}/scale", scale.astype(np.float32)), zeros],
+            output=f"{name}/dq",
+            name=f"{name}/DequantizeLinear",
+            axis=0,
+        )
+        graph.insert_before(old, [*nodes, dequantize])
+        replace(old.outputs[0], dequantize.outputs[0])
+
+    def _bias(self, graph: ir.Graph, old: ir.Node) -> None:
+        name = old.attributes["site"].as_string()
+        codes, scale = constant_of(old.inputs[0]), constant_of(old.inputs[1])
+        if codes is None or scale is None:
+            raise InvariantError(f"bias {name} is not constant")
+        dequantize = node(
+            "DequantizeLinear",
+            [initializer(graph, name, codes.astype(np.int32)), initializer(graph, f"{name}/scale", scale.astype(np.float32))],
+            output=f"{name}/dq",
+            name=f"{name}/DequantizeLinear",
+            axis=0,
+        )
+        graph.insert_before(old, dequantize)
+        replace(old.outputs[0], dequantize.outputs[0])
+
+    def _site(self, graph: ir.Graph, old: ir.Node, scale: str, zero_point: str, storage: str, *, suffix: str = "/scale") -> _Site:
+        name = old.attributes["site"].as_string()
+        value = np.asarray(old.attributes[scale].as_float(), np.float32)
+        return _Site(
+            name=name,
+            scale=initializer(graph, f"{name}{suffix}", value),
+            zero_point=_scalar(graph, old.attributes[zero_point].as_int(), storage),
+        )
+
+    def _dequantize(self, graph: ir.Graph, old: ir.Node, nodes: list[ir.Node], codes: ir.Value, site: _Site, storage: str) -> None:
+        back = node("DequantizeLinear", [codes, site.scale, site.zero_point], output=f"{site.name}/dq", name=f"{site.name}/DequantizeLinear")
+        graph.insert_before(old, [*nodes, back])
+        replace(old.outputs[0], back.outputs[0])
+
+
+def _scalar(graph: ir.Graph, value: int, storage: str) -> ir.Value:
+    return initializer(graph, f"{storage}/{value}", np.asarray(value, np.dtype(storage)))
+
+
+def _clear_names(graph: ir.Graph) -> None:
+    """Give the exporter's own tensors short names, so that none is in the way of a site's."""
+    kept = {id(v) for v in (*graph.inputs, *graph.outputs)}
+    values = [v for n in graph for v in n.outputs if id(v) not in kept]
+    for i, value in enumerate(values):
+        value.name = f"t{i}"
+    constants = list(graph.initializers.values())
+    graph.initializers.clear()
+    for i, value in enumerate(constants):
+        value.name = f"c{i}"
+        graph.initializers[value.name] = value

@@ -1,0 +1,72 @@
+"""Last touches: names that people can read, the target's opset and IR version, nothing that does not belong in a release file."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from mixport.errors import TargetError
+from mixport.lower.onnx_graph import is_op, remove_dead
+from mixport.targets import Target
+
+_IR_OF_OPSET = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
+"""IR version that first came with each opset (onnx/VERSIONS)."""
+
+
+class FinishPass(InPlacePass):
+    """Name integer operators after their layer, drop provenance and intermediate types, set versions."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self.target = target
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Always modifies."""
+        remove_dead(model.graph)
+        storages = {v.const_value.dtype.name.lower() for v in model.graph.initializers.values() if v.const_value is not None}
+        opset = self.target.opset_for(storages)
+        if opset > self.target.graph.opset_max:
+            raise TargetError(f"target {self.target.name}: opset {opset} needed, allowed up to {self.target.graph.opset_max}", hint="choose wider weights")
+        model.opset_imports[""] = opset
+        model.ir_version = min(_IR_OF_OPSET[opset], self.target.graph.ir_version_max)
+        model.producer_name, model.producer_version, model.doc_string = "mixport", None, None
+        model.metadata_props.clear()
+        model.graph.name = "model"
+        model.graph.doc_string = None
+        self._rename(model.graph)
+        return PassResult(model, modified=True)
+
+    def _rename(self, graph: ir.Graph) -> None:
+        kept = {id(v) for v in (*graph.inputs, *graph.outputs)}
+        used: set[str] = set()
+        for n in graph:
+            n.metadata_props.clear()
+            n.doc_string = None
+            n.name = _unique(_layer_name(n) or n.name or n.op_type, used)
+            for value in n.outputs:
+                value.metadata_props.clear()
+                if id(value) not in kept:
+                    value.type, value.shape = None, None  # value_info of intermediates: readers infer it
+        for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+            value.metadata_props.clear()
+            value.doc_string = None
+
+
+def _layer_name(n: ir.Node) -> str | None:
+    """`layer1.0.conv1` for the operator that reads layer1.0.conv1.weight; the site's name for one that feeds its QuantizeLinear."""
+    if n.op_type in {"Conv", "Gemm"} and is_op(n.inputs[1], "DequantizeLinear"):
+        return (n.inputs[1].name or "").removesuffix("/dq").removesuffix(".weight") or None  # type: ignore[union-attr]
+    if n.op_type in {"Add", "Mul", "MatMul", "GlobalAveragePool"}:
+        readers = [r for r in n.outputs[0].consumers() if r.op_type == "QuantizeLinear"]
+        if len(readers) == 1:
+            return f"{(readers[0].name or '').removesuffix('/QuantizeLinear')}/{n.op_type}"
+    return None
+
+
+def _unique(name: str, used: set[str]) -> str:
+    candidate, i = name, 1
+    while candidate in used:
+        i += 1
+        candidate = f"{name}_{i}"
+    used.add(candidate)
+    return candidate

@@ -1,0 +1,101 @@
+"""The lower stage: a quantised program in, one deployable ONNX file out. Integers are placed here, never recomputed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import PassError, Sequential
+from onnx_ir.passes.common import TopologicalSortPass
+from pydantic import TypeAdapter
+
+from mixport.artifacts import Decision, LoweredGraph, QuantizedModel
+from mixport.errors import InvariantError
+from mixport.lower.expand import ExpandPlaceholdersPass
+from mixport.lower.finish import FinishPass
+from mixport.lower.movement import CancelRequantizePass, FoldPadPass, SinkDequantizePass
+from mixport.lower.onnx_graph import constant_of
+from mixport.lower.translate import translate
+from mixport.targets import Target
+
+_MODEL, _RECORD = "model.onnx", "lowered.json"
+_EXPORT_OPSET = 21
+
+
+def passes(target: Target) -> tuple[ir.passes.InPlacePass, ...]:
+    """Every pass, in order: pads fold before codes sink, since a Conv takes its padding from real zero."""
+    return (
+        ExpandPlaceholdersPass(target),
+        FoldPadPass(),
+        SinkDequantizePass(),
+        CancelRequantizePass(),
+        FinishPass(target),
+    )
+
+
+def lower(quantized: QuantizedModel, target: Target, *, workdir: Path) -> LoweredGraph:
+    """Lower to ONNX; writes model.onnx and lowered.json into `workdir`.
+
+    Raises:
+        UnsupportedModelError: an operator has no ONNX form.
+        InvariantError: a pass broke its promise, or an integer of the file differs from the program's.
+    """
+    model = translate(quantized, opset=_EXPORT_OPSET)
+    try:
+        result = Sequential(*passes(target), TopologicalSortPass())(model)
+    except PassError as error:
+        raise InvariantError(f"lowering failed: {error.__cause__ or error}") from error
+    sites = tuple(site.name for site in quantized.activations)
+    check_sites(result.model, quantized)
+    path = workdir / _MODEL
+    ir.save(result.model, path)
+    onnx.checker.check_model(str(path), full_check=False)
+    record = LoweredGraph(
+        model_path=path,
+        opset=result.model.opset_imports[""],
+        ir_version=result.model.ir_version,
+        sites=sites,
+        decisions=_float_moves(result.model),
+    )
+    (workdir / _RECORD).write_bytes(TypeAdapter(LoweredGraph).dump_json(record, indent=1))
+    return record
+
+
+def read_lowered(workdir: Path) -> LoweredGraph:
+    """Read back what `lower` wrote; paths follow the folder."""
+    record = TypeAdapter(LoweredGraph).validate_json((workdir / _RECORD).read_bytes())
+    fields: dict[str, Any] = {**record.__dict__, "model_path": workdir / _MODEL}
+    return LoweredGraph(**fields)
+
+
+def check_sites(model: ir.Model, quantized: QuantizedModel) -> None:
+    """Every site of the program is a tensor of the file, with the same scale, zero point and range: round once."""
+    values = {value.name: value for n in model.graph for value in n.outputs}
+    for site in quantized.activations:
+        value = values.get(site.name)
+        if value is None:
+            raise InvariantError(f"site {site.name} was lost in lowering")
+        readers = [n for n in value.consumers() if n.op_type == "DequantizeLinear"]
+        producer = value.producer()
+        if producer is not None and producer.op_type == "Clip":
+            bounds = [int(b) for b in (constant_of(producer.inputs[1]), constant_of(producer.inputs[2])) if b is not None]
+            if bounds != [site.params.qmin, site.params.qmax]:
+                raise InvariantError(f"site {site.name}: range {bounds}, expected {[site.params.qmin, site.params.qmax]}")
+            producer = producer.inputs[0].producer() if producer.inputs[0] is not None else None
+        holders = readers or ([producer] if producer is not None and producer.op_type == "QuantizeLinear" else [])
+        for holder in holders:
+            scale, zero_point = constant_of(holder.inputs[1]), constant_of(holder.inputs[2])
+            if scale is None or zero_point is None or np.float32(site.params.scale) != scale or int(zero_point) != site.params.zero_point:
+                raise InvariantError(f"site {site.name}: scale or zero point changed in lowering")
+
+
+def _float_moves(model: ir.Model) -> tuple[Decision, ...]:
+    """Pads that could not be folded are the one rewrite worth reporting."""
+    return tuple(
+        Decision(where=n.name or n.op_type, what="Pad kept as its own node", why="its reader is no convolution, or the pad is not of zeros")
+        for n in model.graph
+        if n.op_type == "Pad"
+    )

@@ -1,0 +1,166 @@
+"""Data movement runs on codes: DequantizeLinear sinks below reshapes, transposes, slices, concats, pads and max pools.
+
+DQ -> move -> consumer becomes move (on codes) -> DQ -> consumer, exact because moves copy values and MaxPool's order is that of
+the codes (the scale is positive). Only then does a DequantizeLinear stand directly before each integer operator, which is what
+lets a runtime fuse it. 16-bit codes stay put: several kernels move no int16.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from mixport.lower.onnx_graph import constant_of, initializer, is_op, node, quantization_of, remove_dead, replace
+
+_MOVES = frozenset(
+    {
+        "Reshape",
+        "Transpose",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Slice",
+        "Split",
+        "Concat",
+        "Gather",
+        "Expand",
+        "Tile",
+        "Pad",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "Identity",
+        "MaxPool",
+    }
+)
+
+
+class SinkDequantizePass(InPlacePass):
+    """Move each DequantizeLinear of uint8 or int8 codes below the data movement that reads it."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        """One forward sweep: a move met later sees the DequantizeLinear that an earlier one left behind."""
+        modified = False
+        for n in list(model.graph):
+            if n.op_type == "Shape" and is_op(n.inputs[0], "DequantizeLinear"):
+                n.replace_input_with(0, n.inputs[0].producer().inputs[0])  # type: ignore[union-attr]
+                modified = True
+            elif n.op_type in _MOVES and n.domain == "":
+                modified = _sink(model.graph, n) or modified
+        remove_dead(model.graph)
+        return PassResult(model, modified=modified)
+
+    def ensures(self, model: ir.Model) -> None:
+        """No movable operator reads a per-tensor 8-bit DequantizeLinear any more."""
+        for n in model.graph:
+            if n.op_type in _MOVES and n.domain == "" and _movable(n):
+                raise ir.passes.PostconditionError(f"{n.name} still reads dequantised codes")
+
+
+class CancelRequantizePass(InPlacePass):
+    """DequantizeLinear -> QuantizeLinear with the same scale, zero point and type is nothing: readers take the codes."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Remove each such pair; a tensor that names a site keeps its name on the surviving codes."""
+        modified = False
+        for n in list(model.graph):
+            if n.op_type != "QuantizeLinear" or not is_op(n.inputs[0], "DequantizeLinear"):
+                continue
+            before = n.inputs[0].producer()  # type: ignore[union-attr]
+            assert before is not None
+            if quantization_of(before) is None or quantization_of(before) != quantization_of(n):
+                continue
+            if n.outputs[0].is_graph_output() or not (n.outputs[0].name or "").endswith("/in"):
+                continue
+            replace(n.outputs[0], before.inputs[0])  # type: ignore[arg-type]
+            model.graph.remove(n, safe=True)
+            modified = True
+        remove_dead(model.graph)
+        return PassResult(model, modified=modified)
+
+
+class FoldPadPass(InPlacePass):
+    """Pad with zeros in front of a Conv becomes the Conv's own pads: between DequantizeLinear and Conv it would block the fusion."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Fold where the Pad is constant, spatial and zero, and every reader is a Conv."""
+        modified = False
+        for pad in [n for n in model.graph if n.op_type == "Pad"]:
+            amounts = _spatial_pads(pad)
+            readers = pad.outputs[0].consumers()
+            if amounts is None or pad.outputs[0].is_graph_output() or not readers or any(r.op_type != "Conv" for r in readers):
+                continue
+            for conv in set(readers):
+                own = conv.attributes["pads"].as_ints() if "pads" in conv.attributes else [0] * len(amounts)
+                conv.attributes.add(ir.AttrInt64s("pads", [int(a + b) for a, b in zip(own, amounts, strict=True)]))
+                conv.attributes.pop("auto_pad", None)
+                conv.replace_input_with(0, pad.inputs[0])
+            modified = True
+        remove_dead(model.graph)
+        return PassResult(model, modified=modified)
+
+
+def _spatial_pads(pad: ir.Node) -> list[int] | None:
+    amounts = constant_of(pad.inputs[1])
+    value = constant_of(pad.inputs[2]) if len(pad.inputs) > 2 and pad.inputs[2] is not None else np.float32(0)
+    mode = pad.attributes["mode"].as_string() if "mode" in pad.attributes else "constant"
+    axes_given = len(pad.inputs) > 3 and pad.inputs[3] is not None
+    if amounts is None or value is None or float(value) != 0.0 or mode != "constant" or axes_given:
+        return None
+    rank = len(amounts) // 2
+    if any(amounts[:2]) or any(amounts[rank : rank + 2]) or min(amounts) < 0:
+        return None
+    return [int(a) for a in (*amounts[2:rank], *amounts[rank + 2 :])]
+
+
+def _data_inputs(move: ir.Node) -> list[int]:
+    return list(range(len(move.inputs))) if move.op_type == "Concat" else [0]
+
+
+def _movable(move: ir.Node) -> list[ir.Node] | None:
+    """The DequantizeLinear nodes that all data inputs come from, when alike, per tensor and 8-bit."""
+    sources = [move.inputs[i] for i in _data_inputs(move)]
+    if not all(is_op(source, "DequantizeLinear") for source in sources):
+        return None
+    nodes = [source.producer() for source in sources]  # type: ignore[union-attr]
+    params = {quantization_of(n) for n in nodes if n is not None}
+    if len(params) != 1 or None in params or next(iter(params))[2] not in {"uint8", "int8"}:  # type: ignore[index]
+        return None
+    if move.op_type == "Gather" and constant_of(move.inputs[1]) is None:
+        return None
+    if move.op_type == "Pad" and (move.attributes["mode"].as_string() if "mode" in move.attributes else "constant") == "constant":
+        value = constant_of(move.inputs[2]) if len(move.inputs) > 2 and move.inputs[2] is not None else np.float32(0)
+        if value is None or float(value) != 0.0:
+            return None
+    if move.op_type == "MaxPool" and len(move.outputs) > 1:
+        return None
+    return [n for n in nodes if n is not None]
+
+
+def _sink(graph: ir.Graph, move: ir.Node) -> bool:
+    sources = _movable(move)
+    if sources is None:
+        return False
+    for index, source in zip(_data_inputs(move), sources, strict=True):
+        move.replace_input_with(index, source.inputs[0])
+    _, scale, zero_point = sources[0].inputs
+    storage = quantization_of(sources[0])
+    assert storage is not None
+    if move.op_type == "Pad":
+        while len(move.inputs) < 3:
+            move.resize_inputs(3)
+        move.replace_input_with(2, initializer(graph, f"{storage[2]}/{storage[1]}", np.asarray(storage[1], np.dtype(storage[2]))))
+    for output in move.outputs:
+        name = output.name or move.name or "moved"
+        output.type = ir.TensorType(ir.DataType.UINT8 if storage[2] == "uint8" else ir.DataType.INT8)
+        back = node("DequantizeLinear", [output, scale, zero_point], output=f"{name}/dq", name=f"{name}/DequantizeLinear")
+        back.outputs[0].shape = output.shape
+        graph.insert_after(move, back)
+        users = [use for use in output.uses() if use.node is not back]
+        for user, index in users:
+            user.replace_input_with(index, back.outputs[0])
+        for i, graph_output in enumerate(graph.outputs):
+            if graph_output is output:
+                graph.outputs[i] = back.outputs[0]
+                output.name, back.outputs[0].name = f"{name}/codes", name
+    return True

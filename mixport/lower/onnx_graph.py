@@ -1,0 +1,65 @@
+"""Small operations on onnx-ir graphs that several passes need: constants, new nodes, quantisation parameters of a DequantizeLinear."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+
+def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
+    """The array behind an initialiser or a Constant node, else None."""
+    if value is None:
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def initializer(graph: ir.Graph, name: str, array: NDArray[Any], *, dtype: ir.DataType | None = None) -> ir.Value:
+    """The initialiser `name`, made on first use. Raw data always: lists would be stored as varints."""
+    existing = graph.initializers.get(name)
+    if existing is not None:
+        return existing
+    tensor = ir.Tensor(np.asarray(array), name=name) if dtype is None else ir.Tensor(np.asarray(array), dtype=dtype, name=name)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def node(op_type: str, inputs: list[ir.Value | None], *, output: str, name: str | None = None, **attributes: Any) -> ir.Node:
+    """A standard node with one named output."""
+    made = ir.Node("", op_type, inputs, ir.convenience.convert_attributes(attributes) if attributes else (), num_outputs=1, name=name)
+    made.outputs[0].name = output
+    return made
+
+
+def replace(old: ir.Value, new: ir.Value) -> None:
+    """Every reader of `old`, graph outputs included, reads `new`."""
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+
+
+def is_op(value: ir.Value | None, op_type: str) -> bool:
+    """True when `value` comes from a standard node of this type."""
+    producer = value.producer() if value is not None else None
+    return producer is not None and producer.op_type == op_type and producer.domain in {"", "ai.onnx"}
+
+
+def quantization_of(qdq: ir.Node) -> tuple[float, int, str] | None:
+    """(scale, zero point, type of the codes) of a per-tensor Quantize- or DequantizeLinear, None where it is per-axis."""
+    scale, zero_point = constant_of(qdq.inputs[1]), constant_of(qdq.inputs[2])
+    if scale is None or zero_point is None or scale.size != 1:
+        return None
+    return float(scale), int(zero_point), str(zero_point.dtype)
+
+
+def remove_dead(graph: ir.Graph) -> None:
+    """Remove nodes whose results nobody reads, and initialisers that nobody reads."""
+    kept = {id(v) for v in graph.outputs}
+    for n in reversed(list(graph)):
+        if all(not v.uses() and id(v) not in kept for v in n.outputs):
+            graph.remove(n, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and id(value) not in kept:
+            del graph.initializers[name]

@@ -1,0 +1,122 @@
+"""From the fake-quantised torch program to ONNX: torch's own exporter, with our operators kept whole as mixport:: nodes.
+
+The exporter takes a table of translations for operators it does not know. Ours emit one placeholder node each, with the site and
+its integers as attributes; `expand` then turns placeholders into standard operators, where names can be chosen.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnx.defs import OpSchema
+from onnxscript.values import Op, Opset
+
+import mixport.torch_ops  # noqa: F401  (registers the operators of the program)
+from mixport.artifacts import QuantizedModel
+from mixport.errors import UnsupportedModelError
+
+DOMAIN = "mixport"
+
+_OPSET = Opset(DOMAIN, 1)
+_FLOAT = "tensor(float)"
+
+
+def _placeholder(name: str, inputs: dict[str, str], attributes: dict[str, Any]) -> Op:
+    schema = OpSchema(
+        name,
+        DOMAIN,
+        1,
+        inputs=[OpSchema.FormalParameter(key, kind) for key, kind in inputs.items()],
+        outputs=[OpSchema.FormalParameter("y", _FLOAT)],
+        attributes=[OpSchema.Attribute(key, kind, "") for key, kind in attributes.items()],
+    )
+    return Op(_OPSET, name, schema)
+
+
+_TEXT, _REAL, _INT = OpSchema.AttrType.STRING, OpSchema.AttrType.FLOAT, OpSchema.AttrType.INT
+_QUANTIZE = _placeholder(
+    "QuantizeDequantize",
+    {"x": _FLOAT},
+    {"site": _TEXT, "scale": _REAL, "zero_point": _INT, "qmin": _INT, "qmax": _INT, "storage": _TEXT},
+)
+_WEIGHT = _placeholder("DequantizeWeight", {"codes": "tensor(int8)", "scale": _FLOAT}, {"site": _TEXT, "bits": _INT})
+_BIAS = _placeholder("DequantizeBias", {"codes": "tensor(int32)", "scale": _FLOAT}, {"site": _TEXT})
+_LOOKUP = _placeholder(
+    "Lookup",
+    {"x": _FLOAT, "table": "tensor(uint8)"},
+    {"site": _TEXT, "in_scale": _REAL, "in_zero_point": _INT, "scale": _REAL, "zero_point": _INT},
+)
+_POOL = Op(Opset("", 21), "GlobalAveragePool")
+
+
+def _quantize_dequantize(x: Any, site: str, scale: float, zero_point: int, qmin: int, qmax: int, storage: str) -> Any:
+    return _QUANTIZE(x, site=site, scale=scale, zero_point=zero_point, qmin=qmin, qmax=qmax, storage=storage)
+
+
+def _dequantize_weight(codes: Any, scale: Any, site: str, bits: int) -> Any:
+    return _BIAS(codes, scale, site=site) if bits == 32 else _WEIGHT(codes, scale, site=site, bits=bits)
+
+
+def _lookup(x: Any, table: Any, site: str, in_scale: float, in_zero_point: int, scale: float, zero_point: int) -> Any:
+    return _LOOKUP(x, table, site=site, in_scale=in_scale, in_zero_point=in_zero_point, scale=scale, zero_point=zero_point)
+
+
+def _global_average_pool(x: Any) -> Any:
+    return _POOL(x)
+
+
+def translate(quantized: QuantizedModel, *, opset: int) -> ir.Model:
+    """Export the program; standard operators plus mixport:: placeholders.
+
+    Raises:
+        UnsupportedModelError: the exporter has no translation for an operator; the message names it.
+    """
+    ops = torch.ops.mixport
+    table = {
+        ops.quantize_dequantize.default: _quantize_dequantize,
+        ops.dequantize_weight.default: _dequantize_weight,
+        ops.lookup.default: _lookup,
+        ops.global_average_pool.default: _global_average_pool,
+    }
+    program = torch.export.load(quantized.program_path)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                custom_translation_table=table,
+                opset_version=opset,
+                input_names=["input"],
+                output_names=["output"],
+                optimize=True,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter wraps its causes in private types
+        raise UnsupportedModelError(
+            f"an operator has no ONNX form: {_cause(error)}", hint="replace the operator in the model, or report the architecture"
+        ) from error
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+    assert exported is not None
+    return exported.model
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost message that names an operator."""
+    messages: list[str] = []
+    current: BaseException | None = error
+    while current is not None:
+        messages.append(next((line for line in str(current).splitlines() if line.strip()), type(current).__name__))
+        current = current.__cause__
+    named = [m for m in messages if "aten" in m or "torch.ops" in m or "target=" in m]
+    return (named or messages)[-1][:300]

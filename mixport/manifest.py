@@ -1,0 +1,213 @@
+"""manifest.json: what a bundle says of itself. Scripts rely on these names.
+
+Fields may be added; readers keep what they do not know. A change of meaning raises `schema_version`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+SCHEMA_VERSION = 1
+
+Verdict = Literal["exact", "mismatch"]
+_SHA256 = r"^[0-9a-f]{64}$"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class ModelEntry(_Part):
+    """The float model: name, where it came from, SHA-256 of its weights."""
+
+    name: str
+    source: str
+    sha256: str
+
+
+class TargetEntry(_Part):
+    """The target file."""
+
+    name: str
+    sha256: str = Field(pattern=_SHA256)
+    title: str = ""
+
+
+class CalibrationEntry(_Part):
+    """The calibration images."""
+
+    method: str
+    recipe_key: str
+    content_sha256: str
+    images: int
+    generator: str | None
+
+
+class SiteEntry(_Part):
+    """One quantised tensor: a weight (with its layer) or an activation.
+
+    A weight's `activation_bits` are those of the tensor that its layer reads, so that wWaA can be checked row by row. Scale,
+    zero point and range belong to activations; weights have one scale a channel, in the file.
+    """
+
+    name: str
+    op: str
+    kind: Literal["weight", "activation"]
+    weight_bits: int | None
+    activation_bits: int | None
+    weight_storage: str | None
+    reason: str
+    role: str | None = None
+    storage: str | None = None
+    scale: float | None = None
+    zero_point: int | None = None
+    qmin: int | None = None
+    qmax: int | None = None
+    shape: tuple[int, ...] | None = None
+    input_site: str | None = None
+    behind_island: bool = False
+    sqnr_db: float | None = None
+
+
+class MetricsEntry(_Part):
+    """Accuracy in percent, agreement as a share, SQNR in dB, sizes in bytes; None where not measured."""
+
+    top1_float: float | None
+    top1_quantized: float | None
+    agreement: float | None
+    sqnr_db: float | None
+    size_bytes: int
+    size_ratio: float
+    float_bytes: int | None = None
+    images: int | None = None
+
+
+class SessionPolicy(_Part):
+    """Session options that the claim names."""
+
+    optimization_level: str
+    threads: int
+    config: dict[str, str] = Field(default_factory=dict)
+
+
+class RuntimeEntry(_Part):
+    """What one executor gave."""
+
+    name: str
+    version: str
+    cpu: str
+    tensors: int
+    values: int
+    mismatches: int
+
+
+class DecisionEntry(_Part):
+    """Something done, or declined, and why."""
+
+    where: str
+    what: str
+    why: str
+
+
+class DivergenceEntry(_Part):
+    """First difference of one executor."""
+
+    site: str
+    index: tuple[int, ...]
+    expected: float | None
+    got: float | None
+    executor: str
+    inputs: str
+
+    @field_validator("expected", "got", mode="before")
+    @classmethod
+    def _finite(cls, value: object) -> object:
+        # JSON has no NaN or infinity, which an output that differs may well be.
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class AuditEntry(_Part):
+    """Nodes of the optimised graph that run on integers and in float, by operator type."""
+
+    integer_nodes: dict[str, int] = Field(default_factory=dict)
+    float_nodes: dict[str, int] = Field(default_factory=dict)
+    float_compute: tuple[DecisionEntry, ...] = ()
+
+
+class ValidationEntry(_Part):
+    """The verdict and its evidence."""
+
+    verdict: Verdict
+    claim: str
+    session_policy: SessionPolicy
+    runtimes: tuple[RuntimeEntry, ...]
+    proofs: dict[str, Any]
+    float_islands: tuple[str, ...]
+    divergences: tuple[DivergenceEntry, ...] = ()
+    site_checks: dict[str, dict[str, int]] = Field(default_factory=dict)
+    audit: AuditEntry = AuditEntry()
+
+
+class GateEntry(_Part):
+    """One gate and whether it is met."""
+
+    gate: str
+    passed: bool
+    value: float | None
+    explanation: str
+    hint: str | None = None
+
+
+class PreprocessingEntry(_Part):
+    """How pixels become the model's input."""
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop_fraction: float
+    interpolation: str
+
+
+class GraphEntry(_Part):
+    """Versions of the ONNX file."""
+
+    opset: int
+    ir_version: int
+
+
+class Manifest(_Part):
+    """The whole of manifest.json. `files` maps every other file of the bundle to its SHA-256; `release` fills it."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    mixport_version: str
+    model: ModelEntry
+    scheme: str
+    target: TargetEntry
+    calibration: CalibrationEntry
+    sites: tuple[SiteEntry, ...]
+    metrics: MetricsEntry
+    validation: ValidationEntry
+    files: dict[str, str] = Field(default_factory=dict)
+    environment: dict[str, str]
+    reproduce: str
+    edge_bits: int | None = None
+    convention: str | None = None
+    gates: tuple[GateEntry, ...] = ()
+    decisions: tuple[DecisionEntry, ...] = ()
+    preprocessing: PreprocessingEntry | None = None
+    class_names: tuple[str, ...] | None = None
+    graph: GraphEntry | None = None
+    golden_images: int | None = None
+    timings_s: dict[str, float] = Field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """Plain JSON values, as in the file and on stdout with --json."""
+        return self.model_dump(mode="json")
+
+    def text(self) -> str:
+        """The file's content."""
+        return json.dumps(self.document(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"

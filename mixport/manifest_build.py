@@ -1,0 +1,129 @@
+"""From the stages' records to a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import mixport
+from mixport.artifacts import CalibrationSet, LoweredGraph, Preprocessing, QuantizedModel, ValidationReport
+from mixport.evaluate import GateResult, Metrics
+from mixport.manifest import (
+    CalibrationEntry,
+    DecisionEntry,
+    GateEntry,
+    GraphEntry,
+    Manifest,
+    MetricsEntry,
+    ModelEntry,
+    PreprocessingEntry,
+    SiteEntry,
+    TargetEntry,
+    ValidationEntry,
+)
+from mixport.targets import Target
+
+
+def build_manifest(
+    *,
+    model: ModelEntry,
+    target: Target,
+    calibration: CalibrationSet,
+    quantized: QuantizedModel,
+    lowered: LoweredGraph,
+    validation: ValidationReport,
+    metrics: Metrics,
+    gates: Sequence[GateResult],
+    preprocessing: Preprocessing,
+    class_names: Sequence[str] | None,
+    environment: Mapping[str, str],
+    reproduce: str,
+    timings_s: Mapping[str, float],
+    site_sqnr_db: Mapping[str, float] | None = None,
+) -> Manifest:
+    """Everything but `files` and `golden_images`, which `release` fills when they exist.
+
+    Args:
+        model: the float model.
+        target: target file.
+        calibration: the images.
+        quantized: sites, scheme and decisions of the quantiser.
+        lowered: the ONNX file and the decisions of the lowering.
+        validation: verdict and evidence.
+        metrics: accuracy, agreement, size.
+        gates: results, in the order asked.
+        preprocessing: of the model's input.
+        class_names: in index order, where known.
+        environment: versions and machine, by name.
+        reproduce: the command line.
+        timings_s: wall time of each stage, in seconds.
+        site_sqnr_db: SQNR of activation sites against the float model, where measured.
+    """
+    scheme = quantized.scheme
+    return Manifest(
+        mixport_version=mixport.__version__,
+        model=model,
+        scheme=scheme.name,
+        edge_bits=scheme.edge_bits,
+        convention=scheme.CONVENTION,
+        target=TargetEntry(name=target.name, sha256=target.sha256, title=target.title),
+        calibration=CalibrationEntry(
+            method=calibration.method,
+            recipe_key=calibration.recipe_key,
+            content_sha256=calibration.content_sha256,
+            images=calibration.count,
+            generator=calibration.generator,
+        ),
+        sites=(*_weight_sites(quantized), *_activation_sites(quantized, site_sqnr_db or {})),
+        metrics=MetricsEntry.model_validate(metrics, from_attributes=True),
+        validation=ValidationEntry.model_validate(validation, from_attributes=True),
+        gates=tuple(GateEntry.model_validate(gate, from_attributes=True) for gate in gates),
+        decisions=tuple(DecisionEntry.model_validate(one, from_attributes=True) for one in (*quantized.decisions, *lowered.decisions)),
+        preprocessing=PreprocessingEntry.model_validate(preprocessing, from_attributes=True),
+        class_names=None if class_names is None else tuple(class_names),
+        graph=GraphEntry(opset=lowered.opset, ir_version=lowered.ir_version),
+        environment=dict(environment),
+        reproduce=reproduce,
+        timings_s={name: round(seconds, 3) for name, seconds in timings_s.items()},
+    )
+
+
+def _weight_sites(quantized: QuantizedModel) -> list[SiteEntry]:
+    activation_bits = {site.name: site.bits for site in quantized.activations}
+    return [
+        SiteEntry(
+            name=site.name,
+            op=site.op,
+            kind="weight",
+            weight_bits=site.bits,
+            activation_bits=activation_bits.get(site.input_site) if site.input_site is not None else None,
+            weight_storage=site.storage,
+            reason=site.reason,
+            role="weight",
+            shape=site.shape,
+            input_site=site.input_site,
+        )
+        for site in quantized.weights
+    ]
+
+
+def _activation_sites(quantized: QuantizedModel, sqnr_db: Mapping[str, float]) -> list[SiteEntry]:
+    return [
+        SiteEntry(
+            name=site.name,
+            op=site.op,
+            kind="activation",
+            weight_bits=None,
+            activation_bits=site.bits,
+            weight_storage=None,
+            reason=site.reason,
+            role=site.role,
+            storage=site.params.storage,
+            scale=site.params.scale,
+            zero_point=site.params.zero_point,
+            qmin=site.params.qmin,
+            qmax=site.params.qmax,
+            behind_island=site.behind_island,
+            sqnr_db=sqnr_db.get(site.name),
+        )
+        for site in quantized.activations
+    ]

@@ -1,0 +1,271 @@
+"""Options of a build: one frozen record, whether they come from the command line, from mixport.toml or from Python."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mixport.errors import BadInputError, BadOptionError
+from mixport.quantspec import Scheme
+
+CONFIG_FILE = "mixport.toml"
+_MAX_CONFIG_BYTES = 1 << 20
+_SMALL_INPUT = 64
+
+#: Runtimes that can validate in this version.
+_RUNTIMES = ("native",)
+
+#: Calibration methods that the contract names and this version cannot run.
+_METHODS_TO_COME = ("mixup", "single", "genq", "distill")
+
+
+class BuildOptions(BaseModel):
+    """Every option of `mixport build`, under the name it has on the command line.
+
+    Attributes:
+        model: builtin:NAME, timm:ARCH, package.module:factory or FILE.pt2.
+        weights: safetensors state dict, or a .pth read with weights_only.
+        random_weights: seeded random weights in place of trained ones.
+        model_arg: passed to the model's factory.
+        input_size: (height, width) in pixels; None keeps the model's own.
+        mean: per RGB channel in units of [0, 1]; None keeps the model's own.
+        std: per RGB channel in units of [0, 1]; None keeps the model's own.
+        crop: crop side / resized shorter side; None keeps the model's own.
+        scheme: wWaA.
+        edge_bits: bits of the first and the last layer.
+        target: names or .toml files, one bundle each.
+        calib: calibration method, images:DIR, images:FILE.npz or noise.
+        generator: image generator of the methods that draw images.
+        classes: JSON list of class names.
+        images: number of calibration images.
+        seed: of everything random.
+        device: where torch runs.
+        iters: reconstruction steps per unit; None chooses by weight width.
+        eval: labelled images to measure accuracy on.
+        validation_images: images compared code by code; None chooses by input size.
+        gate: conditions on the metrics that make a build fail.
+        runtime: runtimes that must agree.
+        out: bundle folder; None is dist/NAME.
+        cache: folder of stage results.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = "builtin:cifar10-resnet20"
+    weights: Path | None = None
+    random_weights: bool = False
+    model_arg: dict[str, str] = Field(default_factory=dict)
+    input_size: tuple[int, int] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    crop: float | None = Field(default=None, gt=0.0, le=1.0)
+    scheme: str = "w4a8"
+    edge_bits: int = Field(default=8, ge=2, le=8)
+    target: tuple[str, ...] = ("ort-cpu",)
+    calib: str = "mixup"
+    generator: str = "builtin"
+    classes: Path | None = None
+    images: int = Field(default=512, ge=1)
+    seed: int = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    iters: int | None = Field(default=None, ge=0)
+    eval: Path | None = None
+    validation_images: int | None = Field(default=None, ge=1)
+    gate: tuple[str, ...] = ("mismatches==0",)
+    runtime: tuple[str, ...] = ("native",)
+    out: Path | None = None
+    cache: Path = Path("calib_cache")
+
+    @field_validator("target", "gate", "runtime", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("model_arg", mode="before")
+    @classmethod
+    def _pairs_to_mapping(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = (value,)
+        if isinstance(value, Mapping):
+            return {str(key): str(item) for key, item in cast("Mapping[object, object]", value).items()}
+        if isinstance(value, Iterable):
+            return dict(_split_pair(str(item)) for item in cast("Iterable[object]", value))
+        return value
+
+    @field_validator("input_size", mode="before")
+    @classmethod
+    def _read_size(cls, value: object) -> object:
+        if isinstance(value, int):
+            return (value, value)
+        if isinstance(value, str):
+            sides = value.lower().split("x")
+            return tuple(sides) if len(sides) == 2 else (value, value)
+        return value
+
+    @field_validator("input_size")
+    @classmethod
+    def _check_size(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and min(value) < 1:
+            raise ValueError("sides are in pixels, 1 or more")
+        return value
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _read_triple(cls, value: object) -> object:
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+    @classmethod
+    def of(cls, values: Mapping[str, object]) -> BuildOptions:
+        """Check values and fill defaults. Raises BadOptionError that names the option, what it got and what is allowed."""
+        check_names(values, where="")
+        try:
+            options = cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = flag(str(first["loc"][0])) if first["loc"] else "options"
+            got = f", got {first['input']!r}" if "input" in first else ""
+            reason = str(first["msg"]).removeprefix("Value error, ")
+            raise BadOptionError(f"{name}: {reason[:1].lower()}{reason[1:]}{got}", hint="mixport build --help") from error
+        options.check()
+        return options
+
+    def check(self) -> None:
+        """Refuse, before any work, what contradicts itself or is not part of this version.
+
+        Raises:
+            BadOptionError: a value that is not allowed.
+            BadInputError: an unknown runtime.
+        """
+        self.parse_scheme()
+        if self.random_weights and self.weights is not None:
+            raise BadOptionError("--random-weights and --weights contradict each other", hint="leave one of them out")
+        if self.calib in _METHODS_TO_COME:
+            raise BadOptionError(
+                f"--calib {self.calib} draws images with a generator, which is not part of this version yet",
+                hint="--calib images:DIR with pictures of the model's own domain, or --calib noise to try the tool",
+            )
+        if self.iters:
+            raise BadOptionError(
+                f"--iters is {self.iters}, but reconstruction is not part of this version yet: weights are rounded to nearest",
+                hint="leave --iters out, or --iters 0",
+            )
+        if self.device == "cuda":
+            raise BadOptionError("--device cuda is not part of this version yet, allowed cpu or auto", hint="leave --device out")
+        for name in self.runtime:
+            if name not in _RUNTIMES:
+                raise BadInputError(f"unknown runtime {name!r}, known: {', '.join(_RUNTIMES)}", hint="mixport runtimes list")
+        if not self.target:
+            raise BadOptionError("--target names no target", hint="mixport targets list")
+
+    def parse_scheme(self) -> Scheme:
+        """Bit widths of the build. Raises BadOptionError."""
+        if self.scheme.startswith("auto:"):
+            raise BadOptionError(
+                f"--scheme {self.scheme}: mixed widths under a size budget are not part of this version yet, allowed wWaA",
+                hint="mixport build --scheme w4a8 ...",
+            )
+        return Scheme.parse(self.scheme, edge_bits=self.edge_bits)
+
+    def resolve_iters(self) -> int:
+        """Reconstruction steps per unit: 0 while rounding is to nearest for every width."""
+        return self.iters or 0
+
+    def resolve_validation_images(self, size: tuple[int, int]) -> int:
+        """Number of images compared code by code, for an input of (height, width) pixels."""
+        if self.validation_images is not None:
+            return self.validation_images
+        return 256 if max(size) <= _SMALL_INPUT else 32
+
+
+def command_line(options: BuildOptions) -> str:
+    """The command that repeats this build: every option that differs from its default, in a shell's spelling."""
+    words = ["mixport", "build", options.model]
+    for name, field in BuildOptions.model_fields.items():
+        value = getattr(options, name)
+        if name == "model" or value == field.get_default(call_default_factory=True):
+            continue
+        words += _spell(name, value)
+    return shlex.join(words)
+
+
+def flag(name: str) -> str:
+    """The option as it is typed: input_size -> --input-size."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_names(values: Iterable[str], *, where: str) -> None:
+    """Raise BadOptionError for the first name that is no option of build, with the nearest one that is."""
+    known = [*BuildOptions.model_fields]
+    for name in values:
+        if name in known:
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        raise BadOptionError(
+            f"{where}unknown option {name!r}, allowed: {', '.join(known)}",
+            hint=f"did you mean {near[0]!r}?" if near else "mixport build --help",
+        )
+
+
+def read_config(path: Path | None) -> dict[str, object]:
+    """Options of the [build] table of a TOML file; names in snake_case or kebab-case, [build.model-arg] a table of its own.
+
+    Args:
+        path: the file; None reads mixport.toml of the working directory where there is one.
+
+    Raises:
+        BadInputError: the file is missing, too large, or no TOML.
+        BadOptionError: a table or a name that build does not know.
+    """
+    if path is None:
+        path = Path(CONFIG_FILE)
+        if not path.is_file():
+            return {}
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise BadInputError(f"--config {path} is larger than {_MAX_CONFIG_BYTES} bytes", hint="check the path")
+        tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInputError(f"--config {path} cannot be read: {error}", hint="check the path and the TOML syntax") from error
+    for name in tables:
+        if name != "build":
+            raise BadOptionError(f"{path}: unknown table or key {name!r} at the top, allowed: [build]", hint="put options under [build]")
+    if not isinstance(tables.get("build", {}), dict):
+        raise BadOptionError(f"{path}: build is a value, allowed: a table", hint="write [build] on a line of its own")
+    values = {str(name).replace("-", "_"): value for name, value in tables.get("build", {}).items()}
+    check_names(values, where=f"{path}: ")
+    return values
+
+
+def merge(config: Mapping[str, object], given: Mapping[str, object]) -> BuildOptions:
+    """The file's values under the ones typed on the command line; None and empty repeatables count as not typed."""
+    typed = {name: value for name, value in given.items() if value is not None and value != [] and value != ()}
+    return BuildOptions.of({**config, **typed})
+
+
+def _spell(name: str, value: object) -> list[str]:
+    match value:
+        case True:
+            return [flag(name)]
+        case dict():
+            pairs = cast("dict[str, str]", value)
+            return [word for key, item in pairs.items() for word in (flag(name), f"{key}={item}")]
+        case tuple() if name in ("target", "gate", "runtime"):
+            return [word for item in cast("tuple[str, ...]", value) for word in (flag(name), item)]
+        case tuple():
+            separator = "x" if name == "input_size" else ","
+            return [flag(name), separator.join(map(str, cast("tuple[object, ...]", value)))]
+        case _:
+            return [flag(name), str(value)]
+
+
+def _split_pair(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ValueError("allowed KEY=VALUE")
+    return key, value

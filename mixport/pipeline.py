@@ -1,0 +1,228 @@
+"""The whole way from a float model to a release bundle: calls the stages in order. No arithmetic here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixport import calibration as calibrating
+from mixport import evaluate, stages
+from mixport.artifacts import CalibrationSet, LoweredGraph, ValidationReport
+from mixport.environment import describe_environment
+from mixport.errors import BadOptionError, ValidationFailedError
+from mixport.images import LabelledImages, normalise, read_labelled
+from mixport.manifest import ModelEntry
+from mixport.manifest_build import build_manifest
+from mixport.options import BuildOptions, command_line
+from mixport.progress import Progress, SilentProgress
+from mixport.quantize import FloatModel, PreprocessingOverrides, load_model, open_simulation
+from mixport.release import ReleaseBundle, check_replaceable, golden_count, release
+from mixport.report import render_report
+from mixport.stage_keys import model_key
+from mixport.stages import StageLog, Workshop
+from mixport.store import Store
+from mixport.targets import Target, load_target
+from mixport.validate import golden, validate
+from mixport.validate.predict import predict
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOutcome:
+    """What one target's build gave.
+
+    Attributes:
+        bundle: where it lies, and its manifest.
+        failures: why it must not ship, one sentence each; empty where validation and every gate passed.
+    """
+
+    bundle: ReleaseBundle
+    failures: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """What does not depend on the target: the float model and the images."""
+
+    model: FloatModel
+    model_key: str
+    calibration: CalibrationSet
+    labelled: LabelledImages | None
+    images: NDArray[np.uint8]
+
+
+def build(
+    model: str = "builtin:cifar10-resnet20", *, progress: Progress | None = None, note: Callable[[str], None] | None = None, **options: Any
+) -> ReleaseBundle:
+    """Quantise a model for one target, lower it, validate it, and write a release bundle.
+
+    Args:
+        model: builtin:NAME, timm:ARCH, package.module:factory or FILE.pt2.
+        progress: shows bars; silent where None.
+        note: is told when a stage is done.
+        options: the options of `mixport build` under the same names, see `mixport.options.BuildOptions`.
+
+    Returns:
+        the bundle, whose validation and gates passed.
+
+    Raises:
+        ValidationFailedError: codes differ or a gate is not met; the bundle is written all the same, for diagnosis.
+        MixportError: see the subclasses; nothing is written.
+    """
+    checked = BuildOptions.of({"model": model, **options})
+    if len(checked.target) != 1:
+        raise BadOptionError(f"build() makes one bundle, got {len(checked.target)} targets", hint="mixport.pipeline.build_all(options)")
+    (outcome,) = build_all(checked, progress=progress, note=note)
+    if outcome.failures:
+        raise ValidationFailedError("; ".join(outcome.failures), hint=f"mixport inspect {outcome.bundle.path}")
+    return outcome.bundle
+
+
+def build_all(
+    options: BuildOptions, *, progress: Progress | None = None, note: Callable[[str], None] | None = None
+) -> tuple[BuildOutcome, ...]:
+    """Build one bundle per target, in OUT for one and in OUT/NAME for several.
+
+    Raises:
+        MixportError: see the subclasses; bundles of targets before the one that failed stay.
+    """
+    shop = _open_workshop(options, progress, note)
+    targets = [load_target(name) for name in options.target]
+    scheme = options.parse_scheme()
+    for target in targets:
+        target.check_scheme(scheme)
+    gates = [evaluate.parse_gate(text) for text in options.gate]
+    inputs = _prepare(shop)
+    out = options.out or Path("dist") / inputs.model.name
+    folders = [out if len(targets) == 1 else out / target.name for target in targets]
+    # Before hours of work, not after them.
+    for folder in folders:
+        check_replaceable(folder)
+    return tuple(_build_one(shop, inputs, target, gates=gates, out=folder) for target, folder in zip(targets, folders, strict=True))
+
+
+def calibrate_only(options: BuildOptions, *, progress: Progress | None = None, note: Callable[[str], None] | None = None) -> CalibrationSet:
+    """The calibration set that a build with these options uses, made where it is not in the cache yet."""
+    shop = _open_workshop(options, progress, note)
+    return _calibrate(shop, _load(shop))
+
+
+def _open_workshop(options: BuildOptions, progress: Progress | None, note: Callable[[str], None] | None) -> Workshop:
+    log = StageLog(note or (lambda _: None))
+    return Workshop(options=options, store=Store(options.cache), progress=progress or SilentProgress(), log=log)
+
+
+def _load(shop: Workshop) -> FloatModel:
+    options = shop.options
+    overrides = PreprocessingOverrides(input_size=options.input_size, mean=options.mean, std=options.std, crop_fraction=options.crop)
+    with shop.log.stage("load"):
+        return load_model(
+            options.model,
+            weights=options.weights,
+            random_weights=options.random_weights,
+            seed=options.seed,
+            model_args=options.model_arg,
+            classes=options.classes,
+            overrides=overrides,
+        )
+
+
+def _calibrate(shop: Workshop, model: FloatModel) -> CalibrationSet:
+    options = shop.options
+    recipe = calibrating.parse_calibration(options.calib, images=options.images, seed=options.seed, preprocessing=model.preprocessing)
+    with shop.log.stage("calibrate"):
+        return calibrating.calibrate(recipe, store=shop.store, progress=shop.progress)
+
+
+def _prepare(shop: Workshop) -> _Inputs:
+    options = shop.options
+    model = _load(shop)
+    labelled = None
+    if options.eval is not None:
+        labelled = read_labelled(options.eval, preprocessing=model.preprocessing, class_names=model.class_names)
+    calibration = _calibrate(shop, model)
+    count = options.resolve_validation_images(model.preprocessing.size)
+    source = labelled.images if labelled is not None else np.load(calibration.images_path, mmap_mode="r", allow_pickle=False)
+    return _Inputs(
+        model=model,
+        model_key=model_key(model),
+        calibration=calibration,
+        labelled=labelled,
+        images=np.ascontiguousarray(source[:count]),
+    )
+
+
+def _build_one(shared: Workshop, inputs: _Inputs, target: Target, *, gates: list[evaluate.Gate], out: Path) -> BuildOutcome:
+    shop = replace(shared, log=shared.log.copy())
+    options, model = shop.options, inputs.model
+    quantized = stages.quantize(shop, model, inputs.calibration, target, scheme=options.parse_scheme(), model_key=inputs.model_key)
+    lowered = stages.lower(shop, quantized, target)
+    pixels = normalise(inputs.images, preprocessing=model.preprocessing)
+    with shop.log.stage("validate"):
+        simulation = open_simulation(quantized.model)
+        report = validate(lowered, pixels, target, simulation=simulation, progress=shop.progress, runtimes=options.runtime)
+    metrics = _evaluate(shop, inputs, quantized, lowered, target)
+    results = evaluate.check_gates(gates, evaluate.gate_values(metrics, mismatches=_mismatches(report)))
+    with shop.log.stage("golden vectors"):
+        codes, _ = golden(lowered, pixels[:1], target)
+        count = golden_count(sum(array.nbytes for array in codes.values()))
+        codes, output = golden(lowered, pixels[:count], target)
+    manifest = build_manifest(
+        model=ModelEntry(name=model.name, source=model.source, sha256=model.sha256),
+        target=target,
+        calibration=inputs.calibration,
+        quantized=quantized.model,
+        lowered=lowered,
+        validation=report,
+        metrics=metrics,
+        gates=results,
+        preprocessing=model.preprocessing,
+        class_names=model.class_names,
+        environment=describe_environment(),
+        reproduce=command_line(options),
+        timings_s=shop.log.seconds,
+    )
+    bundle = release(
+        out=out,
+        manifest=manifest,
+        lowered=lowered,
+        golden_inputs=pixels[:count],
+        golden_codes=codes,
+        golden_output=output,
+        report_html=render_report(manifest),
+    )
+    return BuildOutcome(bundle=bundle, failures=_failures(report, results))
+
+
+def _evaluate(shop: Workshop, inputs: _Inputs, quantized: stages.Quantized, lowered: LoweredGraph, target: Target) -> evaluate.Metrics:
+    """Accuracy on the labelled images where there are some; agreement and SQNR on them, or else on the validation images."""
+    model, labelled = inputs.model, inputs.labelled
+    images = labelled.images if labelled is not None else inputs.images
+    reference = stages.float_logits(shop, model, images, model_key=inputs.model_key)
+    with shop.log.stage("evaluate"):
+        predicted = predict(lowered.model_path, images, preprocessing=model.preprocessing, target=target, progress=shop.progress)
+        return evaluate.measure(
+            float_logits=reference,
+            quantized_logits=predicted,
+            labels=labelled.labels if labelled is not None else None,
+            size_bytes=lowered.model_path.stat().st_size,
+            float_bytes=quantized.model.float_bytes,
+        )
+
+
+def _mismatches(report: ValidationReport) -> int:
+    checks = sum(check.get("mismatches", 0) for check in report.site_checks.values())
+    return checks + sum(result.mismatches for result in report.runtimes)
+
+
+def _failures(report: ValidationReport, results: Sequence[evaluate.GateResult]) -> tuple[str, ...]:
+    failures = [f"gate {result.gate} is not met: {result.explanation}" for result in results if not result.passed]
+    if report.verdict != "exact":
+        first = report.divergences[:1]
+        where = "".join(f", first at {one.site}{list(one.index)} ({one.executor}: {one.got}, not {one.expected})" for one in first)
+        failures.insert(0, f"validation found a mismatch{where}")
+    return tuple(failures)

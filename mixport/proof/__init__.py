@@ -1,0 +1,1 @@
+"""Static proofs: bounds that hold for every input, from the integers alone."""

@@ -1,0 +1,9 @@
+"""Quantise: from a float model to a program whose every integer is fixed."""
+
+from __future__ import annotations
+
+from mixport.quantize.float_model import FloatModel, PreprocessingOverrides, load_model
+from mixport.quantize.quantizer import float_logits, quantize, read_quantized
+from mixport.quantize.simulate import open_simulation
+
+__all__ = ["FloatModel", "PreprocessingOverrides", "float_logits", "load_model", "open_simulation", "quantize", "read_quantized"]

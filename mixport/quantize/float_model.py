@@ -1,0 +1,284 @@
+"""Turn MODEL (builtin:NAME, timm:ARCH, package.module:factory, FILE.pt2) into a float torch module with its preprocessing."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mixport import fingerprint
+from mixport.artifacts import Decision, Preprocessing
+from mixport.errors import BadInputError, BadOptionError, UnsupportedModelError
+from mixport.quantize.cifar_resnet import BLOCKS, CifarResNet
+from mixport.quantize.program_file import load_program
+from mixport.quantize.weights_file import check_finite, load_into, read_state_dict
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatModel:
+    """A float model in eval mode, on the CPU.
+
+    Attributes:
+        module: takes float32 [N, 3, H, W], gives one tensor.
+        name: short name for folders and reports.
+        source: MODEL as given.
+        sha256: of the state dict (names, shapes, values).
+        preprocessing: pixels to input.
+        class_names: in index order, None when unknown.
+        input_shape: [1, 3, H, W].
+        notes: what was done to the model before capture.
+    """
+
+    module: nn.Module
+    name: str
+    source: str
+    sha256: str
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None
+    input_shape: tuple[int, int, int, int]
+    notes: tuple[Decision, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessingOverrides:
+    """Preprocessing that the user states; None keeps the model's own."""
+
+    input_size: tuple[int, int] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    crop_fraction: float | None = None
+
+
+def load_model(
+    spec: str,
+    *,
+    weights: Path | None = None,
+    random_weights: bool = False,
+    seed: int = 0,
+    model_args: Mapping[str, str] | None = None,
+    classes: Path | None = None,
+    overrides: PreprocessingOverrides | None = None,
+) -> FloatModel:
+    """Load MODEL.
+
+    Args:
+        spec: builtin:NAME, timm:ARCH, package.module:factory or FILE.pt2.
+        weights: state dict file.
+        random_weights: seeded random weights instead.
+        seed: of the random weights.
+        model_args: options for the factory, Python literals or strings.
+        classes: JSON list of class names.
+        overrides: preprocessing that replaces the model's own.
+
+    Raises:
+        BadInputError, BadOptionError, UnsupportedModelError: with what to type next.
+    """
+    overrides = overrides or PreprocessingOverrides()
+    if weights is not None and random_weights:
+        raise BadOptionError("--weights and --random-weights exclude each other", hint="drop one of them")
+    arguments = {key: _literal(value) for key, value in (model_args or {}).items()}
+    if overrides.input_size is not None and spec.startswith("timm:"):
+        arguments = _with_image_size(spec.removeprefix("timm:"), arguments, overrides.input_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module, preprocessing, names, notes = _make(spec, weights=weights, random_weights=random_weights, arguments=arguments)
+    if weights is not None:
+        load_into(module, read_state_dict(weights), source=str(weights))
+    if not spec.endswith(".pt2"):
+        module = module.eval().requires_grad_(False)
+    check_finite(module, source=str(weights or spec))
+    digest = fingerprint.sha256_arrays({name: value.detach().cpu().numpy() for name, value in module.state_dict().items()})
+    if spec.startswith("timm:"):
+        module, more = _reparameterise(module)
+        notes = (*notes, *more)
+    preprocessing = _override(preprocessing, overrides)
+    class_names = _read_classes(classes) if classes is not None else names
+    height, width = preprocessing.size
+    return FloatModel(
+        module=module,
+        name=_short_name(spec),
+        source=spec,
+        sha256=digest,
+        preprocessing=preprocessing,
+        class_names=class_names,
+        input_shape=(1, 3, height, width),
+        notes=notes,
+    )
+
+
+_Made = tuple[nn.Module, Preprocessing, tuple[str, ...] | None, tuple[Decision, ...]]
+
+
+def _make(spec: str, *, weights: Path | None, random_weights: bool, arguments: dict[str, Any]) -> _Made:
+    if spec.startswith("builtin:"):
+        return _builtin(spec.removeprefix("builtin:"), weights=weights, random_weights=random_weights, arguments=arguments)
+    if spec.startswith("timm:"):
+        return _timm(spec.removeprefix("timm:"), pretrained=weights is None and not random_weights, arguments=arguments)
+    if spec.endswith(".pt2"):
+        if weights is not None or random_weights or arguments:
+            raise BadOptionError("a .pt2 program brings its own weights", hint=f"mixport build {spec} without --weights and --model-arg")
+        program = load_program(Path(spec))
+        return program.module, Preprocessing(size=program.size, mean=_IMAGENET_MEAN, std=_IMAGENET_STD), None, ()
+    if ":" in spec:
+        return _factory(spec, arguments=arguments)
+    raise BadInputError(
+        f"MODEL is {spec!r}, allowed builtin:NAME, timm:ARCH, package.module:factory or FILE.pt2",
+        hint="mixport build timm:resnet18 --random-weights --calib noise",
+    )
+
+
+def _builtin(name: str, *, weights: Path | None, random_weights: bool, arguments: dict[str, Any]) -> _Made:
+    depths = {f"cifar10-resnet{depth}": blocks for depth, blocks in BLOCKS.items()}
+    if name not in depths:
+        raise BadInputError(f"unknown builtin model {name!r}, known: {', '.join(depths)}", hint="mixport build builtin:cifar10-resnet20")
+    if weights is None and not random_weights:
+        raise BadInputError(
+            f"builtin:{name} has no weights of its own in this version", hint="--weights FILE.safetensors, or --random-weights to try it"
+        )
+    preprocessing = Preprocessing(size=(32, 32), mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+    return CifarResNet(depths[name], **arguments), preprocessing, _CIFAR10, ()
+
+
+def _timm(arch: str, *, pretrained: bool, arguments: dict[str, Any]) -> _Made:
+    import timm
+    from timm.data import resolve_data_config
+
+    if not timm.is_model(arch.split(".")[0]):
+        close = timm.list_models(f"*{arch.split('.')[0][:8]}*")[:5]
+        raise BadInputError(f"timm has no architecture {arch!r}" + (f", similar: {', '.join(close)}" if close else ""), hint="python -m timm.models")
+    try:
+        module: nn.Module = timm.create_model(arch, pretrained=pretrained, **arguments)
+    except Exception as error:  # timm and the hub raise many types; the cause is kept
+        what = "pretrained weights could not be fetched" if pretrained else "the architecture could not be built"
+        hint = "--weights FILE.safetensors, or --random-weights" if pretrained else "check --model-arg KEY=VALUE"
+        raise BadInputError(f"timm:{arch}: {what}: {str(error).splitlines()[0] if str(error) else type(error).__name__}", hint=hint) from error
+    config = resolve_data_config({}, model=module)
+    preprocessing = Preprocessing(
+        size=(int(config["input_size"][1]), int(config["input_size"][2])),
+        mean=tuple(float(v) for v in config["mean"]),
+        std=tuple(float(v) for v in config["std"]),
+        crop_fraction=float(config["crop_pct"]),
+        interpolation=str(config["interpolation"]),
+    )
+    return module, preprocessing, _imagenet_names(module), ()
+
+
+def _with_image_size(arch: str, arguments: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """Models with position embeddings must be built for their input size; others take any size."""
+    import inspect
+
+    import timm
+
+    if "img_size" in arguments or not timm.is_model(arch.split(".")[0]):
+        return arguments
+    module_name = timm.model_entrypoint(arch.split(".")[0]).__module__
+    classes = [c for c in vars(importlib.import_module(module_name)).values() if inspect.isclass(c) and c.__module__ == module_name]
+    takes = any("img_size" in inspect.signature(c.__init__).parameters for c in classes if issubclass(c, nn.Module))
+    return {**arguments, "img_size": size} if takes else arguments
+
+
+def _imagenet_names(module: nn.Module) -> tuple[str, ...] | None:
+    if getattr(module, "num_classes", None) != 1000:
+        return None
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    return tuple(info.index_to_description(i).split(",")[0] for i in range(1000))
+
+
+def _factory(spec: str, *, arguments: dict[str, Any]) -> _Made:
+    module_name, _, attribute = spec.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise BadInputError(f"MODEL {spec}: {error}", hint="package.module:factory must be importable from here (PYTHONPATH)") from error
+    try:
+        module = factory(**arguments)
+    except TypeError as error:
+        raise BadInputError(f"MODEL {spec}: the factory refused its arguments: {error}", hint="--model-arg KEY=VALUE") from error
+    if not isinstance(module, nn.Module):
+        raise BadInputError(f"MODEL {spec}: the factory returned {type(module).__name__}, expected torch.nn.Module")
+    config: Any = getattr(module, "pretrained_cfg", None) or {}
+    size = tuple(config.get("input_size", (3, 224, 224)))[1:]
+    preprocessing = Preprocessing(
+        size=(int(size[0]), int(size[1])),
+        mean=tuple(config.get("mean", _IMAGENET_MEAN)),
+        std=tuple(config.get("std", _IMAGENET_STD)),
+        crop_fraction=float(config.get("crop_pct", 1.0)),
+        interpolation=str(config.get("interpolation", "bicubic")),
+    )
+    return module, preprocessing, None, ()
+
+
+def _reparameterise(module: nn.Module) -> tuple[nn.Module, tuple[Decision, ...]]:
+    """Merge training-time branches (RepVGG, MobileOne, FastViT, LeViT ...): quantising them apart would cost accuracy and speed."""
+    from timm.utils.model import reparameterize_model
+
+    before = sum(1 for _ in module.modules())
+    try:
+        merged = reparameterize_model(module)
+    except Exception as error:
+        return module, (Decision(where="model", what="branches kept", why=f"timm could not merge them: {error}"),)
+    after = sum(1 for _ in merged.modules())
+    if after == before:
+        return module, ()
+    return merged.eval().requires_grad_(False), (
+        Decision(where="model", what="training-time branches merged", why=f"timm reparameterize_model: {before} modules became {after}"),
+    )
+
+
+def _override(preprocessing: Preprocessing, overrides: PreprocessingOverrides) -> Preprocessing:
+    return Preprocessing(
+        size=overrides.input_size or preprocessing.size,
+        mean=overrides.mean or preprocessing.mean,
+        std=overrides.std or preprocessing.std,
+        crop_fraction=overrides.crop_fraction or preprocessing.crop_fraction,
+        interpolation=preprocessing.interpolation,
+    )
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    hint = 'a JSON list of names: ["cat", "dog"]'
+    try:
+        names = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"class file {path} cannot be read: {error}", hint=hint) from error
+    if isinstance(names, list) and names and all(isinstance(n, dict) and isinstance(n.get("name"), str) for n in names):
+        names = [n["name"] for n in names]
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise BadInputError(f"class file {path} holds {type(names).__name__}, expected a list of names", hint=hint)
+    return tuple(names)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _short_name(spec: str) -> str:
+    if spec.endswith(".pt2"):
+        return Path(spec).stem
+    return spec.rpartition(":")[2].replace("/", "_")
+
+
+def output_classes(model: FloatModel) -> int:
+    """Width of the model's output for one image. Raises UnsupportedModelError when it is not one [N, C] tensor."""
+    with torch.no_grad():
+        result = model.module(torch.zeros(model.input_shape))
+    if not isinstance(result, torch.Tensor) or result.dim() != 2:
+        got = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
+        raise UnsupportedModelError(f"{model.source}: the output is {got}, expected one tensor [N, classes]")
+    return int(np.int64(result.shape[1]))

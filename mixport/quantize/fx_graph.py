@@ -1,0 +1,82 @@
+"""Small operations on torch.fx graphs that every rewrite needs: constants, names, shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+aten = torch.ops.aten
+
+
+def constant(graph: fx.GraphModule, node: Any) -> Tensor | None:
+    """The tensor behind a get_attr node, else None."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    value: Any = graph
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value.detach() if isinstance(value, Tensor) else None
+
+
+def add_constant(graph: fx.GraphModule, value: Tensor, *, name: str, before: fx.Node) -> fx.Node:
+    """Register `value` as a buffer (name made unique) and return its get_attr node, placed before `before`."""
+    base = "mixport_" + "".join(c if c.isalnum() else "_" for c in name)
+    unique, n = base, 0
+    while hasattr(graph, unique):
+        n += 1
+        unique = f"{base}_{n}"
+    graph.register_buffer(unique, value)
+    with graph.graph.inserting_before(before):
+        node = graph.graph.get_attr(unique)
+    node.meta["shape"] = tuple(value.shape)
+    return node
+
+
+def call(graph: fx.GraphModule, target: Any, *args: Any, before: fx.Node, like: fx.Node) -> fx.Node:
+    """Insert a call before `before`; provenance (module stack) is taken from `like`."""
+    with graph.graph.inserting_before(before):
+        node = graph.graph.call_function(target, args)
+    for key in ("nn_module_stack", "stack_trace", "source_fn_stack"):
+        if key in like.meta:
+            node.meta[key] = like.meta[key]
+    return node
+
+
+def module_path(node: fx.Node) -> str:
+    """Dotted path of the module that made the node, empty at the top level."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values()]
+    return paths[-1] if paths else ""
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The single user of a node, None when it has none or several."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Shape recorded for the traced batch; empty for values that are no tensor."""
+    return node.meta.get("shape", ())
+
+
+class _ShapeRecorder(fx.Interpreter):
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        n.meta["shape"] = tuple(value.shape) if isinstance(value, Tensor) else ()
+        n.meta["is_float"] = isinstance(value, Tensor) and value.is_floating_point()
+        return value
+
+
+def record_shapes(graph: fx.GraphModule, example: Tensor) -> None:
+    """Run once and note every tensor's shape in node.meta["shape"] (batch axis: that of the example)."""
+    with torch.no_grad():
+        _ShapeRecorder(graph).run(example)
+
+
+def clean(graph: fx.GraphModule) -> None:
+    """Remove dead nodes, check the graph, regenerate its code."""
+    graph.graph.eliminate_dead_code()
+    graph.graph.lint()
+    graph.recompile()

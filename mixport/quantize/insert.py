@@ -1,0 +1,217 @@
+"""Write the plan into the graph: quantisers, tables and integer weights as mixport:: operators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from mixport import integer
+from mixport.artifacts import ActivationSite, Decision, WeightSite
+from mixport.errors import InvariantError
+from mixport.quantize.fx_graph import add_constant, aten, call, constant, module_path
+from mixport.quantize.plan import Plan, SitePlan
+from mixport.quantize.ranges import weight_scales
+from mixport.quantize.roles import CODE_MOVES, Kind
+from mixport.quantspec import QuantParams, Scheme
+from mixport.targets import Target
+
+_OPS = torch.ops.mixport
+_BIAS_LIMIT = 2.0**29
+"""Bias codes stay below this, so that bias plus the largest weight sum fits int32."""
+
+
+def insert_activations(graph: fx.GraphModule, plan: Plan, params: Mapping[str, QuantParams]) -> list[ActivationSite]:
+    """Insert every activation quantiser of the plan; returns the sites in graph order."""
+    placed: dict[fx.Node, fx.Node] = {}
+    sites: list[ActivationSite] = []
+    for site in plan.sites:
+        if site.base is not None:
+            sites.extend(_requantise(graph, site, params[site.name], placed))
+            continue
+        node, source = site.tensor, site.tensor if site.bounds is None else site.tensor.args[0]
+        if site.chain:
+            quantised = _table(graph, site, params[site.name])
+        else:
+            quantised = _quantiser(graph, source, site.name, params[site.name], after=node)
+        node.replace_all_uses_with(quantised, delete_user_cb=lambda user, q=quantised: user is not q)
+        placed[node] = quantised
+        sites.append(_record(site, site.name, params[site.name]))
+    return sites
+
+
+def insert_weights(
+    graph: fx.GraphModule, plan: Plan, scheme: Scheme, target: Target
+) -> tuple[list[WeightSite], list[Decision]]:
+    """Replace every layer's weight and bias by integers. Layers must already read quantised activations."""
+    sites: list[WeightSite] = []
+    decisions: list[Decision] = []
+    used: set[str] = set()
+    for node in list(graph.graph.nodes):
+        if plan.kinds.get(node) is not Kind.LAYER:
+            continue
+        x_params = code_params(node.args[0])
+        if x_params is None:
+            raise InvariantError(f"layer {node.name} reads no quantised activation")
+        name = _unique(module_path(node) or node.name, used)
+        weight, bias = constant(graph, node.args[1]), constant(graph, node.args[2]) if len(node.args) > 2 else None
+        assert weight is not None
+        bits, reason = _weight_bits(node, weight, plan, scheme)
+        scales, codes = weight_scales(weight.numpy(), bits=bits)
+        scales, codes, raised = _room_for_bias(weight.numpy(), bias, scales, codes, x_scale=x_params.scale, bits=bits)
+        if raised:
+            decisions.append(Decision(where=name, what=f"weight scale of {raised} channels raised", why="their bias would not fit int32"))
+        scale_node = add_constant(graph, torch.from_numpy(scales), name=f"{name}_weight_scale", before=node)
+        code_node = add_constant(graph, torch.from_numpy(codes), name=f"{name}_weight_codes", before=node)
+        arguments = list(node.args)
+        arguments[1] = call(graph, _OPS.dequantize_weight.default, code_node, scale_node, f"{name}.weight", bits, before=node, like=node)
+        if bias is not None:
+            bias_codes, bias_scale = integer.quantise_bias(bias.numpy(), x_scale=x_params.scale, w_scale=scales)
+            bias_node = add_constant(graph, torch.from_numpy(bias_codes), name=f"{name}_bias_codes", before=node)
+            bias_scale_node = add_constant(graph, torch.from_numpy(np.ascontiguousarray(bias_scale)), name=f"{name}_bias_scale", before=node)
+            arguments[2] = call(graph, _OPS.dequantize_weight.default, bias_node, bias_scale_node, f"{name}.bias", 32, before=node, like=node)
+        node.args = tuple(arguments)
+        sites.append(
+            WeightSite(
+                name=name,
+                op=str(node.target).removeprefix("aten.").split(".")[0],
+                bits=bits,
+                storage=target.weights.storage[bits],
+                shape=tuple(weight.shape),
+                input_site=site_name(node.args[0]),
+                reason=reason,
+            )
+        )
+    return sites, decisions
+
+
+def code_params(node: fx.Node) -> QuantParams | None:
+    """Scale and zero point of the codes behind a tensor, looking through data movement; None where it is float."""
+    origin = code_origin(node)
+    if origin is None:
+        return None
+    if origin.target is _OPS.lookup.default:
+        scale, zero_point = origin.args[5:7]
+        return QuantParams(scale=scale, zero_point=zero_point, qmin=0, qmax=255, storage="uint8")
+    _, _, scale, zero_point, qmin, qmax, storage = origin.args
+    return QuantParams(scale=scale, zero_point=zero_point, qmin=qmin, qmax=qmax, storage=storage)
+
+
+def site_name(node: fx.Node) -> str | None:
+    """Name of the site whose codes a tensor holds, None where it is float."""
+    origin = code_origin(node)
+    if origin is None:
+        return None
+    return str(origin.args[2] if origin.target is _OPS.lookup.default else origin.args[1])
+
+
+def code_origin(node: fx.Node) -> fx.Node | None:
+    """The quantiser or table that made the codes of a tensor; the first operand's for a concat, whose operands are alike."""
+    while True:
+        if node.target in {_OPS.quantize_dequantize.default, _OPS.lookup.default}:
+            return node
+        if node.target in {aten.cat.default, aten.concat.default}:
+            node = node.args[0][0]
+        elif node.target in CODE_MOVES:
+            node = node.args[0]
+        else:
+            return None
+
+
+def _quantiser(graph: fx.GraphModule, source: fx.Node, name: str, params: QuantParams, *, after: fx.Node) -> fx.Node:
+    with graph.graph.inserting_after(after):
+        node = graph.graph.call_function(
+            _OPS.quantize_dequantize.default,
+            (source, name, params.scale, params.zero_point, params.qmin, params.qmax, params.storage),
+        )
+    _copy_provenance(node, source)
+    return node
+
+
+def _requantise(
+    graph: fx.GraphModule, site: SitePlan, params: QuantParams, placed: dict[fx.Node, fx.Node]
+) -> list[ActivationSite]:
+    """A further width for some readers of a tensor: one quantiser for each distinct operand they read."""
+    operands: dict[fx.Node, list[fx.Node]] = {}
+    for consumer, operand in site.consumers:
+        operands.setdefault(placed.get(operand, operand), []).append(consumer)
+    records: list[ActivationSite] = []
+    for i, (operand, consumers) in enumerate(operands.items()):
+        name = site.name if i == 0 else f"{site.name}.{i + 1}"
+        quantised = _quantiser(graph, operand, name, params, after=operand)
+        for consumer in consumers:
+            consumer.replace_input_with(operand, quantised)
+        records.append(_record(site, name, params))
+    return records
+
+
+def _table(graph: fx.GraphModule, site: SitePlan, params: QuantParams) -> fx.Node:
+    """The chain of one-value functions as a 256-entry table: evaluated in float64, quantised once."""
+    head, tail = site.chain[0], site.chain[-1]
+    source = head.args[0]
+    inputs = code_params(source)
+    if inputs is None or inputs.storage != "uint8":
+        raise InvariantError(f"table {site.name} reads no 8-bit codes")
+    values = (torch.arange(256, dtype=torch.float64) - inputs.zero_point) * inputs.scale
+    for node in site.chain:
+        values = node.target(values, *node.args[1:], **node.kwargs)
+    entries = integer.quantise(
+        values.float().numpy(), scale=params.scale, zero_point=params.zero_point, qmin=params.qmin, qmax=params.qmax
+    )
+    table = add_constant(graph, torch.from_numpy(entries.astype(np.uint8)), name=f"{site.name}_table", before=tail)
+    with graph.graph.inserting_after(tail):
+        node = graph.graph.call_function(
+            _OPS.lookup.default, (source, table, site.name, inputs.scale, inputs.zero_point, params.scale, params.zero_point)
+        )
+    _copy_provenance(node, tail)
+    return node
+
+
+def _weight_bits(node: fx.Node, weight: Tensor, plan: Plan, scheme: Scheme) -> tuple[int, str]:
+    if weight[0].numel() == 1:
+        return 8, "one weight a channel: exact at any width"
+    if node in plan.edges:
+        return scheme.edge_bits, f"first or last layer: {scheme.edge_bits} edge bits"
+    return scheme.weight_bits, f"{scheme.name}"
+
+
+def _room_for_bias(
+    weight: np.ndarray, bias: Tensor | None, scales: np.ndarray, codes: np.ndarray, *, x_scale: float, bits: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Raise scales of channels whose bias code would leave int32 (dead channels with a large bias)."""
+    magnitude = np.abs(bias.numpy()) if bias is not None else np.zeros(len(scales), np.float32)
+    least = np.maximum(magnitude.astype(np.float64) / (float(x_scale) * _BIAS_LIMIT), 2.0**-60)
+    low = scales < least
+    if not low.any():
+        return scales, codes, 0
+    raised = np.where(low, least, scales).astype(np.float32)
+    shape = (-1, *[1] * (weight.ndim - 1))
+    requantised = np.rint(weight.astype(np.float64) / raised.astype(np.float64).reshape(shape)).astype(np.int8)
+    return raised, np.where(low.reshape(shape), requantised, codes), int(low.sum())
+
+
+def _record(site: SitePlan, name: str, params: QuantParams) -> ActivationSite:
+    return ActivationSite(name=name, op=site.op, role=site.role, bits=site.bits, params=params, reason=site.reason)
+
+
+def _copy_provenance(node: fx.Node, source: fx.Node) -> None:
+    for key in ("nn_module_stack", "stack_trace", "shape", "is_float"):
+        if key in source.meta:
+            node.meta[key] = source.meta[key]
+
+
+def _unique(name: str, used: set[str]) -> str:
+    candidate, n = name, 1
+    while candidate in used:
+        n += 1
+        candidate = f"{name}_{n}"
+    used.add(candidate)
+    return candidate
+
+
+def mark_islands(sites: list[ActivationSite], behind: set[str]) -> list[ActivationSite]:
+    """Mark the sites whose values come straight from a float operator."""
+    return [replace(site, behind_island=site.name in behind) for site in sites]

@@ -1,0 +1,162 @@
+"""The quantize stage: float model and calibration images in, a program with every integer fixed out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from torch import Tensor, fx
+
+from mixport.artifacts import ActivationSite, CalibrationSet, QuantizedModel
+from mixport.errors import BadOptionError, UnsupportedModelError
+from mixport.images import normalise
+from mixport.progress import Progress, SilentProgress
+from mixport.quantize.capture import Captured, capture, export_program
+from mixport.quantize.carriers import group_params
+from mixport.quantize.float_model import FloatModel, output_classes
+from mixport.quantize.fx_graph import clean
+from mixport.quantize.insert import insert_activations, insert_weights, mark_islands
+from mixport.quantize.plan import Plan, make_plan
+from mixport.quantize.ranges import ScaleRule, activation_params
+from mixport.quantize.roles import Kind
+from mixport.quantize.statistics import Histogram, collect
+from mixport.quantspec import QuantParams, Scheme
+from mixport.targets import Target
+
+_PROGRAM, _RECORD = "program.pt2", "quantized.json"
+
+
+def quantize(
+    model: FloatModel,
+    calibration: CalibrationSet,
+    target: Target,
+    *,
+    scheme: Scheme,
+    seed: int = 0,
+    iters: int = 0,
+    workdir: Path,
+    progress: Progress | None = None,
+) -> QuantizedModel:
+    """Quantise `model` for `target`; writes program.pt2 and quantized.json into `workdir`.
+
+    Args:
+        model: float model.
+        calibration: images; statistics are streamed over them once.
+        target: what storage, zero points and shapes are allowed.
+        scheme: widths.
+        seed: unused while rounding is to nearest; part of the interface.
+        iters: reconstruction steps per unit, 0 only in this version.
+        workdir: existing folder.
+        progress: bars.
+
+    Raises:
+        UnsupportedModelError, TargetError, BadOptionError.
+    """
+    if iters:
+        raise BadOptionError(f"--iters is {iters}, allowed 0 in this version (rounding to nearest)", hint="drop --iters")
+    progress = progress or SilentProgress()
+    target.check_scheme(scheme)
+    output_classes(model)
+    captured = capture(model.module, input_shape=model.input_shape, dynamic_batch=target.graph.shapes == "dynamic-batch")
+    graph = captured.graph
+    plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits))
+    if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
+        raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
+    histograms = _statistics(model, captured, plan, calibration, progress)
+    params = choose_params(plan, histograms, target)
+    sites = insert_activations(graph, plan, params)
+    weights, raised = insert_weights(graph, plan, scheme, target)
+    clean(graph)
+    program = export_program(graph, input_shape=model.input_shape, dynamic_batch=captured.dynamic_batch)
+    torch.export.save(program, workdir / _PROGRAM)
+    record = QuantizedModel(
+        program_path=workdir / _PROGRAM,
+        scheme=scheme,
+        activations=tuple(mark_islands(sites, _behind_islands(plan))),
+        weights=tuple(weights),
+        decisions=(*model.notes, *captured.decisions, *plan.decisions, *raised),
+        input_shape=(captured.example_batch, *model.input_shape[1:]),
+        dynamic_batch=captured.dynamic_batch,
+        float_bytes=4 * sum(p.numel() for p in model.module.state_dict().values() if p.is_floating_point()),
+    )
+    (workdir / _RECORD).write_bytes(TypeAdapter(QuantizedModel).dump_json(record, indent=1))
+    return record
+
+
+def read_quantized(workdir: Path) -> QuantizedModel:
+    """Read back what `quantize` wrote; paths follow the folder."""
+    record = TypeAdapter(QuantizedModel).validate_json((workdir / _RECORD).read_bytes())
+    fields: dict[str, Any] = {**record.__dict__, "program_path": workdir / _PROGRAM}
+    return QuantizedModel(**fields)
+
+
+def choose_params(plan: Plan, histograms: dict[str, Histogram], target: Target) -> dict[str, QuantParams]:
+    """Scale, zero point and range of every site: tied carriers first, then the free ones."""
+    rule = ScaleRule(zero_point=target.activations.zero_point, power_of_two=target.scale.form == "power-of-two")
+    by_name = {site.name: site for site in plan.sites}
+    params: dict[str, QuantParams] = {}
+    for group in plan.groups:
+        params.update(group_params(group, by_name, histograms, rule=rule))
+    for site in plan.sites:
+        if site.name not in params:
+            storage = "int16" if site.bits > 8 else "uint8"
+            params[site.name] = activation_params(histograms[site.name], bits=site.bits, storage=storage, bounds=site.bounds, rule=rule)
+    return params
+
+
+def float_logits(model: FloatModel, images: NDArray[np.uint8], *, progress: Progress | None = None) -> NDArray[np.float32]:
+    """Logits of the float model, [N, classes], for uint8 [N, H, W, 3] images."""
+    progress = progress or SilentProgress()
+    results: list[NDArray[np.float32]] = []
+    with progress.track("float model", total=len(images)) as advance, torch.no_grad():
+        for batch in _batches(images, model, _batch_size(model)):
+            results.append(model.module(batch).numpy())
+            advance(len(batch))
+    return np.concatenate(results)
+
+
+def _statistics(
+    model: FloatModel, captured: Captured, plan: Plan, calibration: CalibrationSet, progress: Progress
+) -> dict[str, Histogram]:
+    images = np.load(calibration.images_path, mmap_mode="r", allow_pickle=False)[: calibration.count]
+    batch = _batch_size(model) if captured.dynamic_batch else 1
+    names = {site.tensor: site.name for site in reversed(plan.sites)}
+    observers: dict[fx.Node, Any] = {}
+    with progress.track("statistics", total=len(images)) as advance:
+        before = 0
+        for done, observers in collect(captured.graph, names, _batches(images, model, batch)):
+            advance(done - before)
+            before = done
+    per_tensor = {node: observer.result() for node, observer in observers.items()}
+    return {site.name: per_tensor[site.tensor] for site in plan.sites}
+
+
+def _batch_size(model: FloatModel) -> int:
+    pixels = model.input_shape[2] * model.input_shape[3]
+    return int(np.clip(131072 // pixels, 4, 64))
+
+
+def _batches(images: NDArray[np.uint8], model: FloatModel, size: int) -> Iterator[Tensor]:
+    for start in range(0, len(images), size):
+        yield torch.from_numpy(normalise(np.asarray(images[start : start + size]), preprocessing=model.preprocessing))
+
+
+def _behind_islands(plan: Plan) -> set[str]:
+    """Sites whose quantiser reads a float operator directly (through data movement it still counts)."""
+
+    def is_island(node: fx.Node) -> bool:
+        while plan.kinds.get(node) in {Kind.MOVE, Kind.CLAMP}:
+            node = node.args[0]  # type: ignore[assignment]
+        return plan.kinds.get(node) is Kind.FLOAT
+
+    return {site.name for site in plan.sites if site.base is None and is_island(site.source)}
+
+
+def sites_by_name(quantized: QuantizedModel) -> dict[str, ActivationSite]:
+    """Activation sites by name."""
+    return {site.name: site for site in quantized.activations}

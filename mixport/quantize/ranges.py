@@ -1,0 +1,150 @@
+"""Scales and zero points that minimise the L_p error (p = 2.4, as BRECQ and QDrop use) of weights and of activation histograms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixport.dtypes import STORAGE_RANGE, IntType, Storage
+from mixport.integer import quantise
+from mixport.quantize.statistics import Histogram
+from mixport.quantspec import QuantParams
+
+P = 2.4
+_SHRINKS = np.linspace(1.0, 0.2, 81)
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleRule:
+    """What a target allows of activation scales and zero points."""
+
+    zero_point: Literal["any", "zero"]
+    power_of_two: bool
+
+
+def activation_params(
+    histogram: Histogram, *, bits: int, storage: Storage, bounds: tuple[float, float | None] | None, rule: ScaleRule
+) -> QuantParams:
+    """Best per-tensor parameters for one free activation.
+
+    Args:
+        histogram: of the tensor, behind its absorbed clamp.
+        bits: width; codes use the lowest 2^bits values of an unsigned storage type.
+        storage: uint8 (any width up to 8) or int16 (streams: full range, symmetric).
+        bounds: of the absorbed clamp.
+        rule: of the target.
+    """
+    low, high = _span(histogram, bounds)
+    if storage == "int16":
+        scale = max(abs(low), abs(high)) / 32767
+        return _finish(scale, 0, bits, storage, None)
+    levels = 2**bits - 1
+    values, counts = histogram.fine
+    best, best_error = (max(high - low, 1e-8) / levels, 0), np.inf
+    for low_shrink in _SHRINKS if low < 0 < high else (1.0,):
+        shrinks = _SHRINKS if not low < 0 < high else [s for s in (low_shrink, 1.0, 0.9, 0.8, 0.65, 0.5) if s <= 1.0]
+        for high_shrink in shrinks:
+            scale, zero_point = _affine(low * low_shrink, high * high_shrink, levels, rule)
+            error = histogram_error(values, counts, scale=scale, zero_point=zero_point, levels=levels)
+            if error < best_error:
+                best, best_error = (scale, zero_point), error
+    return _finish(*best, bits, storage, bounds)
+
+
+def histogram_error(values: Array, counts: Array, *, scale: float, zero_point: int, levels: int) -> float:
+    """Sum of counts * |dequantised - value|^p."""
+    codes = np.clip(np.rint(values / scale), -zero_point, levels - zero_point)
+    return float((counts * np.abs(codes * scale - values) ** P).sum())
+
+
+def carrier_zero_point(histogram: Histogram, *, scale: float, levels: int, bounds: tuple[float, float | None] | None) -> tuple[int, float]:
+    """Best zero point for a given scale, and its error. Relu-like carriers take 0."""
+    low, high = _span(histogram, bounds)
+    values, counts = histogram.coarse
+    if low >= 0.0:
+        return 0, histogram_error(values, counts, scale=scale, zero_point=0, levels=levels)
+    first = int(np.clip(np.rint(-low / scale), 0, levels))
+    last = int(np.clip(levels - np.rint(high / scale), 0, levels))
+    candidates = sorted({first, last, (first + last) // 2, (levels + 1) // 2})
+    errors = [histogram_error(values, counts, scale=scale, zero_point=z, levels=levels) for z in candidates]
+    best = int(np.argmin(errors))
+    return candidates[best], errors[best]
+
+
+def finish_carrier(*, scale: float, zero_point: int, bits: int, storage: Storage, bounds: tuple[float, float | None] | None) -> QuantParams:
+    """Parameters of a carrier whose scale was chosen by its group."""
+    return _finish(scale, zero_point, bits, storage, bounds)
+
+
+def weight_scales(weight: NDArray[np.float32], *, bits: int) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+    """Per-output-channel symmetric scales that minimise the L_p error, and the codes.
+
+    8-bit weights use [-127, 127]; narrower ones their full two's complement range. A channel whose weights are all equal gets
+    the code 1 or -1 and is exact; an all-zero channel gets zeros.
+
+    Args:
+        weight: float32 [O, ...].
+        bits: 2 to 8.
+
+    Returns:
+        float32 [O] scales, int8 codes with the weight's shape.
+    """
+    kind = IntType(bits=bits, signed=True, narrow=bits == 8)
+    flat = weight.reshape(len(weight), -1).astype(np.float64)
+    widest = np.maximum(flat.max(1) / kind.qmax, flat.min(1) / kind.qmin)
+    widest = np.where(widest > 0, widest, 1.0)
+    best = widest.astype(np.float32)
+    best_error = np.full(len(flat), np.inf)
+    for shrink in np.linspace(1.0, 0.2, 81) if bits > 4 else np.linspace(1.0, 0.05, 96):
+        scale = np.maximum((widest * shrink).astype(np.float32), np.finfo(np.float32).tiny)
+        wide = scale.astype(np.float64)[:, None]
+        error = (np.abs(np.clip(np.rint(flat / wide), kind.qmin, kind.qmax) * wide - flat) ** P).sum(1)
+        better = error < best_error
+        best, best_error = np.where(better, scale, best), np.where(better, error, best_error)
+    codes = np.clip(np.rint(flat / best.astype(np.float64)[:, None]), kind.qmin, kind.qmax)
+    return best.astype(np.float32), codes.astype(np.int8).reshape(weight.shape)
+
+
+def short_mantissa(scale: float, *, bits: int = 12) -> float:
+    """Nearest float with `bits` bits of mantissa: products with codes and small integers then stay exact in float32."""
+    mantissa, exponent = np.frexp(scale)
+    return float(np.ldexp(np.rint(np.ldexp(mantissa, bits)), int(exponent) - bits))
+
+
+def _span(histogram: Histogram, bounds: tuple[float, float | None] | None) -> tuple[float, float]:
+    low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
+    if bounds is not None:
+        low = 0.0
+    if high - low < 1e-12:
+        high = low + 1e-6  # a tensor that is always zero still needs a positive scale
+    return low, high
+
+
+def _affine(low: float, high: float, levels: int, rule: ScaleRule) -> tuple[float, int]:
+    if rule.zero_point == "zero" and low < 0.0:
+        half = (levels + 1) // 2
+        scale = max(-low / half, high / (levels - half))
+        zero_point = half
+    else:
+        scale = (high - low) / levels
+        zero_point = int(np.clip(np.rint(-low / scale), 0, levels))
+    if rule.power_of_two:
+        scale = float(2.0 ** np.ceil(np.log2(scale)))
+        zero_point = zero_point if rule.zero_point == "zero" else int(np.clip(np.rint(-low / scale), 0, levels))
+    return float(np.float32(scale)), zero_point
+
+
+def _finish(scale: float, zero_point: int, bits: int, storage: Storage, bounds: tuple[float, float | None] | None) -> QuantParams:
+    scale = float(np.float32(scale))
+    low, high = STORAGE_RANGE[storage] if storage == "int16" else (0, 2**bits - 1)
+    if bounds is not None:
+        low = max(low, zero_point)
+        if bounds[1] is not None:
+            top = int(quantise(bounds[1], scale=scale, zero_point=zero_point, qmin=low, qmax=high))
+            high = max(top, low + 1)
+    return QuantParams(scale=scale, zero_point=zero_point, qmin=low, qmax=high, storage=storage)

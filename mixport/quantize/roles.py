@@ -1,0 +1,176 @@
+"""What each node of the float graph is to quantisation: the one table that says which operators carry codes, and how."""
+
+from __future__ import annotations
+
+import operator
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import fx
+
+from mixport.quantize.fx_graph import aten, constant, only_user, shape_of
+
+
+class Kind(Enum):
+    """Role of a node.
+
+    INPUT: the image. LAYER: convolution or linear layer with constant weights. PRODUCT: matrix product of two activations.
+    ADD, MULTIPLY: two activations meet. POOL: global average. CONCAT: activations side by side, same scale. MOVE: data
+    movement, codes stay codes. CLAMP: Relu-like, absorbed by the quantiser that follows. UNARY: function of one value, a table.
+    FLOAT: stays float. CONSTANT: depends on no activation.
+    """
+
+    INPUT = "input"
+    LAYER = "layer"
+    PRODUCT = "product"
+    ADD = "add"
+    MULTIPLY = "multiply"
+    POOL = "pool"
+    CONCAT = "concat"
+    MOVE = "move"
+    CLAMP = "clamp"
+    UNARY = "unary"
+    FLOAT = "float"
+    CONSTANT = "constant"
+
+
+_MOVES = {
+    aten.reshape.default,
+    aten.permute.default,
+    aten.transpose.int,
+    aten.t.default,
+    aten.flatten.using_ints,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.expand.default,
+    aten.repeat.default,
+    aten.unbind.int,
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+    aten.chunk.default,
+    aten.narrow.default,
+    aten.roll.default,
+    aten.pixel_shuffle.default,
+    aten.pixel_unshuffle.default,
+    aten.max_pool2d.default,
+    operator.getitem,
+}
+
+CODE_MOVES = frozenset({*_MOVES, aten.constant_pad_nd.default})
+"""Operators through which codes pass unchanged (a pad by real 0 adds the zero point)."""
+
+_LAYERS = {aten.conv1d.default, aten.conv2d.default, aten.linear.default}
+_PRODUCTS = {aten.matmul.default, aten.bmm.default}
+_UNARY = {
+    aten.silu.default,
+    aten.gelu.default,
+    aten.sigmoid.default,
+    aten.hardsigmoid.default,
+    aten.hardswish.default,
+    aten.tanh.default,
+    aten.leaky_relu.default,
+    aten.elu.default,
+    aten.mish.default,
+    aten.softplus.default,
+    aten.relu.default,
+    aten.hardtanh.default,
+    aten.clamp.default,
+    aten.clamp_min.default,
+    aten.relu6.default,
+    aten.exp.default,
+    aten.abs.default,
+    aten.neg.default,
+    aten.pow.Tensor_Scalar,
+    aten.sqrt.default,
+    aten.square.default,
+    aten.add.Tensor,
+    aten.add.Scalar,
+    aten.sub.Tensor,
+    aten.sub.Scalar,
+    aten.mul.Tensor,
+    aten.mul.Scalar,
+    aten.div.Tensor,
+    aten.div.Scalar,
+}
+_CONCATS = {aten.cat.default, aten.concat.default}
+
+
+def classify(graph: fx.GraphModule) -> dict[fx.Node, Kind]:
+    """Kind of every tensor-valued node, in graph order."""
+    kinds: dict[fx.Node, Kind] = {}
+    for node in graph.graph.nodes:
+        kinds[node] = _kind(graph, node, kinds)
+    return kinds
+
+
+def clamp_bounds(node: fx.Node) -> tuple[float, float | None] | None:
+    """(0, upper) of a Relu-like node, upper None when unbounded; None for any other node."""
+    if node.target is aten.relu.default:
+        return 0.0, None
+    if node.target is aten.relu6.default:
+        return 0.0, 6.0
+    if node.target in {aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default}:
+        low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min")
+        high = node.args[2] if len(node.args) > 2 else node.kwargs.get("max")
+        numeric = isinstance(low, (int, float)) and (high is None or isinstance(high, (int, float)))
+        if numeric and float(low) == 0.0 and (high is None or float(high) > 0.0):
+            return 0.0, None if high is None else float(high)
+    return None
+
+
+def _kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind]) -> Kind:
+    if node.op == "placeholder":
+        return Kind.INPUT
+    if node.op == "get_attr":
+        return Kind.CONSTANT
+    if node.op != "call_function":
+        return Kind.FLOAT
+    dynamic = [source for source in node.all_input_nodes if kinds[source] is not Kind.CONSTANT and _is_tensor(source)]
+    if not dynamic:
+        return Kind.CONSTANT
+    if not node.meta.get("is_float", False) and node.target not in {aten.unbind.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default}:
+        return Kind.FLOAT
+    return _tensor_kind(graph, node, kinds, dynamic)
+
+
+def _tensor_kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind], dynamic: list[fx.Node]) -> Kind:
+    tensors = [source for source in node.all_input_nodes if _is_tensor(source)]
+    if node.target in _LAYERS:
+        flat = node.target is not aten.linear.default or len(shape_of(node.args[0])) == 2
+        constants = all(constant(graph, a) is not None for a in node.args[1:3] if a is not None)
+        return Kind.LAYER if flat and constants else Kind.FLOAT
+    if node.target in _PRODUCTS:
+        return Kind.PRODUCT if len(node.args) == 2 and all(isinstance(a, fx.Node) and a in dynamic for a in node.args) else Kind.FLOAT
+    if node.target is torch.ops.mixport.global_average_pool.default:
+        return Kind.POOL
+    if node.target in _CONCATS:
+        return Kind.CONCAT if all(source in dynamic for source in node.args[0]) else Kind.FLOAT
+    if node.target is aten.add.Tensor and len(dynamic) == 2 and not node.kwargs:
+        return Kind.ADD
+    if node.target is aten.mul.Tensor and len(dynamic) == 2:
+        return Kind.MULTIPLY
+    if node.target in _MOVES:
+        return Kind.MOVE
+    if node.target is aten.constant_pad_nd.default:
+        value = node.args[2] if len(node.args) > 2 else 0
+        return Kind.MOVE if value == 0 else Kind.FLOAT
+    if node.target in _UNARY and len(tensors) == 1 and tensors[0] is node.args[0]:
+        behind_table = kinds[tensors[0]] is Kind.UNARY and only_user(tensors[0]) is node
+        return Kind.CLAMP if clamp_bounds(node) is not None and not behind_table else Kind.UNARY
+    return Kind.FLOAT
+
+
+def _is_tensor(node: Any) -> bool:
+    return isinstance(node, fx.Node) and (node.op in {"placeholder", "get_attr"} or bool(shape_of(node)) or "is_float" in node.meta) and not _is_symbol(node)
+
+
+def _is_symbol(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    if value is not None:
+        return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
+    return node.op == "call_function" and not node.meta.get("is_float", False) and shape_of(node) == () and node.target is not operator.getitem

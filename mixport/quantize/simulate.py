@@ -1,0 +1,184 @@
+"""Hardware-exact simulation: the fake-quantised torch program run on integers, so that its codes equal the runtime's.
+
+Convolutions, linear layers and products sum integer values, exactly: in float32 while every reachable sum stays below 2^24,
+in float64 above. Their result stays an integer until a quantiser reads it, and is requantised there in float32 as
+mixport.integer.requantise does. Between quantisers, elementwise float operators are IEEE and need no special care.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+import mixport.torch_ops  # noqa: F401  (registers the operators of the program)
+from mixport.artifacts import QuantizedModel
+from mixport.quantize.fx_graph import aten
+from mixport.quantize.insert import code_params
+from mixport.quantspec import QuantParams
+
+_OPS = torch.ops.mixport
+_DTYPES = {"uint8": np.uint8, "int16": np.int16, "int8": np.int8}
+_LAYERS = {aten.conv1d.default, aten.conv2d.default, aten.linear.default}
+_PRODUCTS = {aten.matmul.default, aten.bmm.default}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sum:
+    """Integer sums that no quantiser has read yet.
+
+    Attributes:
+        acc: integer-valued float tensor.
+        scale: float32 real value of 1, broadcastable to acc; what a float reader multiplies by.
+        multiplier: float32 factor for an output scale.
+        zero_point_first: the zero point is added before rounding (QLinearMul).
+    """
+
+    acc: Tensor
+    scale: Tensor
+    multiplier: Callable[[Tensor], Tensor]
+    zero_point_first: bool = False
+
+    def real(self) -> Tensor:
+        return self.acc.to(torch.float32) * self.scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Weight:
+    codes: Tensor
+    scale: Tensor
+
+
+class ExactProgram(fx.Interpreter):
+    """Interprets the fake-quantised graph on integers and keeps every site's codes."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.params = {node: code_params(node) for node in graph.graph.nodes if node.op == "call_function"}
+        self.codes: dict[str, NDArray[Any]] = {}
+        self.overrides: Mapping[str, NDArray[Any]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op != "call_function":
+            return super().run_node(n)
+        with self._set_current_node(n):
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+        if n.target is _OPS.dequantize_weight.default:
+            return _Weight(codes=args[0], scale=args[1])
+        if n.target is _OPS.quantize_dequantize.default:
+            return self._quantise(*args)
+        if n.target in _LAYERS and isinstance(args[1], _Weight):
+            return self._layer(n, args)
+        if n.target in _PRODUCTS and self._coded(n):
+            return self._product(n, args)
+        if n.target is _OPS.global_average_pool.default and self._coded(n):
+            return self._average(n, args)
+        if n.target is aten.mul.Tensor and self._coded(n) and len(n.all_input_nodes) == 2:
+            return self._multiply(n, args)
+        args, kwargs = fx.node.map_aggregate((args, kwargs), lambda v: v.real() if isinstance(v, _Sum) else v)
+        value = n.target(*args, **kwargs)
+        if n.target is _OPS.lookup.default:
+            value = self._record(str(args[2]), value, scale=args[5], zero_point=args[6], dtype=np.uint8)
+        return value
+
+    def _coded(self, n: fx.Node) -> bool:
+        return all(self.params.get(source) is not None for source in n.args[:2] if isinstance(source, fx.Node))
+
+    def _centred(self, node: fx.Node, value: Any) -> tuple[Tensor, QuantParams]:
+        params = self.params[node]
+        assert params is not None
+        real = value.real() if isinstance(value, _Sum) else value
+        return torch.round(real / _float32(params.scale)), params
+
+    def _layer(self, n: fx.Node, args: tuple[Any, ...]) -> _Sum:
+        x, params = self._centred(n.args[0], args[0])  # type: ignore[arg-type]
+        weight, bias = args[1], args[2] if len(args) > 2 else None
+        dtype = self._sum_dtype(weight.codes, bias.codes if bias is not None else None, params)
+        rest = args[3:]
+        acc = n.target(x.to(dtype), weight.codes.to(dtype), bias.codes.to(dtype) if bias is not None else None, *rest)
+        channels = (1, -1) + (1,) * (acc.dim() - 2)
+        scale = (_float32(params.scale) * weight.scale).view(channels)
+        return _Sum(acc=acc, scale=scale, multiplier=lambda y: scale / y)
+
+    @staticmethod
+    def _sum_dtype(codes: Tensor, bias: Tensor | None, params: QuantParams) -> torch.dtype:
+        largest = max(abs(params.qmin - params.zero_point), abs(params.qmax - params.zero_point))
+        bound = codes.abs().to(torch.int64).flatten(1).sum(1) * largest
+        if bias is not None:
+            bound = bound + bias.abs().to(torch.int64)
+        return torch.float32 if int(bound.max()) < 1 << 24 else torch.float64
+
+    def _product(self, n: fx.Node, args: tuple[Any, ...]) -> _Sum:
+        a, a_params = self._centred(n.args[0], args[0])  # type: ignore[arg-type]
+        b, b_params = self._centred(n.args[1], args[1])  # type: ignore[arg-type]
+        acc = n.target(a.double(), b.double())
+        scale = _float32(a_params.scale) * _float32(b_params.scale)
+        return _Sum(acc=acc, scale=scale, multiplier=lambda y: scale / y)
+
+    def _average(self, n: fx.Node, args: tuple[Any, ...]) -> _Sum:
+        x, params = self._centred(n.args[0], args[0])  # type: ignore[arg-type]
+        count = _float32(float(x.shape[-1] * x.shape[-2]))
+        x_scale = _float32(params.scale)
+        acc = x.double().sum((-2, -1), keepdim=True)
+        return _Sum(acc=acc, scale=x_scale / count, multiplier=lambda y: x_scale / (y * count))
+
+    def _multiply(self, n: fx.Node, args: tuple[Any, ...]) -> _Sum:
+        a, a_params = self._centred(n.args[0], args[0])  # type: ignore[arg-type]
+        b, b_params = self._centred(n.args[1], args[1])  # type: ignore[arg-type]
+        scale = _float32(a_params.scale) * _float32(b_params.scale)
+        return _Sum(acc=a * b, scale=scale, multiplier=lambda y: scale / y, zero_point_first=True)
+
+    def _quantise(self, x: Any, site: str, scale: float, zero_point: int, qmin: int, qmax: int, storage: str) -> Tensor:
+        step = _float32(scale)
+        if isinstance(x, _Sum):
+            real_codes = x.acc.to(torch.float32) * x.multiplier(step)
+            first = float(zero_point) if x.zero_point_first else 0.0
+            rounded = torch.round(real_codes + first) + (zero_point - first)
+        else:
+            rounded = torch.round(x / step) + zero_point
+        centred = torch.clamp(rounded, qmin, qmax) - zero_point
+        return self._record(site, centred * step, scale=scale, zero_point=zero_point, dtype=_DTYPES[storage])
+
+    def _record(self, site: str, value: Tensor, *, scale: float, zero_point: int, dtype: Any) -> Tensor:
+        override = self.overrides.get(site)
+        if override is not None:
+            value = (torch.from_numpy(override.astype(np.float32)) - zero_point) * _float32(scale)
+        self.codes[site] = (torch.round(value / _float32(scale)) + zero_point).numpy().astype(dtype)
+        return value
+
+
+class ProgramSimulation:
+    """artifacts.Simulation on a saved program."""
+
+    def __init__(self, graph: fx.GraphModule, *, batch: int | None) -> None:
+        self.graph, self.batch = graph, batch
+
+    def codes(self, images: NDArray[np.float32], *, overrides: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Codes of every site and the float `output`; see artifacts.Simulation."""
+        step = self.batch or len(images)
+        parts: list[dict[str, NDArray[Any]]] = []
+        for start in range(0, len(images), step):
+            program = ExactProgram(self.graph)
+            program.overrides = {name: codes[start : start + step] for name, codes in overrides.items()}
+            with torch.no_grad():
+                output = program.run(torch.from_numpy(np.ascontiguousarray(images[start : start + step])))
+            result = output[0] if isinstance(output, (tuple, list)) else output
+            real = result.real() if isinstance(result, _Sum) else result
+            parts.append({**program.codes, "output": real.numpy()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def open_simulation(quantized: QuantizedModel) -> ProgramSimulation:
+    """Load the program of a quantised model for hardware-exact simulation."""
+    graph = torch.export.load(quantized.program_path).module(check_guards=False)
+    assert isinstance(graph, fx.GraphModule)
+    return ProgramSimulation(graph, batch=None if quantized.dynamic_batch else 1)
+
+
+def _float32(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32)

@@ -1,0 +1,80 @@
+"""Read a state dict from a file of unknown origin: safetensors, or a .pth through torch's weights-only unpickler."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mixport.errors import BadInputError
+
+_HINT = "give a .safetensors state dict of the same architecture: --weights FILE.safetensors"
+
+#: Counters that training keeps and inference never reads; a checkpoint may lack them.
+_OPTIONAL_SUFFIX = "num_batches_tracked"
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read `path` without running any code from it.
+
+    Raises:
+        BadInputError: missing, truncated, not a flat dict of tensors, or a pickle that would run code.
+    """
+    if not path.is_file():
+        raise BadInputError(f"weights file {path} does not exist", hint=_HINT)
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise BadInputError(f"weights file {path} is damaged or not safetensors: {error}", hint=_HINT) from error
+    if path.suffix not in {".pth", ".pt", ".bin"}:
+        raise BadInputError(f"weights file {path}: suffix {path.suffix!r}, allowed .safetensors .pth .pt .bin", hint=_HINT)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInputError(f"weights file {path} was refused: it is damaged, or it would run code when read ({reason})", hint=_HINT) from error
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
+        raise BadInputError(f"weights file {path} holds no flat state dict of tensors", hint=_HINT)
+    return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
+
+
+def load_into(model: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
+    """Copy `state` into `model`; names and shapes must match, values must be finite.
+
+    Raises:
+        BadInputError: names what differs.
+    """
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in state and not name.endswith(_OPTIONAL_SUFFIX)]
+    unexpected = [name for name in state if name not in expected]
+    if missing or unexpected:
+        raise BadInputError(
+            f"weights {source} do not match the model: {len(missing)} missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}",
+            hint="check the architecture and its options (--model-arg KEY=VALUE)",
+        )
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise BadInputError(
+                f"weights {source}: {name} has shape {tuple(tensor.shape)}, the model expects {tuple(expected[name].shape)}",
+                hint="check the architecture and its options (--model-arg num_classes=... for another head)",
+            )
+    model.load_state_dict({name: state.get(name, value) for name, value in expected.items()})
+    check_finite(model, source=source)
+
+
+def check_finite(model: nn.Module, *, source: str) -> None:
+    """Raise BadInputError where a parameter or buffer holds NaN or infinity, naming it."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise BadInputError(
+                f"weights {source}: {name} holds {count} values that are NaN or infinite, of {tensor.numel()}",
+                hint="the checkpoint is damaged or training diverged; export it again",
+            )

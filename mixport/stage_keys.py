@@ -1,0 +1,67 @@
+"""What each cached stage result depends on: the keys under which the store keeps it."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mixport.artifacts import CalibrationSet
+from mixport.fingerprint import sha256_file, sha256_json
+from mixport.options import BuildOptions
+from mixport.quantspec import Scheme
+from mixport.targets import Target
+
+if TYPE_CHECKING:
+    from mixport.quantize import FloatModel
+
+_QUANTIZE_PACKAGES = ("torch", "timm", "numpy")
+_LOWER_PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript")
+
+
+def model_key(model: FloatModel) -> str:
+    """SHA-256 of the float model: its values, its structure, and the code of its modules.
+
+    Equal weights are not enough: two architectures can share a state dict and differ in padding or in `forward`.
+    """
+    module: Any = model.module
+    files = {getattr(sys.modules.get(type(child).__module__), "__file__", None) for child in module.modules()}
+    code = sorted(sha256_file(Path(file)) for file in files if file is not None and Path(file).is_file())
+    return sha256_json([model.source, model.sha256, repr(module), code, model.preprocessing, model.input_shape])
+
+
+def quantized_key(*, model: str, calibration: CalibrationSet, target: Target, scheme: Scheme, options: BuildOptions) -> str:
+    """SHA-256 of everything that decides the integers."""
+    return sha256_json(
+        {
+            "model": model,
+            "calibration": calibration.content_sha256,
+            "target": target.sha256,
+            "scheme": scheme,
+            "iters": options.resolve_iters(),
+            "seed": options.seed,
+            "code": code_sha256(),
+            "packages": _versions(_QUANTIZE_PACKAGES),
+        }
+    )
+
+
+def lowered_key(*, quantized: str, target: Target) -> str:
+    """SHA-256 of everything that decides the bytes of the ONNX file."""
+    return sha256_json({"quantized": quantized, "target": target.sha256, "code": code_sha256(), "packages": _versions(_LOWER_PACKAGES)})
+
+
+def float_logits_key(*, model: str, images_sha256: str) -> str:
+    """SHA-256 of everything that decides the float model's outputs on some images."""
+    return sha256_json({"model": model, "images": images_sha256, "packages": _versions(("torch", "numpy"))})
+
+
+def code_sha256() -> str:
+    """SHA-256 of mixport's own code: a checkout that was edited never takes results of the code before the edit."""
+    folder = Path(__file__).parent
+    return sha256_json({path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*.py"))})
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    return {name: metadata.version(name) for name in packages}

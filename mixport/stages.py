@@ -1,0 +1,145 @@
+"""The stages of a build, each taken from the store where it was done before, and timed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixport import lower as lowering
+from mixport import quantize as quantizing
+from mixport.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
+from mixport.errors import StoreError
+from mixport.fingerprint import sha256_arrays
+from mixport.options import BuildOptions
+from mixport.progress import Progress
+from mixport.quantize import FloatModel
+from mixport.quantspec import Scheme
+from mixport.stage_keys import float_logits_key, lowered_key, quantized_key
+from mixport.store import Store
+from mixport.targets import Target
+
+_LOGITS_FILE = "logits.npy"
+
+
+class StageLog:
+    """Wall time of each stage, in the order they ran, and a note when one is done.
+
+    Attributes:
+        seconds: by stage.
+    """
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self.seconds: dict[str, float] = {}
+        self._note = note
+        self._reused: set[str] = set()
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Generator[None]:
+        """Time what happens inside."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+        self._note(f"{name}: {self.seconds[name]:.1f} s{' (from the cache)' if name in self._reused else ''}")
+
+    def reuse(self, name: str) -> None:
+        """Say that a stage's result came from the cache."""
+        self._reused.add(name)
+
+    def copy(self) -> StageLog:
+        """A log that starts with the stages of this one, for one of several targets."""
+        log = StageLog(self._note)
+        log.seconds.update(self.seconds)
+        return log
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """What every stage needs besides its inputs.
+
+    Attributes:
+        options: of the build.
+        store: where results are kept.
+        progress: shows bars.
+        log: times stages.
+    """
+
+    options: BuildOptions
+    store: Store
+    progress: Progress
+    log: StageLog
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """A quantised model and the key that its integers depend on."""
+
+    model: QuantizedModel
+    key: str
+
+
+def quantize(
+    shop: Workshop, model: FloatModel, calibration: CalibrationSet, target: Target, *, scheme: Scheme, model_key: str
+) -> Quantized:
+    """Fix every integer, or take them from the store."""
+    options = shop.options
+    key = quantized_key(model=model_key, calibration=calibration, target=target, scheme=scheme, options=options)
+
+    def make(workdir: Path) -> None:
+        quantizing.quantize(
+            model,
+            calibration,
+            target,
+            scheme=scheme,
+            seed=options.seed,
+            iters=options.resolve_iters(),
+            workdir=workdir,
+            progress=shop.progress,
+        )
+
+    with shop.log.stage("quantize"):
+        folder = _stored(shop, "quantized", key, make, stage="quantize")
+        return Quantized(model=quantizing.read_quantized(folder), key=key)
+
+
+def lower(shop: Workshop, quantized: Quantized, target: Target) -> LoweredGraph:
+    """Write the ONNX file, or take it from the store."""
+    key = lowered_key(quantized=quantized.key, target=target)
+
+    def make(workdir: Path) -> None:
+        lowering.lower(quantized.model, target, workdir=workdir)
+
+    with shop.log.stage("lower"):
+        return lowering.read_lowered(_stored(shop, "lowered", key, make, stage="lower"))
+
+
+def float_logits(shop: Workshop, model: FloatModel, images: NDArray[np.uint8], *, model_key: str) -> NDArray[np.float32]:
+    """The float model's outputs, float32 [N, classes], for uint8 [N, H, W, 3] images; from the store where they were computed before."""
+    key = float_logits_key(model=model_key, images_sha256=sha256_arrays({"images": images}))
+
+    def make(workdir: Path) -> None:
+        np.save(workdir / _LOGITS_FILE, quantizing.float_logits(model, images, progress=shop.progress))
+
+    with shop.log.stage("float model"):
+        folder = _stored(shop, "float-logits", key, make, stage="float model")
+        return np.load(folder / _LOGITS_FILE, allow_pickle=False)
+
+
+def _stored(shop: Workshop, kind: str, key: str, make: Callable[[Path], None], *, stage: str) -> Path:
+    found = shop.store.get(kind, key)
+    if found is not None:
+        shop.log.reuse(stage)
+        return found
+    with shop.store.create(kind, key) as workdir:
+        make(workdir)
+    made = shop.store.get(kind, key)
+    if made is None:
+        raise StoreError(
+            f"cache entry {kind}/{key} cannot be read back", hint="check the disk, or choose another --cache DIR"
+        )
+    return made

@@ -1,0 +1,114 @@
+"""What a node outside the fused operators is to the plan: movement, IEEE arithmetic, shape arithmetic, table, or float island."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from mixport.validate.fusion import PROPAGATES, Surroundings
+from mixport.validate.graph import Node
+from mixport.validate.kernels_elementwise import CAST_TYPES, COMPARISONS, ELEMENTWISE, SOURCES
+from mixport.validate.kernels_movement import JOINS, MOVES
+from mixport.validate.values import CODE_TYPES, TensorInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classified:
+    """How a node is executed, what is known of its outputs, and why it is an island."""
+
+    how: Literal["move", "join", "elementwise", "source", "shape", "island"]
+    info: TensorInfo
+    reason: str = ""
+    site: bool = False
+
+
+_UNKNOWN = TensorInfo(kind="unknown")
+_INDEX = TensorInfo(kind="index")
+_FLOAT = TensorInfo(kind="float")
+
+
+def classify(node: Node, around: Surroundings) -> Classified:
+    """Classify by operator and by the kinds of the inputs."""
+    infos = [around.tensors[name] for name in node.inputs if name]
+    if node.op in ("Shape", "Size"):
+        return Classified(how="shape", info=_INDEX)
+    if node.op in SOURCES:
+        kind = _FLOAT if np.asarray(node.attributes.get("value", np.zeros(1, np.float32))).dtype.kind == "f" else _INDEX
+        return Classified(how="source", info=kind if node.op == "ConstantOfShape" else infos[0])
+    if node.op == "Gather" and _is_table(infos):
+        table = infos[0]
+        return Classified(how="move", info=replace(table, kind="codes", constant=False), site=True)
+    if node.op in MOVES:
+        return _move(node, infos)
+    if node.op in JOINS:
+        return _join(node, infos)
+    if node.op in ELEMENTWISE:
+        return _elementwise(node, infos, around)
+    return Classified(how="island", info=_UNKNOWN, reason=f"{node.op} is not bit-portable, or not known to the interpreter")
+
+
+def _is_table(infos: Sequence[TensorInfo]) -> bool:
+    return infos[0].constant and infos[0].dtype in CODE_TYPES and not infos[1].constant
+
+
+def _move(node: Node, infos: Sequence[TensorInfo]) -> Classified:
+    info = replace(infos[0], constant=False)
+    if info.kind == "dequantised":
+        kept = node.op in PROPAGATES and info.quantisation is not None and info.quantisation.per_tensor
+        info = info if kept else _FLOAT
+    if any(i.kind == "unknown" for i in infos):
+        info = _UNKNOWN
+    return Classified(how="move", info=info)
+
+
+def _join(node: Node, infos: Sequence[TensorInfo]) -> Classified:
+    # Pad's second and fourth inputs are sizes; its third is the filling value, zero by default.
+    tensors = infos if node.op == "Concat" else infos[:1]
+    kinds = {info.kind for info in tensors}
+    if "unknown" in kinds:
+        return Classified(how="join", info=_UNKNOWN)
+    if "codes" not in kinds:
+        return Classified(how="join", info=_INDEX if kinds == {"index"} else _FLOAT)
+    fillers = infos[2:3] if node.op == "Pad" else ()
+    lows = [i.low for i in (*tensors, *fillers)] + ([0] if node.op == "Pad" and not fillers else [])
+    highs = [i.high for i in (*tensors, *fillers)] + ([0] if node.op == "Pad" and not fillers else [])
+    dtype = next(i.dtype for i in tensors if i.kind == "codes")
+    return Classified(how="join", info=TensorInfo(kind="codes", low=min(lows), high=max(highs), dtype=dtype))
+
+
+def _elementwise(node: Node, infos: Sequence[TensorInfo], around: Surroundings) -> Classified:
+    kinds = {info.kind for info in infos}
+    if "unknown" in kinds:
+        return Classified(how="elementwise", info=_UNKNOWN)
+    if node.op in COMPARISONS:
+        return Classified(how="elementwise", info=_INDEX)
+    if node.op == "Cast":
+        return _cast(node, infos[0])
+    if "codes" in kinds:
+        if node.op == "Clip":
+            return _clip_codes(node, infos[0], around)
+        return Classified(how="island", info=_UNKNOWN, reason=f"{node.op} on codes is not part of the lowered forms")
+    if any(i.kind == "float" and i.dtype is not None and i.dtype != np.float32 for i in infos):
+        return Classified(how="island", info=_UNKNOWN, reason=f"{node.op} on floats other than float32")
+    data = infos[1:] if node.op == "Where" else infos
+    floats = any(i.kind in ("float", "dequantised") for i in data)
+    return Classified(how="elementwise", info=_FLOAT if floats else _INDEX)
+
+
+def _cast(node: Node, info: TensorInfo) -> Classified:
+    to = CAST_TYPES.get(node.attributes["to"])
+    if to is None:
+        return Classified(how="island", info=_UNKNOWN, reason=f"Cast to ONNX type {node.attributes['to']}")
+    if to == "float32":
+        return Classified(how="elementwise", info=_FLOAT)
+    return Classified(how="elementwise", info=TensorInfo(kind="index", low=info.low, high=info.high, dtype=np.dtype(to)))
+
+
+def _clip_codes(node: Node, info: TensorInfo, around: Surroundings) -> Classified:
+    bounds = [around.constant(name) if name else None for name in (node.input(1), node.input(2))]
+    low = info.low if bounds[0] is None else max(info.low, int(bounds[0].item()))
+    high = info.high if bounds[1] is None else min(info.high, int(bounds[1].item()))
+    return Classified(how="elementwise", info=replace(info, low=low, high=high))

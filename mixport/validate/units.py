@@ -1,0 +1,191 @@
+"""Fused units: the parts of a file that run as one integer operator, with the integers they run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixport.validate.graph import Node
+from mixport.validate.values import Dequantised, Saturation, TensorInfo
+
+if TYPE_CHECKING:
+    from mixport.validate.plan import Plan, Step
+
+UnitKind = Literal["conv", "gemm", "matmul", "add", "multiply", "average", "requantise", "table"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeInput:
+    """One code tensor that a unit reads.
+
+    Attributes:
+        name: of the code tensor.
+        low: smallest code that can occur.
+        high: largest code that can occur.
+        dtype: of the codes.
+        scale: of the DequantizeLinear; 1 for a table.
+        zero_point: of the DequantizeLinear; 0 for a table.
+    """
+
+    name: str
+    low: int
+    high: int
+    dtype: np.dtype[Any]
+    scale: np.float32
+    zero_point: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedUnit:
+    """One integer operator of the file.
+
+    Attributes:
+        kind: what it computes.
+        node: the compute node; QuantizeLinear for requantise, Gather for a table.
+        inputs: code tensors that change with the model's input, in order.
+        weight: centred integers, output channels first: [O, I / groups, ...] or [N, K]; None without a constant weight.
+        weight_scale: float32 [O] or one value.
+        bias: int64 [O].
+        saturation: output quantiser before the Clip; None where it gives floats.
+        low: smallest output code, after the Clip.
+        high: largest output code, after the Clip.
+        output: name of the tensor that it gives: a site, or floats.
+        nodes: in graph order, without those that compute constants.
+        uncut: why the unit cannot be cut out as a model of its own, empty where it can.
+    """
+
+    kind: UnitKind
+    node: Node
+    inputs: tuple[CodeInput, ...]
+    weight: NDArray[np.int64] | None
+    weight_scale: NDArray[np.float32] | None
+    bias: NDArray[np.int64] | None
+    saturation: Saturation | None
+    low: int
+    high: int
+    output: str
+    nodes: tuple[Node, ...]
+    uncut: str = ""
+
+
+def fused_units(plan: Plan) -> tuple[FusedUnit, ...]:
+    """All units of a plan, in graph order."""
+    return tuple(_units(plan))
+
+
+def _units(plan: Plan) -> Iterator[FusedUnit]:
+    sites = {site.name: site for site in plan.sites}
+    for step in plan.steps:
+        node = step.node
+        if step.how == "fused":
+            yield _fused(plan, step)
+        elif step.how == "quantise" and plan.tensors[node.input(0)].kind == "dequantised":
+            yield _unit(plan, step, kind="requantise", data=(node.input(0),), chain=(node,))
+        elif step.how == "move" and node.op == "Gather" and node.outputs[0] in sites:
+            yield _table(plan, node)
+
+
+def _fused(plan: Plan, step: Step) -> FusedUnit:
+    node = step.node
+    data = node.inputs if step.kernel in ("add", "multiply", "matmul") else node.inputs[:1]
+    kind: UnitKind = step.kernel  # type: ignore[assignment]
+    return _unit(plan, step, kind=kind, data=data, chain=(node, *step.absorbed))
+
+
+def _unit(plan: Plan, step: Step, *, kind: UnitKind, data: tuple[str, ...], chain: tuple[Node, ...]) -> FusedUnit:
+    uncut, inputs, before = "", list[CodeInput](), list[Node]()
+    for name in data:
+        if plan.tensors[name].constant:
+            continue
+        source = plan.graph.producer[name]
+        if source.op != "DequantizeLinear":
+            uncut = f"{source.op} {source.name} stands between DequantizeLinear and {step.node.op}"
+            inputs.append(_code_input(name, plan.tensors[name]))
+            continue
+        before += [source] if source not in before else []
+        inputs.append(_code_input(source.input(0), plan.tensors[name]))
+    nodes, output = _with_clip(plan, chain) if step.saturation is not None else (chain, step.node.outputs[0])
+    if any(node.op not in ("Relu", "QuantizeLinear", "Clip") for node in nodes[1:]):
+        uncut = f"{nodes[1].op} {nodes[1].name} stands between {step.node.op} and QuantizeLinear"
+    weight, scale, bias = _integers(plan, step.node)
+    if kind in ("add", "multiply") and len(inputs) < 2:
+        uncut = "one input is constant"
+    info = plan.tensors[output]
+    return FusedUnit(
+        kind=kind,
+        node=step.node,
+        inputs=tuple(inputs),
+        weight=weight,
+        weight_scale=scale,
+        bias=bias,
+        saturation=step.saturation,
+        low=info.low,
+        high=info.high,
+        output=output,
+        nodes=(*before, *nodes),
+        uncut=uncut,
+    )
+
+
+def _table(plan: Plan, node: Node) -> FusedUnit:
+    source = plan.graph.producer.get(node.input(1))
+    info = plan.tensors[source.input(0) if source is not None and source.op == "Cast" else node.input(1)]
+    direct = source is not None and source.op == "Cast" and info.kind == "codes"
+    output = plan.tensors[node.outputs[0]]
+    inputs = (_code_input(source.input(0), info),) if direct and source is not None else ()
+    return FusedUnit(
+        kind="table",
+        node=node,
+        inputs=inputs,
+        weight=None,
+        weight_scale=None,
+        bias=None,
+        saturation=None,
+        low=output.low,
+        high=output.high,
+        output=node.outputs[0],
+        nodes=(source, node) if direct and source is not None else (node,),
+        uncut="" if direct else "its index is not the Cast of a code tensor",
+    )
+
+
+def _with_clip(plan: Plan, chain: tuple[Node, ...]) -> tuple[tuple[Node, ...], str]:
+    codes = chain[-1].outputs[0]
+    readers = plan.graph.consumers.get(codes, ())
+    if len(readers) == 1 and readers[0].op == "Clip" and not plan.graph.is_output(codes):
+        return (*chain, readers[0]), readers[0].outputs[0]
+    return chain, codes
+
+
+def _code_input(name: str, info: TensorInfo) -> CodeInput:
+    assert info.dtype is not None
+    quantisation = info.quantisation
+    return CodeInput(
+        name=name,
+        low=info.low,
+        high=info.high,
+        dtype=info.dtype,
+        scale=np.float32(1) if quantisation is None else quantisation.one_scale,
+        zero_point=0 if quantisation is None else quantisation.one_zero_point,
+    )
+
+
+Integers = tuple[NDArray[np.int64] | None, NDArray[np.float32] | None, NDArray[np.int64] | None]
+
+
+def _integers(plan: Plan, node: Node) -> Integers:
+    value = plan.constants.get(node.input(1)) if node.op in ("Conv", "Gemm", "MatMul") else None
+    if not isinstance(value, Dequantised):
+        return None, None, None
+    zero_point = value.quantisation.zero_point
+    codes: NDArray[np.int64] = value.codes.astype(np.int64)
+    if zero_point.size == 1:
+        codes = codes - zero_point.reshape(-1)[0]
+    bias = plan.constants.get(node.input(2))
+    if node.op == "MatMul" or (node.op == "Gemm" and not node.attributes.get("transB", 0)):
+        codes = np.moveaxis(codes, -1, 0)
+    return codes, value.quantisation.scale, bias.codes.astype(np.int64) if isinstance(bias, Dequantised) else None

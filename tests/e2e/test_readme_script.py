@@ -1,0 +1,65 @@
+"""The README's own words, run as they stand there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+MARKER = "# check_bundle.py BUNDLE"
+
+
+def readme_script(repository: Path) -> str:
+    blocks = re.findall(r"^```python\n(.*?)^```", (repository / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    (script,) = [block for block in blocks if block.startswith(MARKER)]
+    return script
+
+
+def check(repository: Path, bundle: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    script = folder / "check_bundle.py"
+    script.write_text(readme_script(repository), encoding="utf-8")
+    # From an empty folder, so that nothing of the checkout can be imported.
+    return subprocess.run([sys.executable, str(script), str(bundle)], capture_output=True, text=True, cwd=folder)
+
+
+def test_the_script_needs_numpy_onnx_and_onnxruntime_only(repository: Path) -> None:
+    imported = re.findall(r"^import (.+)$", readme_script(repository), re.MULTILINE)
+    names = {part.split()[0] for line in imported for part in line.split(", ")}
+    assert names == {"json", "sys", "numpy", "onnx", "onnxruntime"}
+
+
+def test_the_script_accepts_a_bundle(repository: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    done = check(repository, tiny_bundle, tmp_path)
+    assert done.returncode == 0, done.stderr
+    with np.load(tiny_bundle / "golden" / "codes.npz") as codes:
+        assert re.fullmatch(rf"{len(codes.files)} tensors, \d+ images, 0 codes differ\n", done.stdout)
+
+
+def test_the_script_finds_one_wrong_code(repository: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    path = bundle / "golden" / "codes.npz"
+    with np.load(path) as stored:
+        codes = {name: stored[name].copy() for name in stored.files}
+    first = next(iter(codes.values()))
+    first.flat[0] ^= 1
+    np.savez_compressed(path, **codes)
+    done = check(repository, bundle, tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.endswith(", 1 codes differ\n")
+
+
+def test_the_first_command_is_the_one_that_is_checked(repository: Path) -> None:
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^    (mixport build timm:.*)$", readme, re.MULTILINE)
+    checked = (repository / ".ci" / "run").read_text(encoding="utf-8")
+    words = [word for word in shlex.split(command) if word != "dist/demo"]
+    assert " ".join(words) in checked

@@ -1,0 +1,110 @@
+"""Small models that tests quantise: every structure once, seconds to build."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_CONFIG = {"input_size": (3, 32, 32), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.reduce = nn.Conv2d(channels, channels // 4, 1)
+        self.expand = nn.Conv2d(channels // 4, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.expand(torch.relu(self.reduce(self.pool(x)))))
+        return x * gate
+
+
+class TinyNet(nn.Module):
+    """Convolution with batch norm, residual add, max pool, depthwise convolution, gate by multiplication, linear head."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.branch = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+        self.pool = nn.MaxPool2d(2)
+        self.depthwise = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU6())
+        self.gate = SqueezeExcite(8)
+        self.average = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.relu(x + self.branch(x))
+        x = self.gate(self.depthwise(self.pool(x)))
+        return self.head(self.average(x).flatten(1))
+
+
+def tiny(classes: int = 10) -> nn.Module:
+    """TinyNet with seeded weights, and batch norms that change something, a negative gain among them."""
+    generator = torch.Generator().manual_seed(1)
+    model = TinyNet(classes)
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.dim() > 1:
+                value.copy_(torch.randn(value.shape, generator=generator) * (2.0 / value[0].numel()) ** 0.5)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.copy_(0.5 + torch.rand(module.weight.shape, generator=generator))
+                module.weight[0] *= -1
+                module.bias.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)
+                module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator) * 0.1)
+                module.running_var.copy_(0.5 + torch.rand(module.running_var.shape, generator=generator))
+    return _configured(model)
+
+
+def with_nan() -> nn.Module:
+    """TinyNet with one weight that is not a number."""
+    model = tiny()
+    with torch.no_grad():
+        model.stem[0].weight[0, 0, 0, 0] = float("nan")
+    return model
+
+
+class Branching(nn.Module):
+    """Control flow that depends on values: it cannot be captured as a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x.mean((2, 3))
+        return self.head(pooled if x.sum() > 0 else -pooled)
+
+
+class Spectral(nn.Module):
+    """An operator that is in no convolutional network, and that ONNX does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.linalg.svdvals(self.conv(x)).mean(-1))
+
+
+def branching() -> nn.Module:
+    """See Branching."""
+    return _configured(Branching())
+
+
+def spectral() -> nn.Module:
+    """See Spectral."""
+    return _configured(Spectral())
+
+
+def not_a_module() -> object:
+    """A factory that is wrong."""
+    return {"weights": 3}
+
+
+def _configured(model: nn.Module) -> nn.Module:
+    model.pretrained_cfg = _CONFIG  # where a factory states the preprocessing, as timm does
+    return model.eval()

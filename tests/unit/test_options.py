@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mixport.errors import BadInputError, BadOptionError, ExitCode
+from mixport.options import BuildOptions, command_line, merge, read_config
+
+NOISE = {"calib": "noise"}
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mixport.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    options = BuildOptions()
+    assert options.model_dump() == {
+        "model": "builtin:cifar10-resnet20",
+        "weights": None,
+        "random_weights": False,
+        "model_arg": {},
+        "input_size": None,
+        "mean": None,
+        "std": None,
+        "crop": None,
+        "scheme": "w4a8",
+        "edge_bits": 8,
+        "target": ("ort-cpu",),
+        "calib": "mixup",
+        "generator": "builtin",
+        "classes": None,
+        "images": 512,
+        "seed": 0,
+        "device": "auto",
+        "iters": None,
+        "eval": None,
+        "validation_images": None,
+        "gate": ("mismatches==0",),
+        "runtime": ("native",),
+        "out": None,
+        "cache": Path("calib_cache"),
+    }
+
+
+@pytest.mark.parametrize("method", ["mixup", "single", "genq", "distill"])
+def test_generated_calibration_is_refused_with_what_works(method: str) -> None:
+    with pytest.raises(BadOptionError, match=f"--calib {method} .* not part of this version yet") as caught:
+        BuildOptions.of({"calib": method})
+    assert caught.value.hint is not None
+    assert "--calib images:DIR" in caught.value.hint
+    assert "--calib noise" in caught.value.hint
+
+
+@pytest.mark.parametrize("scheme", ["w2a4", "w4a4", "w4a8", "w8a8"])
+@pytest.mark.parametrize("iters", [None, 0])
+def test_every_scheme_works_without_reconstruction(scheme: str, iters: int | None) -> None:
+    options = BuildOptions.of({**NOISE, "scheme": scheme, "iters": iters})
+    assert options.resolve_iters() == 0
+    assert options.parse_scheme().name == scheme
+
+
+def test_reconstruction_steps_are_refused() -> None:
+    with pytest.raises(BadOptionError, match="--iters is 500, but reconstruction is not part of this version yet"):
+        BuildOptions.of({**NOISE, "iters": 500})
+
+
+def test_mixed_widths_are_refused() -> None:
+    with pytest.raises(BadOptionError, match="--scheme auto:1MB: .* not part of this version yet"):
+        BuildOptions.of({**NOISE, "scheme": "auto:1MB"})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"scheme": "w1a8"}, "--scheme is 'w1a8'"),
+        ({"edge_bits": 9}, "--edge-bits: .*less than or equal to 8, got 9"),
+        ({"images": 0}, "--images: .*greater than or equal to 1, got 0"),
+        ({"images": "many"}, "--images: .*got 'many'"),
+        ({"seed": -1}, "--seed: .*got -1"),
+        ({"iters": -1}, "--iters: .*got -1"),
+        ({"device": "tpu"}, "--device: .*'auto', 'cpu' or 'cuda', got 'tpu'"),
+        ({"device": "cuda"}, "--device cuda is not part of this version yet"),
+        ({"input_size": "0"}, "--input-size: sides are in pixels"),
+        ({"input_size": "axb"}, "--input-size: .*got 'a'"),
+        ({"input_size": "1x2x3"}, "--input-size: "),
+        ({"mean": "0.5,0.5"}, "--mean: "),
+        ({"std": "a,b,c"}, "--std: .*got 'a'"),
+        ({"crop": 0}, "--crop: .*got 0"),
+        ({"crop": 1.5}, "--crop: .*got 1.5"),
+        ({"model_arg": ["depth"]}, "--model-arg: allowed KEY=VALUE"),
+        ({"model_arg": ["=3"]}, "--model-arg: allowed KEY=VALUE"),
+        ({"target": []}, "--target names no target"),
+        ({"weights": "a.safetensors", "random_weights": True}, "contradict each other"),
+        ({"validation_images": 0}, "--validation-images: "),
+    ],
+)
+def test_a_bad_value_is_refused_with_option_and_value(values: dict[str, object], message: str) -> None:
+    with pytest.raises(BadOptionError, match=message) as caught:
+        BuildOptions.of({**NOISE, **values})
+    assert caught.value.exit_code is ExitCode.USAGE
+    assert caught.value.hint
+
+
+def test_an_unknown_runtime_is_refused_as_an_unknown_name() -> None:
+    with pytest.raises(BadInputError, match="unknown runtime 'wasm', known: native") as caught:
+        BuildOptions.of({**NOISE, "runtime": ["native", "wasm"]})
+    assert caught.value.hint == "mixport runtimes list"
+
+
+def test_an_unknown_option_is_refused_with_the_nearest() -> None:
+    with pytest.raises(BadOptionError, match="unknown option 'shceme'") as caught:
+        BuildOptions.of({"shceme": "w4a8"})
+    assert caught.value.hint == "did you mean 'scheme'?"
+
+
+@pytest.mark.parametrize(("given", "expected"), [("32", (32, 32)), (64, (64, 64)), ("224x192", (224, 192)), ([8, 16], (8, 16))])
+def test_input_size_is_one_side_or_two(given: object, expected: tuple[int, int]) -> None:
+    assert BuildOptions.of({**NOISE, "input_size": given}).input_size == expected
+
+
+def test_triples_are_read_from_text_and_lists() -> None:
+    options = BuildOptions.of({**NOISE, "mean": "0.5,0.25,0", "std": [1, 0.5, 2]})
+    assert (options.mean, options.std) == ((0.5, 0.25, 0.0), (1.0, 0.5, 2.0))
+
+
+def test_model_arguments_come_as_pairs_or_as_a_table() -> None:
+    expected = {"depth": "4", "name": "a=b"}
+    assert BuildOptions.of({**NOISE, "model_arg": ["depth=4", "name=a=b"]}).model_arg == expected
+    assert BuildOptions.of({**NOISE, "model_arg": {"depth": 4, "name": "a=b"}}).model_arg == expected
+
+
+def test_one_word_is_a_list_of_one() -> None:
+    options = BuildOptions.of({**NOISE, "target": "onnx-int8", "gate": "top1_drop<=1"})
+    assert (options.target, options.gate) == (("onnx-int8",), ("top1_drop<=1",))
+
+
+@pytest.mark.parametrize(("size", "expected"), [((32, 32), 256), ((64, 64), 256), ((65, 64), 32), ((224, 224), 32)])
+def test_fewer_images_are_validated_for_large_inputs(size: tuple[int, int], expected: int) -> None:
+    assert BuildOptions().resolve_validation_images(size) == expected
+    assert BuildOptions(validation_images=7).resolve_validation_images(size) == 7
+
+
+def test_the_file_speaks_kebab_and_snake_case(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, '[build]\nedge-bits = 7\nrandom_weights = true\ncalib = "noise"\ntarget = ["a", "b"]\n[build.model-arg]\ndepth = 4\n'
+    )
+    options = merge(read_config(path), {})
+    assert (options.edge_bits, options.random_weights, options.target, options.model_arg) == (7, True, ("a", "b"), {"depth": "4"})
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, '[build]\ncalib = "noise"\nseed = 3\nimages = 9\ntarget = ["a"]\n')
+    options = merge(read_config(path), {"seed": 0, "images": None, "target": [], "out": Path("here")})
+    assert (options.seed, options.images, options.target, options.out) == (0, 9, ("a",), Path("here"))
+
+
+def test_mixport_toml_of_the_working_directory_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_config(None) == {}
+    write(tmp_path, "[build]\nseed = 5\n")
+    assert read_config(None) == {"seed": 5}
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("[build]\nshceme = 'w4a8'\n", BadOptionError, "unknown option 'shceme'"),
+        ("[biuld]\nscheme = 'w4a8'\n", BadOptionError, r"unknown table or key 'biuld' at the top, allowed: \[build\]"),
+        ("scheme = 'w4a8'\n", BadOptionError, "unknown table or key 'scheme'"),
+        ("build = 3\n", BadOptionError, "build is a value"),
+        ("[build\n", BadInputError, "cannot be read"),
+    ],
+)
+def test_a_bad_file_is_refused(tmp_path: Path, text: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        read_config(write(tmp_path, text))
+    assert "mixport.toml" in str(caught.value)
+
+
+def test_a_named_file_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"absent\.toml cannot be read"):
+        read_config(tmp_path / "absent.toml")
+
+
+def test_the_command_line_repeats_the_build() -> None:
+    options = BuildOptions.of(
+        {
+            "model": "timm:resnet18",
+            "random_weights": True,
+            "model_arg": ["depth=4", "name=two words"],
+            "input_size": "64x32",
+            "mean": "0.5,0.5,0.5",
+            "calib": "noise",
+            "target": ["ort-cpu", "onnx-int8"],
+            "images": 64,
+            "out": Path("dist/demo"),
+        }
+    )
+    text = command_line(options)
+    assert text == (
+        "mixport build timm:resnet18 --random-weights --model-arg depth=4 --model-arg 'name=two words' --input-size 64x32 "
+        "--mean 0.5,0.5,0.5 --target ort-cpu --target onnx-int8 --calib noise --images 64 --out dist/demo"
+    )
+    assert shlex.split(text)[:2] == ["mixport", "build"]
