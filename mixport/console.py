@@ -54,10 +54,10 @@ class Console:
             self._stdout.flush()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Print a table; nothing in JSON mode. Columns whose cells are all numbers are set to the right."""
+        """Print a table, without a head where no column has a name; nothing in JSON mode. Columns of numbers are set to the right."""
         if self.json:
             return
-        table = Table(box=None, pad_edge=False, header_style="bold")
+        table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
         for index, column in enumerate(columns):
             numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
             table.add_column(column, justify="right" if numeric else "left", overflow="fold")

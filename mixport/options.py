@@ -157,9 +157,7 @@ class BuildOptions(BaseModel):
             )
         if self.device == "cuda":
             raise BadOptionError("--device cuda is not part of this version yet, allowed cpu or auto", hint="leave --device out")
-        for name in self.runtime:
-            if name not in _RUNTIMES:
-                raise BadInputError(f"unknown runtime {name!r}, known: {', '.join(_RUNTIMES)}", hint="mixport runtimes list")
+        check_runtimes(self.runtime)
         if not self.target:
             raise BadOptionError("--target names no target", hint="mixport targets list")
 
@@ -197,6 +195,13 @@ def command_line(options: BuildOptions) -> str:
 def flag(name: str) -> str:
     """The option as it is typed: input_size -> --input-size."""
     return f"--{name.replace('_', '-')}"
+
+
+def check_runtimes(names: Iterable[str]) -> None:
+    """Raise BadInputError for the first name that is no runtime of this version."""
+    for name in names:
+        if name not in _RUNTIMES:
+            raise BadInputError(f"unknown runtime {name!r}, known: {', '.join(_RUNTIMES)}", hint="mixport runtimes list")
 
 
 def check_names(values: Iterable[str], *, where: str) -> None:

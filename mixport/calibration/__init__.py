@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mixport.calibration.calibrate import calibrate
+from mixport.calibration.generate import calibrate
 from mixport.calibration.recipe import CalibrationRecipe, parse_calibration
 from mixport.calibration.sets import SetSummary, find_set, list_sets, select_for_pruning, verify_sets
 from mixport.calibration.sheet import contact_sheet

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from mixport.calibration.calibrate import KIND
+from mixport.calibration.generate import KIND
 from mixport.errors import BadInputError
 from mixport.store import Entry, Store
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mixport.calibration.calibrate import IMAGES_FILE
+from mixport.calibration.generate import IMAGES_FILE
 from mixport.errors import BadInputError, StoreError
 
 _GAP = 4

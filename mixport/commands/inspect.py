@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -30,9 +31,14 @@ def inspect(
 
     from mixport.validate import describe
 
-    rows = describe(file)
+    nodes = describe(file)
     if json:
-        console.document(rows)
+        console.document([asdict(node) for node in nodes])
         return
-    columns = list(rows[0]) if rows else []
-    console.table(columns, [[row[column] for column in columns] for row in rows])
+    console.table(
+        ["output", "op", "runs in", "weight bits", "activation bits", "bound", "portability", "why"],
+        [
+            [node.output, node.op, node.compute, node.weight_bits, node.activation_bits, node.accumulator_bound, node.portability, node.why]
+            for node in nodes
+        ],
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -55,20 +56,13 @@ def check(
     console = Console(json=json)
 
     from mixport.targets import load_target
-    from mixport.validate import check_against
+    from mixport.validate.target_check import FAILS, check_against
 
     rules = load_target(target)
-    findings = check_against(file, rules)
+    decisions = check_against(file, rules)
+    broken = [one for one in decisions if one.what == FAILS]
+    console.table(["where", "why"], [[one.where, one.why] for one in broken])
+    console.line(f"{file}: {len(decisions) - len(broken)} checks fit {rules.name}, {len(broken)} do not")
     if json:
-        console.document(
-            {
-                "file": str(file),
-                "target": rules.name,
-                "findings": [{"where": item.where, "what": item.what, "why": item.why} for item in findings],
-            }
-        )
-    elif findings:
-        console.table(["where", "what", "why"], [[item.where, item.what, item.why] for item in findings])
-    else:
-        console.line(f"{file}: keeps every rule of {rules.name}")
-    return ExitCode.FAILED if findings else ExitCode.DONE
+        console.document({"file": str(file), "target": rules.name, "fits": not broken, "checks": [asdict(one) for one in decisions]})
+    return ExitCode.FAILED if broken else ExitCode.DONE

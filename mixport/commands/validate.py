@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mixport.commands.flags import JsonFlag, QuietFlag
+from mixport.console import Console
+from mixport.errors import ExitCode
 
 
 def validate(
@@ -19,4 +22,23 @@ def validate(
     quiet: QuietFlag = False,
 ) -> int:
     """Check hashes, load the model with onnxruntime, and compare every code with the bundle's golden vectors."""
-    raise NotImplementedError
+    console = Console(json=json, quiet=quiet)
+
+    from mixport.bundle_check import check_bundle
+
+    found = check_bundle(bundle, runtimes=runtime or ("native",))
+    for problem in found.hash_problems:
+        console.error(f"{bundle}: {problem}")
+    for one in found.divergences:
+        console.error(f"{bundle}: {one.executor} differs first at {one.site}{list(one.index)}: got {one.got}, golden {one.expected}")
+    console.table(
+        ["runtime", "version", "tensors", "values", "mismatches"],
+        [[result.name, result.version, result.tensors, result.values, result.mismatches] for result in found.runtimes],
+    )
+    console.line(f"{bundle}: {found.verdict}")
+    if json:
+        console.document({"bundle": str(bundle), **asdict(found)})
+    if found.verdict == "exact":
+        return ExitCode.DONE
+    console.hint("the command under `reproduce` in its manifest builds it again")
+    return ExitCode.FAILED

@@ -1,4 +1,4 @@
-"""Last touches: names that people can read, the target's opset and IR version, nothing that does not belong in a release file."""
+"""Last touches: names that people can read (sites, layers, weights) and short ones for the rest, the target's opset and IR version, nothing that does not belong in a release file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,30 @@ _IR_OF_OPSET = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
 """IR version that first came with each opset (onnx/VERSIONS)."""
 
 
+_NAMED_BY_OUTPUT = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Cast"})
+
+
+_DEFAULTS: dict[str, dict[str, object]] = {
+    "auto_pad": {"Conv": "NOTSET", "MaxPool": "NOTSET"},
+    "dilations": {"Conv": 1, "MaxPool": 1},
+    "group": {"Conv": 1},
+    "strides": {"Conv": 1},
+    "pads": {"Conv": 0, "MaxPool": 0},
+    "alpha": {"Gemm": 1.0},
+    "beta": {"Gemm": 1.0},
+    "allowzero": {"Reshape": 0},
+    "ceil_mode": {"MaxPool": 0},
+    "storage_order": {"MaxPool": 0},
+}
+"""Attributes dropped where they state the operator's default (ONNX, opset 21)."""
+
+
 class FinishPass(InPlacePass):
     """Name integer operators after their layer, drop provenance and intermediate types, set versions."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, sites: frozenset[str]) -> None:
         super().__init__()
-        self.target = target
+        self.target, self.sites = target, sites
 
     def call(self, model: ir.Model) -> PassResult:
         """Always modifies."""
@@ -39,14 +57,20 @@ class FinishPass(InPlacePass):
     def _rename(self, graph: ir.Graph) -> None:
         kept = {id(v) for v in (*graph.inputs, *graph.outputs)}
         used: set[str] = set()
+        count = 0
+        names = {n: _layer_name(n) for n in graph}
         for n in graph:
             n.metadata_props.clear()
             n.doc_string = None
-            n.name = _unique(_layer_name(n) or n.name or n.op_type, used)
+            _drop_defaults(n)
+            # Quantisers and moves are named by their output; repeating it would cost a tenth of a 2-bit file.
+            n.name = "" if n.op_type in _NAMED_BY_OUTPUT else _unique(names[n] or n.name or n.op_type, used)
             for value in n.outputs:
                 value.metadata_props.clear()
                 if id(value) not in kept:
                     value.type, value.shape = None, None  # value_info of intermediates: readers infer it
+                    if value.name not in self.sites:
+                        value.name, count = f"t{count}", count + 1
         for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
             value.metadata_props.clear()
             value.doc_string = None
@@ -59,8 +83,20 @@ def _layer_name(n: ir.Node) -> str | None:
     if n.op_type in {"Add", "Mul", "MatMul", "GlobalAveragePool"}:
         readers = [r for r in n.outputs[0].consumers() if r.op_type == "QuantizeLinear"]
         if len(readers) == 1:
-            return f"{(readers[0].name or '').removesuffix('/QuantizeLinear')}/{n.op_type}"
+            return f"{(readers[0].outputs[0].name or '').removesuffix('/q')}/{n.op_type}"
     return None
+
+
+def _drop_defaults(n: ir.Node) -> None:
+    """Attributes that only state the operator's default."""
+    for name, values in _DEFAULTS.items():
+        attribute = n.attributes.get(name)
+        if attribute is None:
+            continue
+        value = attribute.value
+        flat = set(value) if isinstance(value, (list, tuple)) else {value}
+        if n.op_type in values and flat <= {values[n.op_type]}:
+            n.attributes.pop(name)
 
 
 def _unique(name: str, used: set[str]) -> str:

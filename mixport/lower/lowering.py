@@ -25,14 +25,14 @@ _MODEL, _RECORD = "model.onnx", "lowered.json"
 _EXPORT_OPSET = 21
 
 
-def passes(target: Target) -> tuple[ir.passes.InPlacePass, ...]:
+def passes(target: Target, *, sites: frozenset[str]) -> tuple[ir.passes.InPlacePass, ...]:
     """Every pass, in order: pads fold before codes sink, since a Conv takes its padding from real zero."""
     return (
         ExpandPlaceholdersPass(target),
         FoldPadPass(),
         SinkDequantizePass(),
         CancelRequantizePass(),
-        FinishPass(target),
+        FinishPass(target, sites),
     )
 
 
@@ -44,11 +44,11 @@ def lower(quantized: QuantizedModel, target: Target, *, workdir: Path) -> Lowere
         InvariantError: a pass broke its promise, or an integer of the file differs from the program's.
     """
     model = translate(quantized, opset=_EXPORT_OPSET)
+    sites = tuple(site.name for site in quantized.activations)
     try:
-        result = Sequential(*passes(target), TopologicalSortPass())(model)
+        result = Sequential(*passes(target, sites=frozenset(sites)), TopologicalSortPass())(model)
     except PassError as error:
         raise InvariantError(f"lowering failed: {error.__cause__ or error}") from error
-    sites = tuple(site.name for site in quantized.activations)
     check_sites(result.model, quantized)
     path = workdir / _MODEL
     ir.save(result.model, path)

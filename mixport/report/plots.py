@@ -97,6 +97,9 @@ def _svg(figure: Figure, *, label: str) -> str:
     # Inside HTML the namespaces are implied, and the size is the page's matter.
     text = re.sub(r'\s(xmlns(:\w+)?|version)="[^"]*"', "", text)
     text = re.sub(r'\s(width|height)="[^"]*pt"', "", text, count=2)
+    # Two figures on one page must not share names: only those that something refers to stay, and they hold a hash.
+    used = set(re.findall(r"#([\w-]+)[\")]", text))
+    text = re.sub(r'\sid="([^"]*)"', lambda match: match[0] if match[1] in used else "", text)
     text = text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).replace("xlink:href", "href")
     for colour, replacement in _PAGE_COLOURS.items():
         text = text.replace(colour, replacement)

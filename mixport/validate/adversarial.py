@@ -59,8 +59,7 @@ def check_sites(
         progress: told after every unit.
     """
     interpreter = Interpreter(model)
-    name = interpreter.plan.graph.inputs[0].name
-    shapes = interpreter.shapes({name: np.zeros(input_shape, np.float32)})
+    shapes = interpreter.inferred_shapes(input_shape)
     found: dict[str, list[Comparison]] = {}
     skipped: list[Decision] = []
     first: Divergence | None = None

@@ -86,9 +86,7 @@ def _layer(unit: FusedUnit, rng: np.random.Generator) -> tuple[Case, ...]:
     kinds["saturation"] = np.concatenate([*both, *flat])
     rows, windows = _rows(unit, layout, RANDOM)
     kinds["random"] = random_codes(rows, rng).reshape(windows, layout.groups, -1)
-    return tuple(
-        Case(kind=kind, feeds={source.name: place(codes, layout, source, rng)}) for kind, codes in kinds.items()
-    )
+    return tuple(Case(kind=kind, feeds={source.name: place(codes, layout, source, rng)}) for kind, codes in kinds.items())
 
 
 def _rows(unit: FusedUnit, layout: Layout, most: int) -> tuple[Rows, int]:
@@ -98,7 +96,8 @@ def _rows(unit: FusedUnit, layout: Layout, most: int) -> tuple[Rows, int]:
     channels = unit.weight.shape[0]
     per_group = channels // layout.groups
     windows = min(most, layout.most_windows)
-    picks = np.linspace(0, per_group - 1, windows).astype(np.int64) if per_group > windows else np.arange(windows) % per_group
+    order: Int = np.arange(windows, dtype=np.int64)
+    picks: Int = order * (per_group - 1) // max(1, windows - 1) if per_group > windows else order % per_group
     chosen = (np.arange(layout.groups)[None, :] * per_group + picks[:, None]).reshape(-1)
     scale = np.broadcast_to(unit.weight_scale, (channels,))
     y_scale = np.float32(1) if unit.saturation is None else unit.saturation.scale

@@ -112,9 +112,7 @@ def reach_targets(rows: Rows, targets: Int, rng: np.random.Generator) -> tuple[I
         if open_rows.size == 0:
             break
         start = rng.integers(rows.low, rows.high + 1, (open_rows.size, codes.shape[1]))
-        moved = _descend(
-            weights[open_rows], start, targets[open_rows, attempt] - rows.bias[open_rows], rows=rows
-        )
+        moved = _descend(weights[open_rows], start, targets[open_rows, attempt] - rows.bias[open_rows], rows=rows)
         back = np.empty_like(moved)
         np.put_along_axis(back, order[open_rows], moved, axis=1)
         codes[open_rows] = back

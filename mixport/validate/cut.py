@@ -66,4 +66,3 @@ def input_names(unit: FusedUnit) -> tuple[str, ...]:
 
 def _distinct(unit: FusedUnit) -> list[CodeInput]:
     return list({code_input.name: code_input for code_input in unit.inputs}.values())
-

@@ -16,7 +16,7 @@ import numpy as np
 from mixport import integer
 from mixport.dtypes import STORAGE_RANGE
 from mixport.validate.graph import Array, Graph, Node
-from mixport.validate.values import CODE_TYPES, Saturation, TensorInfo
+from mixport.validate.values import CODE_TYPES, Saturation, TensorInfo, Value
 
 #: Movement that ONNX Runtime carries DequantizeLinear forward and QuantizeLinear backward across.
 PROPAGATES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "MaxPool", "Identity"})
@@ -59,7 +59,7 @@ class Surroundings:
 
     graph: Graph
     tensors: Mapping[str, TensorInfo]
-    constants: Mapping[str, object]
+    constants: Mapping[str, Value]
 
     def constant(self, name: str) -> Array | None:
         """A constant array, None when the tensor is not one."""

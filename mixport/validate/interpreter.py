@@ -117,11 +117,14 @@ class Interpreter:
             outputs[port.name] = None if isinstance(value, Unknown | None) else as_array(value)
         return Execution(codes=codes, outputs=outputs, islands=self.island_names, units=self.units)
 
-    def shapes(self, feeds: Mapping[str, Array]) -> Mapping[str, tuple[int | None, ...]]:
-        """Shapes of all tensors for inputs of these shapes, by ONNX shape inference."""
-        key = tuple((name, tuple(array.shape)) for name, array in feeds.items())
+    def inferred_shapes(self, input_shape: tuple[int, ...]) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of all tensors when the model's only input has this shape."""
+        return self._shapes_of({self.plan.graph.inputs[0].name: input_shape})
+
+    def _shapes_of(self, feeds: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int | None, ...]]:
+        key = tuple(feeds.items())
         if key not in self._shapes:
-            self._shapes[key] = infer_shapes(self.plan.graph.proto, feeds=dict(key))
+            self._shapes[key] = infer_shapes(self.plan.graph.proto, feeds=feeds)
         return self._shapes[key]
 
     def _value(self, name: str, values: Mapping[str, Value]) -> Value | None:
@@ -150,7 +153,7 @@ class Interpreter:
             return shape_of(step.node, value.codes.shape)
         if isinstance(value, np.ndarray):
             return shape_of(step.node, value.shape)
-        shape = self.shapes(feeds).get(step.node.inputs[0])
+        shape = self._shapes_of({name: tuple(array.shape) for name, array in feeds.items()}).get(step.node.inputs[0])
         sizes = () if shape is None else tuple(size for size in shape if size is not None)
         if shape is None or len(sizes) != len(shape):
             raise UnsupportedModelError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +46,7 @@ def layout_of(unit: FusedUnit) -> Layout:
     """Choose the smallest input that holds a window free of padding, with a margin where that is cheap."""
     assert unit.weight is not None
     kernel = unit.weight.shape[2:]
-    attributes = unit.node.attributes if unit.kind == "conv" else {}
+    attributes: Mapping[str, Any] = unit.node.attributes if unit.kind == "conv" else {}
     rank = len(kernel)
     strides = attributes.get("strides", (1,) * rank)
     dilations = tuple(attributes.get("dilations", (1,) * rank))

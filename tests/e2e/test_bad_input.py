@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import resource
 import subprocess
@@ -18,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from mixport.cli import run
 from tests.models import tiny
 
 pytestmark = pytest.mark.e2e
@@ -36,32 +38,28 @@ class Answer:
 class Sandbox:
     """A working folder, and the command line run in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, capture: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
+        self.capture = capture
 
-    def run(self, *words: str, file_limit: int | None = None) -> Answer:
-        def limit() -> None:
-            if file_limit is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    def run(self, *words: str) -> Answer:
+        code = run(words)
+        captured = self.capture.readouterr()
+        return Answer(code=code, stdout=captured.out, stderr=captured.err)
 
-        done = subprocess.run(
-            [sys.executable, "-m", "mixport.cli", *words],
-            capture_output=True,
-            text=True,
-            cwd=self.folder,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-            preexec_fn=limit,
-        )
-        return Answer(code=done.returncode, stdout=done.stdout, stderr=done.stderr)
+    def build(self, *words: str) -> Answer:
+        return self.run(*build_words(*words))
 
-    def build(self, *words: str, file_limit: int | None = None) -> Answer:
-        options = ["--calib", "noise"] if "--calib" not in words else []
-        return self.run("build", *words, *options, "--images", "4", "--validation-images", "2", "--out", "out", file_limit=file_limit)
+
+def build_words(*words: str) -> list[str]:
+    options = [] if "--calib" in words else ["--calib", "noise"]
+    return ["build", *words, *options, "--images", "4", "--validation-images", "2", "--out", "out"]
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path) -> Sandbox:
-    return Sandbox(tmp_path)
+def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Sandbox:
+    monkeypatch.chdir(tmp_path)
+    return Sandbox(tmp_path, capsys)
 
 
 def assert_refused(sandbox: Sandbox, answer: Answer, *messages: str, code: int = 1) -> None:
@@ -240,9 +238,16 @@ def test_an_output_folder_that_is_not_a_bundle_stays_as_it_is(sandbox: Sandbox) 
 
 @pytest.mark.parametrize("limit", [2_000, 20_000])
 def test_a_disk_without_room(sandbox: Sandbox, limit: int) -> None:
-    # A limit on the size of files fails the same writes as a full disk, and needs no privileges.
-    answer = sandbox.build(TINY, file_limit=limit)
-    assert_refused(sandbox, answer, "cannot be written")
+    # A limit on the size of files fails the same writes as a full disk, and needs no privileges. It holds for a whole process.
+    done = subprocess.run(
+        [sys.executable, "-m", "mixport.cli", *build_words(TINY)],
+        capture_output=True,
+        text=True,
+        cwd=sandbox.folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert_refused(sandbox, Answer(code=done.returncode, stdout=done.stdout, stderr=done.stderr), "cannot be written")
     assert sandbox.build(TINY).code == 0
 
 

@@ -16,6 +16,7 @@ from mixport.errors import StoreError
 from mixport.store import Store
 
 KEY = "ab" * 32
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 HOLD_OPEN = """
 import sys, time
@@ -66,9 +67,8 @@ def fill(store: Store, key: str = KEY, content: bytes = b"content") -> Path:
 
 
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -218,7 +218,7 @@ def test_a_full_disk_at_the_end_is_explained(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
 def test_a_write_that_the_system_refuses_leaves_nothing(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert "cannot be written: File too large | free space" in done.stdout
     assert Store(tmp_path).entries() == []
     assert leftovers(Store(tmp_path)) == []

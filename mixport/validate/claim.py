@@ -1,0 +1,44 @@
+"""The claim: one sentence that says what is exact, where, and what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mixport.artifacts import Divergence, FusionAudit
+from mixport.targets import SessionRules
+from mixport.validate.adversarial import SiteChecks
+from mixport.validate.audit import integer_operator_count
+from mixport.validate.compare import Comparison
+from mixport.validate.session import RuntimeInfo
+
+
+def claim_of(
+    native: Comparison,
+    simulated: bool,
+    checks: SiteChecks,
+    audit: FusionAudit,
+    info: RuntimeInfo,
+    policy: SessionRules,
+    islands: Sequence[str],
+    divergences: Sequence[Divergence],
+) -> str:
+    """Write the sentence for a report; see `mixport.validate.validate`."""
+    where = f"{info.name} {info.version} ({info.cpu}), optimisation level {policy.optimization_level}, {_count(policy.threads, 'thread')}"
+    if divergences:
+        first = divergences[0]
+        return (
+            f"Codes differ: first at {first.site}{list(first.index)} on {first.inputs}, expected {first.expected:g}, "
+            f"{first.executor} gave {first.got:g}; {where}"
+        )
+    operators = integer_operator_count(audit)
+    checked = sum(count["values"] for count in checks.counts.values())
+    others = "the simulation and " if simulated else ""
+    return (
+        f"All {native.values} values of {_count(native.tensors, 'tensor')} and {checked} values of crafted operator checks are the same in "
+        f"the integer interpreter, {others}{where}; {_count(operators, 'integer operator')} at run time, "
+        f"{_count(len(islands), 'float island')} excluded"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

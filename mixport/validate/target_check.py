@@ -1,0 +1,82 @@
+"""Does a file fit a target: opset, IR version, shapes, weight storage, code types, scales and operators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from mixport.artifacts import Decision
+from mixport.targets import Target
+from mixport.validate.interpreter import Interpreter
+from mixport.validate.plan import Plan
+from mixport.validate.units import FusedUnit
+
+FITS, FAILS = "fits", "does not fit"
+
+
+def check_against(model_path: Path | str | onnx.ModelProto, target: Target) -> tuple[Decision, ...]:
+    """Check a file against a target.
+
+    Returns:
+        one decision a rule or offence: `what` is `fits` or `does not fit`, `why` has got and allowed.
+
+    Raises:
+        BadInputError: the file cannot be read.
+    """
+    interpreter = Interpreter(model_path)
+    return tuple(_decisions(interpreter, target))
+
+
+def _decisions(interpreter: Interpreter, target: Target) -> Iterator[Decision]:
+    plan, rules = interpreter.plan, target.graph
+    proto = plan.graph.proto
+    yield _decide("opset", plan.graph.opset <= rules.opset_max, f"opset {plan.graph.opset}, allowed up to {rules.opset_max}")
+    yield _decide("IR version", proto.ir_version <= rules.ir_version_max, f"IR {proto.ir_version}, allowed up to {rules.ir_version_max}")
+    for port in plan.graph.inputs:
+        sizes = port.shape or ()
+        free = sizes if rules.shapes == "static" else sizes[1:]
+        fits = bool(sizes) and None not in free
+        yield _decide(f"input {port.name}", fits, f"shape {list(sizes)}, allowed {rules.shapes}")
+    foreign = [node for node in plan.graph.nodes if "::" in node.op]
+    for node in foreign:
+        yield _decide(f"node {node.name}", False, f"{node.op} is a custom operator, allowed standard ones")
+    for unit in interpreter.units:
+        yield from _unit(unit, plan, target)
+    for site in plan.sites:
+        yield from _site(site.name, site.dtype.name, target)
+    for name, reason in interpreter.island_reasons.items():
+        yield Decision(where=f"node {name}", what=FITS, why=f"runs in float: {reason}")
+
+
+def _unit(unit: FusedUnit, plan: Plan, target: Target) -> Iterator[Decision]:
+    where = f"node {unit.node.name}"
+    if unit.kind not in ("requantise", "table"):
+        allowed = target.operators.integer
+        yield _decide(where, unit.node.op in allowed, f"integer {unit.node.op}, allowed {', '.join(allowed)}")
+    for source in unit.inputs:
+        if target.activations.zero_point == "zero" and source.zero_point != 0:
+            yield _decide(where, False, f"zero point {source.zero_point} of {source.name}, allowed 0")
+        if target.scale.form == "power-of-two" and unit.kind != "table" and np.frexp(source.scale)[0] != 0.5:
+            yield _decide(where, False, f"scale {source.scale} of {source.name}, allowed powers of two")
+    if unit.weight is None:
+        return
+    tensor = unit.node.input(1)
+    while tensor in plan.graph.producer:
+        tensor = plan.graph.producer[tensor].input(0)
+    stored, kinds = plan.graph.stored.get(tensor, "").lower(), sorted(set(target.weights.storage.values()))
+    yield _decide(f"weight {tensor}", stored in kinds, f"stored as {stored}, allowed {', '.join(kinds)}")
+    if target.weights.granularity == "per-tensor" and unit.weight_scale is not None and unit.weight_scale.size > 1:
+        yield _decide(f"weight {tensor}", False, "one scale a channel, allowed one scale a tensor")
+
+
+def _site(name: str, dtype: str, target: Target) -> Iterator[Decision]:
+    kinds = {target.activations.storage} | ({"int16"} if 16 in target.activations.stream_bits else set[str]())
+    if dtype not in kinds:
+        yield _decide(f"site {name}", False, f"codes are {dtype}, allowed {', '.join(sorted(kinds))}")
+
+
+def _decide(where: str, fits: bool, why: str) -> Decision:
+    return Decision(where=where, what=FITS if fits else FAILS, why=why)

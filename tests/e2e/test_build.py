@@ -1,0 +1,195 @@
+"""Whole commands on a tiny model: what scripts rely on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mixport.cli import run
+
+pytestmark = pytest.mark.e2e
+
+Capture = pytest.CaptureFixture[str]
+TINY = ["build", "tests.models:tiny", "--calib", "noise", "--images", "16", "--validation-images", "8"]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def build(capsys: Capture, *words: str, code: int = 0) -> dict[str, Any]:
+    """Run a build with --json, check its exit code, and give its one document."""
+    assert run([*TINY, *words, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def test_json_is_the_manifest_of_the_bundle(capsys: Capture, tmp_path: Path, tiny_cache: Path) -> None:
+    document = build(capsys, "--cache", str(tiny_cache), "--out", "out")
+    assert document == json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+    assert document["validation"]["verdict"] == "exact"
+    assert document["scheme"] == "w4a8"
+    assert document["reproduce"].startswith("mixport build tests.models:tiny")
+    assert {"load", "calibrate", "quantize", "lower", "validate", "evaluate"} <= document["timings_s"].keys()
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {
+        "manifest.json", "model.onnx", "golden/inputs.npz", "golden/codes.npz", "golden/outputs.npz", "report.html", "SHA256SUMS",
+    }  # fmt: skip
+
+
+def test_the_default_folder_is_named_after_the_model(capsys: Capture, tmp_path: Path, tiny_cache: Path) -> None:
+    build(capsys, "--cache", str(tiny_cache))
+    assert (tmp_path / "dist" / "tiny" / "model.onnx").is_file()
+
+
+def test_two_builds_give_the_same_bytes(capsys: Capture, tmp_path: Path) -> None:
+    build(capsys, "--cache", "first", "--out", "a")
+    build(capsys, "--cache", "second", "--out", "b")
+    for name in ("model.onnx", "golden/inputs.npz", "golden/codes.npz", "golden/outputs.npz"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_a_second_build_takes_every_stage_from_the_cache(capsys: Capture, tiny_cache: Path, tiny_bundle: Path) -> None:
+    assert run([*TINY, "--cache", str(tiny_cache), "--out", "out"]) == 0
+    errors = capsys.readouterr().err
+    assert [line for line in errors.splitlines() if line.startswith("quantize: ") and line.endswith("(from the cache)")]
+    assert [line for line in errors.splitlines() if line.startswith("lower: ") and line.endswith("(from the cache)")]
+
+
+def test_several_targets_give_one_bundle_each(capsys: Capture, tmp_path: Path, tiny_cache: Path) -> None:
+    document = build(capsys, "--cache", str(tiny_cache), "--target", "ort-cpu", "--target", "onnx-int8", "--out", "out")
+    assert [manifest["target"]["name"] for manifest in document["bundles"]] == ["ort-cpu", "onnx-int8"]
+    for name in ("ort-cpu", "onnx-int8"):
+        assert run(["validate", str(tmp_path / "out" / name), "--quiet"]) == 0
+
+
+def test_labelled_images_give_accuracy_and_gates(capsys: Capture, tmp_path: Path, tiny_cache: Path) -> None:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (40, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "eval.npz", images=images, labels=generator.integers(0, 10, 40))
+    gates = ["--gate", "top1_drop<=100", "--gate", "mismatches==0", "--gate", "size_ratio<=1000"]
+    document = build(capsys, "--cache", str(tiny_cache), "--eval", "eval.npz", "--out", "out", *gates)
+    metrics = document["metrics"]
+    assert metrics["images"] == 40
+    assert 0 <= metrics["top1_float"] <= 100
+    assert 0 <= metrics["top1_quantized"] <= 100
+    assert metrics["size_bytes"] == (tmp_path / "out" / "model.onnx").stat().st_size
+    assert [gate["passed"] for gate in document["gates"]] == [True, True, True]
+
+
+def test_a_gate_that_fails_exits_with_3_and_leaves_the_bundle(capsys: Capture, tmp_path: Path, tiny_cache: Path) -> None:
+    document = build(capsys, "--cache", str(tiny_cache), "--gate", "size_bytes<=1", "--out", "out", code=3)
+    assert [gate["passed"] for gate in document["gates"]] == [False]
+    assert document["validation"]["verdict"] == "exact"
+    assert run(["validate", str(tmp_path / "out")]) == 0
+
+
+def test_a_gate_on_something_unmeasured_fails(capsys: Capture, tiny_cache: Path) -> None:
+    document = build(capsys, "--cache", str(tiny_cache), "--gate", "top1_drop<=1", "--out", "out", code=3)
+    assert document["gates"][0]["explanation"] == "top1_drop was not measured"
+
+
+def test_options_come_from_the_file_too(capsys: Capture, tmp_path: Path, tiny_cache: Path) -> None:
+    (tmp_path / "mixport.toml").write_text(
+        f'[build]\nmodel = "tests.models:tiny"\ncalib = "noise"\nimages = 16\nvalidation-images = 8\nedge-bits = 7\n'
+        f'cache = "{tiny_cache}"\n'
+    )
+    assert run(["build", "--out", "out", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["edge_bits"] == 7
+    assert "--edge-bits 7" in document["reproduce"]
+
+
+def test_python_s_door_gives_the_same_file(tiny_bundle: Path, tmp_path: Path, tiny_cache: Path) -> None:
+    import mixport
+
+    bundle = mixport.build(
+        "tests.models:tiny", calib="noise", images=16, validation_images=8, out=tmp_path / "out", cache=tiny_cache, target="ort-cpu"
+    )
+    assert bundle.model_path.read_bytes() == (tiny_bundle / "model.onnx").read_bytes()
+
+
+def test_python_s_door_raises_when_a_gate_fails(tmp_path: Path, tiny_cache: Path) -> None:
+    import mixport
+    from mixport.errors import ValidationFailedError
+
+    with pytest.raises(ValidationFailedError, match=r"gate size_bytes<=1\.0 is not met"):
+        mixport.build(
+            "tests.models:tiny", calib="noise", images=16, validation_images=8, gate="size_bytes<=1", out=tmp_path / "out", cache=tiny_cache
+        )
+    assert (tmp_path / "out" / "manifest.json").is_file()
+
+
+def test_validate_accepts_a_bundle(capsys: Capture, tiny_bundle: Path) -> None:
+    assert run(["validate", str(tiny_bundle), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["verdict"] == "exact"
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden/codes.npz", "report.html", "manifest.json"])
+def test_validate_finds_a_changed_file(name: str, capsys: Capture, tmp_path: Path, tiny_bundle: Path) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    with (tmp_path / "bundle" / name).open("ab") as stream:
+        stream.write(b" ")
+    assert run(["validate", "bundle"]) == 3
+    assert name in capsys.readouterr().err
+
+
+def test_inspect_names_every_node(capsys: Capture, tiny_bundle: Path) -> None:
+    assert run(["inspect", str(tiny_bundle), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)
+    assert run(["inspect", str(tiny_bundle / "model.onnx")]) == 0
+    assert "Conv" in capsys.readouterr().out
+
+
+def test_bench_compares_files(capsys: Capture, tiny_bundle: Path) -> None:
+    assert run(["bench", str(tiny_bundle), "--against", str(tiny_bundle / "model.onnx"), "--seconds", "0.1", "--json"]) == 0
+    own, other = json.loads(capsys.readouterr().out)
+    assert own["ratio_to_bundle"] == 1.0
+    assert own["rounds"] == other["rounds"] >= 20
+    assert own["median_ms"] > 0
+
+
+def test_bench_refuses_a_file_that_is_no_model(capsys: Capture, tmp_path: Path, tiny_bundle: Path) -> None:
+    (tmp_path / "other.onnx").write_bytes(b"not a model")
+    assert run(["bench", str(tiny_bundle), "--against", "other.onnx"]) == 1
+    assert "error: " in capsys.readouterr().err
+
+
+def test_the_bundle_keeps_the_rules_of_its_target(capsys: Capture, tiny_bundle: Path) -> None:
+    assert run(["targets", "check", str(tiny_bundle / "model.onnx"), "--target", "ort-cpu"]) == 0
+    assert run(["targets", "check", str(tiny_bundle / "model.onnx"), "--target", "onnx-int8"]) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_an_interrupted_build_goes_on_where_it_stopped(
+    how: signal.Signals, code: int, tmp_path: Path, repository: Path, tiny_bundle: Path
+) -> None:
+    command = [sys.executable, "-m", "mixport.cli", *TINY, "--out", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("calib_cache/quantized/*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert not (tmp_path / "out").exists()
+    if how is signal.SIGINT:
+        assert "hint: the same command goes on where it stopped" in errors
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert [line for line in again.stderr.splitlines() if line.startswith("quantize: ") and line.endswith("(from the cache)")]
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == (tiny_bundle / "model.onnx").read_bytes()
+    assert not list(tmp_path.glob("calib_cache/.tmp/*"))

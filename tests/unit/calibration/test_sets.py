@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mixport.artifacts import Preprocessing
+from mixport.calibration import (
+    SetSummary,
+    calibrate,
+    contact_sheet,
+    find_set,
+    list_sets,
+    parse_calibration,
+    select_for_pruning,
+    verify_sets,
+)
+from mixport.errors import BadInputError
+from mixport.progress import SilentProgress
+from mixport.store import Store
+
+NOW = datetime(2026, 11, 20, tzinfo=UTC)
+
+
+def noise(store: Store, *, images: int, size: tuple[int, int] = (8, 8)) -> Path:
+    preprocessing = Preprocessing(size=size, mean=(0, 0, 0), std=(1, 1, 1))
+    recipe = parse_calibration("noise", images=images, seed=0, preprocessing=preprocessing)
+    return calibrate(recipe, store=store, progress=SilentProgress()).images_path.parent
+
+
+def summary(key: str, *, days: int | None, size: int = 100) -> SetSummary:
+    return SetSummary(
+        key=key,
+        path=Path(key),
+        method="noise",
+        source=None,
+        count=1,
+        size=(8, 8),
+        seed=0,
+        content_sha256="",
+        bytes=size,
+        created=None if days is None else NOW - timedelta(days=days),
+    )
+
+
+def test_list_find_and_verify(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert list_sets(store) == []
+    folders = {noise(store, images=2), noise(store, images=3, size=(8, 4))}
+    sets = list_sets(store)
+    assert {one.path for one in sets} == folders
+    assert {(one.count, one.size, one.method) for one in sets} == {(2, (8, 8), "noise"), (3, (8, 4), "noise")}
+    assert find_set(store, sets[0].key[:8]) == sets[0]
+    for key in ("", "zz"):
+        with pytest.raises(BadInputError, match="calibration set"):
+            find_set(store, key)
+    assert verify_sets(store) == {one.key: [] for one in sets}
+    (sets[0].path / "images.npy").unlink()
+    assert verify_sets(store, keys=[sets[0].key]) == {sets[0].key: ["images.npy: missing"]}
+    assert sets[0].path.is_dir(), "verify changes nothing"
+
+
+def test_unreadable_sets_are_listed_too(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (noise(store, images=2) / "entry.json").write_text("{")
+    (one,) = list_sets(store)
+    assert (one.created, one.count, one.method) == (None, 0, "")
+
+
+SETS = [summary("a", days=1), summary("b", days=10), summary("c", days=100), summary("d", days=None)]
+
+
+@pytest.mark.parametrize(
+    ("rules", "chosen"),
+    [
+        ({}, []),
+        ({"keys": ["b"]}, ["b"]),
+        ({"older_than": timedelta(days=10)}, ["d", "c"]),
+        ({"older_than": timedelta(days=9)}, ["d", "c", "b"]),
+        ({"keep_bytes": 400}, []),
+        ({"keep_bytes": 399}, ["d"]),
+        ({"keep_bytes": 150}, ["d", "c", "b"]),
+        ({"keep_bytes": 0}, ["d", "c", "b", "a"]),
+        ({"keys": ["a"], "keep_bytes": 200}, ["d", "a"]),
+    ],
+)
+def test_what_may_go(rules: dict[str, object], chosen: list[str]) -> None:
+    assert [one.key for one in select_for_pruning(SETS, now=NOW, **rules)] == chosen  # type: ignore[arg-type]
+
+
+def test_contact_sheet(tmp_path: Path) -> None:
+    folder = noise(Store(tmp_path), images=5, size=(8, 16))
+    assert contact_sheet(folder, tmp_path / "sheet.png", columns=2, limit=3) == 3
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape == (2 * 32 + 3 * 4, 2 * 64 + 3 * 4, 3)
+    images = np.load(folder / "images.npy")
+    np.testing.assert_array_equal(sheet[4:36:4, 72:136:4], images[1])
+    np.testing.assert_array_equal(sheet[40:72:4, 4:68:4], images[2])
+
+
+def test_large_images_are_made_smaller(tmp_path: Path) -> None:
+    folder = noise(Store(tmp_path), images=1, size=(512, 256))
+    contact_sheet(folder, tmp_path / "sheet.png")
+    assert Image.open(tmp_path / "sheet.png").size == (128 + 8, 256 + 8)
+
+
+def test_sheets_that_cannot_be(tmp_path: Path) -> None:
+    folder = noise(Store(tmp_path / "cache"), images=2)
+    with pytest.raises(BadInputError, match="columns is 0"):
+        contact_sheet(folder, tmp_path / "sheet.png", columns=0)
+    with pytest.raises(BadInputError, match="not a whole calibration set"):
+        contact_sheet(tmp_path, tmp_path / "sheet.png")
+    np.save(tmp_path / "images.npy", np.zeros((2, 3)))
+    with pytest.raises(BadInputError, match=r"allowed uint8 \[N, H, W, 3\]"):
+        contact_sheet(tmp_path, tmp_path / "sheet.png")
+    assert not (tmp_path / "sheet.png").exists()

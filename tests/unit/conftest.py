@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mixport.artifacts import (
+    ActivationSite,
+    CalibrationSet,
+    Decision,
+    Divergence,
+    FusionAudit,
+    LoweredGraph,
+    Preprocessing,
+    QuantizedModel,
+    RuntimeResult,
+    ValidationReport,
+    WeightSite,
+)
+from mixport.evaluate import Metrics, check_gates, gate_values, parse_gate
+from mixport.manifest import Manifest, ModelEntry
+from mixport.manifest_build import build_manifest
+from mixport.quantspec import QuantParams, Scheme
+from mixport.targets import load_target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """What the stages of a small build hand on; `hostile` is part of every name, so that escaping shows."""
+
+    quantized: QuantizedModel
+    lowered: LoweredGraph
+    calibration: CalibrationSet
+    validation: ValidationReport
+    metrics: Metrics
+
+    def manifest(self) -> Manifest:
+        gates = [parse_gate(text) for text in ("mismatches==0", "top1_drop<=1.0", "size_ratio<=0.1")]
+        return build_manifest(
+            model=ModelEntry(name="small & <b>bold</b>", source="tests:small", sha256="ab" * 32),
+            target=load_target("ort-cpu"),
+            calibration=self.calibration,
+            quantized=self.quantized,
+            lowered=self.lowered,
+            validation=self.validation,
+            metrics=self.metrics,
+            gates=check_gates(gates, gate_values(self.metrics, mismatches=2)),
+            preprocessing=Preprocessing(size=(8, 8), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+            class_names=["cat", "<script>alert(1)</script>"],
+            environment={"python": "3.11", "cpu": "some cpu"},
+            reproduce="mixport build tests:small --gate 'size_ratio<=0.1'",
+            timings_s={"quantize": 1.23456, "lower": 0.5},
+            site_sqnr_db={"conv.relu": 31.5, "add": 8.25},
+        )
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    """Records of a model with two layers, one float island and one runtime that differs."""
+    model_path = tmp_path / "lowered.onnx"
+    model_path.write_bytes(b"onnx bytes")
+    params = QuantParams(scale=0.05, zero_point=0, qmin=0, qmax=15, storage="uint8")
+    decision = Decision(where="conv.bn", what="folded", why="it is <affine> per channel")
+    return Records(
+        quantized=QuantizedModel(
+            program_path=tmp_path / "program.pt2",
+            scheme=Scheme(weight_bits=2, activation_bits=4),
+            activations=(
+                ActivationSite(name="input", op="input", role="input", bits=8, params=params, reason="model input"),
+                ActivationSite(name="conv.relu", op="relu", role="compute", bits=4, params=params, reason="read by fc"),
+                ActivationSite(name="add", op="add", role="carrier", bits=8, params=params, reason="branches meet", behind_island=True),
+            ),
+            weights=(
+                WeightSite(name="conv", op="conv2d", bits=8, storage="int8", shape=(4, 3, 3, 3), input_site="input", reason="first layer"),
+                WeightSite(name="fc", op="linear", bits=2, storage="int2", shape=(10, 4), input_site="conv.relu", reason="scheme"),
+                WeightSite(name="head", op="linear", bits=8, storage="int8", shape=(10, 4), input_site=None, reason="reads floats"),
+            ),
+            decisions=(decision,),
+            input_shape=(1, 3, 8, 8),
+            dynamic_batch=True,
+            float_bytes=1000,
+        ),
+        lowered=LoweredGraph(
+            model_path=model_path,
+            opset=25,
+            ir_version=11,
+            sites=("input", "conv.relu", "add"),
+            decisions=(Decision(where="head", what="left in float", why="its input has no codes"),),
+        ),
+        calibration=CalibrationSet(
+            images_path=tmp_path / "images.npy", count=32, method="noise", recipe_key="12" * 32, content_sha256="34" * 32
+        ),
+        validation=ValidationReport(
+            verdict="mismatch",
+            claim="Codes differ in <i>one</i> runtime.",
+            session_policy={"optimization_level": "all", "threads": 1, "config": {"session.x": "1"}},
+            runtimes=(
+                RuntimeResult(name="native", version="1.31.1", cpu="x64", tensors=3, values=3000, mismatches=0),
+                RuntimeResult(name="wasm", version="1.30.0", cpu="wasm", tensors=3, values=3000, mismatches=2),
+            ),
+            divergences=(
+                Divergence(site="add", index=(0, 1), expected=3.0, got=4.0, executor="wasm", inputs="near-tie"),
+                Divergence(site="output", index=(0,), expected=1.0, got=float("nan"), executor="wasm", inputs="images"),
+            ),
+            float_islands=("norm <1>",),
+            site_checks={"near-tie": {"sites": 3, "values": 96, "mismatches": 1}},
+            audit=FusionAudit(integer_nodes={"QLinearConv": 1}, float_nodes={"Softmax": 1}, float_compute=(decision,)),
+            proofs={"accumulator": {"largest": 1000, "holds": True, "layers": ["conv", "fc"]}, "portable_nodes": 7, "open": []},
+        ),
+        metrics=Metrics(
+            top1_float=91.5, top1_quantized=91.0, agreement=0.98, sqnr_db=20.0, size_bytes=200, size_ratio=0.2, float_bytes=1000, images=100
+        ),
+    )

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import html
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from mixport.errors import InvariantError
+from mixport.manifest import Manifest, SessionPolicy, SiteEntry
+from mixport.report import recheck_script, render
+from mixport.report.plots import size_figure, sqnr_figure
+
+VOID = {"meta", "br", "path", "use", "rect"}
+
+
+class Checker(HTMLParser):
+    """Collects tags, attributes and text, and checks that tags are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.tags: set[str] = set()
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.text += " "
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def manifest(records: Any) -> Manifest:
+    return records.manifest()
+
+
+def exact(manifest: Manifest) -> Manifest:
+    changes = {"verdict": "exact", "divergences": (), "float_islands": ()}
+    return manifest.model_copy(update={"validation": manifest.validation.model_copy(update=changes), "gates": manifest.gates[1:2]})
+
+
+def test_the_page_is_well_formed_and_needs_nothing_from_outside(manifest: Manifest) -> None:
+    text = render(manifest)
+    page = Checker(text)
+    assert not page.tags & {"script", "iframe", "link", "img", "object", "form"}
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "@import" not in text
+    links = [value for name, value in page.attributes if name in ("href", "src") and value]
+    assert all(link.startswith("#") for link in links)
+    assert {link[1:] for link in links} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert [value for name, value in page.attributes if name.startswith("on")] == []
+
+
+def test_everything_from_the_manifest_is_escaped(manifest: Manifest) -> None:
+    text = render(manifest)
+    for hostile in ("<b>bold</b>", "<i>one</i>", "<affine>", "norm <1>"):
+        assert hostile not in text
+        assert html.escape(hostile) in text
+
+
+def test_the_same_manifest_gives_the_same_page(manifest: Manifest) -> None:
+    assert render(manifest) == render(manifest)
+
+
+def test_a_failure_shows_with_its_evidence(manifest: Manifest) -> None:
+    text = Checker(render(manifest)).text
+    words = " ".join(text.split())
+    assert "codes differ" in words
+    assert "2 gates not met" in words
+    assert "size_ratio is 0.2, asked for <= 0.1" in words
+    assert "wasm 1.30.0 wasm 3 3,000 2" in words
+    assert "wasm add [0, 1] 3 4 near-tie" in words
+    assert "norm <1>" in words
+    assert "behind an island" in words
+    assert "near-tie 3 96 1" in words
+    assert "session.x=1" in words
+
+
+def test_a_success_shows_its_claim(manifest: Manifest) -> None:
+    words = " ".join(Checker(render(exact(manifest))).text.split())
+    assert "bit-exact" in words
+    assert "not met" not in words
+    assert "None: the claim covers every quantised tensor." in words
+    for expected in (
+        "91.00 %",
+        "98.00 %",
+        "20.0 dB",
+        "fc linear weight W2 A4 int2 10×4 scheme",
+        "head linear weight W8 float int8",
+        "conv.relu relu compute A4 uint8 0 … 15 0 0.05 31.5 read by fc",
+        "largest: 1,000, holds: yes",
+        "QLinearConv 1",
+        "mixport build tests:small --gate 'size_ratio<=0.1'",
+        "3.11",
+        "quantize 1.2 s",
+    ):
+        assert expected in words, expected
+
+
+def test_a_manifest_without_the_optional_parts_renders(manifest: Manifest) -> None:
+    document = exact(manifest).document()
+    for name in ("gates", "decisions", "preprocessing", "class_names", "graph", "timings_s", "convention", "edge_bits", "golden_images"):
+        del document[name]
+    document["sites"] = []
+    document["metrics"] = {name: None for name in document["metrics"]} | {"size_bytes": 1, "size_ratio": 0.5}
+    document["validation"] |= {"proofs": {}, "site_checks": {}, "audit": {}, "runtimes": []}
+    words = " ".join(Checker(render(Manifest.model_validate(document))).text.split())
+    assert "No static bounds were computed." in words
+    assert "runs on integers." not in words, "an empty audit shows nothing"
+
+
+def site(name: str, sqnr_db: float | None) -> SiteEntry:
+    return SiteEntry(
+        name=name, op="relu", kind="activation", weight_bits=None, activation_bits=8, weight_storage=None, reason="", sqnr_db=sqnr_db
+    )
+
+
+def test_figures_take_the_pages_colours_and_mark_weak_sites() -> None:
+    figure = sqnr_figure([site("a$b_{c}$ <x>", 30.0), site("weak", 3.0), site("unmeasured", None)])
+    assert figure is not None
+    assert figure.startswith("<svg role=")
+    assert figure.count("fill: var(--accent)") == 1
+    assert figure.count("fill: var(--warn)") == 1
+    assert "a$b_{c}$ &lt;x&gt;" in figure
+    assert "unmeasured" not in figure
+    assert not re.search(r"#01020\d", figure)
+    assert "currentColor" in size_figure(float_bytes=1000, size_bytes=100)
+
+
+def test_no_figure_without_measurements_and_no_names_for_hundreds_of_sites() -> None:
+    assert sqnr_figure([site("a", None)]) is None
+    figure = sqnr_figure([site(f"site{index}", 20.0) for index in range(300)])
+    assert figure is not None
+    assert "site17" not in figure
+    assert figure.count("var(--accent)") == 300
+
+
+def small_bundle(folder: Path) -> None:
+    """A quantise, requantise graph, its codes, and their golden values."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["/in/codes"]),
+        helper.make_node("DequantizeLinear", ["/in/codes", "scale", "zero"], ["real"]),
+        helper.make_node("GlobalAveragePool", ["real"], ["mean"]),
+        helper.make_node("QuantizeLinear", ["mean", "scale", "zero"], ["pool.codes"]),
+        helper.make_node("DequantizeLinear", ["pool.codes", "scale", "zero"], ["output"]),
+    ]
+    constants = [helper.make_tensor("scale", TensorProto.FLOAT, [], [0.05]), helper.make_tensor("zero", TensorProto.UINT8, [], [128])]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 4, 4])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["N", 3, 1, 1])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, folder / "model.onnx")
+    (folder / "golden").mkdir()
+    images = np.random.default_rng(0).normal(0, 2, (2, 3, 4, 4)).astype(np.float32)
+    codes = np.clip(np.rint(images / np.float32(0.05)) + 128, 0, 255).astype(np.uint8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {"input": images})
+    pooled = np.rint(np.asarray(output) / np.float32(0.05)).astype(np.int64) + 128
+    np.savez(folder / "golden" / "inputs.npz", input=images)
+    np.savez(folder / "golden" / "codes.npz", **{"/in/codes": codes, "pool.codes": pooled.astype(np.uint8)})
+
+
+def test_the_script_on_the_page_works_as_it_stands(manifest: Manifest, tmp_path: Path) -> None:
+    small_bundle(tmp_path)
+    validation = manifest.validation.model_copy(update={"session_policy": SessionPolicy(optimization_level="all", threads=1, config={})})
+    page = render(manifest.model_copy(update={"validation": validation}))
+    found = re.search(r'<pre id="script">(.*?)</pre>', page, re.DOTALL)
+    assert found
+    script = html.unescape(found[1])
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+
+    done = run()
+    assert (done.returncode, done.stdout) == (0, "2 tensors, 0 mismatches\n"), done.stderr
+    codes = dict(np.load(tmp_path / "golden" / "codes.npz"))
+    codes["/in/codes"][1, 2, 3, 3] ^= 1
+    np.savez(tmp_path / "golden" / "codes.npz", **codes)
+    done = run()
+    assert (done.returncode, done.stdout) == (1, "2 tensors, 1 mismatches\n"), done.stderr
+
+
+def test_the_script_states_the_session_policy() -> None:
+    script = recheck_script(SessionPolicy(optimization_level="basic", threads=2, config={"a'b": 'c"d'}))
+    assert "ORT_ENABLE_BASIC" in script
+    assert "intra_op_num_threads = 2" in script
+    assert "add_session_config_entry(\"a'b\", 'c\"d')" in script
+    compile(script, "script", "exec")
+    with pytest.raises(InvariantError, match="allowed disabled, basic, extended, all"):
+        recheck_script(SessionPolicy(optimization_level="most", threads=1))
