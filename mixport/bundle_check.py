@@ -11,7 +11,7 @@ from mixport.artifacts import Divergence, RuntimeResult
 from mixport.options import check_runtimes
 from mixport.release import read_bundle, read_golden, verify_hashes
 from mixport.targets import SessionRules
-from mixport.validate import recheck
+from mixport.validate.recheck import recheck
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,9 @@ from mixport.stage_keys import model_key
 from mixport.stages import StageLog, Workshop
 from mixport.store import Store
 from mixport.targets import Target, load_target
-from mixport.validate import golden, validate
 from mixport.validate.predict import predict
+from mixport.validate.recheck import golden
+from mixport.validate.validate import validate
 
 
 @dataclass(frozen=True, kw_only=True)

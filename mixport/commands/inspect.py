@@ -29,7 +29,7 @@ def inspect(
     console = Console(json=json)
     file = model_file(model)
 
-    from mixport.validate import describe
+    from mixport.validate.inspect import describe
 
     nodes = describe(file)
     if json:

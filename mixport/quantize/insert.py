@@ -22,6 +22,8 @@ from mixport.targets import Target
 _OPS = torch.ops.mixport
 _BIAS_LIMIT = 2.0**29
 """Bias codes stay below this, so that bias plus the largest weight sum fits int32."""
+_DEAD_BIAS_CODE = 2.0**20
+"""Bias code of a channel without weights: its error is a millionth of the bias."""
 
 
 def insert_activations(graph: fx.GraphModule, plan: Plan, params: Mapping[str, QuantParams]) -> list[ActivationSite]:
@@ -181,10 +183,12 @@ def _weight_bits(node: fx.Node, weight: Tensor, plan: Plan, scheme: Scheme) -> t
 def _room_for_bias(
     weight: np.ndarray, bias: Tensor | None, scales: np.ndarray, codes: np.ndarray, *, x_scale: float, bits: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Raise scales of channels whose bias code would leave int32 (dead channels with a large bias)."""
-    magnitude = np.abs(bias.numpy()) if bias is not None else np.zeros(len(scales), np.float32)
-    least = np.maximum(magnitude.astype(np.float64) / (float(x_scale) * _BIAS_LIMIT), 2.0**-60)
-    low = scales < least
+    """Raise scales of channels whose bias code would leave int32; all-zero channels take a scale that holds their bias finely."""
+    magnitude = (np.abs(bias.numpy()) if bias is not None else np.zeros(len(scales), np.float32)).astype(np.float64)
+    least = np.maximum(magnitude / (float(x_scale) * _BIAS_LIMIT), 2.0**-60)
+    dead = ~codes.reshape(len(codes), -1).any(1)
+    scales = np.where(dead, np.maximum(magnitude / (float(x_scale) * _DEAD_BIAS_CODE), 2.0**-60), scales).astype(np.float32)
+    low = (scales < least) & ~dead
     if not low.any():
         return scales, codes, 0
     raised = np.where(low, least, scales).astype(np.float32)

@@ -233,7 +233,8 @@ class _Planner:
         """Operators that only run on integers when their result is quantised ask for it themselves."""
         kind = self.kinds[node]
         is_convolution = kind is Kind.LAYER and "conv" in str(node.target)
-        if kind not in {Kind.ADD, Kind.MULTIPLY, Kind.POOL} and not is_convolution:
+        is_table = kind is Kind.UNARY and self._is_table_tail(node)
+        if kind not in {Kind.ADD, Kind.MULTIPLY, Kind.POOL} and not is_convolution and not is_table:
             return
         tensor = self.carrier_tensor(node)
         known = tensors.setdefault(tensor, _Tensor(node=tensor))
@@ -255,6 +256,7 @@ class _Planner:
             demands = [("carrier", self.scheme.carrier_bits), *[d for d in demands if d[0] == "compute"]]
         bounds = clamp_bounds(node) if self.kinds[node] is Kind.CLAMP else None
         producer: fx.Node = node.args[0] if bounds is not None else node  # type: ignore[assignment]
+        born = producer if only_user(producer) is not None else node  # a clamp among other readers is its own birth
         first: SitePlan | None = None
         for kind, bits in demands:
             if first is not None and kind == "compute" and bits == first.bits:
@@ -262,10 +264,10 @@ class _Planner:
             base = None if first is None else first.name
             chain = self._chain(node) if base is None and self.kinds[node] is Kind.UNARY else ()
             site = SitePlan(
-                name=self._name(producer if base is None else node, base, bits),
+                name=self._name(born if base is None else node, base, bits),
                 tensor=node,
                 source=producer if base is None else node,
-                op="input" if self.kinds[node] is Kind.INPUT else _short_op(producer),
+                op="input" if self.kinds[node] is Kind.INPUT else _short_op(born),
                 role=self._role(node, kind, chain),
                 bits=bits,
                 bounds=bounds,
@@ -298,7 +300,7 @@ class _Planner:
             wanted = "input.codes"
         else:
             path, op = module_path(producer), _short_op(producer)
-            is_leaf = self.kinds[producer] in {Kind.LAYER, Kind.UNARY, Kind.POOL, Kind.FLOAT} and bool(path)
+            is_leaf = self.kinds[producer] in {Kind.LAYER, Kind.UNARY, Kind.CLAMP, Kind.POOL, Kind.FLOAT} and bool(path)
             wanted = path if is_leaf else f"{path}.{op}" if path else op
         name, n = wanted, 1
         while name in self.names:

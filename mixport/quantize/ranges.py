@@ -84,8 +84,8 @@ def finish_carrier(*, scale: float, zero_point: int, bits: int, storage: Storage
 def weight_scales(weight: NDArray[np.float32], *, bits: int) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
     """Per-output-channel symmetric scales that minimise the L_p error, and the codes.
 
-    8-bit weights use [-127, 127]; narrower ones their full two's complement range. A channel whose weights are all equal gets
-    the code 1 or -1 and is exact; an all-zero channel gets zeros.
+    8-bit weights use [-127, 127]; narrower ones their full two's complement range. The search is coarse, then fine around each
+    channel's best; an all-zero channel gets zeros.
 
     Args:
         weight: float32 [O, ...].
@@ -95,18 +95,29 @@ def weight_scales(weight: NDArray[np.float32], *, bits: int) -> tuple[NDArray[np
         float32 [O] scales, int8 codes with the weight's shape.
     """
     kind = IntType(bits=bits, signed=True, narrow=bits == 8)
-    flat = weight.reshape(len(weight), -1).astype(np.float64)
-    widest = np.maximum(flat.max(1) / kind.qmax, flat.min(1) / kind.qmin)
-    widest = np.where(widest > 0, widest, 1.0)
-    best = widest.astype(np.float32)
+    flat = weight.reshape(len(weight), -1).astype(np.float32)
+    widest = np.maximum(flat.max(1) / kind.qmax, flat.min(1) / kind.qmin).astype(np.float32)
+    widest = np.where(widest > 0, widest, np.float32(1.0))
+    best, best_shrink = widest, np.ones(len(flat), np.float32)
     best_error = np.full(len(flat), np.inf)
-    for shrink in np.linspace(1.0, 0.2, 81) if bits > 4 else np.linspace(1.0, 0.05, 96):
-        scale = np.maximum((widest * shrink).astype(np.float32), np.finfo(np.float32).tiny)
-        wide = scale.astype(np.float64)[:, None]
-        error = (np.abs(np.clip(np.rint(flat / wide), kind.qmin, kind.qmax) * wide - flat) ** P).sum(1)
+
+    def consider(shrink: NDArray[np.float32]) -> None:
+        nonlocal best, best_shrink, best_error
+        scale = np.maximum(widest * shrink, np.finfo(np.float32).tiny)
+        wide = scale[:, None]
+        difference = np.abs(np.clip(np.rint(flat / wide), kind.qmin, kind.qmax) * wide - flat)
+        error = np.power(difference, np.float32(P)).sum(1, dtype=np.float64)
         better = error < best_error
-        best, best_error = np.where(better, scale, best), np.where(better, error, best_error)
-    codes = np.clip(np.rint(flat / best.astype(np.float64)[:, None]), kind.qmin, kind.qmax)
+        best, best_shrink = np.where(better, scale, best), np.where(better, shrink, best_shrink)
+        best_error = np.where(better, error, best_error)
+
+    coarse = np.linspace(1.0, 0.2 if bits > 4 else 0.05, 17 if bits > 4 else 20, dtype=np.float32)
+    for shrink in coarse:
+        consider(np.full(len(flat), shrink, np.float32))
+    centre, step = best_shrink, float(coarse[0] - coarse[1])
+    for offset in np.linspace(-0.8, 0.8, 9):
+        consider(np.maximum(centre + np.float32(offset * step), np.float32(0.01)))
+    codes = np.clip(np.rint(flat.astype(np.float64) / best.astype(np.float64)[:, None]), kind.qmin, kind.qmax)
     return best.astype(np.float32), codes.astype(np.int8).reshape(weight.shape)
 
 

@@ -91,6 +91,8 @@ def _read(node: onnx.NodeProto, types: dict[str, int]) -> OptimisedNode:
         types[name] = _output_type(node, inputs, types)
     if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         integer, is_float = True, False
+    if node.op_type in ("Shape", "Size"):
+        integer, is_float = False, False
     data = "codes" if integer else "float" if is_float else "other"
     return OptimisedNode(op=node.op_type, name=node.name, outputs=tuple(node.output), data=data)
 

@@ -40,10 +40,12 @@ class Fused:
     Attributes:
         saturation: output quantiser, None where the result is float32(acc) * float32(x_scale * w_scale).
         absorbed: nodes between the compute node and its QuantizeLinear, which comes last.
+        warning: something in the file that the kernels ignore, or that keeps some of them from fusing; empty as a rule.
     """
 
     saturation: Saturation | None
     absorbed: tuple[Node, ...] = ()
+    warning: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ def fuse(node: Node, around: Surroundings) -> Fused | NotFused:
     absorbed = _towards_quantiser(node, around.graph)
     if isinstance(absorbed, NotFused):
         may_be_float = node.op in ("Gemm", "MatMul") and not _blocks_float_output(node, around.graph)
-        return Fused(saturation=None) if may_be_float else absorbed
+        return Fused(saturation=None, warning=_bias_warning(node, around)) if may_be_float else absorbed
     saturation = saturation_of(absorbed[-1], around)
     if isinstance(saturation, NotFused):
         return NotFused(reason=f"QuantizeLinear {absorbed[-1].name}: {saturation.reason}")
@@ -120,7 +122,18 @@ def _check_output(node: Node, saturation: Saturation, absorbed: tuple[Node, ...]
                     reason=f"scale {quantisation.one_scale!s} of {name} is not an integer multiple of the output scale "
                     f"{saturation.scale!s}, and runtimes round such sums differently"
                 )
-    return Fused(saturation=saturation, absorbed=absorbed)
+    return Fused(saturation=saturation, absorbed=absorbed, warning=_bias_warning(node, around))
+
+
+def _bias_warning(node: Node, around: Surroundings) -> str:
+    """Gemm adds the stored bias whatever its scale; Conv fuses only while the scale is within some percent of the product."""
+    if node.op not in ("Conv", "Gemm") or not node.input(2):
+        return ""
+    x, w, bias = (around.tensors[node.input(i)].quantisation for i in range(3))
+    assert x is not None and w is not None and bias is not None
+    if np.array_equal(np.broadcast_to(x.one_scale * w.scale, bias.scale.shape), bias.scale):
+        return ""
+    return f"scale of bias {node.input(2)} is not x_scale * w_scale, so runtimes may add another bias"
 
 
 def _towards_quantiser(node: Node, graph: Graph) -> tuple[Node, ...] | NotFused:

@@ -92,6 +92,8 @@ def _unit(unit: FusedUnit, plan: Plan, bounds: Mapping[str, Mapping[str, Any]]) 
         why = f"sums reach {bound['magnitude']}, beyond int32"
     elif bound is not None and not bound["pair_safe"]:
         why += "; x64 without VNNI saturates pairs of products"
+    if unit.warning:
+        why += f"; {unit.warning}"
     source = unit.inputs[0] if unit.inputs else None
     return NodeDescription(
         name=unit.node.name,
@@ -115,7 +117,7 @@ def _plain(step: Step, plan: Plan) -> NodeDescription | None:
     reads_codes = codes.kind in ("codes", "dequantised") and not codes.constant
     compute: Compute = "float"
     portability: Portability = "IEEE float"
-    why = step.reason or "every step is one correctly rounded IEEE operation"
+    why = "correctly rounded IEEE operation" + (f"; no integer operator, since {step.reason}" if step.reason else "")
     if step.how == "island":
         portability, why = "float island", step.reason
     elif step.how in ("move", "join") or (node.op == "Clip" and codes.kind == "codes"):

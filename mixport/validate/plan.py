@@ -42,7 +42,7 @@ class Step:
         kernel: fused kernel, for `fused`.
         saturation: output quantiser of a `fused` or `quantise` step; None where a fused product gives floats.
         quantisation: scale and zero point of a `dequantise` step.
-        reason: why it is an island, or why a quantisable node is computed in float.
+        reason: why it is an island, or why a quantisable node is computed in float, or a warning.
         absorbed: nodes between a fused node and its QuantizeLinear.
         expiring: tensors that nobody needs after this step.
     """
@@ -212,7 +212,14 @@ class _Planner:
         for inner in fused.absorbed:
             self.absorbed[inner.index] = Step(node=inner, how="move" if inner.op in MOVES else "pass")
             self.tensors[inner.outputs[0]] = info
-        return Step(node=node, how="fused", kernel=FUSED_OPERATORS[node.op], saturation=saturation, absorbed=fused.absorbed)
+        return Step(
+            node=node,
+            how="fused",
+            kernel=FUSED_OPERATORS[node.op],
+            saturation=saturation,
+            reason=fused.warning,
+            absorbed=fused.absorbed,
+        )
 
     def _rounds_differently(self, node: Node, refused: NotFused) -> bool:
         """An Add that the runtime would fuse although its sums are not portable must not be computed as two float steps."""

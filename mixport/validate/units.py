@@ -55,6 +55,7 @@ class FusedUnit:
         high: largest output code, after the Clip.
         output: name of the tensor that it gives: a site, or floats.
         nodes: in graph order, without those that compute constants.
+        warning: something in the file that kernels may disagree on.
         uncut: why the unit cannot be cut out as a model of its own, empty where it can.
     """
 
@@ -69,6 +70,7 @@ class FusedUnit:
     high: int
     output: str
     nodes: tuple[Node, ...]
+    warning: str = ""
     uncut: str = ""
 
 
@@ -127,6 +129,7 @@ def _unit(plan: Plan, step: Step, *, kind: UnitKind, data: tuple[str, ...], chai
         high=info.high,
         output=output,
         nodes=(*before, *nodes),
+        warning=step.reason,
         uncut=uncut,
     )
 

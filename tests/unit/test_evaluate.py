@@ -149,7 +149,7 @@ def test_texts_that_are_no_gate(text: str) -> None:
 
 
 def test_unknown_metrics_list_the_known_ones() -> None:
-    with pytest.raises(BadOptionError, match="unknown metric accuracy, known: top1_drop, .*mismatches"):
+    with pytest.raises(BadOptionError, match=r"unknown metric accuracy, known: top1_drop, .*mismatches"):
         parse_gate("accuracy>=1")
 
 

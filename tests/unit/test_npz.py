@@ -128,7 +128,7 @@ def test_a_truncated_file_is_explained(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     write_npz(path, ARRAYS)
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(BadInputError, match="not a whole .npz file"):
+    with pytest.raises(BadInputError, match=r"not a whole \.npz file"):
         read_npz(path)
 
 

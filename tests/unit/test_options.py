@@ -70,7 +70,7 @@ def test_reconstruction_steps_are_refused() -> None:
 
 
 def test_mixed_widths_are_refused() -> None:
-    with pytest.raises(BadOptionError, match="--scheme auto:1MB: .* not part of this version yet"):
+    with pytest.raises(BadOptionError, match=r"--scheme auto:1MB: .* not part of this version yet"):
         BuildOptions.of({**NOISE, "scheme": "auto:1MB"})
 
 

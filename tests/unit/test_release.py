@@ -52,7 +52,7 @@ def test_a_bundle_holds_every_file_of_the_contract(records: Any, tmp_path: Path)
     bundle = write(records, tmp_path / "deep" / "out")
     assert bundle.path == tmp_path / "deep" / "out"
     assert set(tree(bundle.path)) == {*BUNDLE_FILES, SUMS_FILE}
-    assert os.listdir(tmp_path / "deep") == ["out"]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
     assert bundle.model_path.read_bytes() == b"onnx bytes"
     assert (bundle.path / "report.html").read_text() == "<p>report</p>"
     assert bundle.manifest.files == {name: sha256_file(bundle.path / name) for name in BUNDLE_FILES if name != "manifest.json"}

@@ -113,7 +113,7 @@ def test_a_success_shows_its_claim(manifest: Manifest) -> None:
         "91.00 %",
         "98.00 %",
         "20.0 dB",
-        "fc linear weight W2 A4 int2 10×4 scheme",
+        "fc linear weight W2 A4 int2 10\u00d74 scheme",
         "head linear weight W8 float int8",
         "conv.relu relu compute A4 uint8 0 … 15 0 0.05 31.5 read by fc",
         "largest: 1,000, holds: yes",
