@@ -69,7 +69,7 @@ class HistogramObserver:
     def __init__(self, name: str) -> None:
         self.name = name
         self.counts = torch.zeros(BINS, dtype=torch.float64)
-        self.limit = 0.0
+        self.limit, self.zeros = 0.0, 0
         self.low, self.high = float("inf"), float("-inf")
 
     def update(self, values: Tensor) -> None:
@@ -81,7 +81,9 @@ class HistogramObserver:
             )
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._grow(max(abs(low), abs(high)))
-        if self.limit > 0.0:
+        if self.limit == 0.0:
+            self.zeros += values.numel()  # no span yet: only zeros so far
+        else:
             self.counts += torch.histc(values.float().flatten(), BINS, -self.limit, self.limit).double()
 
     def result(self) -> Histogram:
@@ -96,6 +98,7 @@ class HistogramObserver:
             wanted *= 2.0
         if self.limit == 0.0:
             self.limit = wanted
+            self.counts[BINS // 2] += self.zeros
         while self.limit < wanted:
             merged = self.counts.view(-1, 2).sum(1)
             self.counts.zero_()

@@ -19,9 +19,10 @@ def test_batches_give_the_histogram_of_their_union(values: list[float], pieces: 
         parts.update(part)
     a, b = whole.result(), parts.result()
     assert (a.low, a.high, a.limit) == (b.low, b.high, b.limit)
-    # A value on a bin's edge may sit on either side once bins have merged: counts agree after merging neighbours.
-    assert np.abs(np.cumsum(a.counts) - np.cumsum(b.counts)).max() <= np.count_nonzero(data.numpy() != 0) + 1
-    assert a.counts.sum() == b.counts.sum() == (len(values) if a.limit and any(v != 0 for v in values) else a.counts.sum())
+    assert a.counts.sum() == b.counts.sum() == (len(values) if any(v != 0 for v in values) else 0)
+    # histc's float32 bin index may differ by one from the merged bin's for a value on an edge: means agree to a bin's width.
+    width = 2 * a.limit / BINS
+    assert abs(float((a.counts * a.centres).sum() - (b.counts * b.centres).sum())) <= len(values) * 2 * width
 
 
 def test_growth_keeps_every_count_at_its_place() -> None:
