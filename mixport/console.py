@@ -33,7 +33,8 @@ class Console:
         self._stdout = stdout or sys.stdout
         self._stderr = stderr or sys.stderr
         no_color = bool(os.environ.get("NO_COLOR"))
-        width = None if self._stdout.isatty() else 160
+        # Wide enough that a row stays a line, for grep.
+        width = None if self._stdout.isatty() else 400
         self._out = RichConsole(file=self._stdout, highlight=False, markup=False, emoji=False, no_color=no_color, width=width)
         self._err = RichConsole(file=self._stderr, highlight=False, markup=False, emoji=False, no_color=no_color, soft_wrap=True)
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import difflib
 import shlex
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mixport.errors import BadInputError, BadOptionError
 from mixport.quantspec import Scheme
 
-CONFIG_FILE = "mixport.toml"
-_MAX_CONFIG_BYTES = 1 << 20
 _SMALL_INPUT = 64
 
 #: Runtimes that can validate in this version.
@@ -215,42 +212,6 @@ def check_names(values: Iterable[str], *, where: str) -> None:
             f"{where}unknown option {name!r}, allowed: {', '.join(known)}",
             hint=f"did you mean {near[0]!r}?" if near else "mixport build --help",
         )
-
-
-def read_config(path: Path | None) -> dict[str, object]:
-    """Options of the [build] table of a TOML file; names in snake_case or kebab-case, [build.model-arg] a table of its own.
-
-    Args:
-        path: the file; None reads mixport.toml of the working directory where there is one.
-
-    Raises:
-        BadInputError: the file is missing, too large, or no TOML.
-        BadOptionError: a table or a name that build does not know.
-    """
-    if path is None:
-        path = Path(CONFIG_FILE)
-        if not path.is_file():
-            return {}
-    try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise BadInputError(f"--config {path} is larger than {_MAX_CONFIG_BYTES} bytes", hint="check the path")
-        tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadInputError(f"--config {path} cannot be read: {error}", hint="check the path and the TOML syntax") from error
-    for name in tables:
-        if name != "build":
-            raise BadOptionError(f"{path}: unknown table or key {name!r} at the top, allowed: [build]", hint="put options under [build]")
-    if not isinstance(tables.get("build", {}), dict):
-        raise BadOptionError(f"{path}: build is a value, allowed: a table", hint="write [build] on a line of its own")
-    values = {str(name).replace("-", "_"): value for name, value in tables.get("build", {}).items()}
-    check_names(values, where=f"{path}: ")
-    return values
-
-
-def merge(config: Mapping[str, object], given: Mapping[str, object]) -> BuildOptions:
-    """The file's values under the ones typed on the command line; None and empty repeatables count as not typed."""
-    typed = {name: value for name, value in given.items() if value is not None and value != [] and value != ()}
-    return BuildOptions.of({**config, **typed})
 
 
 def _spell(name: str, value: object) -> list[str]:

@@ -152,7 +152,7 @@ def build(
     }
     console = Console(json=json, quiet=quiet)
 
-    from mixport.options import merge, read_config
+    from mixport.config import merge, read_config
 
     options = merge(read_config(config), given)
 

@@ -56,7 +56,7 @@ def generate(
         "cache": cache,
     }
 
-    from mixport.options import merge, read_config
+    from mixport.config import merge, read_config
 
     options = merge(read_config(config), given)
 

@@ -31,10 +31,8 @@ def validate(
         console.error(f"{bundle}: {problem}")
     for one in found.divergences:
         console.error(f"{bundle}: {one.executor} differs first at {one.site}{list(one.index)}: got {one.got}, golden {one.expected}")
-    console.table(
-        ["runtime", "version", "tensors", "values", "mismatches"],
-        [[result.name, result.version, result.tensors, result.values, result.mismatches] for result in found.runtimes],
-    )
+    for result in found.runtimes:
+        console.line(f"{result.name} ({result.version}): {result.mismatches} of {result.values} values differ, {result.tensors} tensors")
     console.line(f"{bundle}: {found.verdict}")
     if json:
         console.document({"bundle": str(bundle), **asdict(found)})

@@ -74,6 +74,8 @@ class FinishPass(InPlacePass):
         for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
             value.metadata_props.clear()
             value.doc_string = None
+            if id(value) not in kept:
+                value.type, value.shape = None, None  # the tensor itself says so
 
 
 def _layer_name(n: ir.Node) -> str | None:

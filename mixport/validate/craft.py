@@ -81,7 +81,10 @@ def tie_targets(rows: Rows, *, zero_point: int, low: int, high: int) -> Int:
     distance = np.abs(candidates * rows.multiplier.astype(np.float64)[:, None] - ties)
     outside = (candidates < first[:, None]) | (candidates > last[:, None])
     distance = np.where(outside, np.inf, distance)
-    order = np.argsort(distance, axis=1, kind="stable")[:, : 4 * _ATTEMPTS]
+    kept = min(4 * _ATTEMPTS, distance.shape[1])
+    nearest = np.argpartition(distance, kept - 1, axis=1)[:, :kept]
+    ranks = np.argsort(np.take_along_axis(distance, nearest, axis=1), axis=1, kind="stable")
+    order = np.take_along_axis(nearest, ranks, axis=1)
     best = np.take_along_axis(candidates, order, axis=1)
     unreachable = np.isinf(np.take_along_axis(distance, order, axis=1))
     best = np.where(unreachable, first[:, None], best)

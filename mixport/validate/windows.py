@@ -15,6 +15,9 @@ from mixport.validate.units import CodeInput, FusedUnit
 #: Multiplications that one run of crafted windows may cost.
 _BUDGET = 1 << 29
 
+#: Crafted rows (windows times groups) of one run: a depthwise layer crafts all its channels in every window.
+_MOST_ROWS = 1 << 13
+
 #: Output positions around the crafted one, so that vector kernels have something to do.
 _MARGIN = 3
 
@@ -30,7 +33,7 @@ class Layout:
         dilations: as long as kernel.
         starts: where the window starts on each spatial axis.
         sizes: of the spatial axes.
-        most_windows: how many windows fit the budget.
+        most_windows: how many windows of one kind fit the budget.
     """
 
     groups: int
@@ -47,6 +50,7 @@ def layout_of(unit: FusedUnit) -> Layout:
     assert unit.weight is not None
     kernel = unit.weight.shape[2:]
     attributes: Mapping[str, Any] = unit.node.attributes if unit.kind == "conv" else {}
+    groups: int = attributes.get("group", 1)
     rank = len(kernel)
     strides = attributes.get("strides", (1,) * rank)
     dilations = tuple(attributes.get("dilations", (1,) * rank))
@@ -60,13 +64,13 @@ def layout_of(unit: FusedUnit) -> Layout:
         sizes.append(starts[axis] + dilations[axis] * (kernel[axis] - 1) + 1 + margin * strides[axis])
     outputs = int(np.prod([_outputs(sizes[i], kernel[i], strides[i], dilations[i], pads[i] + pads[rank + i]) for i in range(rank)]))
     return Layout(
-        groups=attributes.get("group", 1),
+        groups=groups,
         channels=unit.weight.shape[1],
         kernel=kernel,
         dilations=dilations,
         starts=tuple(starts),
         sizes=tuple(sizes),
-        most_windows=max(4, min(256, _BUDGET // max(1, cost * outputs))),
+        most_windows=max(4, min(256, _BUDGET // max(1, cost * outputs), _MOST_ROWS // groups)),
     )
 
 

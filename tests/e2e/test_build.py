@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,50 @@ def test_validate_finds_a_changed_file(name: str, capsys: Capture, tmp_path: Pat
         stream.write(b" ")
     assert run(["validate", "bundle"]) == 3
     assert name in capsys.readouterr().err
+
+
+def test_validate_finds_a_wrong_code_behind_right_hashes(capsys: Capture, tmp_path: Path, tiny_bundle: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    path = bundle / "golden" / "codes.npz"
+    with np.load(path) as stored:
+        codes = {name: stored[name].copy() for name in stored.files}
+    site = list(codes)[2]
+    codes[site].flat[5] ^= 1
+    np.savez_compressed(path, **codes)
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"]["golden/codes.npz"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    sums = [(name, hashlib.sha256((bundle / name).read_bytes()).hexdigest()) for name in [*manifest["files"], "manifest.json"]]
+    (bundle / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sums), encoding="utf-8")
+    assert run(["validate", "bundle", "--json"]) == 3
+    document = json.loads(capsys.readouterr().out)
+    assert document["verdict"] == "mismatch"
+    assert [result["mismatches"] for result in document["runtimes"]] == [1]
+    assert [one["site"] for one in document["divergences"]] == [site]
+
+
+def test_a_mismatch_exits_with_3_and_leaves_the_bundle(
+    capsys: Capture, tmp_path: Path, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mixport import pipeline
+    from mixport.artifacts import Divergence
+
+    real = pipeline.validate
+
+    def validate(*arguments: Any, **options: Any) -> Any:
+        report = real(*arguments, **options)
+        first = Divergence(site="stem.0", index=(0, 1), expected=3.0, got=4.0, executor="onnxruntime", inputs="images")
+        native = replace(report.runtimes[0], mismatches=1)
+        return replace(report, verdict="mismatch", divergences=(first,), runtimes=(native, *report.runtimes[1:]))
+
+    monkeypatch.setattr(pipeline, "validate", validate)
+    assert run([*TINY, "--cache", str(tiny_cache), "--out", "out"]) == 3
+    errors = capsys.readouterr().err
+    assert "validation found a mismatch, first at stem.0[0, 1] (onnxruntime: 4.0, not 3.0)" in errors
+    assert "gate mismatches==0" in errors
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["validation"]["verdict"] == "mismatch"
 
 
 def test_inspect_names_every_node(capsys: Capture, tiny_bundle: Path) -> None:

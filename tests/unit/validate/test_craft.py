@@ -129,3 +129,12 @@ def test_work_is_capped() -> None:
     conv = b.layer("Conv", "x", (700, 64, 3, 3), name="wide", pads=[1, 1, 1, 1])
     unit = Interpreter(b.build(b.qdq(conv, "y", 2.0, 128))).units[0]
     assert sum(len(case.feeds["x"]) for case in cases_for(unit, shapes={}, rng=np.random.default_rng(0))) <= 260
+
+
+def test_a_depthwise_layer_crafts_all_its_channels_in_few_windows() -> None:
+    b = QdqBuilder(shape=("N", 1024, 9, 9))
+    b.quantise("input", "x", 0.5, 40)
+    conv = b.layer("Conv", "x", (1024, 1, 3, 3), name="deep", group=1024, pads=[1, 1, 1, 1])
+    unit = Interpreter(b.build(b.qdq(conv, "y", 2.0, 128))).units[0]
+    found = {case.kind: case.feeds["x"] for case in cases_for(unit, shapes={}, rng=np.random.default_rng(0))}
+    assert {kind: len(codes) for kind, codes in found.items()} == {"near-tie": 8, "saturation": 18, "random": 8}
