@@ -168,9 +168,7 @@ class Simulation(Protocol):
         codes of every activation site by name, and the float output under `output`.
     """
 
-    def codes(
-        self, images: NDArray[np.float32], *, overrides: Mapping[str, NDArray[np.generic]]
-    ) -> dict[str, NDArray[np.generic]]: ...
+    def codes(self, images: NDArray[np.float32], *, overrides: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)

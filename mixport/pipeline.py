@@ -20,6 +20,7 @@ from mixport.manifest import ModelEntry
 from mixport.manifest_build import build_manifest
 from mixport.options import BuildOptions, command_line
 from mixport.progress import Progress, SilentProgress
+from mixport.proof.bounds import prove
 from mixport.quantize import FloatModel, PreprocessingOverrides, load_model, open_simulation
 from mixport.release import ReleaseBundle, check_replaceable, golden_count, release
 from mixport.report import render
@@ -165,7 +166,7 @@ def _build_one(shared: Workshop, inputs: _Inputs, target: Target, *, gates: list
     pixels = normalise(inputs.images, preprocessing=model.preprocessing)
     with shop.log.stage("validate"):
         simulation = open_simulation(quantized.model)
-        report = validate(lowered, pixels, target, simulation=simulation, progress=shop.progress, runtimes=options.runtime)
+        report = validate(lowered, pixels, target, simulation=simulation, progress=shop.progress, runtimes=options.runtime, prove=prove)
     metrics = _evaluate(shop, inputs, quantized, lowered, target)
     results = evaluate.check_gates(gates, evaluate.gate_values(metrics, mismatches=_mismatches(report)))
     with shop.log.stage("golden vectors"):

@@ -46,9 +46,7 @@ class Scheme:
         """Read wWaA. Raises BadOptionError naming what is allowed."""
         match = _SCHEME.fullmatch(text.strip().lower())
         if match is None:
-            raise BadOptionError(
-                f"--scheme is {text!r}, allowed wWaA with W and A from 2 to 8", hint="mixport build --scheme w4a8 ..."
-            )
+            raise BadOptionError(f"--scheme is {text!r}, allowed wWaA with W and A from 2 to 8", hint="mixport build --scheme w4a8 ...")
         if not 2 <= edge_bits <= 8:
             raise BadOptionError(f"--edge-bits is {edge_bits}, allowed 2 to 8", hint="mixport build --edge-bits 8 ...")
         return cls(weight_bits=int(match[1]), activation_bits=int(match[2]), edge_bits=edge_bits)

@@ -139,7 +139,5 @@ def _stored(shop: Workshop, kind: str, key: str, make: Callable[[Path], None], *
         make(workdir)
     made = shop.store.get(kind, key)
     if made is None:
-        raise StoreError(
-            f"cache entry {kind}/{key} cannot be read back", hint="check the disk, or choose another --cache DIR"
-        )
+        raise StoreError(f"cache entry {kind}/{key} cannot be read back", hint="check the disk, or choose another --cache DIR")
     return made

@@ -127,9 +127,7 @@ def load_target(name_or_file: str) -> Target:
     if path is None:
         path = Path(name_or_file)
         if not path.is_file():
-            raise TargetError(
-                f"unknown target {name_or_file!r}, known: {', '.join(shipped)}", hint="mixport targets list"
-            )
+            raise TargetError(f"unknown target {name_or_file!r}, known: {', '.join(shipped)}", hint="mixport targets list")
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise TargetError(f"target file {path} is larger than {_MAX_BYTES} bytes", hint="mixport targets list")

@@ -13,9 +13,7 @@ NAMESPACE = "mixport"
 
 
 @torch.library.custom_op("mixport::quantize_dequantize", mutates_args=())
-def quantize_dequantize(
-    x: Tensor, site: str, scale: float, zero_point: int, qmin: int, qmax: int, storage: str
-) -> Tensor:
+def quantize_dequantize(x: Tensor, site: str, scale: float, zero_point: int, qmin: int, qmax: int, storage: str) -> Tensor:
     """(clamp(round(x / scale) + zero_point, qmin, qmax) - zero_point) * scale, per tensor, float32 in and out."""
     step = torch.tensor(scale, dtype=torch.float32, device=x.device)
     return (torch.clamp(torch.round(x / step), qmin - zero_point, qmax - zero_point)) * step

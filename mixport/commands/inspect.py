@@ -29,9 +29,10 @@ def inspect(
     console = Console(json=json)
     file = model_file(model)
 
+    from mixport.proof.bounds import prove
     from mixport.validate.inspect import describe
 
-    nodes = describe(file)
+    nodes = describe(file, prove=prove)
     if json:
         console.document([asdict(node) for node in nodes])
         return

@@ -86,7 +86,9 @@ class ExpandPlaceholdersPass(InPlacePass):
         if table is None:
             raise InvariantError(f"table of {site.name} is not constant")
         entries = initializer(graph, f"{site.name}/table", table.astype(np.uint8))
-        back = node("QuantizeLinear", [old.inputs[0], before.scale, before.zero_point], output=f"{site.name}/in", name=f"{site.name}/QuantizeLinear")
+        back = node(
+            "QuantizeLinear", [old.inputs[0], before.scale, before.zero_point], output=f"{site.name}/in", name=f"{site.name}/QuantizeLinear"
+        )
         index = node("Cast", [back.outputs[0]], output=f"{site.name}/index", name=f"{site.name}/Cast", to=int(ir.DataType.INT32))
         gather = node("Gather", [entries, index.outputs[0]], output=site.name, name=f"{site.name}/Gather", axis=0)
         self._dequantize(graph, old, [back, index, gather], gather.outputs[0], site, "uint8")
@@ -140,7 +142,9 @@ class ExpandPlaceholdersPass(InPlacePass):
         )
 
     def _dequantize(self, graph: ir.Graph, old: ir.Node, nodes: list[ir.Node], codes: ir.Value, site: _Site, storage: str) -> None:
-        back = node("DequantizeLinear", [codes, site.scale, site.zero_point], output=f"{site.name}/dq", name=f"{site.name}/DequantizeLinear")
+        back = node(
+            "DequantizeLinear", [codes, site.scale, site.zero_point], output=f"{site.name}/dq", name=f"{site.name}/DequantizeLinear"
+        )
         graph.insert_before(old, [*nodes, back])
         replace(old.outputs[0], back.outputs[0])
 

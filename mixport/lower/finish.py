@@ -44,7 +44,9 @@ class FinishPass(InPlacePass):
         storages = {v.const_value.dtype.name.lower() for v in model.graph.initializers.values() if v.const_value is not None}
         opset = self.target.opset_for(storages)
         if opset > self.target.graph.opset_max:
-            raise TargetError(f"target {self.target.name}: opset {opset} needed, allowed up to {self.target.graph.opset_max}", hint="choose wider weights")
+            raise TargetError(
+                f"target {self.target.name}: opset {opset} needed, allowed up to {self.target.graph.opset_max}", hint="choose wider weights"
+            )
         model.opset_imports[""] = opset
         model.ir_version = min(_IR_OF_OPSET[opset], self.target.graph.ir_version_max)
         model.producer_name, model.producer_version, model.doc_string = "mixport", None, None

@@ -154,7 +154,7 @@ def _sink(graph: ir.Graph, move: ir.Node) -> bool:
         name = output.name or move.name or "moved"
         output.type = ir.TensorType(ir.DataType.UINT8 if storage[2] == "uint8" else ir.DataType.INT8)
         back = node("DequantizeLinear", [output, scale, zero_point], output=f"{name}/dq", name=f"{name}/DequantizeLinear")
-        back.outputs[0].shape = output.shape
+        back.outputs[0].shape, back.outputs[0].type = output.shape, ir.TensorType(ir.DataType.FLOAT)
         graph.insert_after(move, back)
         users = [use for use in output.uses() if use.node is not back]
         for user, index in users:

@@ -25,13 +25,19 @@ def fold_batchnorm(graph: fx.GraphModule) -> list[Decision]:
         if node.target not in _NORMS:
             continue
         scale, shift = _affine(graph, node)
-        output = node if node.target is aten.batch_norm.default else next(u for u in node.users if u.target is operator.getitem and u.args[1] == 0)
+        output = (
+            node
+            if node.target is aten.batch_norm.default
+            else next(u for u in node.users if u.target is operator.getitem and u.args[1] == 0)
+        )
         source = node.args[0]
         replacement = fold_affine(graph, source, scale, shift)
         if replacement is None:
             replacement = affine_convolution(graph, source, scale, shift, like=node)
             where = module_path(node) or node.name
-            decisions.append(Decision(where=where, what="BatchNorm as a 1x1 depthwise convolution", why="no layer directly before it could take it"))
+            decisions.append(
+                Decision(where=where, what="BatchNorm as a 1x1 depthwise convolution", why="no layer directly before it could take it")
+            )
         output.replace_all_uses_with(replacement)
         if output is not node:
             graph.graph.erase_node(output)

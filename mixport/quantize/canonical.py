@@ -60,10 +60,11 @@ def drop_no_ops(graph: fx.GraphModule) -> list[Decision]:
             node.target = aten.reshape.default  # rewrites change strides, which views may not
         elif node.target in _ASSERTS:
             graph.graph.erase_node(node)
-        elif node.target in _NO_OPS:
-            node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)
-        elif node.target in {aten.to.dtype, aten._to_copy.default, aten.type_as.default, aten.to.dtype_layout} and _is_float(node) and _is_float(node.args[0]):
+        elif node.target in _NO_OPS or (
+            node.target in {aten.to.dtype, aten._to_copy.default, aten.type_as.default, aten.to.dtype_layout}
+            and _is_float(node)
+            and _is_float(node.args[0])
+        ):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
     return []
@@ -125,6 +126,27 @@ def same_padding_to_pad(graph: fx.GraphModule) -> list[Decision]:
     return []
 
 
+def scatter_to_concat(graph: fx.GraphModule) -> list[Decision]:
+    """x[:, a:b] = y (slice_scatter, stride 1) as a concat of what lies before, y, and what lies after."""
+    for node in list(graph.graph.nodes):
+        if node.target is not aten.slice_scatter.default:
+            continue
+        x, source, axis, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 2 :])
+        size = shape_of(x)[axis]
+        first, last = start or 0, size if end is None else min(int(end), size)
+        if step != 1 or not isinstance(first, int) or first < 0:
+            continue
+        parts = [source]
+        if first > 0:
+            parts.insert(0, call(graph, aten.slice.Tensor, x, axis, 0, first, before=node, like=node))
+        if last < size:
+            parts.append(call(graph, aten.slice.Tensor, x, axis, last, size, before=node, like=node))
+        joined = source if len(parts) == 1 else call(graph, aten.cat.default, parts, axis, before=node, like=node)
+        node.replace_all_uses_with(joined)
+        graph.graph.erase_node(node)
+    return []
+
+
 def unify_average_pools(graph: fx.GraphModule) -> list[Decision]:
     """Means over space become GlobalAveragePool; windowed averages without partial windows a depthwise convolution."""
     decisions: list[Decision] = []
@@ -165,7 +187,10 @@ def _global_mean(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     if rank == 3:
         x = emit(aten.unsqueeze.default, x, -1)
     pooled = emit(GLOBAL_AVERAGE_POOL, x)
-    shape = {True: {(2, 3): [-1, channels, 1, 1], (1, 2): [-1, 1, 1, channels], (1,): [-1, 1, channels]}[tuple(dims)], False: [-1, channels]}[keep]
+    shape = {
+        True: {(2, 3): [-1, channels, 1, 1], (1, 2): [-1, 1, 1, channels], (1,): [-1, 1, channels]}[tuple(dims)],
+        False: [-1, channels],
+    }[keep]
     return pooled if keep and order is None else emit(aten.reshape.default, pooled, shape)
 
 
@@ -229,10 +254,12 @@ def _is_float(node: Any) -> bool:
 def drop_identity_pads(graph: fx.GraphModule) -> list[Decision]:
     """A pad by nothing does nothing."""
     for node in list(graph.graph.nodes):
-        if node.target is aten.constant_pad_nd.default and not any(node.args[1]):
-            node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)
-        elif node.target is aten.slice.Tensor and only_user(node) is not None and tuple(node.args[2:4]) == (0, 9223372036854775807) and len(node.args) == 4:
+        if (node.target is aten.constant_pad_nd.default and not any(node.args[1])) or (
+            node.target is aten.slice.Tensor
+            and only_user(node) is not None
+            and tuple(node.args[2:4]) == (0, 9223372036854775807)
+            and len(node.args) == 4
+        ):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
     return []
@@ -244,6 +271,7 @@ REWRITES = (
     drop_identity_pads,
     fold_constants,
     same_padding_to_pad,
+    scatter_to_concat,
     unify_average_pools,
     fold_batchnorm,
     fold_layerscale,

@@ -51,7 +51,9 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
         try:
             program = export_program(module, input_shape=input_shape, dynamic_batch=True)
         except Exception as error:  # torch.export raises many types; the static attempt decides
-            notes.append(Decision(where="model", what="batch fixed at 1", why=f"a symbolic batch could not be exported: {_first_line(error)}"))
+            notes.append(
+                Decision(where="model", what="batch fixed at 1", why=f"a symbolic batch could not be exported: {_first_line(error)}")
+            )
     dynamic = program is not None
     if program is None:
         try:
@@ -82,7 +84,10 @@ def export_program(module: nn.Module, *, input_shape: tuple[int, int, int, int],
 @contextmanager
 def quiet_torch() -> Iterator[None]:
     """Hold back torch's own chatter during an export; errors still raise."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.onnx", "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "onnxscript")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("torch.export", "torch.onnx", "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "onnxscript")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

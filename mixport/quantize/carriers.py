@@ -65,9 +65,7 @@ def _at_scale(
         total += error
         for member in tied:
             site = sites[member]
-            params[member] = finish_carrier(
-                scale=base * ratio, zero_point=zero_point, bits=site.bits, storage="uint8", bounds=site.bounds
-            )
+            params[member] = finish_carrier(scale=base * ratio, zero_point=zero_point, bits=site.bits, storage="uint8", bounds=site.bounds)
     return params, total
 
 

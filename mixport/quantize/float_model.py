@@ -156,13 +156,17 @@ def _timm(arch: str, *, pretrained: bool, arguments: dict[str, Any]) -> _Made:
 
     if not timm.is_model(arch.split(".")[0]):
         close = timm.list_models(f"*{arch.split('.')[0][:8]}*")[:5]
-        raise BadInputError(f"timm has no architecture {arch!r}" + (f", similar: {', '.join(close)}" if close else ""), hint="python -m timm.models")
+        raise BadInputError(
+            f"timm has no architecture {arch!r}" + (f", similar: {', '.join(close)}" if close else ""), hint="python -m timm.models"
+        )
     try:
         module: nn.Module = timm.create_model(arch, pretrained=pretrained, **arguments)
     except Exception as error:  # timm and the hub raise many types; the cause is kept
         what = "pretrained weights could not be fetched" if pretrained else "the architecture could not be built"
         hint = "--weights FILE.safetensors, or --random-weights" if pretrained else "check --model-arg KEY=VALUE"
-        raise BadInputError(f"timm:{arch}: {what}: {str(error).splitlines()[0] if str(error) else type(error).__name__}", hint=hint) from error
+        raise BadInputError(
+            f"timm:{arch}: {what}: {str(error).splitlines()[0] if str(error) else type(error).__name__}", hint=hint
+        ) from error
     config = resolve_data_config({}, model=module)
     preprocessing = Preprocessing(
         size=(int(config["input_size"][1]), int(config["input_size"][2])),
@@ -208,7 +212,10 @@ def _factory(spec: str, *, arguments: dict[str, Any]) -> _Made:
     except TypeError as error:
         raise BadInputError(f"MODEL {spec}: the factory refused its arguments: {error}", hint="--model-arg KEY=VALUE") from error
     if not isinstance(module, nn.Module):
-        raise BadInputError(f"MODEL {spec}: the factory returned {type(module).__name__}, expected torch.nn.Module")
+        raise BadInputError(
+            f"MODEL {spec}: the factory returned {type(module).__name__}, expected torch.nn.Module",
+            hint="name a callable that returns the model itself",
+        )
     config: Any = getattr(module, "pretrained_cfg", None) or {}
     size = tuple(config.get("input_size", (3, 224, 224)))[1:]
     preprocessing = Preprocessing(

@@ -45,9 +45,7 @@ def insert_activations(graph: fx.GraphModule, plan: Plan, params: Mapping[str, Q
     return sites
 
 
-def insert_weights(
-    graph: fx.GraphModule, plan: Plan, scheme: Scheme, target: Target
-) -> tuple[list[WeightSite], list[Decision]]:
+def insert_weights(graph: fx.GraphModule, plan: Plan, scheme: Scheme, target: Target) -> tuple[list[WeightSite], list[Decision]]:
     """Replace every layer's weight and bias by integers. Layers must already read quantised activations."""
     sites: list[WeightSite] = []
     decisions: list[Decision] = []
@@ -73,8 +71,12 @@ def insert_weights(
         if bias is not None:
             bias_codes, bias_scale = integer.quantise_bias(bias.numpy(), x_scale=x_params.scale, w_scale=scales)
             bias_node = add_constant(graph, torch.from_numpy(bias_codes), name=f"{name}_bias_codes", before=node)
-            bias_scale_node = add_constant(graph, torch.from_numpy(np.ascontiguousarray(bias_scale)), name=f"{name}_bias_scale", before=node)
-            arguments[2] = call(graph, _OPS.dequantize_weight.default, bias_node, bias_scale_node, f"{name}.bias", 32, before=node, like=node)
+            bias_scale_node = add_constant(
+                graph, torch.from_numpy(np.ascontiguousarray(bias_scale)), name=f"{name}_bias_scale", before=node
+            )
+            arguments[2] = call(
+                graph, _OPS.dequantize_weight.default, bias_node, bias_scale_node, f"{name}.bias", 32, before=node, like=node
+            )
         node.args = tuple(arguments)
         sites.append(
             WeightSite(
@@ -133,9 +135,7 @@ def _quantiser(graph: fx.GraphModule, source: fx.Node, name: str, params: QuantP
     return node
 
 
-def _requantise(
-    graph: fx.GraphModule, site: SitePlan, params: QuantParams, placed: dict[fx.Node, fx.Node]
-) -> list[ActivationSite]:
+def _requantise(graph: fx.GraphModule, site: SitePlan, params: QuantParams, placed: dict[fx.Node, fx.Node]) -> list[ActivationSite]:
     """A further width for some readers of a tensor: one quantiser for each distinct operand they read."""
     operands: dict[fx.Node, list[fx.Node]] = {}
     for consumer, operand in site.consumers:
@@ -160,9 +160,7 @@ def _table(graph: fx.GraphModule, site: SitePlan, params: QuantParams) -> fx.Nod
     values = (torch.arange(256, dtype=torch.float64) - inputs.zero_point) * inputs.scale
     for node in site.chain:
         values = node.target(values, *node.args[1:], **node.kwargs)
-    entries = integer.quantise(
-        values.float().numpy(), scale=params.scale, zero_point=params.zero_point, qmin=params.qmin, qmax=params.qmax
-    )
+    entries = integer.quantise(values.float().numpy(), scale=params.scale, zero_point=params.zero_point, qmin=params.qmin, qmax=params.qmax)
     table = add_constant(graph, torch.from_numpy(entries.astype(np.uint8)), name=f"{site.name}_table", before=tail)
     with graph.graph.inserting_after(tail):
         node = graph.graph.call_function(

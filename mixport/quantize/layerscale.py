@@ -32,7 +32,13 @@ def fold_layerscale(graph: fx.GraphModule) -> list[Decision]:
             replaced = _fold(graph, source, gain, axis)
             if not replaced and axis == 1 and len(shape_of(source)) == 4:
                 node.replace_all_uses_with(affine_convolution(graph, source, gain, torch.zeros_like(gain), like=node))
-                decisions.append(Decision(where=module_path(node) or node.name, what="factor as a 1x1 depthwise convolution", why="no layer directly before it could take it"))
+                decisions.append(
+                    Decision(
+                        where=module_path(node) or node.name,
+                        what="factor as a 1x1 depthwise convolution",
+                        why="no layer directly before it could take it",
+                    )
+                )
             elif replaced:
                 node.replace_all_uses_with(source)
             else:

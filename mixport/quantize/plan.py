@@ -15,7 +15,7 @@ from torch import fx
 
 from mixport.artifacts import Decision
 from mixport.quantize.fx_graph import module_path, only_user
-from mixport.quantize.roles import Kind, classify, clamp_bounds
+from mixport.quantize.roles import Kind, clamp_bounds, classify
 from mixport.quantspec import Role, Scheme
 
 Demand = tuple[str, int]
@@ -154,9 +154,9 @@ class _Planner:
 
         for node in reversed(list(self.graph.graph.nodes)):
             kind = self.kinds[node]
-            if kind in {Kind.LAYER, Kind.PRODUCT, Kind.ADD}:
-                integer.add(node)
-            elif kind in {Kind.MULTIPLY, Kind.POOL, Kind.CONCAT, Kind.UNARY, Kind.CLAMP} and wanted(node):
+            if kind in {Kind.LAYER, Kind.PRODUCT, Kind.ADD} or (
+                kind in {Kind.MULTIPLY, Kind.POOL, Kind.CONCAT, Kind.UNARY, Kind.CLAMP} and wanted(node)
+            ):
                 integer.add(node)
         return integer
 
@@ -358,7 +358,12 @@ class _Planner:
 
     def _float_decisions(self) -> Iterator[Decision]:
         for node, kind in self.kinds.items():
-            if node.op == "call_function" and kind not in {Kind.CONSTANT, Kind.MOVE} and node not in self.integer and node.meta.get("is_float", False):
+            if (
+                node.op == "call_function"
+                and kind not in {Kind.CONSTANT, Kind.MOVE}
+                and node not in self.integer
+                and node.meta.get("is_float", False)
+            ):
                 why = "no integer consumer behind it" if kind is not Kind.FLOAT else "no exact integer form in this version"
                 yield Decision(where=module_path(node) or node.name, what=f"{_short_op(node)} left in float", why=why)
 

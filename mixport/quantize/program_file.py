@@ -48,7 +48,11 @@ def load_program(path: Path) -> ProgramFile:
         program = torch.export.load(path)
     except Exception as error:  # torch raises many types on a damaged archive
         raise BadInputError(f"program {path} cannot be read: {error}", hint=_HINT) from error
-    shapes = [node.meta["val"].shape for node in program.graph.nodes if node.op == "placeholder" and node.name in program.graph_signature.user_inputs]
+    shapes = [
+        node.meta["val"].shape
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs
+    ]
     if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != 3:
         raise UnsupportedModelError(f"program {path}: inputs have shapes {[tuple(s) for s in shapes]}, expected one [N, 3, H, W]")
     return ProgramFile(module=program.module(check_guards=False), size=(int(shapes[0][2]), int(shapes[0][3])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,9 @@ def quantize(
     weights, raised = insert_weights(graph, plan, scheme, target)
     clean(graph)
     program = export_program(graph, input_shape=model.input_shape, dynamic_batch=captured.dynamic_batch)
-    torch.export.save(program, workdir / _PROGRAM)
+    archive = io.BytesIO()  # torch's own file writer aborts the process on a full disk
+    torch.export.save(program, archive)
+    (workdir / _PROGRAM).write_bytes(archive.getvalue())
     record = QuantizedModel(
         program_path=workdir / _PROGRAM,
         scheme=scheme,
@@ -120,9 +123,7 @@ def float_logits(model: FloatModel, images: NDArray[np.uint8], *, progress: Prog
     return np.concatenate(results)
 
 
-def _statistics(
-    model: FloatModel, captured: Captured, plan: Plan, calibration: CalibrationSet, progress: Progress
-) -> dict[str, Histogram]:
+def _statistics(model: FloatModel, captured: Captured, plan: Plan, calibration: CalibrationSet, progress: Progress) -> dict[str, Histogram]:
     images = np.load(calibration.images_path, mmap_mode="r", allow_pickle=False)[: calibration.count]
     batch = _batch_size(model) if captured.dynamic_batch else 1
     names = {site.tensor: site.name for site in reversed(plan.sites)}

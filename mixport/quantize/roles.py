@@ -133,7 +133,12 @@ def _kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind]) -> K
     dynamic = [source for source in node.all_input_nodes if kinds[source] is not Kind.CONSTANT and _is_tensor(source)]
     if not dynamic:
         return Kind.CONSTANT
-    if not node.meta.get("is_float", False) and node.target not in {aten.unbind.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default}:
+    if not node.meta.get("is_float", False) and node.target not in {
+        aten.unbind.int,
+        aten.split.Tensor,
+        aten.split_with_sizes.default,
+        aten.chunk.default,
+    }:
         return Kind.FLOAT
     return _tensor_kind(graph, node, kinds, dynamic)
 
@@ -166,11 +171,17 @@ def _tensor_kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind
 
 
 def _is_tensor(node: Any) -> bool:
-    return isinstance(node, fx.Node) and (node.op in {"placeholder", "get_attr"} or bool(shape_of(node)) or "is_float" in node.meta) and not _is_symbol(node)
+    return (
+        isinstance(node, fx.Node)
+        and (node.op in {"placeholder", "get_attr"} or bool(shape_of(node)) or "is_float" in node.meta)
+        and not _is_symbol(node)
+    )
 
 
 def _is_symbol(node: fx.Node) -> bool:
     value = node.meta.get("val")
     if value is not None:
         return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
-    return node.op == "call_function" and not node.meta.get("is_float", False) and shape_of(node) == () and node.target is not operator.getitem
+    return (
+        node.op == "call_function" and not node.meta.get("is_float", False) and shape_of(node) == () and node.target is not operator.getitem
+    )

@@ -120,7 +120,9 @@ class _Collector(fx.Interpreter):
         return value
 
 
-def collect(graph: fx.GraphModule, nodes: dict[fx.Node, str], batches: Iterable[Tensor]) -> Iterator[tuple[int, dict[fx.Node, HistogramObserver]]]:
+def collect(
+    graph: fx.GraphModule, nodes: dict[fx.Node, str], batches: Iterable[Tensor]
+) -> Iterator[tuple[int, dict[fx.Node, HistogramObserver]]]:
     """Run the float graph over `batches` and observe `nodes` (node -> name).
 
     Yields (images done, observers) after each batch; memory is one batch's activations plus one histogram a tensor.

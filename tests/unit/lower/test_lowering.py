@@ -107,7 +107,13 @@ def test_bias_scale_is_the_float32_product(w2a4: Made) -> None:
 def test_a_target_without_narrow_types_gets_int8_and_a_fixed_batch(plain: Made) -> None:
     quantized, lowered, model = plain
     assert lowered.opset == 21
-    assert {t.data_type for t in model.graph.initializer} <= {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, TensorProto.FLOAT, TensorProto.INT64}
+    assert {t.data_type for t in model.graph.initializer} <= {
+        TensorProto.INT8,
+        TensorProto.UINT8,
+        TensorProto.INT32,
+        TensorProto.FLOAT,
+        TensorProto.INT64,
+    }
     assert not any(n.op_type == "Cast" and n.input[0].endswith("weight") for n in model.graph.node)
     assert not quantized.dynamic_batch
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1

@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import onnx.parser
+import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
 
@@ -61,7 +61,19 @@ QDQ = "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z)"
         ("m = DepthToSpace <blocksize = 2> (d)", ""),
         ("a = Transpose <perm = [0, 2, 3, 1]> (d) m = Flatten (a)", ""),
     ],
-    ids=["transpose", "reshape", "slice", "channel pad", "pad without value", "max pool", "concat", "gather", "flatten", "depth to space", "two moves"],
+    ids=[
+        "transpose",
+        "reshape",
+        "slice",
+        "channel pad",
+        "pad without value",
+        "max pool",
+        "concat",
+        "gather",
+        "flatten",
+        "depth to space",
+        "two moves",
+    ],
 )
 def test_codes_move_instead_of_floats(body: str, inits: str) -> None:
     before = parse(f"{QDQ} {body} y = Relu(m)", inits=inits)
@@ -146,7 +158,9 @@ def test_a_requantisation_to_another_scale_stays() -> None:
 
 
 def _with_table_input(*, s: str, z: str) -> onnx.ModelProto:
-    model = parse(f"q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) q2 = QuantizeLinear(d, {s}, {z}) d2 = DequantizeLinear(q2, {s}, {z}) y = Relu(d2)")
+    model = parse(
+        f"q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) q2 = QuantizeLinear(d, {s}, {z}) d2 = DequantizeLinear(q2, {s}, {z}) y = Relu(d2)"
+    )
     for n in model.graph.node:  # the text format allows no slash in names
         for names in (n.input, n.output):
             for i, name in enumerate(names):
