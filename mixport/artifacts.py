@@ -156,19 +156,19 @@ class LoweredGraph:
 
 
 class Simulation(Protocol):
-    """The quantiser's own executable view of the model, as the validator needs it.
+    """The quantiser's own executable view of the model, as the validator needs it."""
 
-    `codes` runs the hardware-exact simulation.
+    def codes(self, images: NDArray[np.float32], *, overrides: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+        """Run the hardware-exact simulation.
 
-    Args:
-        images: float32 [N, C, H, W], preprocessed.
-        overrides: codes to use in place of the simulation's own at these sites (entries behind float islands).
+        Args:
+            images: float32 [N, C, H, W], preprocessed.
+            overrides: codes to use in place of the simulation's own at these sites (entries behind float islands).
 
-    Returns:
-        codes of every activation site by name, and the float output under `output`.
-    """
-
-    def codes(self, images: NDArray[np.float32], *, overrides: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]: ...
+        Returns:
+            codes of every activation site by name, and the float output under `output`.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

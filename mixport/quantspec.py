@@ -10,7 +10,7 @@ from mixport.dtypes import STORAGE_RANGE, Storage
 from mixport.errors import BadOptionError
 
 Role = Literal["input", "compute", "carrier", "table"]
-"""Why a tensor has codes: model input; read by a convolution, linear layer or attention product; branch that meets another; table output."""
+"""Why a tensor has codes: model input; read by a layer or an attention product; branch that meets another; table output."""
 
 _SCHEME = re.compile(r"w([2-8])a([2-8])")
 

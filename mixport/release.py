@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,11 +163,12 @@ def read_bundle(path: Path) -> ReleaseBundle:
         document = json.loads(raw)
     except (OSError, ValueError, RecursionError) as error:
         raise BadInputError(f"{path} is not a bundle: {MANIFEST_FILE} cannot be read: {error}", hint=_REBUILD) from error
-    if isinstance(document, dict) and document.get("schema_version") != SCHEMA_VERSION:  # pyright: ignore[reportUnknownMemberType]
-        got: object = document.get("schema_version")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        raise BadInputError(
-            f"{path}: {MANIFEST_FILE} has schema_version {got!r}, this mixport reads {SCHEMA_VERSION}", hint="update mixport"
-        )
+    if isinstance(document, dict):
+        got = cast("dict[str, object]", document).get("schema_version")
+        if got != SCHEMA_VERSION:
+            raise BadInputError(
+                f"{path}: {MANIFEST_FILE} has schema_version {got!r}, this mixport reads {SCHEMA_VERSION}", hint="update mixport"
+            )
     try:
         return ReleaseBundle(path=path, manifest=Manifest.model_validate_json(raw))
     except ValidationError as error:

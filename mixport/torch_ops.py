@@ -4,12 +4,20 @@ They are torch custom operators (torch.library), so torch.export keeps each as o
 scale, zero point and range as plain arguments. Their eager meaning is the fake-quantised float value.
 """
 
+# torch.library leaves the function types of its decorators without parameters.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 NAMESPACE = "mixport"
+
+OPS: Any = torch.ops.mixport
+"""The operators below, as they stand in a graph: OPS.lookup.default. Importing them from here registers them."""
 
 
 @torch.library.custom_op("mixport::quantize_dequantize", mutates_args=())

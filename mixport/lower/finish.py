@@ -1,6 +1,12 @@
-"""Last touches: names that people can read (sites, layers, weights) and short ones for the rest, the target's opset and IR version, nothing that does not belong in a release file."""
+"""Last touches on the file: names, versions, and nothing that does not belong in a release.
+
+Sites, layers and weights keep names that people can read, the rest gets short ones; opset and IR version are the target's.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
@@ -12,9 +18,7 @@ from mixport.targets import Target
 _IR_OF_OPSET = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
 """IR version that first came with each opset (onnx/VERSIONS)."""
 
-
 _NAMED_BY_OUTPUT = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Cast"})
-
 
 _DEFAULTS: dict[str, dict[str, object]] = {
     "auto_pad": {"Conv": "NOTSET", "MaxPool": "NOTSET"},
@@ -82,8 +86,10 @@ class FinishPass(InPlacePass):
 
 def _layer_name(n: ir.Node) -> str | None:
     """`layer1.0.conv1` for the operator that reads layer1.0.conv1.weight; the site's name for one that feeds its QuantizeLinear."""
-    if n.op_type in {"Conv", "Gemm"} and is_op(n.inputs[1], "DequantizeLinear"):
-        return (n.inputs[1].name or "").removesuffix("/dq").removesuffix(".weight") or None  # type: ignore[union-attr]
+    if n.op_type in {"Conv", "Gemm"}:
+        weight = n.inputs[1]
+        if weight is not None and is_op(weight, "DequantizeLinear"):
+            return (weight.name or "").removesuffix("/dq").removesuffix(".weight") or None
     if n.op_type in {"Add", "Mul", "MatMul", "GlobalAveragePool"}:
         readers = [r for r in n.outputs[0].consumers() if r.op_type == "QuantizeLinear"]
         if len(readers) == 1:
@@ -97,8 +103,8 @@ def _drop_defaults(n: ir.Node) -> None:
         attribute = n.attributes.get(name)
         if attribute is None:
             continue
-        value = attribute.value
-        flat = set(value) if isinstance(value, (list, tuple)) else {value}
+        value: object = attribute.value
+        flat = set(cast("Sequence[object]", value)) if isinstance(value, (list, tuple)) else {value}
         if n.op_type in values and flat <= {values[n.op_type]}:
             n.attributes.pop(name)
 

@@ -1,5 +1,8 @@
 """The lower stage: a quantised program in, one deployable ONNX file out. Integers are placed here, never recomputed."""
 
+# The path parameters of onnx and onnx-ir are PathLike without its parameter.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from pathlib import Path

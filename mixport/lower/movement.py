@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from mixport.lower.onnx_graph import constant_of, initializer, is_op, node, quantization_of, remove_dead, replace
+from mixport.lower.onnx_graph import constant_of, initializer, made_by, node, quantization_of, remove_dead, replace
 
 _MOVES = frozenset(
     {
@@ -42,9 +42,11 @@ class SinkDequantizePass(InPlacePass):
         """One forward sweep: a move met later sees the DequantizeLinear that an earlier one left behind."""
         modified = False
         for n in list(model.graph):
-            if n.op_type == "Shape" and is_op(n.inputs[0], "DequantizeLinear"):
-                n.replace_input_with(0, n.inputs[0].producer().inputs[0])  # type: ignore[union-attr]
-                modified = True
+            if n.op_type == "Shape":
+                before = made_by(n.inputs[0], "DequantizeLinear")
+                if before is not None:
+                    n.replace_input_with(0, before.inputs[0])
+                    modified = True
             elif n.op_type in _MOVES and n.domain == "":
                 modified = _sink(model.graph, n) or modified
         remove_dead(model.graph)
@@ -64,15 +66,15 @@ class CancelRequantizePass(InPlacePass):
         """Remove each such pair; a tensor that names a site keeps its name on the surviving codes."""
         modified = False
         for n in list(model.graph):
-            if n.op_type != "QuantizeLinear" or not is_op(n.inputs[0], "DequantizeLinear"):
+            before = made_by(n.inputs[0], "DequantizeLinear") if n.op_type == "QuantizeLinear" else None
+            codes = before.inputs[0] if before is not None else None
+            if before is None or codes is None:
                 continue
-            before = n.inputs[0].producer()  # type: ignore[union-attr]
-            assert before is not None
             if quantization_of(before) is None or quantization_of(before) != quantization_of(n):
                 continue
             if n.outputs[0].is_graph_output() or not (n.outputs[0].name or "").endswith("/in"):
                 continue
-            replace(n.outputs[0], before.inputs[0])  # type: ignore[arg-type]
+            replace(n.outputs[0], codes)
             model.graph.remove(n, safe=True)
             modified = True
         remove_dead(model.graph)
@@ -119,12 +121,12 @@ def _data_inputs(move: ir.Node) -> list[int]:
 
 def _movable(move: ir.Node) -> list[ir.Node] | None:
     """The DequantizeLinear nodes that all data inputs come from, when alike, per tensor and 8-bit."""
-    sources = [move.inputs[i] for i in _data_inputs(move)]
-    if not all(is_op(source, "DequantizeLinear") for source in sources):
+    found = [made_by(move.inputs[i], "DequantizeLinear") for i in _data_inputs(move)]
+    sources = [source for source in found if source is not None]
+    if not sources or len(sources) < len(found):
         return None
-    nodes = [source.producer() for source in sources]  # type: ignore[union-attr]
-    params = {quantization_of(n) for n in nodes if n is not None}
-    if len(params) != 1 or None in params or next(iter(params))[2] not in {"uint8", "int8"}:  # type: ignore[index]
+    params = quantization_of(sources[0])
+    if params is None or params[2] not in {"uint8", "int8"} or any(quantization_of(source) != params for source in sources):
         return None
     if move.op_type == "Gather" and constant_of(move.inputs[1]) is None:
         return None
@@ -134,7 +136,7 @@ def _movable(move: ir.Node) -> list[ir.Node] | None:
             return None
     if move.op_type == "MaxPool" and len(move.outputs) > 1:
         return None
-    return [n for n in nodes if n is not None]
+    return sources
 
 
 def _sink(graph: ir.Graph, move: ir.Node) -> bool:

@@ -40,10 +40,16 @@ def replace(old: ir.Value, new: ir.Value) -> None:
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
 
 
+def made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The standard node of this type that `value` comes from, else None."""
+    producer = value.producer() if value is not None else None
+    is_it = producer is not None and producer.op_type == op_type and producer.domain in {"", "ai.onnx"}
+    return producer if is_it else None
+
+
 def is_op(value: ir.Value | None, op_type: str) -> bool:
     """True when `value` comes from a standard node of this type."""
-    producer = value.producer() if value is not None else None
-    return producer is not None and producer.op_type == op_type and producer.domain in {"", "ai.onnx"}
+    return made_by(value, op_type) is not None
 
 
 def quantization_of(qdq: ir.Node) -> tuple[float, int, str] | None:

@@ -4,6 +4,9 @@ The exporter takes a table of translations for operators it does not know. Ours 
 its integers as attributes; `expand` then turns placeholders into standard operators, where names can be chosen.
 """
 
+# onnxscript's operators and torch.onnx.export are typed only in part.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import logging
@@ -15,11 +18,11 @@ import torch
 from onnx.defs import OpSchema
 from onnxscript.values import Op, Opset
 
-import mixport.torch_ops  # noqa: F401  (registers the operators of the program)
 from mixport.artifacts import QuantizedModel
 from mixport.errors import UnsupportedModelError
+from mixport.torch_ops import NAMESPACE, OPS
 
-DOMAIN = "mixport"
+DOMAIN = NAMESPACE
 
 _OPSET = Opset(DOMAIN, 1)
 _FLOAT = "tensor(float)"
@@ -75,12 +78,11 @@ def translate(quantized: QuantizedModel, *, opset: int) -> ir.Model:
     Raises:
         UnsupportedModelError: the exporter has no translation for an operator; the message names it.
     """
-    ops = torch.ops.mixport
-    table = {
-        ops.quantize_dequantize.default: _quantize_dequantize,
-        ops.dequantize_weight.default: _dequantize_weight,
-        ops.lookup.default: _lookup,
-        ops.global_average_pool.default: _global_average_pool,
+    table: dict[Any, Any] = {
+        OPS.quantize_dequantize.default: _quantize_dequantize,
+        OPS.dequantize_weight.default: _dequantize_weight,
+        OPS.lookup.default: _lookup,
+        OPS.global_average_pool.default: _global_average_pool,
     }
     program = torch.export.load(quantized.program_path)
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]

@@ -46,7 +46,11 @@ def fold_batchnorm(graph: fx.GraphModule) -> list[Decision]:
 
 
 def fold_affine(graph: fx.GraphModule, source: Any, scale: Tensor, shift: Tensor | None) -> fx.Node | None:
-    """Fold a * x + b (per output channel) into the convolution or linear layer `source`; None where its weights are not constant or it has other users."""
+    """Fold a * x + b (per output channel) into the convolution or linear layer `source`.
+
+    Returns:
+        The layer; None where `source` is no layer, its weights are not constant, or it has other users.
+    """
     if not isinstance(source, fx.Node) or source.target not in {aten.conv2d.default, aten.conv1d.default, aten.linear.default}:
         return None
     weight = constant(graph, source.args[1])

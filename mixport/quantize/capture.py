@@ -1,10 +1,13 @@
 """Capture a float module as one flat ATen graph (torch.export) and bring it to the forms that quantisation knows."""
 
+# torch.export leaves parts of its own signatures without types.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -63,8 +66,6 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
                 f"torch.export cannot capture the model: {_first_line(error)}", hint="make forward free of data-dependent control flow"
             ) from error
     graph = program.run_decompositions({}).module(check_guards=False)
-    if not isinstance(graph, fx.GraphModule):
-        raise UnsupportedModelError("torch.export gave no flat graph")
     batch = 2 if dynamic else 1
     example = torch.zeros((batch, *input_shape[1:]))
     record_shapes(graph, example)
@@ -82,7 +83,7 @@ def export_program(module: nn.Module, *, input_shape: tuple[int, int, int, int],
 
 
 @contextmanager
-def quiet_torch() -> Iterator[None]:
+def quiet_torch() -> Generator[None, None, None]:
     """Hold back torch's own chatter during an export; errors still raise."""
     loggers = [
         logging.getLogger(name)

@@ -1,5 +1,8 @@
 """Turn MODEL (builtin:NAME, timm:ARCH, package.module:factory, FILE.pt2) into a float torch module with its preprocessing."""
 
+# torch leaves parts of its own signatures without types (fork_rng, manual_seed).
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import ast
@@ -8,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +22,7 @@ from mixport.artifacts import Decision, Preprocessing
 from mixport.errors import BadInputError, BadOptionError, UnsupportedModelError
 from mixport.quantize.cifar_resnet import BLOCKS, CifarResNet
 from mixport.quantize.program_file import load_program
+from mixport.quantize.timm_model import create_timm, merge_branches
 from mixport.quantize.weights_file import check_finite, load_into, read_state_dict
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -88,20 +92,20 @@ def load_model(
     if weights is not None and random_weights:
         raise BadOptionError("--weights and --random-weights exclude each other", hint="drop one of them")
     arguments = {key: _literal(value) for key, value in (model_args or {}).items()}
-    if overrides.input_size is not None and spec.startswith("timm:"):
-        arguments = _with_image_size(spec.removeprefix("timm:"), arguments, overrides.input_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module, preprocessing, names, notes = _make(spec, weights=weights, random_weights=random_weights, arguments=arguments)
+        module, preprocessing, names = _make(
+            spec, size=overrides.input_size, weights=weights, random_weights=random_weights, arguments=arguments
+        )
     if weights is not None:
         load_into(module, read_state_dict(weights), source=str(weights))
     if not spec.endswith(".pt2"):
         module = module.eval().requires_grad_(False)
     check_finite(module, source=str(weights or spec))
     digest = fingerprint.sha256_arrays({name: value.detach().cpu().numpy() for name, value in module.state_dict().items()})
+    notes: tuple[Decision, ...] = ()
     if spec.startswith("timm:"):
-        module, more = _reparameterise(module)
-        notes = (*notes, *more)
+        module, notes = merge_branches(module)
     preprocessing = _override(preprocessing, overrides)
     class_names = _read_classes(classes) if classes is not None else names
     height, width = preprocessing.size
@@ -117,19 +121,21 @@ def load_model(
     )
 
 
-_Made = tuple[nn.Module, Preprocessing, tuple[str, ...] | None, tuple[Decision, ...]]
+_Made = tuple[nn.Module, Preprocessing, tuple[str, ...] | None]
+"""Model, preprocessing, class names where they are known."""
 
 
-def _make(spec: str, *, weights: Path | None, random_weights: bool, arguments: dict[str, Any]) -> _Made:
+def _make(spec: str, *, size: tuple[int, int] | None, weights: Path | None, random_weights: bool, arguments: dict[str, Any]) -> _Made:
     if spec.startswith("builtin:"):
         return _builtin(spec.removeprefix("builtin:"), weights=weights, random_weights=random_weights, arguments=arguments)
     if spec.startswith("timm:"):
-        return _timm(spec.removeprefix("timm:"), pretrained=weights is None and not random_weights, arguments=arguments)
+        pretrained = weights is None and not random_weights
+        return create_timm(spec.removeprefix("timm:"), size=size, pretrained=pretrained, arguments=arguments)
     if spec.endswith(".pt2"):
         if weights is not None or random_weights or arguments:
             raise BadOptionError("a .pt2 program brings its own weights", hint=f"mixport build {spec} without --weights and --model-arg")
         program = load_program(Path(spec))
-        return program.module, Preprocessing(size=program.size, mean=_IMAGENET_MEAN, std=_IMAGENET_STD), None, ()
+        return program.module, Preprocessing(size=program.size, mean=_IMAGENET_MEAN, std=_IMAGENET_STD), None
     if ":" in spec:
         return _factory(spec, arguments=arguments)
     raise BadInputError(
@@ -147,58 +153,7 @@ def _builtin(name: str, *, weights: Path | None, random_weights: bool, arguments
             f"builtin:{name} has no weights of its own in this version", hint="--weights FILE.safetensors, or --random-weights to try it"
         )
     preprocessing = Preprocessing(size=(32, 32), mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
-    return CifarResNet(depths[name], **arguments), preprocessing, _CIFAR10, ()
-
-
-def _timm(arch: str, *, pretrained: bool, arguments: dict[str, Any]) -> _Made:
-    import timm
-    from timm.data import resolve_data_config
-
-    if not timm.is_model(arch.split(".")[0]):
-        close = timm.list_models(f"*{arch.split('.')[0][:8]}*")[:5]
-        raise BadInputError(
-            f"timm has no architecture {arch!r}" + (f", similar: {', '.join(close)}" if close else ""), hint="python -m timm.models"
-        )
-    try:
-        module: nn.Module = timm.create_model(arch, pretrained=pretrained, **arguments)
-    except Exception as error:  # timm and the hub raise many types; the cause is kept
-        what = "pretrained weights could not be fetched" if pretrained else "the architecture could not be built"
-        hint = "--weights FILE.safetensors, or --random-weights" if pretrained else "check --model-arg KEY=VALUE"
-        raise BadInputError(
-            f"timm:{arch}: {what}: {str(error).splitlines()[0] if str(error) else type(error).__name__}", hint=hint
-        ) from error
-    config = resolve_data_config({}, model=module)
-    preprocessing = Preprocessing(
-        size=(int(config["input_size"][1]), int(config["input_size"][2])),
-        mean=tuple(float(v) for v in config["mean"]),
-        std=tuple(float(v) for v in config["std"]),
-        crop_fraction=float(config["crop_pct"]),
-        interpolation=str(config["interpolation"]),
-    )
-    return module, preprocessing, _imagenet_names(module), ()
-
-
-def _with_image_size(arch: str, arguments: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """Models with position embeddings must be built for their input size; others take any size."""
-    import inspect
-
-    import timm
-
-    if "img_size" in arguments or not timm.is_model(arch.split(".")[0]):
-        return arguments
-    module_name = timm.model_entrypoint(arch.split(".")[0]).__module__
-    classes = [c for c in vars(importlib.import_module(module_name)).values() if inspect.isclass(c) and c.__module__ == module_name]
-    takes = any("img_size" in inspect.signature(c.__init__).parameters for c in classes if issubclass(c, nn.Module))
-    return {**arguments, "img_size": size} if takes else arguments
-
-
-def _imagenet_names(module: nn.Module) -> tuple[str, ...] | None:
-    if getattr(module, "num_classes", None) != 1000:
-        return None
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo()
-    return tuple(info.index_to_description(i).split(",")[0] for i in range(1000))
+    return CifarResNet(depths[name], **arguments), preprocessing, _CIFAR10
 
 
 def _factory(spec: str, *, arguments: dict[str, Any]) -> _Made:
@@ -225,24 +180,7 @@ def _factory(spec: str, *, arguments: dict[str, Any]) -> _Made:
         crop_fraction=float(config.get("crop_pct", 1.0)),
         interpolation=str(config.get("interpolation", "bicubic")),
     )
-    return module, preprocessing, None, ()
-
-
-def _reparameterise(module: nn.Module) -> tuple[nn.Module, tuple[Decision, ...]]:
-    """Merge training-time branches (RepVGG, MobileOne, FastViT, LeViT ...): quantising them apart would cost accuracy and speed."""
-    from timm.utils.model import reparameterize_model
-
-    before = sum(1 for _ in module.modules())
-    try:
-        merged = reparameterize_model(module)
-    except Exception as error:
-        return module, (Decision(where="model", what="branches kept", why=f"timm could not merge them: {error}"),)
-    after = sum(1 for _ in merged.modules())
-    if after == before:
-        return module, ()
-    return merged.eval().requires_grad_(False), (
-        Decision(where="model", what="training-time branches merged", why=f"timm reparameterize_model: {before} modules became {after}"),
-    )
+    return module, preprocessing, None
 
 
 def _override(preprocessing: Preprocessing, overrides: PreprocessingOverrides) -> Preprocessing:
@@ -258,14 +196,17 @@ def _override(preprocessing: Preprocessing, overrides: PreprocessingOverrides) -
 def _read_classes(path: Path) -> tuple[str, ...]:
     hint = 'a JSON list of names: ["cat", "dog"]'
     try:
-        names = json.loads(path.read_text("utf-8"))
+        document: object = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise BadInputError(f"class file {path} cannot be read: {error}", hint=hint) from error
-    if isinstance(names, list) and names and all(isinstance(n, dict) and isinstance(n.get("name"), str) for n in names):
-        names = [n["name"] for n in names]
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise BadInputError(f"class file {path} holds {type(names).__name__}, expected a list of names", hint=hint)
-    return tuple(names)
+    kind = type(document).__name__
+    entries = cast("list[object]", document) if isinstance(document, list) else []
+    if all(isinstance(entry, dict) for entry in entries):
+        entries = [cast("dict[str, object]", entry).get("name") for entry in entries]
+    names = tuple(entry for entry in entries if isinstance(entry, str))
+    if not names or len(names) < len(entries):
+        raise BadInputError(f"class file {path} holds {kind}, expected a list of names", hint=hint)
+    return names
 
 
 def _literal(text: str) -> Any:

@@ -1,13 +1,48 @@
-"""Small operations on torch.fx graphs that every rewrite needs: constants, names, shapes."""
+"""Small operations on torch.fx graphs that every rewrite needs: typed arguments, constants, names, shapes."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
+from mixport.errors import InvariantError
+
 aten = torch.ops.aten
+
+
+def tensor_arg(node: fx.Node, index: int) -> fx.Node:
+    """The node behind a positional argument that is always a tensor.
+
+    Raises:
+        InvariantError: the argument is missing or no node.
+    """
+    value = node.args[index] if index < len(node.args) else None
+    if not isinstance(value, fx.Node):
+        raise InvariantError(f"argument {index} of {node.name} ({node.target}) is {value!r}, expected a tensor")
+    return value
+
+
+def tensor_list_arg(node: fx.Node, index: int) -> list[fx.Node]:
+    """The nodes behind a positional argument that is always a list of tensors (the operands of a concat)."""
+    return list(cast("list[fx.Node]", node.args[index]))
+
+
+def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
+    """An argument by position or by keyword; `default` where it is given neither way."""
+    return node.args[index] if index < len(node.args) else node.kwargs.get(name, default)
+
+
+def arguments(node: fx.Node, *defaults: Any, after: int = 0) -> tuple[Any, ...]:
+    """Positional arguments, completed by the operator's `defaults`, which stand behind its first `after` arguments."""
+    return (*node.args, *defaults[len(node.args) - after :])
+
+
+def operator_of(node: fx.Node) -> Callable[..., Any]:
+    """The function that a call_function node calls."""
+    return cast("Callable[..., Any]", node.target)
 
 
 def constant(graph: fx.GraphModule, node: Any) -> Tensor | None:
@@ -46,7 +81,7 @@ def call(graph: fx.GraphModule, target: Any, *args: Any, before: fx.Node, like: 
 
 def module_path(node: fx.Node) -> str:
     """Dotted path of the module that made the node, empty at the top level."""
-    stack = node.meta.get("nn_module_stack") or {}
+    stack: Mapping[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values()]
     return paths[-1] if paths else ""
 

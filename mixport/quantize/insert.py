@@ -12,14 +12,15 @@ from torch import Tensor, fx
 from mixport import integer
 from mixport.artifacts import ActivationSite, Decision, WeightSite
 from mixport.errors import InvariantError
-from mixport.quantize.fx_graph import add_constant, aten, call, constant, module_path
+from mixport.quantize.fx_graph import add_constant, arguments, aten, call, constant, module_path, operator_of, tensor_arg, tensor_list_arg
 from mixport.quantize.plan import Plan, SitePlan
 from mixport.quantize.ranges import weight_scales
 from mixport.quantize.roles import CODE_MOVES, Kind
+from mixport.quantize.site_plan import short_op, unique_name
 from mixport.quantspec import QuantParams, Scheme
 from mixport.targets import Target
+from mixport.torch_ops import OPS
 
-_OPS = torch.ops.mixport
 _BIAS_LIMIT = 2.0**29
 """Bias codes stay below this, so that bias plus the largest weight sum fits int32."""
 _DEAD_BIAS_CODE = 2.0**20
@@ -34,13 +35,13 @@ def insert_activations(graph: fx.GraphModule, plan: Plan, params: Mapping[str, Q
         if site.base is not None:
             sites.extend(_requantise(graph, site, params[site.name], placed))
             continue
-        node, source = site.tensor, site.tensor if site.bounds is None else site.tensor.args[0]
         if site.chain:
             quantised = _table(graph, site, params[site.name])
         else:
-            quantised = _quantiser(graph, source, site.name, params[site.name], after=node)
-        node.replace_all_uses_with(quantised, delete_user_cb=lambda user, q=quantised: user is not q)
-        placed[node] = quantised
+            source = site.tensor if site.bounds is None else tensor_arg(site.tensor, 0)
+            quantised = _quantiser(graph, source, site.name, params[site.name], after=site.tensor)
+        _redirect_readers(site.tensor, quantised)
+        placed[site.tensor] = quantised
         sites.append(_record(site, site.name, params[site.name]))
     return sites
 
@@ -53,39 +54,36 @@ def insert_weights(graph: fx.GraphModule, plan: Plan, scheme: Scheme, target: Ta
     for node in list(graph.graph.nodes):
         if plan.kinds.get(node) is not Kind.LAYER:
             continue
-        x_params = code_params(node.args[0])
+        x_params = code_params(tensor_arg(node, 0))
         if x_params is None:
             raise InvariantError(f"layer {node.name} reads no quantised activation")
-        name = _unique(module_path(node) or node.name, used)
-        weight, bias = constant(graph, node.args[1]), constant(graph, node.args[2]) if len(node.args) > 2 else None
+        name = unique_name(module_path(node) or node.name, used)
+        weight = constant(graph, node.args[1])
+        bias = constant(graph, node.args[2]) if len(node.args) > 2 else None
         assert weight is not None
         bits, reason = _weight_bits(node, weight, plan, scheme)
         scales, codes = weight_scales(weight.numpy(), bits=bits)
         scales, codes, raised = _room_for_bias(weight.numpy(), bias, scales, codes, x_scale=x_params.scale, bits=bits)
         if raised:
             decisions.append(Decision(where=name, what=f"weight scale of {raised} channels raised", why="their bias would not fit int32"))
-        scale_node = add_constant(graph, torch.from_numpy(scales), name=f"{name}_weight_scale", before=node)
-        code_node = add_constant(graph, torch.from_numpy(codes), name=f"{name}_weight_codes", before=node)
-        arguments = list(node.args)
-        arguments[1] = call(graph, _OPS.dequantize_weight.default, code_node, scale_node, f"{name}.weight", bits, before=node, like=node)
+        scale_node = add_constant(graph, torch.as_tensor(scales), name=f"{name}_weight_scale", before=node)
+        code_node = add_constant(graph, torch.as_tensor(codes), name=f"{name}_weight_codes", before=node)
+        operands = list(node.args)
+        operands[1] = call(graph, OPS.dequantize_weight.default, code_node, scale_node, f"{name}.weight", bits, before=node, like=node)
         if bias is not None:
             bias_codes, bias_scale = integer.quantise_bias(bias.numpy(), x_scale=x_params.scale, w_scale=scales)
-            bias_node = add_constant(graph, torch.from_numpy(bias_codes), name=f"{name}_bias_codes", before=node)
-            bias_scale_node = add_constant(
-                graph, torch.from_numpy(np.ascontiguousarray(bias_scale)), name=f"{name}_bias_scale", before=node
-            )
-            arguments[2] = call(
-                graph, _OPS.dequantize_weight.default, bias_node, bias_scale_node, f"{name}.bias", 32, before=node, like=node
-            )
-        node.args = tuple(arguments)
+            bias_node = add_constant(graph, torch.as_tensor(bias_codes), name=f"{name}_bias_codes", before=node)
+            bias_scale_node = add_constant(graph, torch.as_tensor(np.ascontiguousarray(bias_scale)), name=f"{name}_bias_scale", before=node)
+            operands[2] = call(graph, OPS.dequantize_weight.default, bias_node, bias_scale_node, f"{name}.bias", 32, before=node, like=node)
+        node.args = tuple(operands)
         sites.append(
             WeightSite(
                 name=name,
-                op=str(node.target).removeprefix("aten.").split(".")[0],
+                op=short_op(node),
                 bits=bits,
                 storage=target.weights.storage[bits],
                 shape=tuple(weight.shape),
-                input_site=site_name(node.args[0]),
+                input_site=site_name(tensor_arg(node, 0)),
                 reason=reason,
             )
         )
@@ -97,10 +95,10 @@ def code_params(node: fx.Node) -> QuantParams | None:
     origin = code_origin(node)
     if origin is None:
         return None
-    if origin.target is _OPS.lookup.default:
-        scale, zero_point = origin.args[5:7]
+    if origin.target is OPS.lookup.default:
+        scale, zero_point = arguments(origin)[5:7]
         return QuantParams(scale=scale, zero_point=zero_point, qmin=0, qmax=255, storage="uint8")
-    _, _, scale, zero_point, qmin, qmax, storage = origin.args
+    _, _, scale, zero_point, qmin, qmax, storage = arguments(origin)
     return QuantParams(scale=scale, zero_point=zero_point, qmin=qmin, qmax=qmax, storage=storage)
 
 
@@ -109,18 +107,18 @@ def site_name(node: fx.Node) -> str | None:
     origin = code_origin(node)
     if origin is None:
         return None
-    return str(origin.args[2] if origin.target is _OPS.lookup.default else origin.args[1])
+    return str(origin.args[2] if origin.target is OPS.lookup.default else origin.args[1])
 
 
 def code_origin(node: fx.Node) -> fx.Node | None:
     """The quantiser or table that made the codes of a tensor; the first operand's for a concat, whose operands are alike."""
     while True:
-        if node.target in {_OPS.quantize_dequantize.default, _OPS.lookup.default}:
+        if node.target in {OPS.quantize_dequantize.default, OPS.lookup.default}:
             return node
         if node.target in {aten.cat.default, aten.concat.default}:
-            node = node.args[0][0]
+            node = tensor_list_arg(node, 0)[0]
         elif node.target in CODE_MOVES:
-            node = node.args[0]
+            node = tensor_arg(node, 0)
         else:
             return None
 
@@ -128,11 +126,20 @@ def code_origin(node: fx.Node) -> fx.Node | None:
 def _quantiser(graph: fx.GraphModule, source: fx.Node, name: str, params: QuantParams, *, after: fx.Node) -> fx.Node:
     with graph.graph.inserting_after(after):
         node = graph.graph.call_function(
-            _OPS.quantize_dequantize.default,
+            OPS.quantize_dequantize.default,
             (source, name, params.scale, params.zero_point, params.qmin, params.qmax, params.storage),
         )
     _copy_provenance(node, source)
     return node
+
+
+def _redirect_readers(node: fx.Node, quantised: fx.Node) -> None:
+    """Every reader of `node` but the quantiser itself reads its codes."""
+
+    def moves(user: fx.Node) -> bool:
+        return user is not quantised
+
+    node.replace_all_uses_with(quantised, delete_user_cb=moves)
 
 
 def _requantise(graph: fx.GraphModule, site: SitePlan, params: QuantParams, placed: dict[fx.Node, fx.Node]) -> list[ActivationSite]:
@@ -153,18 +160,18 @@ def _requantise(graph: fx.GraphModule, site: SitePlan, params: QuantParams, plac
 def _table(graph: fx.GraphModule, site: SitePlan, params: QuantParams) -> fx.Node:
     """The chain of one-value functions as a 256-entry table: evaluated in float64, quantised once."""
     head, tail = site.chain[0], site.chain[-1]
-    source = head.args[0]
+    source = tensor_arg(head, 0)
     inputs = code_params(source)
     if inputs is None or inputs.storage != "uint8":
         raise InvariantError(f"table {site.name} reads no 8-bit codes")
-    values = (torch.arange(256, dtype=torch.float64) - inputs.zero_point) * inputs.scale
+    values: Tensor = (torch.arange(256, dtype=torch.float64) - inputs.zero_point) * inputs.scale
     for node in site.chain:
-        values = node.target(values, *node.args[1:], **node.kwargs)
+        values = operator_of(node)(values, *node.args[1:], **node.kwargs)
     entries = integer.quantise(values.float().numpy(), scale=params.scale, zero_point=params.zero_point, qmin=params.qmin, qmax=params.qmax)
-    table = add_constant(graph, torch.from_numpy(entries.astype(np.uint8)), name=f"{site.name}_table", before=tail)
+    table = add_constant(graph, torch.as_tensor(entries.astype(np.uint8)), name=f"{site.name}_table", before=tail)
     with graph.graph.inserting_after(tail):
         node = graph.graph.call_function(
-            _OPS.lookup.default, (source, table, site.name, inputs.scale, inputs.zero_point, params.scale, params.zero_point)
+            OPS.lookup.default, (source, table, site.name, inputs.scale, inputs.zero_point, params.scale, params.zero_point)
         )
     _copy_provenance(node, tail)
     return node
@@ -203,15 +210,6 @@ def _copy_provenance(node: fx.Node, source: fx.Node) -> None:
     for key in ("nn_module_stack", "stack_trace", "shape", "is_float"):
         if key in source.meta:
             node.meta[key] = source.meta[key]
-
-
-def _unique(name: str, used: set[str]) -> str:
-    candidate, n = name, 1
-    while candidate in used:
-        n += 1
-        candidate = f"{name}_{n}"
-    used.add(candidate)
-    return candidate
 
 
 def mark_islands(sites: list[ActivationSite], behind: set[str]) -> list[ActivationSite]:

@@ -10,16 +10,17 @@ from torch import Tensor, fx
 
 from mixport.artifacts import Decision
 from mixport.quantize.batchnorm import affine_convolution, fold_affine
-from mixport.quantize.fx_graph import aten, constant, module_path, only_user, shape_of
+from mixport.quantize.fx_graph import arguments, aten, constant, module_path, only_user, shape_of, tensor_arg
 
 
 def fold_layerscale(graph: fx.GraphModule) -> list[Decision]:
     """Remove constant per-channel factors where a layer can take them, or turn them into depthwise convolutions on [N, C, H, W]."""
     decisions: list[Decision] = []
     for node in list(graph.graph.nodes):
-        if node.target is not aten.mul.Tensor or not all(isinstance(a, fx.Node) for a in node.args[:2]):
+        operands = [operand for operand in node.args[:2] if isinstance(operand, fx.Node)]
+        if node.target is not aten.mul.Tensor or len(operands) != 2:
             continue
-        for source, factor_node in (node.args[:2], node.args[1::-1]):
+        for source, factor_node in (operands, operands[::-1]):
             factor = constant(graph, factor_node)
             if factor is None or constant(graph, source) is not None:
                 continue
@@ -61,8 +62,9 @@ def _channel_axis(factor: Tensor, shape: tuple[int, ...]) -> int | None:
 
 def _fold(graph: fx.GraphModule, source: fx.Node, gain: Tensor, axis: int) -> bool:
     while source.target is aten.permute.default and only_user(source) is not None:
-        axis = int(source.args[1][axis]) % len(shape_of(source))
-        source = source.args[0]
+        order: list[int] = arguments(source)[1]
+        axis = int(order[axis]) % len(shape_of(source))
+        source = tensor_arg(source, 0)
     if source.target is aten.linear.default:
         return axis == len(shape_of(source)) - 1 and fold_affine(graph, source, gain, None) is not None
     return axis == 1 and fold_affine(graph, source, gain, None) is not None

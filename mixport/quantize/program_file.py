@@ -9,7 +9,7 @@ import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
@@ -84,22 +84,23 @@ def _check_archive(path: Path) -> None:
         raise BadInputError(f"program {path} is damaged or not a .pt2 archive: {error}", hint=_HINT) from error
 
 
-def _check_json(path: Path, inner: str, value: Any) -> None:
+def _check_json(path: Path, inner: str, value: object) -> None:
     if isinstance(value, list):
-        for item in value:
+        for item in cast("list[object]", value):
             _check_json(path, inner, item)
         return
     if not isinstance(value, dict):
         return
-    if value.get("use_pickle") is True:
+    fields = cast("dict[str, object]", value)
+    if fields.get("use_pickle") is True:
         raise _refused(path, f"{inner} holds pickled tensors")
-    expression = value.get("expr_str")
+    expression = fields.get("expr_str")
     if isinstance(expression, str) and not _SHAPE_EXPRESSION.fullmatch(expression):
         raise _refused(path, f"{inner} holds the shape expression {expression[:60]!r}")
-    target = value.get("target")
-    if isinstance(target, str) and "inputs" in value and not _OPERATOR.fullmatch(target):
+    target = fields.get("target")
+    if isinstance(target, str) and "inputs" in fields and not _OPERATOR.fullmatch(target):
         raise _refused(path, f"{inner} calls {target[:80]!r}, allowed ATen operators")
-    for item in value.values():
+    for item in fields.values():
         _check_json(path, inner, item)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import Tensor, fx
 
-from mixport.artifacts import ActivationSite, CalibrationSet, QuantizedModel
+from mixport.artifacts import CalibrationSet, QuantizedModel
 from mixport.errors import BadOptionError, UnsupportedModelError
 from mixport.images import normalise
 from mixport.progress import Progress, SilentProgress
@@ -22,10 +22,11 @@ from mixport.quantize.carriers import group_params
 from mixport.quantize.float_model import FloatModel, output_classes
 from mixport.quantize.fx_graph import clean
 from mixport.quantize.insert import insert_activations, insert_weights, mark_islands
+from mixport.quantize.islands import sites_behind_islands
 from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.ranges import ScaleRule, activation_params
 from mixport.quantize.roles import Kind
-from mixport.quantize.statistics import Histogram, collect
+from mixport.quantize.statistics import Histogram, HistogramObserver, collect
 from mixport.quantspec import QuantParams, Scheme
 from mixport.targets import Target
 
@@ -80,7 +81,7 @@ def quantize(
     record = QuantizedModel(
         program_path=workdir / _PROGRAM,
         scheme=scheme,
-        activations=tuple(mark_islands(sites, _behind_islands(plan))),
+        activations=tuple(mark_islands(sites, sites_behind_islands(graph))),
         weights=tuple(weights),
         decisions=(*model.notes, *captured.decisions, *plan.decisions, *raised),
         input_shape=(captured.example_batch, *model.input_shape[1:]),
@@ -127,12 +128,12 @@ def _statistics(model: FloatModel, captured: Captured, plan: Plan, calibration: 
     images = np.load(calibration.images_path, mmap_mode="r", allow_pickle=False)[: calibration.count]
     batch = _batch_size(model) if captured.dynamic_batch else 1
     names = {site.tensor: site.name for site in reversed(plan.sites)}
-    observers: dict[fx.Node, Any] = {}
+    done = 0
+    observers: dict[fx.Node, HistogramObserver] = {}
     with progress.track("statistics", total=len(images)) as advance:
-        before = 0
-        for done, observers in collect(captured.graph, names, _batches(images, model, batch)):
-            advance(done - before)
-            before = done
+        for seen, current in collect(captured.graph, names, _batches(images, model, batch)):
+            advance(seen - done)
+            done, observers = seen, current
     per_tensor = {node: observer.result() for node, observer in observers.items()}
     return {site.name: per_tensor[site.tensor] for site in plan.sites}
 
@@ -144,20 +145,4 @@ def _batch_size(model: FloatModel) -> int:
 
 def _batches(images: NDArray[np.uint8], model: FloatModel, size: int) -> Iterator[Tensor]:
     for start in range(0, len(images), size):
-        yield torch.from_numpy(normalise(np.asarray(images[start : start + size]), preprocessing=model.preprocessing))
-
-
-def _behind_islands(plan: Plan) -> set[str]:
-    """Sites whose quantiser reads a float operator directly (through data movement it still counts)."""
-
-    def is_island(node: fx.Node) -> bool:
-        while plan.kinds.get(node) in {Kind.MOVE, Kind.CLAMP}:
-            node = node.args[0]  # type: ignore[assignment]
-        return plan.kinds.get(node) is Kind.FLOAT
-
-    return {site.name for site in plan.sites if site.base is None and is_island(site.source)}
-
-
-def sites_by_name(quantized: QuantizedModel) -> dict[str, ActivationSite]:
-    """Activation sites by name."""
-    return {site.name: site for site in quantized.activations}
+        yield torch.as_tensor(normalise(np.asarray(images[start : start + size]), preprocessing=model.preprocessing))

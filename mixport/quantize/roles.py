@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from mixport.quantize.fx_graph import aten, constant, only_user, shape_of
+from mixport.quantize.fx_graph import argument, aten, constant, only_user, shape_of, tensor_arg, tensor_list_arg
+from mixport.torch_ops import OPS
 
 
 class Kind(Enum):
@@ -115,11 +116,13 @@ def clamp_bounds(node: fx.Node) -> tuple[float, float | None] | None:
     if node.target is aten.relu6.default:
         return 0.0, 6.0
     if node.target in {aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default}:
-        low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min")
-        high = node.args[2] if len(node.args) > 2 else node.kwargs.get("max")
-        numeric = isinstance(low, (int, float)) and (high is None or isinstance(high, (int, float)))
-        if numeric and float(low) == 0.0 and (high is None or float(high) > 0.0):
-            return 0.0, None if high is None else float(high)
+        low, high = argument(node, 1, "min"), argument(node, 2, "max")
+        if not isinstance(low, (int, float)) or float(low) != 0.0:
+            return None
+        if high is None:
+            return 0.0, None
+        if isinstance(high, (int, float)) and float(high) > 0.0:
+            return 0.0, float(high)
     return None
 
 
@@ -146,15 +149,15 @@ def _kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind]) -> K
 def _tensor_kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind], dynamic: list[fx.Node]) -> Kind:
     tensors = [source for source in node.all_input_nodes if _is_tensor(source)]
     if node.target in _LAYERS:
-        flat = node.target is not aten.linear.default or len(shape_of(node.args[0])) == 2
+        flat = node.target is not aten.linear.default or len(shape_of(tensor_arg(node, 0))) == 2
         constants = all(constant(graph, a) is not None for a in node.args[1:3] if a is not None)
         return Kind.LAYER if flat and constants else Kind.FLOAT
     if node.target in _PRODUCTS:
         return Kind.PRODUCT if len(node.args) == 2 and all(isinstance(a, fx.Node) and a in dynamic for a in node.args) else Kind.FLOAT
-    if node.target is torch.ops.mixport.global_average_pool.default:
+    if node.target is OPS.global_average_pool.default:
         return Kind.POOL
     if node.target in _CONCATS:
-        return Kind.CONCAT if all(source in dynamic for source in node.args[0]) else Kind.FLOAT
+        return Kind.CONCAT if all(source in dynamic for source in tensor_list_arg(node, 0)) else Kind.FLOAT
     if node.target is aten.add.Tensor and len(dynamic) == 2 and not node.kwargs:
         return Kind.ADD
     if node.target is aten.mul.Tensor and len(dynamic) == 2:

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
+from torch.fx.node import map_aggregate
 
-import mixport.torch_ops  # noqa: F401  (registers the operators of the program)
 from mixport.artifacts import QuantizedModel
-from mixport.quantize.fx_graph import aten
+from mixport.quantize.fx_graph import aten, operator_of, tensor_arg
 from mixport.quantize.insert import code_params
 from mixport.quantspec import QuantParams
+from mixport.torch_ops import OPS
 
-_OPS = torch.ops.mixport
 _DTYPES = {"uint8": np.uint8, "int16": np.int16, "int8": np.int8}
 _LAYERS = {aten.conv1d.default, aten.conv2d.default, aten.linear.default}
 _PRODUCTS = {aten.matmul.default, aten.bmm.default}
@@ -45,6 +45,7 @@ class _Sum:
     zero_point_first: bool = False
 
     def real(self) -> Tensor:
+        """What a float reader sees: float32, of acc's shape."""
         return self.acc.to(torch.float32) * self.scale
 
 
@@ -64,25 +65,26 @@ class ExactProgram(fx.Interpreter):
         self.overrides: Mapping[str, NDArray[Any]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        """Value of one node: sums and weights stay integers until a quantiser or a float operator reads them."""
         if n.op != "call_function":
             return super().run_node(n)
         with self._set_current_node(n):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
-        if n.target is _OPS.dequantize_weight.default:
+        if n.target is OPS.dequantize_weight.default:
             return _Weight(codes=args[0], scale=args[1])
-        if n.target is _OPS.quantize_dequantize.default:
+        if n.target is OPS.quantize_dequantize.default:
             return self._quantise(*args)
         if n.target in _LAYERS and isinstance(args[1], _Weight):
             return self._layer(n, args)
         if n.target in _PRODUCTS and self._coded(n):
             return self._product(n, args)
-        if n.target is _OPS.global_average_pool.default and self._coded(n):
+        if n.target is OPS.global_average_pool.default and self._coded(n):
             return self._average(n, args)
         if n.target is aten.mul.Tensor and self._coded(n) and len(n.all_input_nodes) == 2:
             return self._multiply(n, args)
-        args, kwargs = fx.node.map_aggregate((args, kwargs), lambda v: v.real() if isinstance(v, _Sum) else v)
-        value = n.target(*args, **kwargs)
-        if n.target is _OPS.lookup.default:
+        args, kwargs = map_aggregate((args, kwargs), _real)
+        value = operator_of(n)(*args, **kwargs)
+        if n.target is OPS.lookup.default:
             value = self._record(str(args[2]), value, scale=args[5], zero_point=args[6], dtype=np.uint8)
         return value
 
@@ -92,15 +94,14 @@ class ExactProgram(fx.Interpreter):
     def _centred(self, node: fx.Node, value: Any) -> tuple[Tensor, QuantParams]:
         params = self.params[node]
         assert params is not None
-        real = value.real() if isinstance(value, _Sum) else value
-        return torch.round(real / _float32(params.scale)), params
+        return torch.round(_real(value) / _float32(params.scale)), params
 
     def _layer(self, n: fx.Node, args: tuple[Any, ...]) -> _Sum:
-        x, params = self._centred(n.args[0], args[0])  # type: ignore[arg-type]
+        x, params = self._centred(tensor_arg(n, 0), args[0])
         weight, bias = args[1], args[2] if len(args) > 2 else None
         dtype = self._sum_dtype(weight.codes, bias.codes if bias is not None else None, params)
         rest = args[3:]
-        acc = n.target(x.to(dtype), weight.codes.to(dtype), bias.codes.to(dtype) if bias is not None else None, *rest)
+        acc: Tensor = operator_of(n)(x.to(dtype), weight.codes.to(dtype), bias.codes.to(dtype) if bias is not None else None, *rest)
         channels = (1, -1) + (1,) * (acc.dim() - 2)
         scale = (_float32(params.scale) * weight.scale).view(channels)
         return _Sum(acc=acc, scale=scale, multiplier=lambda y: scale / y)
@@ -114,22 +115,22 @@ class ExactProgram(fx.Interpreter):
         return torch.float32 if int(bound.max()) < 1 << 24 else torch.float64
 
     def _product(self, n: fx.Node, args: tuple[Any, ...]) -> _Sum:
-        a, a_params = self._centred(n.args[0], args[0])  # type: ignore[arg-type]
-        b, b_params = self._centred(n.args[1], args[1])  # type: ignore[arg-type]
-        acc = n.target(a.double(), b.double())
+        a, a_params = self._centred(tensor_arg(n, 0), args[0])
+        b, b_params = self._centred(tensor_arg(n, 1), args[1])
+        acc: Tensor = operator_of(n)(a.double(), b.double())
         scale = _float32(a_params.scale) * _float32(b_params.scale)
         return _Sum(acc=acc, scale=scale, multiplier=lambda y: scale / y)
 
     def _average(self, n: fx.Node, args: tuple[Any, ...]) -> _Sum:
-        x, params = self._centred(n.args[0], args[0])  # type: ignore[arg-type]
+        x, params = self._centred(tensor_arg(n, 0), args[0])
         count = _float32(float(x.shape[-1] * x.shape[-2]))
         x_scale = _float32(params.scale)
         acc = x.double().sum((-2, -1), keepdim=True)
         return _Sum(acc=acc, scale=x_scale / count, multiplier=lambda y: x_scale / (y * count))
 
     def _multiply(self, n: fx.Node, args: tuple[Any, ...]) -> _Sum:
-        a, a_params = self._centred(n.args[0], args[0])  # type: ignore[arg-type]
-        b, b_params = self._centred(n.args[1], args[1])  # type: ignore[arg-type]
+        a, a_params = self._centred(tensor_arg(n, 0), args[0])
+        b, b_params = self._centred(tensor_arg(n, 1), args[1])
         scale = _float32(a_params.scale) * _float32(b_params.scale)
         return _Sum(acc=a * b, scale=scale, multiplier=lambda y: scale / y, zero_point_first=True)
 
@@ -147,7 +148,7 @@ class ExactProgram(fx.Interpreter):
     def _record(self, site: str, value: Tensor, *, scale: float, zero_point: int, dtype: Any) -> Tensor:
         override = self.overrides.get(site)
         if override is not None:
-            value = (torch.from_numpy(override.astype(np.float32)) - zero_point) * _float32(scale)
+            value = (torch.as_tensor(override.astype(np.float32)) - zero_point) * _float32(scale)
         self.codes[site] = (torch.round(value / _float32(scale)) + zero_point).numpy().astype(dtype)
         return value
 
@@ -164,21 +165,32 @@ class ProgramSimulation:
         parts: list[dict[str, NDArray[Any]]] = []
         for start in range(0, len(images), step):
             program = ExactProgram(self.graph)
-            program.overrides = {name: codes[start : start + step] for name, codes in overrides.items()}
+            # A tensor may hold several rows an image (windows, tokens of a patch): its rows are taken in proportion.
+            rows = {name: len(codes) // len(images) for name, codes in overrides.items()}
+            program.overrides = {name: codes[start * rows[name] : (start + step) * rows[name]] for name, codes in overrides.items()}
             with torch.no_grad():
-                output = program.run(torch.from_numpy(np.ascontiguousarray(images[start : start + step])))
-            result = output[0] if isinstance(output, (tuple, list)) else output
-            real = result.real() if isinstance(result, _Sum) else result
-            parts.append({**program.codes, "output": real.numpy()})
+                output = program.run(torch.as_tensor(np.ascontiguousarray(images[start : start + step])))
+            parts.append({**program.codes, "output": _real(_only_output(output)).numpy()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def open_simulation(quantized: QuantizedModel) -> ProgramSimulation:
     """Load the program of a quantised model for hardware-exact simulation."""
     graph = torch.export.load(quantized.program_path).module(check_guards=False)
-    assert isinstance(graph, fx.GraphModule)
     return ProgramSimulation(graph, batch=None if quantized.dynamic_batch else 1)
 
 
 def _float32(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float32)
+
+
+def _real(value: Any) -> Any:
+    """A sum as the float tensor that it stands for; anything else unchanged."""
+    return value.real() if isinstance(value, _Sum) else value
+
+
+def _only_output(output: Any) -> Any:
+    """The one tensor of a program: torch.export returns a tuple."""
+    if isinstance(output, (tuple, list)):
+        return cast("tuple[Any, ...]", output)[0]
+    return output

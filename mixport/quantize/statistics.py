@@ -57,14 +57,17 @@ class Histogram:
         if len(values) <= resolution:
             return np.clip(values, self.low, self.high), counts
         index = np.minimum(((values - values[0]) / (values[-1] - values[0]) * resolution).astype(np.int64), resolution - 1)
-        weight = np.bincount(index, counts, resolution)
-        mean = np.bincount(index, counts * values, resolution)
+        weight = np.asarray(np.bincount(index, counts, resolution), np.float64)
+        total = np.asarray(np.bincount(index, counts * values, resolution), np.float64)
         keep = weight > 0
-        return mean[keep] / weight[keep], weight[keep]
+        return total[keep] / weight[keep], weight[keep]
 
 
 class HistogramObserver:
-    """Builds a Histogram from batches. When a value falls outside, the span doubles and neighbouring bins merge: exact counts, no second pass."""
+    """Builds a Histogram from batches.
+
+    When a value falls outside, the span doubles and neighbouring bins merge: exact counts, no second pass.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]  # its PathLike has no parameter
 from torch import Tensor, nn
 
 from mixport.errors import BadInputError
@@ -40,11 +41,22 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise BadInputError(
             f"weights file {path} was refused: it is damaged, or it would run code when read ({reason})", hint=_HINT
         ) from error
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
+    state = _flat_tensors(loaded)
+    if state is None:
         raise BadInputError(f"weights file {path} holds no flat state dict of tensors", hint=_HINT)
-    return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _flat_tensors(loaded: object) -> dict[str, Tensor] | None:
+    """A state dict, also where it lies below `state_dict` in a checkpoint; None for anything else."""
+    if not isinstance(loaded, dict):
+        return None
+    entries = cast("dict[object, object]", loaded)
+    nested = entries.get("state_dict")
+    if isinstance(nested, dict):
+        entries = cast("dict[object, object]", nested)
+    tensors = {name: value for name, value in entries.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    return tensors if len(tensors) == len(entries) else None
 
 
 def load_into(model: nn.Module, state: dict[str, Tensor], *, source: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -23,7 +24,9 @@ PROPAGATES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice",
 
 EIGHT_BIT = frozenset(map(np.dtype, ("uint8", "int8")))
 
-FUSED_OPERATORS: Mapping[str, str] = {
+FusedKind = Literal["conv", "gemm", "matmul", "add", "multiply", "average"]
+
+FUSED_OPERATORS: Mapping[str, FusedKind] = {
     "Conv": "conv",
     "Gemm": "gemm",
     "MatMul": "matmul",

@@ -172,6 +172,7 @@ def _quantise_step(step: Step, args: Known) -> tuple[Value, ...]:
 
 
 def _fused_step(step: Step, args: Known) -> tuple[Value, ...]:
+    assert step.kernel is not None
     return (FUSED[step.kernel](step.node, step.saturation, args),)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from mixport.validate.classify import classify
-from mixport.validate.fusion import FUSED_OPERATORS, Fused, NotFused, Surroundings, fuse, saturation_of
+from mixport.validate.fusion import FUSED_OPERATORS, Fused, FusedKind, NotFused, Surroundings, fuse, saturation_of
 from mixport.validate.graph import Array, Graph, Node
 from mixport.validate.kernels_elementwise import CAST_TYPES, ELEMENTWISE, SOURCES, shape_of
 from mixport.validate.kernels_movement import JOINS, MOVES
@@ -39,7 +39,7 @@ class Step:
     Attributes:
         node: the ONNX node.
         how: how it is executed.
-        kernel: fused kernel, for `fused`.
+        kernel: fused kernel, for `fused`; None otherwise.
         saturation: output quantiser of a `fused` or `quantise` step; None where a fused product gives floats.
         quantisation: scale and zero point of a `dequantise` step.
         reason: why it is an island, or why a quantisable node is computed in float, or a warning.
@@ -49,7 +49,7 @@ class Step:
 
     node: Node
     how: How
-    kernel: str = ""
+    kernel: FusedKind | None = None
     saturation: Saturation | None = None
     quantisation: Quantisation | None = None
     reason: str = ""

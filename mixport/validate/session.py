@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from mixport.environment import cpu_name, vector_features
 from mixport.errors import BadInputError
 from mixport.targets import SessionRules
 from mixport.validate.graph import Array, load_model
@@ -33,9 +33,6 @@ _LEVELS: Mapping[str, str] = MappingProxyType(
 
 _LOG_ERRORS_ONLY = 3
 
-#: CPU features that decide which 8-bit kernel runs.
-_FEATURES = ("avx512_vnni", "avx_vnni", "avx2", "asimddp", "i8mm")
-
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeInfo:
@@ -48,12 +45,7 @@ class RuntimeInfo:
 
 def runtime_info() -> RuntimeInfo:
     """The native runtime of this machine."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text("utf-8", "replace") if cpuinfo.is_file() else ""
-    model = re.search(r"model name\s*:\s*(.+)", text)
-    flags = set(text.split())
-    features = [name for name in _FEATURES if name in flags]
-    parts = [platform.machine(), model[1].strip() if model else platform.processor(), *features]
+    parts = dict.fromkeys((platform.machine(), cpu_name(), *vector_features()))
     return RuntimeInfo(name="onnxruntime", version=str(_ort.__version__), cpu=" ".join(part for part in parts if part))
 
 

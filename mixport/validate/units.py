@@ -93,9 +93,9 @@ def _units(plan: Plan) -> Iterator[FusedUnit]:
 
 def _fused(plan: Plan, step: Step) -> FusedUnit:
     node = step.node
+    assert step.kernel is not None
     data = node.inputs if step.kernel in ("add", "multiply", "matmul") else node.inputs[:1]
-    kind: UnitKind = step.kernel  # type: ignore[assignment]
-    return _unit(plan, step, kind=kind, data=data, chain=(node, *step.absorbed))
+    return _unit(plan, step, kind=step.kernel, data=data, chain=(node, *step.absorbed))
 
 
 def _unit(plan: Plan, step: Step, *, kind: UnitKind, data: tuple[str, ...], chain: tuple[Node, ...]) -> FusedUnit:

@@ -104,7 +104,8 @@ def test_split_dequantises_each_part() -> None:
     "body",
     [
         "q = QuantizeLinear(x, s, z16) d = DequantizeLinear(q, s, z16) m = Transpose <perm = [0, 2, 3, 1]> (d)",
-        "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) q2 = QuantizeLinear(x, s2, z) d2 = DequantizeLinear(q2, s2, z) m = Concat <axis = 1> (d, d2)",
+        "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) "
+        "q2 = QuantizeLinear(x, s2, z) d2 = DequantizeLinear(q2, s2, z) m = Concat <axis = 1> (d, d2)",
         "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) m = Concat <axis = 1> (d, x)",
     ],
     ids=["int16", "scales differ", "one operand float"],
@@ -159,7 +160,8 @@ def test_a_requantisation_to_another_scale_stays() -> None:
 
 def _with_table_input(*, s: str, z: str) -> onnx.ModelProto:
     model = parse(
-        f"q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) q2 = QuantizeLinear(d, {s}, {z}) d2 = DequantizeLinear(q2, {s}, {z}) y = Relu(d2)"
+        "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) "
+        f"q2 = QuantizeLinear(d, {s}, {z}) d2 = DequantizeLinear(q2, {s}, {z}) y = Relu(d2)"
     )
     for n in model.graph.node:  # the text format allows no slash in names
         for names in (n.input, n.output):

@@ -37,7 +37,7 @@ def test_growth_keeps_every_count_at_its_place() -> None:
 
 
 def test_nan_is_refused_by_name() -> None:
-    with pytest.raises(BadInputError, match="layer1.conv holds NaN"):
+    with pytest.raises(BadInputError, match=r"layer1\.conv holds NaN"):
         HistogramObserver("layer1.conv").update(torch.tensor([1.0, float("nan")]))
 
 

@@ -1,0 +1,62 @@
+"""Which sites quantise a value that a float operator computed in a way that differs between machines."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from mixport.quantize.fx_graph import aten
+from mixport.quantize.insert import code_params
+from mixport.quantize.roles import CODE_MOVES
+
+_OPS = torch.ops.mixport
+_CODES = frozenset({_OPS.quantize_dequantize.default, _OPS.lookup.default, _OPS.dequantize_weight.default})
+
+_INTEGER = {
+    aten.conv1d.default: 1,
+    aten.conv2d.default: 1,
+    aten.linear.default: 1,
+    aten.matmul.default: 2,
+    aten.bmm.default: 2,
+    _OPS.global_average_pool.default: 1,
+}
+"""Operators that sum integers when their first operands carry codes, and how many operands that are. Their float result is exact."""
+
+_IEEE = frozenset(
+    {
+        aten.add.Tensor,
+        aten.sub.Tensor,
+        aten.mul.Tensor,
+        aten.div.Tensor,
+        aten.neg.default,
+        aten.abs.default,
+        aten.sqrt.default,
+        aten.relu.default,
+        aten.clamp.default,
+        aten.cat.default,
+    }
+)
+"""One correctly rounded operation an element: as exact as its operands."""
+
+
+def sites_behind_islands(graph: fx.GraphModule) -> set[str]:
+    """Names of the sites of a fake-quantised graph whose own value, before rounding, comes from a float island."""
+    islands: set[fx.Node] = set()
+    behind: set[str] = set()
+    for node in graph.graph.nodes:
+        if node.op != "call_function":
+            continue
+        inherits = any(source in islands for source in node.all_input_nodes)
+        if node.target in _CODES:
+            if inherits and node.target is _OPS.quantize_dequantize.default:
+                behind.add(str(node.args[1]))
+        elif node.target in _INTEGER:
+            operands = [source for source in node.args[: _INTEGER[node.target]] if isinstance(source, fx.Node)]
+            if not all(code_params(source) is not None for source in operands):
+                islands.add(node)
+        elif node.target in _IEEE or node.target in CODE_MOVES:
+            if inherits:
+                islands.add(node)
+        elif node.meta.get("is_float", False) and node.all_input_nodes:
+            islands.add(node)
+    return behind

@@ -1,0 +1,107 @@
+"""Models of timm: built, described and brought to the form they run in."""
+
+# timm is partly untyped, and torch leaves parts of its own signatures without types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from mixport.artifacts import Decision, Preprocessing
+from mixport.errors import BadInputError, UnsupportedModelError
+
+
+def create_timm(
+    arch: str, *, size: tuple[int, int] | None, pretrained: bool, arguments: dict[str, Any]
+) -> tuple[nn.Module, Preprocessing, tuple[str, ...] | None]:
+    """The model, its preprocessing, and its class names where they are those of ImageNet.
+
+    Args:
+        arch: name, with or without the tag of its weights.
+        size: (height, width) of the input where the user states it.
+        pretrained: fetch timm's weights.
+        arguments: for timm.create_model.
+
+    Raises:
+        BadInputError: unknown architecture, or one that cannot be built or fetched.
+        UnsupportedModelError: the model does not take RGB images.
+    """
+    import timm
+    from timm.data.config import resolve_data_config
+
+    if not timm.is_model(_family(arch)):
+        close = timm.list_models(f"*{_family(arch)[:8]}*")[:5]
+        similar = f", similar: {', '.join(close)}" if close else ""
+        raise BadInputError(f"timm has no architecture {arch!r}{similar}", hint="python -m timm.models")
+    try:
+        module = _create(arch, size=size, pretrained=pretrained, arguments=arguments)
+    except Exception as error:  # timm and the hub raise many types; the cause is kept
+        what = "pretrained weights could not be fetched" if pretrained else "the architecture could not be built"
+        hint = "--weights FILE.safetensors, or --random-weights" if pretrained else "check --model-arg KEY=VALUE"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInputError(f"timm:{arch}: {what}: {reason}", hint=hint) from error
+    resolve: Callable[..., dict[str, Any]] = resolve_data_config
+    config = resolve({}, model=module)
+    _, height, width = config["input_size"]
+    preprocessing = Preprocessing(
+        size=(int(height), int(width)),
+        mean=_rgb(config["mean"]),
+        std=_rgb(config["std"]),
+        crop_fraction=float(config["crop_pct"]),
+        interpolation=str(config["interpolation"]),
+    )
+    return module, preprocessing, _imagenet_names(module)
+
+
+def _create(arch: str, *, size: tuple[int, int] | None, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
+    """Models with position embeddings must be built for their input's size; the others refuse the argument."""
+    import timm
+
+    if size is not None and "img_size" not in arguments:
+        try:
+            return timm.create_model(arch, pretrained=pretrained, img_size=size, **arguments)
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+    return timm.create_model(arch, pretrained=pretrained, **arguments)
+
+
+def merge_branches(module: nn.Module) -> tuple[nn.Module, tuple[Decision, ...]]:
+    """Merge training-time branches (RepVGG, MobileOne, FastViT, LeViT ...): quantising them apart would cost accuracy and speed."""
+    from timm.utils.model import reparameterize_model
+
+    before = sum(1 for _ in module.modules())
+    try:
+        merged: nn.Module = reparameterize_model(module)
+    except Exception as error:
+        return module, (Decision(where="model", what="branches kept", why=f"timm could not merge them: {error}"),)
+    after = sum(1 for _ in merged.modules())
+    if after == before:
+        return module, ()
+    return merged.eval().requires_grad_(False), (
+        Decision(where="model", what="training-time branches merged", why=f"timm reparameterize_model: {before} modules became {after}"),
+    )
+
+
+def _family(arch: str) -> str:
+    """Architecture without the tag of its weights."""
+    return arch.split(".")[0]
+
+
+def _rgb(values: Any) -> tuple[float, float, float]:
+    channels = [float(value) for value in values]
+    if len(channels) != 3:
+        raise UnsupportedModelError(f"the model takes {len(channels)} channels, expected 3 (RGB)")
+    return channels[0], channels[1], channels[2]
+
+
+def _imagenet_names(module: nn.Module) -> tuple[str, ...] | None:
+    if getattr(module, "num_classes", None) != 1000:
+        return None
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info = ImageNetInfo()
+    return tuple(info.index_to_description(i).split(",")[0] for i in range(1000))

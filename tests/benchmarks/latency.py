@@ -1,0 +1,112 @@
+"""Latency of a bundle beside the float model and onnxruntime's own quantize_static, in one process, interleaved.
+
+    python -m tests.benchmarks.latency BUNDLE --calib images.npz [--json]
+
+The float file is torch's own ONNX export of the bundle's model; quantize_static makes its QDQ file from it (per channel, uint8
+activations, int8 weights, min-max over 64 images). Ratios are to the bundle: above 1 is slower. Medians of one thread at batch 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from mixport.artifacts import Preprocessing
+from mixport.images import normalise
+from mixport.progress import SilentProgress
+from mixport.quantize import FloatModel, load_model
+from mixport.release import read_bundle
+from mixport.validate.latency import measure
+
+
+class Images(CalibrationDataReader):
+    """The images one by one, as quantize_static wants them."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.rows: Iterator[np.ndarray] = iter(images[:, None])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        row = next(self.rows, None)
+        return None if row is None else {"input": row}
+
+
+def model_of(reproduce: str, preprocessing: Preprocessing) -> FloatModel:
+    """The float model that the bundle's command line names."""
+    words = shlex.split(reproduce)
+    options = {name: words[i + 1] for i, name in enumerate(words) if name.startswith("--") and i + 1 < len(words)}
+    arguments = dict(words[i + 1].split("=", 1) for i, name in enumerate(words) if name == "--model-arg")
+    weights = Path(options["--weights"]) if "--weights" in options else None
+    spec = words[words.index("build") + 1]
+    return load_model(spec, weights=weights, random_weights="--random-weights" in words, model_args=arguments)
+
+
+def export_float(model: FloatModel, path: Path) -> None:
+    """torch's ONNX export, opset 21, symbolic batch."""
+    shapes = ({0: torch.export.Dim("batch")},)
+    torch.onnx.export(
+        model.module,
+        (torch.zeros((2, *model.input_shape[1:])),),
+        path,
+        dynamo=True,
+        opset_version=21,
+        dynamic_shapes=shapes,
+        input_names=["input"],
+        output_names=["output"],
+        external_data=False,
+        verbose=False,
+    )
+
+
+def main() -> None:
+    """Print one row a file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--calib", type=Path, required=True, help="npz with `images` uint8 [N, H, W, 3]")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    manifest: Any = read_bundle(options.bundle).manifest
+    words = manifest.preprocessing
+    preprocessing = Preprocessing(size=tuple(words.size), mean=tuple(words.mean), std=tuple(words.std))
+    model = model_of(manifest.reproduce, preprocessing)
+    with np.load(options.calib, allow_pickle=False) as archive:
+        images = normalise(archive["images"][:64], preprocessing=preprocessing)
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        export_float(model, base / "float.onnx")
+        quant_pre_process(base / "float.onnx", base / "prepared.onnx")
+        quantize_static(
+            base / "prepared.onnx",
+            base / "static.onnx",
+            Images(images),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        files = [options.bundle / "model.onnx", base / "float.onnx", base / "static.onnx"]
+        timed = measure(files, config={}, seconds=options.seconds, seed=0, progress=SilentProgress())
+    own = timed[0].median_ms
+    rows = [
+        {"name": name, "median_ms": round(t.median_ms, 4), "ratio": round(t.median_ms / own, 3), "kilobytes": round(t.size_bytes / 1000)}
+        for name, t in zip(("mixport", "float", "quantize_static"), timed, strict=True)
+    ]
+    if options.json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(f"{row['name']:16} {row['median_ms']:8.3f} ms  x {row['ratio']:.3f}  {row['kilobytes']} KB")
+
+
+if __name__ == "__main__":
+    main()
