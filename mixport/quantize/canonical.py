@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ _NO_OPS = {
 }
 _CASTS = {aten.to.dtype, aten._to_copy.default, aten.type_as.default, aten.to.dtype_layout}
 _VIEWS = {aten.view.default, aten._unsafe_view.default}
+_SELF_PAIRS = MappingProxyType({aten.mul.Tensor: aten.pow.Tensor_Scalar, aten.add.Tensor: aten.mul.Tensor})
+"""x * x is x ** 2, and x + x is x * 2."""
 _ASSERTS = {aten._assert_tensor_metadata.default, aten._assert_scalar.default, aten._assert_async.msg}
 
 _END = (1 << 63) - 1
@@ -74,6 +77,8 @@ def drop_no_ops(graph: fx.GraphModule) -> list[Decision]:
             _use_constant_pad(node)
         if node.target in _VIEWS:
             node.target = aten.reshape.default  # rewrites change strides, which views may not
+        elif node.target in _SELF_PAIRS and len(node.args) > 1 and node.args[0] is node.args[1]:
+            node.target, node.args = _SELF_PAIRS[node.target], (node.args[0], 2)  # one operand, a function of one value
         elif node.target in _ASSERTS:
             graph.graph.erase_node(node)
         elif node.target in _NO_OPS or (node.target in _CASTS and _is_float(node) and _is_float(node.args[0])):

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 from torch import fx
 
 from mixport.quantize.fx_graph import aten
 from mixport.quantize.insert import code_params
 from mixport.quantize.roles import CODE_MOVES
+from mixport.torch_ops import OPS
 
-_OPS = torch.ops.mixport
-_CODES = frozenset({_OPS.quantize_dequantize.default, _OPS.lookup.default, _OPS.dequantize_weight.default})
+_CODES = frozenset({OPS.quantize_dequantize.default, OPS.lookup.default, OPS.dequantize_weight.default})
 
-_INTEGER = {
-    aten.conv1d.default: 1,
-    aten.conv2d.default: 1,
-    aten.linear.default: 1,
-    aten.matmul.default: 2,
-    aten.bmm.default: 2,
-    _OPS.global_average_pool.default: 1,
-}
+_INTEGER: Mapping[Any, int] = MappingProxyType(
+    {
+        aten.conv1d.default: 1,
+        aten.conv2d.default: 1,
+        aten.linear.default: 1,
+        aten.matmul.default: 2,
+        aten.bmm.default: 2,
+        OPS.global_average_pool.default: 1,
+    }
+)
 """Operators that sum integers when their first operands carry codes, and how many operands that are. Their float result is exact."""
 
 _IEEE = frozenset(
@@ -48,7 +53,7 @@ def sites_behind_islands(graph: fx.GraphModule) -> set[str]:
             continue
         inherits = any(source in islands for source in node.all_input_nodes)
         if node.target in _CODES:
-            if inherits and node.target is _OPS.quantize_dequantize.default:
+            if inherits and node.target is OPS.quantize_dequantize.default:
                 behind.add(str(node.args[1]))
         elif node.target in _INTEGER:
             operands = [source for source in node.args[: _INTEGER[node.target]] if isinstance(source, fx.Node)]

@@ -143,6 +143,24 @@ def test_a_chain_of_functions_is_one_table(captured: Capture) -> None:
     assert [str(node.target).split(".")[1] for node in tables[0].chain] == ["add", "clamp", "div"]
 
 
+class Square(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        x = self.b(x * x)
+        return self.c(x + x).flatten(1)
+
+
+def test_a_value_paired_with_itself_is_a_function_of_one_value(captured: Capture) -> None:
+    sites = table(plan_of(captured, Square(), "w8a8"))
+    assert [role for _, role, _ in sites].count("table") == 2
+    assert ("pow", "table", 8) in sites
+    assert ("mul", "table", 8) in sites
+
+
 def test_site_names_are_unique(captured: Capture) -> None:
     names = [site.name for site in plan_of(captured, Normalised()).sites]
     assert len(names) == len(set(names))
