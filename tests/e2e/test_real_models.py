@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from mixport.pipeline import build
 from mixport.release import ReleaseBundle
+from tests.e2e.real_data import cifar_calibration as cifar_calibration_file
+from tests.e2e.real_data import imagenet_sample
 
 pytestmark = [pytest.mark.e2e, pytest.mark.data, pytest.mark.timeout(900)]
-
-_SIDE, _ROWS, _COLUMNS = 32, 25, 40
 
 
 @pytest.fixture(scope="module")
 def cifar_calibration(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first 512 training images, cut from their first tile."""
-    with zipfile.ZipFile(data_dir / "cifar10_train_webp.zip") as archive:
-        first = min(name for name in archive.namelist() if name.endswith(".webp"))
-        tile = np.asarray(Image.open(io.BytesIO(archive.read(first))).convert("RGB"))
-    images = tile.reshape(_ROWS, _SIDE, _COLUMNS, _SIDE, 3).transpose(0, 2, 1, 3, 4).reshape(-1, _SIDE, _SIDE, 3)
-    path = tmp_path_factory.mktemp("cifar") / "calibration.npz"
-    np.savez(path, images=images[:512])
-    return path
+    """The first 512 training images."""
+    return cifar_calibration_file(data_dir, tmp_path_factory.mktemp("cifar") / "calibration.npz")
 
 
 @pytest.fixture(scope="module")
@@ -69,24 +59,18 @@ def test_resnet20(data_dir: Path, cifar_calibration: Path, cache: Path, tmp_path
 
 
 def test_mobilenetv2(data_dir: Path, cache: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(data_dir / "imagenet_sample_500.zip") as archive:
-        labels: dict[str, int] = json.loads(archive.read("labels.json"))
-        inside = {Path(name).name: name for name in archive.namelist()}
-        names = sorted(labels)
-        pictures = [Image.open(io.BytesIO(archive.read(inside[Path(name).name]))).convert("RGB") for name in names]
-    images = np.stack([np.asarray(picture.crop((16, 16, 240, 240))) for picture in pictures])
-    np.savez(tmp_path / "sample.npz", images=images, labels=np.array([labels[name] for name in names], np.int64))
+    sample = imagenet_sample(data_dir, tmp_path / "sample.npz")
     bundle = build(
         "timm:mobilenetv2_100",
         weights=data_dir / "imagenet_mobilenetv2_100_tf.safetensors",
         model_arg={"pad_type": "same"},
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
-        calib=f"images:{tmp_path / 'sample.npz'}",
+        calib=f"images:{sample}",
         images=64,
         validation_images=8,
         scheme="w8a8",
-        eval=tmp_path / "sample.npz",
+        eval=sample,
         out=tmp_path / "out",
         cache=cache,
     )
