@@ -23,12 +23,14 @@ class BundleCheck:
         hash_problems: one line each.
         runtimes: counts of each runtime that was run.
         divergences: first divergence of each runtime that differs.
+        gates_not_met: gates of the build that failed, as its manifest says: codes that agree do not make it fit to ship.
     """
 
     verdict: Literal["exact", "mismatch", "damaged"]
     hash_problems: tuple[str, ...] = ()
     runtimes: tuple[RuntimeResult, ...] = ()
     divergences: tuple[Divergence, ...] = ()
+    gates_not_met: tuple[str, ...] = ()
 
 
 def check_bundle(path: Path, *, runtimes: Sequence[str] = ("native",)) -> BundleCheck:
@@ -53,4 +55,5 @@ def check_bundle(path: Path, *, runtimes: Sequence[str] = ("native",)) -> Bundle
         verdict="mismatch" if result.mismatches else "exact",
         runtimes=(result,),
         divergences=() if divergence is None else (divergence,),
+        gates_not_met=tuple(gate.gate for gate in bundle.manifest.gates if not gate.passed),
     )

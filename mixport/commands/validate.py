@@ -36,7 +36,9 @@ def validate(
     console.line(f"{bundle}: {found.verdict}")
     if json:
         console.document({"bundle": str(bundle), **asdict(found)})
-    if found.verdict == "exact":
+    for gate in found.gates_not_met:
+        console.error(f"{bundle}: gate {gate} was not met when it was built")
+    if found.verdict == "exact" and not found.gates_not_met:
         return ExitCode.DONE
     console.hint("the command under `reproduce` in its manifest builds it again")
     return ExitCode.FAILED

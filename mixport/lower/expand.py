@@ -47,6 +47,7 @@ class ExpandPlaceholdersPass(InPlacePass):
         }
         _clear_names(model.graph)
         placeholders = [n for n in model.graph if n.domain == DOMAIN]
+        self.taken = {n.attributes["site"].as_string() for n in placeholders}
         for placeholder in placeholders:
             handlers[placeholder.op_type](model.graph, placeholder)
             model.graph.remove(placeholder, safe=True)

@@ -58,12 +58,16 @@ class FinishPass(InPlacePass):
         model.graph.name = "model"
         model.graph.doc_string = None
         self._rename(model.graph)
+        model.graph.inputs[0].name, model.graph.outputs[0].name = "input", "output"
         return PassResult(model, modified=True)
 
     def _rename(self, graph: ir.Graph) -> None:
         kept = {id(v) for v in (*graph.inputs, *graph.outputs)}
         used: set[str] = set()
         count = 0
+        # A layer may be called t0, or a/dq: only the codes of a site keep its name.
+        codes = {id(v) for v in _code_tensors(graph, self.sites)}
+        taken = {*self.sites, *graph.initializers, "input", "output"}
         names = {n: _layer_name(n) for n in graph}
         for n in graph:
             n.metadata_props.clear()
@@ -75,8 +79,10 @@ class FinishPass(InPlacePass):
                 value.metadata_props.clear()
                 if id(value) not in kept:
                     value.type, value.shape = None, None  # value_info of intermediates: readers infer it
-                    if value.name not in self.sites:
-                        value.name, count = f"t{count}", count + 1
+                    if value.name not in self.sites or id(value) not in codes:
+                        while (name := f"t{count}") in taken:
+                            count += 1
+                        value.name, count = name, count + 1
         for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
             value.metadata_props.clear()
             value.doc_string = None
@@ -95,6 +101,12 @@ def _layer_name(n: ir.Node) -> str | None:
         if len(readers) == 1:
             return f"{(readers[0].outputs[0].name or '').removesuffix('/q')}/{n.op_type}"
     return None
+
+
+def _code_tensors(graph: ir.Graph, sites: frozenset[str]) -> list[ir.Value]:
+    """Results of quantisers, clips and tables that carry a site's name."""
+    values = [value for n in graph if n.op_type in {"QuantizeLinear", "Clip", "Gather"} for value in n.outputs]
+    return [value for value in values if value.name in sites]
 
 
 def _drop_defaults(n: ir.Node) -> None:

@@ -37,6 +37,8 @@ def node(op_type: str, inputs: list[ir.Value | None], *, output: str, name: str 
 
 def replace(old: ir.Value, new: ir.Value) -> None:
     """Every reader of `old`, graph outputs included, reads `new`."""
+    if old.is_graph_output():
+        new.type, new.shape = new.type or old.type, new.shape or old.shape
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
 
 

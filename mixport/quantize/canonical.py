@@ -77,7 +77,7 @@ def drop_no_ops(graph: fx.GraphModule) -> list[Decision]:
             _use_constant_pad(node)
         if node.target in _VIEWS:
             node.target = aten.reshape.default  # rewrites change strides, which views may not
-        elif node.target in _SELF_PAIRS and len(node.args) > 1 and node.args[0] is node.args[1]:
+        elif node.target in _SELF_PAIRS and len(node.args) == 2 and not node.kwargs and node.args[0] is node.args[1]:
             node.target, node.args = _SELF_PAIRS[node.target], (node.args[0], 2)  # one operand, a function of one value
         elif node.target in _ASSERTS:
             graph.graph.erase_node(node)
@@ -142,10 +142,12 @@ def scatter_to_concat(graph: fx.GraphModule) -> list[Decision]:
         if node.target is not aten.slice_scatter.default:
             continue
         x, source, axis, start, end, step = arguments(node, 0, None, None, 1, after=2)
-        size = shape_of(x)[int(axis)]
-        first: object = start or 0
-        last = size if end is None else min(int(end), size)
-        if step != 1 or not isinstance(first, int) or first < 0:
+        shape = shape_of(x)
+        if not shape or step != 1 or not isinstance(start or 0, int) or not isinstance(end or 0, int):
+            continue
+        size = shape[int(axis)]
+        first, last = slice(start, end).indices(size)[:2]
+        if last <= first:
             continue
         parts: list[fx.Node] = [source]
         if first > 0:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import ast
 import importlib
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,9 +23,9 @@ from mixport import fingerprint
 from mixport.artifacts import Decision, Preprocessing
 from mixport.errors import BadInputError, BadOptionError, UnsupportedModelError
 from mixport.quantize.cifar_resnet import BLOCKS, CifarResNet
-from mixport.quantize.program_file import load_program
+from mixport.quantize.program_file import load_program, takes_one_image
 from mixport.quantize.timm_model import create_timm, merge_branches
-from mixport.quantize.weights_file import check_finite, load_into, read_state_dict
+from mixport.quantize.weights_file import check_finite, check_plain, load_into, read_state_dict
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -42,6 +44,7 @@ class FloatModel:
         class_names: in index order, None when unknown.
         input_shape: [1, 3, H, W].
         notes: what was done to the model before capture.
+        one_image: the module takes a batch of one only.
     """
 
     module: nn.Module
@@ -52,6 +55,7 @@ class FloatModel:
     class_names: tuple[str, ...] | None
     input_shape: tuple[int, int, int, int]
     notes: tuple[Decision, ...] = ()
+    one_image: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +103,9 @@ def load_model(
         )
     if weights is not None:
         load_into(module, read_state_dict(weights), source=str(weights))
+    check_plain(module, source=spec)
     if not spec.endswith(".pt2"):
-        module = module.eval().requires_grad_(False)
+        module = module.eval().requires_grad_(False).float()
     check_finite(module, source=str(weights or spec))
     digest = fingerprint.sha256_arrays({name: value.detach().cpu().numpy() for name, value in module.state_dict().items()})
     notes: tuple[Decision, ...] = ()
@@ -118,6 +123,7 @@ def load_model(
         class_names=class_names,
         input_shape=(1, 3, height, width),
         notes=notes,
+        one_image=spec.endswith(".pt2") and takes_one_image(Path(spec)),
     )
 
 
@@ -156,30 +162,55 @@ def _builtin(name: str, *, weights: Path | None, random_weights: bool, arguments
     return CifarResNet(depths[name], **arguments), preprocessing, _CIFAR10
 
 
+@contextmanager
+def _current_folder_on_path() -> Generator[None]:
+    """As `python -m` does: the console script alone does not see modules of the folder it runs in."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
 def _factory(spec: str, *, arguments: dict[str, Any]) -> _Made:
     module_name, _, attribute = spec.partition(":")
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
+        with _current_folder_on_path():
+            factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise BadInputError(f"MODEL {spec}: {error}", hint="package.module:factory must be importable from here (PYTHONPATH)") from error
     try:
         module = factory(**arguments)
     except TypeError as error:
         raise BadInputError(f"MODEL {spec}: the factory refused its arguments: {error}", hint="--model-arg KEY=VALUE") from error
+    except Exception as error:  # the user's own code may raise anything
+        raise BadInputError(
+            f"MODEL {spec}: the factory raised {type(error).__name__}: {error}",
+            hint=f"python -c 'import {module_name}; {module_name}.{attribute}()'",
+        ) from error
     if not isinstance(module, nn.Module):
         raise BadInputError(
             f"MODEL {spec}: the factory returned {type(module).__name__}, expected torch.nn.Module",
             hint="name a callable that returns the model itself",
         )
     config: Any = getattr(module, "pretrained_cfg", None) or {}
-    size = tuple(config.get("input_size", (3, 224, 224)))[1:]
-    preprocessing = Preprocessing(
-        size=(int(size[0]), int(size[1])),
-        mean=tuple(config.get("mean", _IMAGENET_MEAN)),
-        std=tuple(config.get("std", _IMAGENET_STD)),
-        crop_fraction=float(config.get("crop_pct", 1.0)),
-        interpolation=str(config.get("interpolation", "bicubic")),
-    )
+    try:
+        _, height, width = config.get("input_size", (3, 224, 224))
+        mean_r, mean_g, mean_b = config.get("mean", _IMAGENET_MEAN)
+        std_r, std_g, std_b = config.get("std", _IMAGENET_STD)
+        preprocessing = Preprocessing(
+            size=(int(height), int(width)),
+            mean=(float(mean_r), float(mean_g), float(mean_b)),
+            std=(float(std_r), float(std_g), float(std_b)),
+            crop_fraction=float(config.get("crop_pct", 1.0)),
+            interpolation=str(config.get("interpolation", "bicubic")),
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise BadInputError(
+            f"MODEL {spec}: pretrained_cfg is {config!r}, allowed input_size (3, H, W), mean and std of three numbers: {error}",
+            hint="--input-size, --mean and --std state them on the command line",
+        ) from error
     return module, preprocessing, None
 
 
@@ -224,8 +255,15 @@ def _short_name(spec: str) -> str:
 
 def output_classes(model: FloatModel) -> int:
     """Width of the model's output for one image. Raises UnsupportedModelError when it is not one [N, C] tensor."""
-    with torch.no_grad():
-        result = model.module(torch.zeros(model.input_shape))
+    try:
+        with torch.no_grad():
+            result = model.module(torch.zeros(model.input_shape))
+    except Exception as error:  # the user's own code may raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnsupportedModelError(
+            f"{model.source}: the model does not run on one float32 input {list(model.input_shape)}: {reason}",
+            hint="--input-size states the size it takes; it must take RGB images in batches, and nothing else",
+        ) from error
     if not isinstance(result, torch.Tensor) or result.dim() != 2:
         got = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
         raise UnsupportedModelError(f"{model.source}: the output is {got}, expected one tensor [N, classes]")

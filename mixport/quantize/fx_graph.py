@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 
 from mixport.errors import InvariantError
 
@@ -76,7 +77,21 @@ def call(graph: fx.GraphModule, target: Any, *args: Any, before: fx.Node, like: 
     for key in ("nn_module_stack", "stack_trace", "source_fn_stack"):
         if key in like.meta:
             node.meta[key] = like.meta[key]
+    _infer_shape(node)
     return node
+
+
+def _infer_shape(node: fx.Node) -> None:
+    """Shape of a new node, for later rewrites of the same sweep; a call with symbolic sizes waits for the next recording."""
+
+    def stand_in(source: fx.Node) -> Tensor:
+        return torch.empty(shape_of(source), device="meta")
+
+    try:
+        arguments_: Any = map_arg(node.args, stand_in)
+        _record(node, operator_of(node)(*arguments_))
+    except (RuntimeError, TypeError, ValueError, NotImplementedError):
+        return
 
 
 def module_path(node: fx.Node) -> str:
@@ -99,9 +114,15 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
 class _ShapeRecorder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        n.meta["shape"] = tuple(value.shape) if isinstance(value, Tensor) else ()
-        n.meta["is_float"] = isinstance(value, Tensor) and value.is_floating_point()
+        _record(n, value)
         return value
+
+
+def _record(node: fx.Node, value: Any) -> None:
+    """is_float means float32: doubles, halves and complex numbers take no part in quantisation."""
+    node.meta["shape"] = tuple(value.shape) if isinstance(value, Tensor) else ()
+    node.meta["is_float"] = isinstance(value, Tensor) and value.dtype is torch.float32
+    node.meta["is_tuple"] = isinstance(value, (tuple, list))
 
 
 def record_shapes(graph: fx.GraphModule, example: Tensor) -> None:

@@ -38,6 +38,8 @@ _IEEE = frozenset(
         aten.sqrt.default,
         aten.relu.default,
         aten.clamp.default,
+        aten.clamp_min.default,
+        aten.hardtanh.default,
         aten.cat.default,
     }
 )
@@ -62,6 +64,6 @@ def sites_behind_islands(graph: fx.GraphModule) -> set[str]:
         elif node.target in _IEEE or node.target in CODE_MOVES:
             if inherits:
                 islands.add(node)
-        elif node.meta.get("is_float", False) and node.all_input_nodes:
+        elif (node.meta.get("is_float", False) or node.meta.get("is_tuple", False)) and node.all_input_nodes:
             islands.add(node)
     return behind

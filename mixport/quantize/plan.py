@@ -102,6 +102,9 @@ class _Planner:
         first: SitePlan | None = None
         for use, bits in self._ordered(demands, kind):
             reason = _reason(use, bits, self.scheme)
+            if use == "stream":
+                # Codes of 16 bits have no integer Clip in ONNX Runtime: the clamp itself stays, in float before the quantiser.
+                bounds, producer = None, node
             if first is None:
                 chain = self.flow.chain(node) if kind is Kind.UNARY else ()
                 first = SitePlan(

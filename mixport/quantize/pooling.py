@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from mixport.artifacts import Decision
+from mixport.errors import UnsupportedModelError
 from mixport.quantize.fx_graph import add_constant, argument, arguments, aten, call, module_path, shape_of, tensor_arg
 from mixport.torch_ops import OPS
 
@@ -21,10 +22,17 @@ _CHANNELS_FIRST: Mapping[tuple[int, tuple[int, ...]], list[int] | None] = Mappin
 """(rank, axes of a mean over space) -> permutation that puts channels first; None where they are."""
 
 
+_POOLS = frozenset({aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default})
+_RANK = 4
+"""Pools without a batch axis stay in float."""
+
+
 def unify_average_pools(graph: fx.GraphModule) -> list[Decision]:
     """Means over space become GlobalAveragePool; windowed averages without partial windows a depthwise convolution."""
     decisions: list[Decision] = []
     for node in list(graph.graph.nodes):
+        if node.target in _POOLS and len(shape_of(tensor_arg(node, 0))) != _RANK:
+            continue
         if node.target is aten.adaptive_avg_pool2d.default and [int(side) for side in arguments(node)[1]] == [1, 1]:
             pooled = call(graph, GLOBAL_AVERAGE_POOL, node.args[0], before=node, like=node)
         elif node.target is aten.mean.dim:
@@ -46,6 +54,8 @@ def _global_mean(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     x, dims = tensor_arg(node, 0), arguments(node)[1]
     shape = shape_of(x)
     rank = len(shape)
+    if not rank or not dims:
+        return None
     axes = tuple(sorted(int(dim) % rank for dim in dims))
     if (rank, axes) not in _CHANNELS_FIRST:
         return None
@@ -73,11 +83,18 @@ def _average_convolution(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None
     s_h, s_w = _pair(stride) if stride else (k_h, k_w)
     p_h, p_w = _pair(padding)
     _, channels, height, width = shape_of(x)
+    if divisor is not None and ceil_mode:
+        where = module_path(node) or node.name
+        raise UnsupportedModelError(
+            f"{where}: aten.avg_pool2d with ceil_mode and divisor_override has no ONNX form", hint="drop one of the two"
+        )
     partial = ceil_mode and ((height + 2 * p_h - k_h) % s_h or (width + 2 * p_w - k_w) % s_w)
-    padding_left_out = (p_h or p_w) and not include_pad
-    if partial or padding_left_out or divisor is not None:
+    padding_left_out = (p_h or p_w) and not include_pad and divisor is None
+    if partial or padding_left_out:
         return None
-    weight = add_constant(graph, torch.full((channels, 1, k_h, k_w), 1.0 / (k_h * k_w)), name=f"{node.name}_average", before=node)
+    weight = add_constant(
+        graph, torch.full((channels, 1, k_h, k_w), 1.0 / (divisor or k_h * k_w)), name=f"{node.name}_average", before=node
+    )
     return call(graph, aten.conv2d.default, x, weight, None, [s_h, s_w], [p_h, p_w], [1, 1], channels, before=node, like=node)
 
 

@@ -20,8 +20,11 @@ def expand_attention(graph: fx.GraphModule) -> list[Decision]:
         mask, causal = argument(node, 3, "attn_mask"), argument(node, 5, "is_causal", False)
         if causal or node.kwargs.get("enable_gqa", False):
             continue
+        # A boolean mask selects, it is not added; the exporter knows how.
+        if not shape_of(q) or (isinstance(mask, fx.Node) and not mask.meta.get("is_float", False) and not _is_float_constant(graph, mask)):
+            continue
         given: Any = node.kwargs.get("scale")
-        scale = float(given or 1.0 / math.sqrt(shape_of(q)[-1]))
+        scale = float(given if given is not None else 1.0 / math.sqrt(shape_of(q)[-1]))
 
         def emit(target: Any, *args: Any, at: fx.Node = node) -> fx.Node:
             return call(graph, target, *args, before=at, like=at)
@@ -36,6 +39,11 @@ def expand_attention(graph: fx.GraphModule) -> list[Decision]:
     return []
 
 
+def _is_float_constant(graph: fx.GraphModule, node: fx.Node) -> bool:
+    value = constant(graph, node)
+    return value is not None and value.is_floating_point()
+
+
 def flatten_linear(graph: fx.GraphModule) -> list[Decision]:
     """Linear layers on [..., C] become reshape, two-dimensional linear, reshape: Gemm takes an int32 bias, MatMul does not.
 
@@ -47,7 +55,7 @@ def flatten_linear(graph: fx.GraphModule) -> list[Decision]:
             continue
         x, weight, *bias = arguments(node)
         dims = _symbolic_shape(node)
-        if len(shape_of(x)) == 2 or dims is None:
+        if len(shape_of(x)) in {0, 1, 2} or len(shape_of(weight)) != 2 or dims is None:
             continue
         flat = call(graph, aten.reshape.default, x, [-1, shape_of(x)[-1]], before=node, like=node)
         linear = call(graph, aten.linear.default, flat, weight, *bias, before=node, like=node)
@@ -71,8 +79,13 @@ def _use_linear(graph: fx.GraphModule, node: fx.Node) -> None:
     else:
         return
     weight = constant(graph, right)
-    if weight is None:
+    if weight is None or weight.dim() != 2:
         return
+    if bias is not None:
+        values = constant(graph, bias)
+        if values is None or values.numel() not in {1, weight.shape[1]} or values.dim() > 2 or (values.dim() == 2 and values.shape[0] != 1):
+            return
+        bias = add_constant(graph, values.reshape(-1).expand(weight.shape[1]).contiguous(), name=f"{node.name}_bias", before=node)
     source = add_constant(graph, weight.t().contiguous(), name=f"{node.name}_weight", before=node)
     node.target, node.args = aten.linear.default, (x, source, bias)
 

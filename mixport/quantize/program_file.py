@@ -19,7 +19,10 @@ from mixport.errors import BadInputError, UnsupportedModelError
 _HINT = "torch.export.save(torch.export.export(model, (image,)), 'model.pt2') with a plain module writes a safe file"
 _MAX_JSON_BYTES = 64 << 20
 
-_SHAPE_EXPRESSION = re.compile(r"(?:[su]\d+|\d+|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|floor|ceiling|int_oo|oo|True|False|[ +\-*/(),])*")
+_SHAPE_EXPRESSION = re.compile(
+    r"(?:Symbol\('[su]\d+'(?:, (?:positive|integer|nonnegative)=True)*\)|Integer\(\d+\)|[su]\d+|\d+"
+    r"|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|floor|ceiling|int_oo|oo|True|False|[ +\-*/(),])*"
+)
 _OPERATOR = re.compile(
     r"torch\.ops\.(?:aten|prims|higher_order|mixport)\.\w+(?:\.\w+)?|_operator\.(?:getitem|add|sub|mul|floordiv|truediv|mod|pow|neg|eq|ne|lt|le|gt|ge)"
     r"|torch\.sym_(?:int|float|max|min|not|ite|sqrt)|math\.(?:ceil|floor|trunc)"
@@ -28,10 +31,11 @@ _OPERATOR = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramFile:
-    """A torch.export program as a module, with the (height, width) of its image input."""
+    """A torch.export program as a module, with the (height, width) of its image input, and whether it takes one image only."""
 
     module: nn.Module
     size: tuple[int, int]
+    one_image: bool
 
 
 def load_program(path: Path) -> ProgramFile:
@@ -55,7 +59,19 @@ def load_program(path: Path) -> ProgramFile:
     ]
     if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != 3:
         raise UnsupportedModelError(f"program {path}: inputs have shapes {[tuple(s) for s in shapes]}, expected one [N, 3, H, W]")
-    return ProgramFile(module=program.module(check_guards=False), size=(int(shapes[0][2]), int(shapes[0][3])))
+    batch, _, height, width = shapes[0]
+    if isinstance(batch, int) and batch != 1:
+        raise UnsupportedModelError(
+            f"program {path}: it takes {batch} images at once, allowed 1 or any number",
+            hint="torch.export.export(model, (image,), dynamic_shapes=({0: torch.export.Dim('batch')},))",
+        )
+    module = program.module(check_guards=False)
+    return ProgramFile(module=module, size=(int(height), int(width)), one_image=isinstance(batch, int))
+
+
+def takes_one_image(path: Path) -> bool:
+    """True where the program was exported with a batch of one fixed."""
+    return load_program(path).one_image
 
 
 def _check_archive(path: Path) -> None:

@@ -26,6 +26,7 @@ from mixport.quantize.islands import sites_behind_islands
 from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.ranges import ScaleRule, activation_params
 from mixport.quantize.roles import Kind
+from mixport.quantize.soundness import check_sound
 from mixport.quantize.statistics import Histogram, HistogramObserver, collect
 from mixport.quantspec import QuantParams, Scheme
 from mixport.targets import Target
@@ -64,8 +65,10 @@ def quantize(
     progress = progress or SilentProgress()
     target.check_scheme(scheme)
     output_classes(model)
-    captured = capture(model.module, input_shape=model.input_shape, dynamic_batch=target.graph.shapes == "dynamic-batch")
+    dynamic = target.graph.shapes == "dynamic-batch" and not model.one_image
+    captured = capture(model.module, input_shape=model.input_shape, dynamic_batch=dynamic)
     graph = captured.graph
+    check_sound(model, captured, _first_images(model, calibration))
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits))
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
@@ -138,7 +141,16 @@ def _statistics(model: FloatModel, captured: Captured, plan: Plan, calibration: 
     return {site.name: per_tensor[site.tensor] for site in plan.sites}
 
 
+def _first_images(model: FloatModel, calibration: CalibrationSet) -> Tensor:
+    """Two calibration images; the second one mirrored where there is only one."""
+    images = np.asarray(np.load(calibration.images_path, mmap_mode="r", allow_pickle=False)[:2])
+    pair = images if len(images) == 2 else np.concatenate([images, images[:, :, ::-1]])
+    return torch.as_tensor(normalise(np.ascontiguousarray(pair), preprocessing=model.preprocessing))
+
+
 def _batch_size(model: FloatModel) -> int:
+    if model.one_image:
+        return 1
     pixels = model.input_shape[2] * model.input_shape[3]
     return int(np.clip(131072 // pixels, 4, 64))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -65,7 +67,9 @@ _MOVES = {
 CODE_MOVES = frozenset({*_MOVES, aten.constant_pad_nd.default})
 """Operators through which codes pass unchanged (a pad by real 0 adds the zero point)."""
 
-_LAYERS = {aten.conv1d.default, aten.conv2d.default, aten.linear.default}
+_LAYERS: Mapping[Any, int] = MappingProxyType({aten.conv1d.default: 3, aten.conv2d.default: 4, aten.linear.default: 2})
+"""Operator -> rank of its input and of its weight."""
+_SPLITS = {aten.unbind.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default}
 _PRODUCTS = {aten.matmul.default, aten.bmm.default}
 _UNARY = {
     aten.silu.default,
@@ -136,12 +140,11 @@ def _kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind]) -> K
     dynamic = [source for source in node.all_input_nodes if kinds[source] is not Kind.CONSTANT and _is_tensor(source)]
     if not dynamic:
         return Kind.CONSTANT
-    if not node.meta.get("is_float", False) and node.target not in {
-        aten.unbind.int,
-        aten.split.Tensor,
-        aten.split_with_sizes.default,
-        aten.chunk.default,
-    }:
+    if node.target in _SPLITS:
+        return Kind.MOVE if dynamic[0].meta.get("is_float", False) else Kind.FLOAT
+    if node.target is operator.getitem and kinds[dynamic[0]] is not Kind.MOVE:
+        return Kind.FLOAT  # one result of a float operator that has several
+    if not node.meta.get("is_float", False) or not all(_carries_values(source) for source in dynamic):
         return Kind.FLOAT
     return _tensor_kind(graph, node, kinds, dynamic)
 
@@ -149,9 +152,7 @@ def _kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind]) -> K
 def _tensor_kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind], dynamic: list[fx.Node]) -> Kind:
     tensors = [source for source in node.all_input_nodes if _is_tensor(source)]
     if node.target in _LAYERS:
-        flat = node.target is not aten.linear.default or len(shape_of(tensor_arg(node, 0))) == 2
-        constants = all(constant(graph, a) is not None for a in node.args[1:3] if a is not None)
-        return Kind.LAYER if flat and constants else Kind.FLOAT
+        return Kind.LAYER if _is_layer(graph, node) else Kind.FLOAT
     if node.target in _PRODUCTS:
         return Kind.PRODUCT if len(node.args) == 2 and all(isinstance(a, fx.Node) and a in dynamic for a in node.args) else Kind.FLOAT
     if node.target is OPS.global_average_pool.default:
@@ -171,6 +172,23 @@ def _tensor_kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind
         behind_table = kinds[tensors[0]] is Kind.UNARY and only_user(tensors[0]) is node
         return Kind.CLAMP if clamp_bounds(node) is not None and not behind_table else Kind.UNARY
     return Kind.FLOAT
+
+
+def _is_layer(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Batched input, constant float32 weight and bias."""
+    weight, bias = constant(graph, node.args[1]), node.args[2] if len(node.args) > 2 else None
+    rank = _LAYERS[node.target]
+    if weight is None or weight.dtype is not torch.float32 or weight.dim() != rank or len(shape_of(tensor_arg(node, 0))) != rank:
+        return False
+    if bias is None:
+        return True
+    values = constant(graph, bias)
+    return values is not None and values.dtype is torch.float32 and values.dim() == 1
+
+
+def _carries_values(node: fx.Node) -> bool:
+    """A float32 tensor with at least one axis, or the several results of a split."""
+    return (bool(node.meta.get("is_float", False)) and shape_of(node) != ()) or bool(node.meta.get("is_tuple", False))
 
 
 def _is_tensor(node: Any) -> bool:

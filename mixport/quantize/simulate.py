@@ -165,13 +165,17 @@ class ProgramSimulation:
         parts: list[dict[str, NDArray[Any]]] = []
         for start in range(0, len(images), step):
             program = ExactProgram(self.graph)
-            # A tensor may hold several rows an image (windows, tokens of a patch): its rows are taken in proportion.
-            rows = {name: len(codes) // len(images) for name, codes in overrides.items()}
-            program.overrides = {name: codes[start * rows[name] : (start + step) * rows[name]] for name, codes in overrides.items()}
+            program.overrides = overrides if step >= len(images) else _rows(overrides, start, step, of=len(images))
             with torch.no_grad():
                 output = program.run(torch.as_tensor(np.ascontiguousarray(images[start : start + step])))
             parts.append({**program.codes, "output": _real(_only_output(output)).numpy()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _rows(codes: Mapping[str, NDArray[Any]], start: int, count: int, *, of: int) -> dict[str, NDArray[Any]]:
+    """Rows of some images out of `of`: a tensor may hold several rows an image (windows, tokens of a patch)."""
+    each = {name: len(values) // of for name, values in codes.items()}
+    return {name: values[start * each[name] : (start + count) * each[name]] for name, values in codes.items()}
 
 
 def open_simulation(quantized: QuantizedModel) -> ProgramSimulation:

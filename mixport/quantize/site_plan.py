@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 from torch import fx
 
 from mixport.artifacts import Decision
-from mixport.quantize.fx_graph import module_path
+from mixport.quantize.fx_graph import module_path, tensor_arg
 from mixport.quantize.roles import Kind
 from mixport.quantspec import Role
 
@@ -82,6 +83,8 @@ class Plan:
 
 def short_op(node: fx.Node) -> str:
     """Operator without namespace and overload: conv2d."""
+    if node.target is operator.getitem:
+        return short_op(tensor_arg(node, 0))
     return str(node.target).removeprefix("aten.").removeprefix("mixport.").split(".")[0]
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -33,9 +34,10 @@ def create_timm(
     from timm.data.config import resolve_data_config
 
     if not timm.is_model(_family(arch)):
-        close = timm.list_models(f"*{_family(arch)[:8]}*")[:5]
+        close = difflib.get_close_matches(_family(arch), timm.list_models(), n=5)
         similar = f", similar: {', '.join(close)}" if close else ""
-        raise BadInputError(f"timm has no architecture {arch!r}{similar}", hint="python -m timm.models")
+        listing = f"import timm; print(timm.list_models('{_family(arch)[:4]}*'))"
+        raise BadInputError(f"timm has no architecture {arch!r}{similar}", hint=f'python -c "{listing}"')
     try:
         module = _create(arch, size=size, pretrained=pretrained, arguments=arguments)
     except Exception as error:  # timm and the hub raise many types; the cause is kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -10,8 +11,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]  # its PathLike has no parameter
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from mixport.errors import BadInputError
+from mixport.errors import BadInputError, UnsupportedModelError
 
 _HINT = "give a .safetensors state dict of the same architecture: --weights FILE.safetensors"
 
@@ -83,11 +85,29 @@ def load_into(model: nn.Module, state: dict[str, Tensor], *, source: str) -> Non
     check_finite(model, source=source)
 
 
+def check_plain(model: nn.Module, *, source: str) -> None:
+    """Raise UnsupportedModelError where a parameter or buffer is no dense real tensor with values.
+
+    That is meta, lazy, sparse, complex and quantised ones.
+    """
+    state: Mapping[str, object] = model.state_dict()
+    for name, value in state.items():
+        dense = isinstance(value, Tensor) and not isinstance(value, (UninitializedParameter, UninitializedBuffer))
+        if dense and value.layout is torch.strided and not (value.is_meta or value.is_complex() or value.is_quantized):
+            continue
+        kind = f"{value.dtype} {value.layout} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
+        raise UnsupportedModelError(
+            f"{source}: {name} is {kind}, allowed dense real tensors", hint="give the float model with its weights, before any quantisation"
+        )
+
+
 def check_finite(model: nn.Module, *, source: str) -> None:
-    """Raise BadInputError where a parameter or buffer holds NaN or infinity, naming it."""
+    """Raise BadInputError where a parameter holds NaN or infinity, or a buffer NaN, naming it. Masks are buffers of -inf."""
+    parameters = {name for name, _ in model.named_parameters()}
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            count = int((~torch.isfinite(tensor)).sum())
+        bad = ~torch.isfinite(tensor) if name in parameters else torch.isnan(tensor)
+        if tensor.is_floating_point() and bool(bad.any()):
+            count = int(bad.sum())
             raise BadInputError(
                 f"weights {source}: {name} holds {count} values that are NaN or infinite, of {tensor.numel()}",
                 hint="the checkpoint is damaged or training diverged; export it again",

@@ -26,9 +26,10 @@ def golden(lowered: LoweredGraph, images: NDArray[np.float32], target: Target) -
         target: gives the session policy.
 
     Returns:
-        codes by tensor name, joined over all images, and the output.
+        codes by tensor name, image by image joined along the first axis, and the output.
     """
-    found = run_codes(lowered.model_path, images, lowered.sites, target.session)
+    # One image a run: then a tensor that holds several rows an image, in any order, joins the same way for whoever repeats this.
+    found = run_codes(lowered.model_path, images, lowered.sites, target.session, batch=1)
     return {name: found[name] for name in lowered.sites}, found[OUTPUT]
 
 
@@ -57,12 +58,12 @@ def recheck(
     if not golden_codes:
         raise BadInputError("the bundle has no golden codes", hint="mixport build ... writes them again")
     names = tuple(golden_codes)
-    found = run_codes(model_path, golden_inputs, names, policy)
+    found = run_codes(model_path, golden_inputs, names, policy, batch=1)
     expected = {**golden_codes, OUTPUT: golden_output}
     first = compare(expected, found, order=(*_graph_order(model_path, names), OUTPUT), executor="onnxruntime", inputs="golden inputs")
     session = open_session(model_path, policy=policy)
     name = session.get_inputs()[0].name
-    chunks = batches(golden_inputs, batch=32, fixed=static_batch(model_path))
+    chunks = batches(golden_inputs, batch=1, fixed=static_batch(model_path))
     output = np.concatenate([session.run([OUTPUT], {name: chunk})[0] for chunk in chunks])
     plain = compare(
         {OUTPUT: golden_output}, {OUTPUT: output}, order=[OUTPUT], executor="onnxruntime, without code outputs", inputs="golden inputs"
