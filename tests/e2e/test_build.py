@@ -93,7 +93,10 @@ def test_a_gate_that_fails_exits_with_3_and_leaves_the_bundle(capsys: Capture, t
     document = build(capsys, "--cache", str(tiny_cache), "--gate", "size_bytes<=1", "--out", "out", code=3)
     assert [gate["passed"] for gate in document["gates"]] == [False]
     assert document["validation"]["verdict"] == "exact"
-    assert run(["validate", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    # Codes that agree do not make it fit to ship: a pipeline that only validates must stop as well.
+    assert run(["validate", str(tmp_path / "out")]) == 3
+    assert "gate size_bytes<=1 was not met" in capsys.readouterr().err
 
 
 def test_a_gate_on_something_unmeasured_fails(capsys: Capture, tiny_cache: Path) -> None:
