@@ -36,6 +36,13 @@ class ExpandPlaceholdersPass(InPlacePass):
     def __init__(self, target: Target) -> None:
         super().__init__()
         self.target = target
+        self.taken: set[str] = set()
+
+    def _free(self, name: str) -> str:
+        """`name`, unless a site is called so (a layer may be named a/scale)."""
+        while name in self.taken:
+            name += "_"
+        return name
 
     def call(self, model: ir.Model) -> PassResult:
         """Replace every mixport:: node."""
@@ -47,7 +54,7 @@ class ExpandPlaceholdersPass(InPlacePass):
         }
         _clear_names(model.graph)
         placeholders = [n for n in model.graph if n.domain == DOMAIN]
-        self.taken = {n.attributes["site"].as_string() for n in placeholders}
+        self.taken = {n.attributes["site"].as_string() for n in placeholders if n.op_type in {"QuantizeDequantize", "Lookup"}}
         for placeholder in placeholders:
             handlers[placeholder.op_type](model.graph, placeholder)
             model.graph.remove(placeholder, safe=True)
@@ -86,7 +93,7 @@ class ExpandPlaceholdersPass(InPlacePass):
         table = constant_of(old.inputs[1])
         if table is None:
             raise InvariantError(f"table of {site.name} is not constant")
-        entries = initializer(graph, f"{site.name}/table", table.astype(np.uint8))
+        entries = initializer(graph, self._free(f"{site.name}/table"), table.astype(np.uint8))
         back = node(
             "QuantizeLinear", [old.inputs[0], before.scale, before.zero_point], output=f"{site.name}/in", name=f"{site.name}/QuantizeLinear"
         )
@@ -102,15 +109,15 @@ class ExpandPlaceholdersPass(InPlacePass):
         storage = self.target.weights.storage[bits]
         nodes: list[ir.Node] = []
         if storage in _PACKED:
-            packed = initializer(graph, name, codes.astype(_PACKED[storage].numpy()), dtype=_PACKED[storage])
+            packed = initializer(graph, self._free(name), codes.astype(_PACKED[storage].numpy()), dtype=_PACKED[storage])
             cast = node("Cast", [packed], output=f"{name}/int8", name=f"{name}/Cast", to=int(ir.DataType.INT8))
             nodes, source = [cast], cast.outputs[0]
         else:
-            source = initializer(graph, name, codes.astype(np.int8))
-        zeros = initializer(graph, f"zeros/{len(scale)}", np.zeros(len(scale), np.int8))
+            source = initializer(graph, self._free(name), codes.astype(np.int8))
+        zeros = initializer(graph, self._free(f"zeros/{len(scale)}"), np.zeros(len(scale), np.int8))
         dequantize = node(
             "DequantizeLinear",
-            [source, initializer(graph, f"{name}/scale", scale.astype(np.float32)), zeros],
+            [source, initializer(graph, self._free(f"{name}/scale"), scale.astype(np.float32)), zeros],
             output=f"{name}/dq",
             name=f"{name}/DequantizeLinear",
             axis=0,
@@ -125,7 +132,10 @@ class ExpandPlaceholdersPass(InPlacePass):
             raise InvariantError(f"bias {name} is not constant")
         dequantize = node(
             "DequantizeLinear",
-            [initializer(graph, name, codes.astype(np.int32)), initializer(graph, f"{name}/scale", scale.astype(np.float32))],
+            [
+                initializer(graph, self._free(name), codes.astype(np.int32)),
+                initializer(graph, self._free(f"{name}/scale"), scale.astype(np.float32)),
+            ],
             output=f"{name}/dq",
             name=f"{name}/DequantizeLinear",
             axis=0,
@@ -138,7 +148,7 @@ class ExpandPlaceholdersPass(InPlacePass):
         value = np.asarray(old.attributes[scale].as_float(), np.float32)
         return _Site(
             name=name,
-            scale=initializer(graph, f"{name}{suffix}", value),
+            scale=initializer(graph, self._free(f"{name}{suffix}"), value),
             zero_point=_scalar(graph, old.attributes[zero_point].as_int(), storage),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from torch import fx
@@ -20,8 +21,7 @@ def expand_attention(graph: fx.GraphModule) -> list[Decision]:
         mask, causal = argument(node, 3, "attn_mask"), argument(node, 5, "is_causal", False)
         if causal or node.kwargs.get("enable_gqa", False):
             continue
-        # A boolean mask selects, it is not added; the exporter knows how.
-        if not shape_of(q) or (isinstance(mask, fx.Node) and not mask.meta.get("is_float", False) and not _is_float_constant(graph, mask)):
+        if not shape_of(q):
             continue
         given: Any = node.kwargs.get("scale")
         scale = float(given if given is not None else 1.0 / math.sqrt(shape_of(q)[-1]))
@@ -32,16 +32,20 @@ def expand_attention(graph: fx.GraphModule) -> list[Decision]:
         scores = emit(aten.matmul.default, q, emit(aten.transpose.int, k, -2, -1))
         scores = emit(aten.mul.Tensor, scores, scale)
         if mask is not None:
-            scores = emit(aten.add.Tensor, scores, mask)
+            scores = _masked(graph, scores, mask, emit)
         product = emit(aten.matmul.default, emit(aten.softmax.int, scores, -1), v)
         node.replace_all_uses_with(product)
         graph.graph.erase_node(node)
     return []
 
 
-def _is_float_constant(graph: fx.GraphModule, node: fx.Node) -> bool:
-    value = constant(graph, node)
-    return value is not None and value.is_floating_point()
+def _masked(graph: fx.GraphModule, scores: fx.Node, mask: fx.Node, emit: Callable[..., fx.Node]) -> fx.Node:
+    """A float mask is added; a boolean one selects what may be attended to."""
+    value = constant(graph, mask)
+    is_float = value.is_floating_point() if value is not None else bool(mask.meta.get("is_float", False))
+    if is_float:
+        return emit(aten.add.Tensor, scores, mask)
+    return emit(aten.masked_fill.Scalar, scores, emit(aten.logical_not.default, mask), float("-inf"))
 
 
 def flatten_linear(graph: fx.GraphModule) -> list[Decision]:

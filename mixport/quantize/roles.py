@@ -168,7 +168,12 @@ def _tensor_kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind
     if node.target is aten.constant_pad_nd.default:
         value = node.args[2] if len(node.args) > 2 else 0
         return Kind.MOVE if value == 0 else Kind.FLOAT
-    if node.target in _UNARY and len(tensors) == 1 and tensors[0] is node.args[0]:
+    alone = (
+        len(tensors) == 1
+        and tensors[0] is node.args[0]
+        and not any(isinstance(a, fx.Node) for a in (*node.args[1:], *node.kwargs.values()))
+    )
+    if node.target in _UNARY and alone:
         behind_table = kinds[tensors[0]] is Kind.UNARY and only_user(tensors[0]) is node
         return Kind.CLAMP if clamp_bounds(node) is not None and not behind_table else Kind.UNARY
     return Kind.FLOAT

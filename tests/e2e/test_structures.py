@@ -1,0 +1,36 @@
+"""Awkward structures through the whole pipeline: exact, and still the same function as the float model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mixport.errors import UnsupportedModelError
+from mixport.pipeline import build
+
+pytestmark = pytest.mark.e2e
+
+NAMES = (
+    "relu_on_a_stream",
+    "boolean_mask",
+    "average_of_averages",
+    "largest_channel",
+    "names_of_ours",
+    "slices_written_in_place",
+    "norm_shared_and_chained",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_structure(name: str, tmp_path: Path) -> None:
+    options = {"calib": "noise", "images": 16, "validation_images": 4, "scheme": "w8a8"}
+    bundle = build(f"tests.structures:{name}", out=tmp_path / "out", cache=tmp_path / "cache", **options)
+    assert bundle.manifest.validation.verdict == "exact"
+    # 8-bit networks of a few layers stay well above this; a lost Relu or mask falls below 20 dB.
+    assert bundle.manifest.metrics.sqnr_db > 25.0
+
+
+def test_a_model_that_mixes_the_images_of_a_batch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="depends on the other images of its batch"):
+        build("tests.structures:MixesImages", calib="noise", images=16, out=tmp_path / "out", cache=tmp_path)

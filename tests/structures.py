@@ -1,0 +1,108 @@
+"""Modules with one awkward structure each, found by trying to break the claim: every one must build, exactly and rightly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_CONFIG = {"input_size": (3, 16, 16), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+
+
+class Structure(nn.Module):
+    """Stem, the structure, global mean, head."""
+
+    def __init__(self, body: Callable[[nn.Module, Tensor], Tensor], parts: dict[str, nn.Module], *, features: int = 8) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = nn.Conv2d(3, 8, 3, padding=1), body, nn.Linear(features, 10)
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(self, torch.relu(self.stem(x)))
+        return self.head(y.mean((2, 3)) if y.dim() == 4 else y)
+
+
+def _conv() -> nn.Conv2d:
+    return nn.Conv2d(8, 8, 3, padding=1)
+
+
+def _make(body: Callable[[nn.Module, Tensor], Tensor], **parts: nn.Module) -> nn.Module:
+    model = Structure(body, parts).eval()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.dim() > 1:
+                value.copy_(torch.randn(value.shape, generator=generator) * (2.0 / value[0].numel()) ** 0.5)
+    model.pretrained_cfg = _CONFIG  # type: ignore[assignment]
+    return model
+
+
+def relu_on_a_stream() -> nn.Module:
+    """A sum behind a Relu that a float normalisation reads: 16-bit codes, and the Relu must not get lost."""
+    return _make(
+        lambda m, x: m.c(m.norm(torch.relu(m.b(x) + torch.relu(x + m.a(x))))), a=_conv(), b=_conv(), c=_conv(), norm=nn.GroupNorm(2, 8)
+    )
+
+
+def boolean_mask() -> nn.Module:
+    """Attention with a mask that selects."""
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        tokens = m.pool(x).flatten(2).transpose(1, 2)
+        mask = torch.ones(16, 16, dtype=torch.bool).tril()
+        return F.scaled_dot_product_attention(m.q(tokens), m.k(tokens), m.v(tokens), attn_mask=mask)[:, -1]
+
+    return _make(body, pool=nn.MaxPool2d(4), q=nn.Linear(8, 8), k=nn.Linear(8, 8), v=nn.Linear(8, 8))
+
+
+def average_of_averages() -> nn.Module:
+    """Rewritten pools in a row: the second must know the first one's shape."""
+    return _make(lambda m, x: F.avg_pool2d(F.avg_pool2d(m.a(x), 2), 3, 1, 1, divisor_override=5), a=_conv())
+
+
+def largest_channel() -> nn.Module:
+    """One result of an operator that has two."""
+    return _make(lambda m, x: m.b(x * torch.sigmoid(m.a(x).max(1, keepdim=True)[0])), a=_conv(), b=_conv())
+
+
+def names_of_ours() -> nn.Module:
+    """Layers that are called as the lowering would call its own tensors."""
+    return _make(lambda m, x: m.t1(torch.relu(m.t0(x))) + x, t0=_conv(), t1=_conv())
+
+
+def slices_written_in_place() -> nn.Module:
+    """Two slice assignments in a row."""
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.a(x)
+        y[:, :4] += x[:, :4]
+        y[:, 4:-1] += x[:, 4:-1]
+        return m.b(y)
+
+    return _make(body, a=_conv(), b=_conv())
+
+
+def norm_shared_and_chained() -> nn.Module:
+    """Two normalisations in a row, the first with two readers, on a square map as wide as it has channels."""
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        a = m.n1(F.max_pool2d(m.a(x), 2))
+        return m.b(m.n2(a) + a)
+
+    return _make(body, a=_conv(), b=_conv(), n1=nn.BatchNorm2d(8), n2=nn.BatchNorm2d(8))
+
+
+class MixesImages(nn.Module):
+    """Batch statistics at inference: no fixed graph can stand for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 10)
+        self.pretrained_cfg = _CONFIG
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.head((y - y.mean((0, 2, 3), keepdim=True)).abs().mean((2, 3)))
