@@ -227,7 +227,16 @@ def test_an_interrupted_build_goes_on_where_it_stopped(
 ) -> None:
     command = [sys.executable, "-m", "mixport.cli", *TINY, "--out", "out"]
     environment = {**os.environ, "PYTHONPATH": str(repository)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A background job of a shell inherits an ignored SIGINT, and Python then installs no handler.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("calib_cache/quantized/*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
