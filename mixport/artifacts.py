@@ -171,6 +171,39 @@ class Simulation(Protocol):
         ...
 
 
+class ImageScores(Protocol):
+    """The float model's opinion of images, as the filters of drawn images need it. Lower is better in every score."""
+
+    def energy(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """How unfamiliar each image is.
+
+        Args:
+            images: uint8 [N, H, W, 3] at the model's input size.
+
+        Returns:
+            -logsumexp(logits), [N].
+
+        Raises:
+            BadInputError: the model gives NaN or infinity.
+        """
+        ...
+
+    def statistics(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], str]:
+        """How badly each image fits what the model learned about whole batches, or what its patches say.
+
+        Args:
+            images: uint8 [N, H, W, 3] at the model's input size; the score of an image may depend on the others.
+
+        Returns:
+            scores [N], and the name of the statistic.
+
+        Raises:
+            BadInputError: the model gives NaN or infinity.
+            BadOptionError: the model has nothing to compute a statistic from.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
     """First difference between two executors.

@@ -1,0 +1,22 @@
+"""A training run's state on disk: written beside and renamed, read as plain tensors only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors, numbers, strings, in dicts and lists) in place of the last one."""
+    beside = path.with_suffix(".new")
+    torch.save(state, beside)
+    beside.replace(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The last state, or None where the run starts afresh."""
+    if not path.is_file():
+        return None
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,149 @@
+"""Train the vision transformer that mixport ships, with our ResNet-20 as its teacher.
+
+    python -m mixport.training.vit --data FOLDER --out WORK
+
+Consistent teaching (Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent"): teacher and student see
+the same crops and the same mixtures of two images (Zhang et al. 2018, mixup), and the student learns the teacher's predictions.
+Attention starts as Trockman and Kolter 2023 ("Mimetic initialization of self-attention layers") found it in trained models, which
+spares a small data set the way there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mixport.quantize.cifar_vit import cifar_vit
+from mixport.training import cifar10
+from mixport.training.autoencoder import to_pixels
+from mixport.training.checkpoint import load_checkpoint, save_checkpoint
+from mixport.training.classifier import MEAN, STD, top1
+from mixport.training.features import Classifier
+
+_BATCH = 128
+_TEMPERATURE = 2.0
+_TRUTH = 0.3
+"""Share of the labels in the loss; the teacher has the rest."""
+
+
+@torch.no_grad()
+def start_attention(model: nn.Module) -> None:
+    """Queries and keys whose product is near 0.7 I, values and projection near -0.4 I, each with some noise."""
+    for block in model.blocks:
+        attention = block.attn
+        width, heads = attention.proj.in_features, attention.num_heads
+        side = width // heads
+        query, key, value = attention.qkv.weight.chunk(3)
+        for head in range(heads):
+            rows = slice(head * side, (head + 1) * side)
+            left, scales, right = torch.linalg.svd(0.7 * torch.randn(width, width) / width**0.5 + 0.7 * torch.eye(width))
+            root = scales[:side].sqrt()
+            query[rows] = (left[:, :side] * root).T
+            key[rows] = root[:, None] * right[:side]
+        left, scales, right = torch.linalg.svd(0.4 * torch.randn(width, width) / width**0.5 - 0.4 * torch.eye(width))
+        value.copy_(scales.sqrt()[:, None] * right)
+        attention.proj.weight.copy_(left * scales.sqrt())
+
+
+def train(data: Path, out: Path, *, epochs: int, peak: float, device: torch.device) -> None:
+    """Train, keep a checkpoint after every epoch, write `vit.safetensors` (float16) at the end."""
+    images, labels = cifar10.training_images(data)
+    held_out, held_out_labels = cifar10.held_out_images(data)
+    teacher = Classifier(out / "resnet20.safetensors").to(device)
+    torch.manual_seed(6)
+    model = cifar_vit()
+    start_attention(model)
+    model = model.to(device)
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998))
+    decayed = [value for value in model.parameters() if value.ndim == 2]
+    others = [value for value in model.parameters() if value.ndim != 2]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.99), fused=True)
+    steps = len(images) // _BATCH
+    total, warm = epochs * steps, 2 * steps
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / total)))
+    )
+    parts = {"model": model, "average": average, "optimiser": optimiser, "schedule": schedule}
+    path = out / "vit.ckpt"
+    first = 0
+    if (state := load_checkpoint(path)) is not None:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        first = state["epoch"]
+    for epoch in range(first, epochs):
+        started = time.perf_counter()
+        generator = torch.Generator().manual_seed(1000 + epoch)
+        order = torch.randperm(len(images), generator=generator)
+        model.train()
+        running = 0.0
+        for step in range(steps):
+            chosen = order[step * _BATCH : (step + 1) * _BATCH]
+            pixels = to_pixels(cifar10.crop_and_flip(images[chosen], generator=generator).to(device))
+            share = _mixing_share(generator)
+            pixels = share * pixels + (1.0 - share) * pixels.flip(0)
+            truth = F.one_hot(labels[chosen].to(device), 10).float()
+            truth = share * truth + (1.0 - share) * truth.flip(0)
+            with torch.autocast(device.type, torch.bfloat16):
+                with torch.no_grad():
+                    taught = teacher(pixels).logits
+                logits = model(_standardised(pixels))
+            loss = _loss(logits.float(), taught.float(), truth)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            average.update_parameters(model)
+            running += loss.item()
+        accuracy = top1(average.module, held_out, held_out_labels, device=device)
+        seconds = time.perf_counter() - started
+        print(f"epoch {epoch + 1}/{epochs}  loss {running / steps:.4f}  held-out top-1 {accuracy:.2f}  {seconds:.0f} s", flush=True)
+        save_checkpoint(path, {**{name: part.state_dict() for name, part in parts.items()}, "epoch": epoch + 1})
+    kept = {name: value.detach().half().cpu().contiguous() for name, value in average.module.state_dict().items()}
+    average.module.load_state_dict({name: value.float() for name, value in kept.items()})
+    test, test_labels = cifar10.test_images(data)
+    print(f"test top-1 {top1(average.module, test, test_labels, device=device):.2f}")
+    save_file(kept, out / "vit.safetensors")
+
+
+def _loss(logits: Tensor, taught: Tensor, truth: Tensor) -> Tensor:
+    student = F.log_softmax(logits / _TEMPERATURE, dim=1)
+    teacher = F.log_softmax(taught / _TEMPERATURE, dim=1)
+    learned = F.kl_div(student, teacher, log_target=True, reduction="batchmean") * _TEMPERATURE**2
+    return (1.0 - _TRUTH) * learned + _TRUTH * F.cross_entropy(logits, truth)
+
+
+def _mixing_share(generator: torch.Generator) -> float:
+    """Half of the batches stay as they are; the others are mixed evenly distributed."""
+    drawn = float(torch.rand((), generator=generator))
+    return 1.0 if drawn < 0.5 else drawn
+
+
+def _standardised(pixels: Tensor) -> Tensor:
+    mean = torch.tensor(MEAN, device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, device=pixels.device).view(1, 3, 1, 1)
+    return ((pixels + 1.0) / 2.0 - mean) / std
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with cifar10_train_webp.zip and cifar10_test.npz")
+    parser.add_argument("--out", type=Path, required=True, help="folder with resnet20.safetensors, for checkpoints and weights")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--peak", type=float, default=1e-3, help="highest learning rate")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    given = parser.parse_args()
+    train(given.data, given.out, epochs=given.epochs, peak=given.peak, device=torch.device(given.device))
+
+
+if __name__ == "__main__":
+    main()
