@@ -3,6 +3,10 @@
 python -m mixport.training.assemble --out WORK --into mixport/builtin
 """
 
+# A script over torch, diffusers and transformers, which leave most of their types open.
+# pyright: basic, reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import argparse
@@ -24,7 +28,9 @@ def assemble(out: Path, into: Path) -> None:
         text_encoder=CLIPTextModel.from_pretrained(out / "text_encoder"),
         tokenizer=CLIPTokenizer.from_pretrained(out / "tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(out / "unet"),
-        scheduler=DPMSolverMultistepScheduler(**SCHEDULE, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing"),
+        scheduler=DPMSolverMultistepScheduler(
+            **SCHEDULE, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing", steps_offset=1
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -8,6 +8,10 @@ classifier's last stage, which gives the latents a meaning that a denoiser learn
 generation", VA-VAE). Noise on the latents takes the place of a variational bottleneck: the decoder learns to forgive a denoiser's errors.
 """
 
+# A script over torch, diffusers and transformers, which leave most of their types open.
+# pyright: basic, reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import argparse

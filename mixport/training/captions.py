@@ -4,6 +4,10 @@ A caption names the classes of an image in many ways, so that prompts of any tem
 two to four classes joined as the prompt strategies join them.
 """
 
+# A script over torch, diffusers and transformers, which leave most of their types open.
+# pyright: basic, reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import json

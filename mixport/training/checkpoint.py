@@ -1,5 +1,9 @@
 """A training run's state on disk: written beside and renamed, read as plain tensors only."""
 
+# A script over torch, diffusers and transformers, which leave most of their types open.
+# pyright: basic, reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 from pathlib import Path

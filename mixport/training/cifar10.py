@@ -1,5 +1,9 @@
 """CIFAR-10 as the training scripts read it: lossless WebP tiles in a zip, a thousand images a tile."""
 
+# A script over torch, diffusers and transformers, which leave most of their types open.
+# pyright: basic, reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import io

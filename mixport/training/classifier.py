@@ -6,6 +6,10 @@ SGD with Nesterov momentum, one triangular cycle of the learning rate (Smith and
 flips, an exponential moving average of the weights over the last part.
 """
 
+# A script over torch, diffusers and transformers, which leave most of their types open.
+# pyright: basic, reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import argparse

@@ -4,6 +4,9 @@ Each part is shrunk and moved towards its own place, so that its object stays in
 CutMix (Yun et al. 2019) but with edges that a 32x32 image could have.
 """
 
+# torch leaves the types of grid_sample open.
+# pyright: basic
+
 from __future__ import annotations
 
 import math

@@ -8,6 +8,10 @@ captions dropped for classifier-free guidance (Ho and Salimans 2022), inner feat
 block through the time embedding, and the innermost ones through cross-attention.
 """
 
+# A script over torch, diffusers and transformers, which leave most of their types open.
+# pyright: basic, reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import argparse

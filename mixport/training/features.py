@@ -4,6 +4,10 @@ Feature losses: Johnson et al. 2016, "Perceptual losses for real-time style tran
 `mixport.training.classifier` trained; no other classifier takes part in any training here.
 """
 
+# A script over torch, diffusers and transformers, which leave most of their types open.
+# pyright: basic, reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass

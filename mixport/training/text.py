@@ -4,6 +4,10 @@ Its hidden states predict the classes of the caption and their mean features und
 together, as in CLIP (Radford et al. 2021). A minute on a CPU; it is frozen afterwards.
 """
 
+# A script over torch, diffusers and transformers, which leave most of their types open.
+# pyright: basic, reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import random

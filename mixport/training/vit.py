@@ -8,6 +8,10 @@ Attention starts as Trockman and Kolter 2023 ("Mimetic initialization of self-at
 spares a small data set the way there.
 """
 
+# A script over torch, diffusers and transformers, which leave most of their types open.
+# pyright: basic, reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import argparse

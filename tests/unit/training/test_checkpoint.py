@@ -1,0 +1,31 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from mixport.training.checkpoint import load_checkpoint, save_checkpoint
+
+
+class _Runs:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (print, ("ran",))
+
+
+def test_comes_back_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    assert load_checkpoint(path) is None
+    save_checkpoint(path, {"step": 3, "values": {"w": torch.arange(4.0)}})
+    save_checkpoint(path, {"step": 4, "values": {"w": torch.arange(4.0) + 1}})
+    state = load_checkpoint(path)
+    assert state is not None and state["step"] == 4
+    assert torch.equal(state["values"]["w"], torch.arange(4.0) + 1)
+    assert [one.name for one in tmp_path.iterdir()] == ["run.ckpt"]
+
+
+def test_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.ckpt"
+    torch.save({"step": _Runs()}, path)
+    with pytest.raises(pickle.UnpicklingError):
+        load_checkpoint(path)
+    assert "ran" not in capsys.readouterr().out
