@@ -13,6 +13,7 @@ import typer
 
 from mixport import __version__
 from mixport.commands import bench, build, calib, doctor, inspect, runtimes, targets, validate
+from mixport.commands.panels import PanelCommand
 from mixport.console import Console
 from mixport.errors import ExitCode, InvariantError, MixportError
 
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("build")(build.build)
+app.command("build", cls=PanelCommand)(build.build)
 app.command("validate")(validate.validate)
 app.command("inspect")(inspect.inspect)
 app.command("bench")(bench.bench)

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from mixport.builtin import generator_folder
 from mixport.environment import cpu_name, vector_features
 
 Status = Literal["ok", "warning", "missing"]
@@ -18,6 +19,8 @@ Status = Literal["ok", "warning", "missing"]
 _PACKAGES = {
     "torch": "model capture and simulation",
     "timm": "timm: models",
+    "diffusers": "generated calibration images",
+    "transformers": "generated calibration images",
     "onnx": "ONNX files",
     "onnx-ir": "graph passes",
     "onnxscript": "torch's ONNX exporter",
@@ -31,9 +34,9 @@ _PACKAGES = {
     "typer": "the command line",
     "rich": "the command line",
 }
-#: Packages of calibration methods that this version does not have yet.
-_LATER_PACKAGES = {"diffusers": "generated calibration images", "transformers": "generated calibration images"}
-
+_NVIDIA = Path("/proc/driver/nvidia/version")
+_PIPELINE_FILE = "model_index.json"
+_MIB = 1 << 20
 _GIB = 1 << 30
 _ENOUGH_GIB = 5.0
 
@@ -65,19 +68,44 @@ def examine(*, cache: Path) -> tuple[Finding, ...]:
     """
     return (
         Finding(what="python", status="ok", value=platform.python_version(), note=platform.platform()),
-        *(_package(name, note, required=True) for name, note in _PACKAGES.items()),
-        *(_package(name, note, required=False) for name, note in _LATER_PACKAGES.items()),
+        *(_package(name, note) for name, note in _PACKAGES.items()),
+        _generator(generator_folder()),
+        _hub(),
         _processor(),
+        _gpu(),
         _disk(cache),
     )
 
 
-def _package(name: str, note: str, *, required: bool) -> Finding:
+def _package(name: str, note: str) -> Finding:
     try:
         return Finding(what=name, status="ok", value=metadata.version(name), note=note)
     except metadata.PackageNotFoundError:
-        status: Status = "missing" if required else "warning"
-        return Finding(what=name, status=status, value="not installed", note=note, hint=f"pip install {name}")
+        return Finding(what=name, status="missing", value="not installed", note=note, hint=f"pip install {name}")
+
+
+def _generator(folder: Path) -> Finding:
+    """The embedded pipeline; a build without it works with other calibration images."""
+    if (folder / _PIPELINE_FILE).is_file():
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return Finding(what="generator", status="ok", value=f"builtin, {size / _MIB:.1f} MiB", note="draws calibration images")
+    return Finding(
+        what="generator",
+        status="warning",
+        value="no builtin one",
+        note="this installation has no embedded image generator",
+        hint="mixport build --generator FOLDER|HUB_ID ..., or --calib images:DIR",
+    )
+
+
+def _hub() -> Finding:
+    """Where hub generators and timm's weights are kept; nothing is fetched here."""
+    home = os.environ.get("HF_HOME")
+    folder = Path(os.environ.get("HF_HUB_CACHE") or (Path(home) if home else Path.home() / ".cache" / "huggingface") / "hub")
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    kept = "exists" if folder.is_dir() else "empty"
+    note = "offline (HF_HUB_OFFLINE): only what is in the cache" if offline else "hub ids are fetched when first used"
+    return Finding(what="hub cache", status="ok", value=f"{folder} ({kept})", note=f"{note}; a local folder needs no hub")
 
 
 def _processor() -> Finding:
@@ -96,6 +124,17 @@ def _processor() -> Finding:
     )
 
 
+def _gpu() -> Finding:
+    """Whether there is a driver; whether torch can use it shows when images are drawn."""
+    try:
+        driver = _NVIDIA.read_text(encoding="utf-8", errors="replace").splitlines()[0]
+    except (OSError, IndexError):
+        return Finding(what="gpu", status="ok", value="no NVIDIA driver", note="calibration images are drawn on the CPU")
+    return Finding(
+        what="gpu", status="ok", value=driver.removeprefix("NVRM version: ").strip(), note="--device auto draws there, if torch sees it"
+    )
+
+
 def _disk(cache: Path) -> Finding:
     folder = cache.resolve()
     while not folder.is_dir():
@@ -107,5 +146,5 @@ def _disk(cache: Path) -> Finding:
         status="warning" if low else "ok",
         value=f"{free:.1f} GiB free",
         note=f"holds the cache {cache}",
-        hint="mixport calib prune" if low else None,
+        hint="mixport calib prune --stages" if low else None,
     )

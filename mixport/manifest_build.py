@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 import mixport
 from mixport.artifacts import CalibrationSet, LoweredGraph, Preprocessing, QuantizedModel, ValidationReport
+from mixport.calibration import SetDetails
 from mixport.evaluate import GateResult, Metrics
 from mixport.manifest import (
     CalibrationEntry,
     DecisionEntry,
+    FiltersEntry,
     GateEntry,
+    GeneratorEntry,
     GraphEntry,
     Manifest,
     MetricsEntry,
     ModelEntry,
     PreprocessingEntry,
+    PromptsEntry,
     SiteEntry,
     TargetEntry,
     ValidationEntry,
 )
 from mixport.targets import Target
+
+_Entry = TypeVar("_Entry", bound=BaseModel)
 
 
 def build_manifest(
@@ -28,6 +37,7 @@ def build_manifest(
     model: ModelEntry,
     target: Target,
     calibration: CalibrationSet,
+    drawing: SetDetails | None = None,
     quantized: QuantizedModel,
     lowered: LoweredGraph,
     validation: ValidationReport,
@@ -46,6 +56,7 @@ def build_manifest(
         model: the float model.
         target: target file.
         calibration: the images.
+        drawing: what is known of how they were drawn.
         quantized: sites, scheme and decisions of the quantiser.
         lowered: the ONNX file and the decisions of the lowering.
         validation: verdict and evidence.
@@ -72,6 +83,9 @@ def build_manifest(
             content_sha256=calibration.content_sha256,
             images=calibration.count,
             generator=calibration.generator,
+            generator_details=_part(GeneratorEntry, drawing.generator if drawing is not None else None),
+            prompts=_part(PromptsEntry, drawing.prompts if drawing is not None else None),
+            filters=_part(FiltersEntry, drawing.filters if drawing is not None else None),
         ),
         sites=(*_weight_sites(quantized), *_activation_sites(quantized, site_sqnr_db or {})),
         metrics=MetricsEntry.model_validate(metrics, from_attributes=True),
@@ -85,6 +99,10 @@ def build_manifest(
         reproduce=reproduce,
         timings_s={name: round(seconds, 3) for name, seconds in timings_s.items()},
     )
+
+
+def _part(entry: type[_Entry], values: Mapping[str, Any] | None) -> _Entry | None:
+    return None if values is None else entry.model_validate(values)
 
 
 def _weight_sites(quantized: QuantizedModel) -> list[SiteEntry]:

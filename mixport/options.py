@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
+from mixport.artifacts import Preprocessing
+from mixport.calibration.recipe import CalibrationRecipe, PromptRecipe, parse_calibration
+from mixport.draw_options import DrawOptions, drawn_method
 from mixport.errors import BadInputError, BadOptionError
+from mixport.evaluate import GATE_METRICS, Gate, parse_gate
+from mixport.option_text import check_size, flag, read_pairs, read_size, read_triple, spell
 from mixport.quantspec import Scheme
 
 _SMALL_INPUT = 64
@@ -18,12 +22,9 @@ _SMALL_INPUT = 64
 #: Runtimes that can validate in this version.
 _RUNTIMES = ("native",)
 
-#: Calibration methods that the contract names and this version cannot run.
-_METHODS_TO_COME = ("mixup", "single", "genq", "distill")
 
-
-class BuildOptions(BaseModel):
-    """Every option of `mixport build`, under the name it has on the command line.
+class BuildOptions(DrawOptions):
+    """Every option of `mixport build`, under the name it has on the command line; those of drawing are the base's.
 
     Attributes:
         model: builtin:NAME, timm:ARCH, package.module:factory or FILE.pt2.
@@ -37,12 +38,10 @@ class BuildOptions(BaseModel):
         scheme: wWaA.
         edge_bits: bits of the first and the last layer.
         target: names or .toml files, one bundle each.
-        calib: calibration method, images:DIR, images:FILE.npz or noise.
-        generator: image generator of the methods that draw images.
+        calib: mixup, single, genq, images:DIR, images:FILE.npz or noise.
         classes: JSON list of class names.
         images: number of calibration images.
         seed: of everything random.
-        device: where torch runs.
         iters: reconstruction steps per unit; None chooses by weight width.
         eval: labelled images to measure accuracy on.
         validation_images: images compared code by code; None chooses by input size.
@@ -51,8 +50,6 @@ class BuildOptions(BaseModel):
         out: bundle folder; None is dist/NAME.
         cache: folder of stage results.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = "builtin:cifar10-resnet20"
     weights: Path | None = None
@@ -66,11 +63,9 @@ class BuildOptions(BaseModel):
     edge_bits: int = Field(default=8, ge=2, le=8)
     target: tuple[str, ...] = ("ort-cpu",)
     calib: str = "mixup"
-    generator: str = "builtin"
     classes: Path | None = None
     images: int = Field(default=512, ge=1)
     seed: int = Field(default=0, ge=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     iters: int | None = Field(default=None, ge=0)
     eval: Path | None = None
     validation_images: int | None = Field(default=None, ge=1)
@@ -86,36 +81,23 @@ class BuildOptions(BaseModel):
 
     @field_validator("model_arg", mode="before")
     @classmethod
-    def _pairs_to_mapping(cls, value: object) -> object:
-        if isinstance(value, str):
-            value = (value,)
-        if isinstance(value, Mapping):
-            return {str(key): str(item) for key, item in cast("Mapping[object, object]", value).items()}
-        if isinstance(value, Iterable):
-            return dict(_split_pair(str(item)) for item in cast("Iterable[object]", value))
-        return value
+    def _read_model_arg(cls, value: object) -> object:
+        return read_pairs(value)
 
     @field_validator("input_size", mode="before")
     @classmethod
-    def _read_size(cls, value: object) -> object:
-        if isinstance(value, int):
-            return (value, value)
-        if isinstance(value, str):
-            sides = value.lower().split("x")
-            return tuple(sides) if len(sides) == 2 else (value, value)
-        return value
+    def _read_input_size(cls, value: object) -> object:
+        return read_size(value)
 
     @field_validator("input_size")
     @classmethod
-    def _check_size(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
-        if value is not None and min(value) < 1:
-            raise ValueError("sides are in pixels, 1 or more")
-        return value
+    def _check_input_size(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        return check_size(value)
 
     @field_validator("mean", "std", mode="before")
     @classmethod
     def _read_triple(cls, value: object) -> object:
-        return tuple(value.split(",")) if isinstance(value, str) else value
+        return read_triple(value)
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> BuildOptions:
@@ -142,21 +124,52 @@ class BuildOptions(BaseModel):
         self.parse_scheme()
         if self.random_weights and self.weights is not None:
             raise BadOptionError("--random-weights and --weights contradict each other", hint="leave one of them out")
-        if self.calib in _METHODS_TO_COME:
-            raise BadOptionError(
-                f"--calib {self.calib} draws images with a generator, which is not part of this version yet",
-                hint="--calib images:DIR with pictures of the model's own domain, or --calib noise to try the tool",
-            )
         if self.iters:
             raise BadOptionError(
                 f"--iters is {self.iters}, but reconstruction is not part of this version yet: weights are rounded to nearest",
                 hint="leave --iters out, or --iters 0",
             )
-        if self.device == "cuda":
-            raise BadOptionError("--device cuda is not part of this version yet, allowed cpu or auto", hint="leave --device out")
         check_runtimes(self.runtime)
         if not self.target:
             raise BadOptionError("--target names no target", hint="mixport targets list")
+        self._check_calib()
+
+    def calibration_recipe(
+        self, *, preprocessing: Preprocessing, class_names: Sequence[str] | None, glosses: Sequence[str] | None = None
+    ) -> CalibrationRecipe:
+        """The calibration images that these options ask for, for a model with this preprocessing and these classes.
+
+        Raises:
+            BadOptionError: the method needs class names or meanings, and there are none.
+        """
+        method = drawn_method(self.calib)
+        prompts = None
+        if method is not None and class_names is not None:
+            prompts = self.prompt_recipe(method, class_names=class_names, glosses=glosses, seed=self.seed)
+        return parse_calibration(
+            self.calib,
+            images=self.images,
+            seed=self.seed,
+            preprocessing=preprocessing,
+            prompts=prompts,
+            generator=self.generator_settings(),
+            filters=self.filter_settings(),
+        )
+
+    def parse_gates(self) -> list[Gate]:
+        """The gates of a build.
+
+        Raises:
+            BadOptionError: a gate that cannot be read, or whose metric needs images that no option gives.
+        """
+        gates = [parse_gate(text) for text in self.gate]
+        for gate in gates:
+            if GATE_METRICS[gate.metric][1] == "--eval" and self.eval is None:
+                raise BadOptionError(
+                    f"--gate '{gate.text}' needs labelled images, and --eval is not given",
+                    hint=f"mixport build --eval DIR --gate '{gate.text}' ...",
+                )
+        return gates
 
     def parse_scheme(self) -> Scheme:
         """Bit widths of the build. Raises BadOptionError."""
@@ -177,21 +190,24 @@ class BuildOptions(BaseModel):
             return self.validation_images
         return 256 if max(size) <= _SMALL_INPUT else 32
 
+    def _check_calib(self) -> None:
+        """What can be told before the model is loaded: a method that does not exist, numbers out of range, options without effect."""
+        method = drawn_method(self.calib)
+        unknown = Preprocessing(size=(1, 1), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        prompts = PromptRecipe(strategy=method, class_names=()) if method is not None else None
+        parse_calibration(self.calib, images=self.images, seed=self.seed, preprocessing=unknown, prompts=prompts)
+        self.check_drawing(self.calib)
+
 
 def command_line(options: BuildOptions) -> str:
     """The command that repeats this build: every option that differs from its default, in a shell's spelling."""
     words = ["mixport", "build", options.model]
-    for name, field in BuildOptions.model_fields.items():
+    own = [name for name in BuildOptions.model_fields if name not in DrawOptions.model_fields and name != "model"]
+    for name in (*own, *DrawOptions.model_fields):
         value = getattr(options, name)
-        if name == "model" or value == field.get_default(call_default_factory=True):
-            continue
-        words += _spell(name, value)
+        if value != BuildOptions.model_fields[name].get_default(call_default_factory=True):
+            words += spell(name, value)
     return shlex.join(words)
-
-
-def flag(name: str) -> str:
-    """The option as it is typed: input_size -> --input-size."""
-    return f"--{name.replace('_', '-')}"
 
 
 def check_runtimes(names: Iterable[str]) -> None:
@@ -212,26 +228,3 @@ def check_names(values: Iterable[str], *, where: str) -> None:
             f"{where}unknown option {name!r}, allowed: {', '.join(known)}",
             hint=f"did you mean {near[0]!r}?" if near else "mixport build --help",
         )
-
-
-def _spell(name: str, value: object) -> list[str]:
-    match value:
-        case True:
-            return [flag(name)]
-        case dict():
-            pairs = cast("dict[str, str]", value)
-            return [word for key, item in pairs.items() for word in (flag(name), f"{key}={item}")]
-        case tuple() if name in ("target", "gate", "runtime"):
-            return [word for item in cast("tuple[str, ...]", value) for word in (flag(name), item)]
-        case tuple():
-            separator = "x" if name == "input_size" else ","
-            return [flag(name), separator.join(map(str, cast("tuple[object, ...]", value)))]
-        case _:
-            return [flag(name), str(value)]
-
-
-def _split_pair(text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise ValueError("allowed KEY=VALUE")
-    return key, value

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mixport import calibration as calibrating
 from mixport import evaluate, stages
 from mixport.artifacts import CalibrationSet, LoweredGraph, ValidationReport
+from mixport.build_plan import BuildPlan, describe_plan
 from mixport.environment import describe_environment
 from mixport.errors import BadOptionError, ValidationFailedError
 from mixport.images import LabelledImages, normalise, read_labelled
@@ -23,7 +24,7 @@ from mixport.progress import Progress, SilentProgress
 from mixport.proof.bounds import prove
 from mixport.quantize import FloatModel, PreprocessingOverrides, load_model, open_simulation
 from mixport.release import ReleaseBundle, check_replaceable, golden_count, release
-from mixport.report import render
+from mixport.report import StripImage, render, strip_images
 from mixport.stage_keys import model_key
 from mixport.stages import StageLog, Workshop
 from mixport.store import Store
@@ -53,6 +54,7 @@ class _Inputs:
     model: FloatModel
     model_key: str
     calibration: CalibrationSet
+    drawing: calibrating.SetDetails
     labelled: LabelledImages | None
     images: NDArray[np.uint8]
 
@@ -65,7 +67,7 @@ def build(
     Args:
         model: builtin:NAME, timm:ARCH, package.module:factory or FILE.pt2.
         progress: shows bars; silent where None.
-        note: is told when a stage is done.
+        note: is told when a stage starts and when it is done.
         options: the options of `mixport build` under the same names, see `mixport.options.BuildOptions`.
 
     Returns:
@@ -85,9 +87,19 @@ def build(
 
 
 def build_all(
-    options: BuildOptions, *, progress: Progress | None = None, note: Callable[[str], None] | None = None
+    options: BuildOptions,
+    *,
+    progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
+    on_plan: Callable[[BuildPlan], None] | None = None,
 ) -> tuple[BuildOutcome, ...]:
     """Build one bundle per target, in OUT for one and in OUT/NAME for several.
+
+    Args:
+        options: of `mixport build`.
+        progress: shows bars; silent where None.
+        note: is told when a stage starts and when it is done.
+        on_plan: is told what will be done, when the model is loaded and before any work on it.
 
     Raises:
         MixportError: see the subclasses; bundles of targets before the one that failed stay.
@@ -97,20 +109,38 @@ def build_all(
     scheme = options.parse_scheme()
     for target in targets:
         target.check_scheme(scheme)
-    gates = [evaluate.parse_gate(text) for text in options.gate]
-    inputs = _prepare(shop)
-    out = options.out or Path("dist") / inputs.model.name
+    gates = options.parse_gates()
+    model = _load(shop)
+    out = options.out or Path("dist") / model.name
     folders = [out if len(targets) == 1 else out / target.name for target in targets]
     # Before hours of work, not after them.
     for folder in folders:
         check_replaceable(folder)
+    labelled = None
+    if options.eval is not None:
+        labelled = read_labelled(options.eval, preprocessing=model.preprocessing, class_names=model.class_names)
+    recipe = stages.recipe_of(shop, model)
+    if on_plan is not None:
+        on_plan(
+            describe_plan(
+                options,
+                model=model,
+                recipe=recipe,
+                preview=calibrating.preview(recipe, store=shop.store),
+                labelled=len(labelled.images) if labelled is not None else None,
+                targets=targets,
+                folders=folders,
+            )
+        )
+    inputs = _prepare(shop, model, labelled, stages.calibrate(shop, model, recipe))
     return tuple(_build_one(shop, inputs, target, gates=gates, out=folder) for target, folder in zip(targets, folders, strict=True))
 
 
 def calibrate_only(options: BuildOptions, *, progress: Progress | None = None, note: Callable[[str], None] | None = None) -> CalibrationSet:
     """The calibration set that a build with these options uses, made where it is not in the cache yet."""
     shop = _open_workshop(options, progress, note)
-    return _calibrate(shop, _load(shop))
+    model = _load(shop)
+    return stages.calibrate(shop, model, stages.recipe_of(shop, model))
 
 
 def _open_workshop(options: BuildOptions, progress: Progress | None, note: Callable[[str], None] | None) -> Workshop:
@@ -133,26 +163,14 @@ def _load(shop: Workshop) -> FloatModel:
         )
 
 
-def _calibrate(shop: Workshop, model: FloatModel) -> CalibrationSet:
-    options = shop.options
-    recipe = calibrating.parse_calibration(options.calib, images=options.images, seed=options.seed, preprocessing=model.preprocessing)
-    with shop.log.stage("calibrate"):
-        return calibrating.calibrate(recipe, store=shop.store, progress=shop.progress)
-
-
-def _prepare(shop: Workshop) -> _Inputs:
-    options = shop.options
-    model = _load(shop)
-    labelled = None
-    if options.eval is not None:
-        labelled = read_labelled(options.eval, preprocessing=model.preprocessing, class_names=model.class_names)
-    calibration = _calibrate(shop, model)
-    count = options.resolve_validation_images(model.preprocessing.size)
+def _prepare(shop: Workshop, model: FloatModel, labelled: LabelledImages | None, calibration: CalibrationSet) -> _Inputs:
+    count = shop.options.resolve_validation_images(model.preprocessing.size)
     source = labelled.images if labelled is not None else np.load(calibration.images_path, mmap_mode="r", allow_pickle=False)
     return _Inputs(
         model=model,
         model_key=model_key(model),
         calibration=calibration,
+        drawing=calibrating.set_details(shop.store, calibration.recipe_key),
         labelled=labelled,
         images=np.ascontiguousarray(source[:count]),
     )
@@ -177,6 +195,7 @@ def _build_one(shared: Workshop, inputs: _Inputs, target: Target, *, gates: list
         model=ModelEntry(name=model.name, source=model.source, sha256=model.sha256),
         target=target,
         calibration=inputs.calibration,
+        drawing=inputs.drawing,
         quantized=quantized.model,
         lowered=lowered,
         validation=report,
@@ -195,7 +214,7 @@ def _build_one(shared: Workshop, inputs: _Inputs, target: Target, *, gates: list
         golden_inputs=pixels[:count],
         golden_codes=codes,
         golden_output=output,
-        report_html=render(manifest),
+        report_html=render(manifest, strip=_strip(inputs)),
     )
     return BuildOutcome(bundle=bundle, failures=_failures(report, results))
 
@@ -214,6 +233,13 @@ def _evaluate(shop: Workshop, inputs: _Inputs, quantized: stages.Quantized, lowe
             size_bytes=lowered.model_path.stat().st_size,
             float_bytes=quantized.model.float_bytes,
         )
+
+
+def _strip(inputs: _Inputs) -> tuple[StripImage, ...]:
+    """Drawn images only: pictures of the user's own do not belong into a report that is passed on."""
+    if not inputs.drawing.texts:
+        return ()
+    return strip_images(np.load(inputs.calibration.images_path, mmap_mode="r", allow_pickle=False), inputs.drawing.texts)
 
 
 def _mismatches(report: ValidationReport) -> int:

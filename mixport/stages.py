@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mixport import calibration as calibrating
 from mixport import lower as lowering
 from mixport import quantize as quantizing
 from mixport.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
+from mixport.calibration import CalibrationRecipe
 from mixport.errors import StoreError
 from mixport.fingerprint import sha256_arrays
 from mixport.options import BuildOptions
 from mixport.progress import Progress
 from mixport.quantize import FloatModel
+from mixport.quantize.scores import ModelScores
 from mixport.quantspec import Scheme
 from mixport.stage_keys import float_logits_key, lowered_key, quantized_key
 from mixport.store import Store
@@ -28,7 +31,7 @@ _LOGITS_FILE = "logits.npy"
 
 
 class StageLog:
-    """Wall time of each stage, in the order they ran, and a note when one is done.
+    """Wall time of each stage, in the order they ran, and a note when one starts and when it is done.
 
     Attributes:
         seconds: by stage.
@@ -42,6 +45,7 @@ class StageLog:
     @contextlib.contextmanager
     def stage(self, name: str) -> Generator[None]:
         """Time what happens inside."""
+        self._note(f"{name} ...")
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
@@ -50,6 +54,10 @@ class StageLog:
     def reuse(self, name: str) -> None:
         """Say that a stage's result came from the cache."""
         self._reused.add(name)
+
+    def note(self, text: str) -> None:
+        """Say something that is no stage."""
+        self._note(text)
 
     def copy(self) -> StageLog:
         """A log that starts with the stages of this one, for one of several targets."""
@@ -81,6 +89,23 @@ class Quantized:
 
     model: QuantizedModel
     key: str
+
+
+def recipe_of(shop: Workshop, model: FloatModel) -> CalibrationRecipe:
+    """The calibration images that the options ask for, for this model. Raises BadOptionError."""
+    return shop.options.calibration_recipe(preprocessing=model.preprocessing, class_names=model.class_names, glosses=model.glosses)
+
+
+def calibrate(shop: Workshop, model: FloatModel, recipe: CalibrationRecipe) -> CalibrationSet:
+    """Make the calibration images, or take them from the store."""
+    known = len(shop.store.damaged)
+    with shop.log.stage("calibrate"):
+        scores = ModelScores(model, progress=shop.progress)
+        made = calibrating.calibrate(recipe, store=shop.store, progress=shop.progress, scores=scores)
+    tell_damaged(shop, since=known)
+    if made.count < recipe.images:
+        shop.log.note(f"calibration: {recipe.images} images were asked for, {recipe.source or recipe.method} has {made.count}")
+    return made
 
 
 def quantize(
@@ -130,8 +155,17 @@ def float_logits(shop: Workshop, model: FloatModel, images: NDArray[np.uint8], *
         return np.load(folder / _LOGITS_FILE, allow_pickle=False)
 
 
+def tell_damaged(shop: Workshop, *, since: int = 0) -> None:
+    """Say which cache entries were found damaged, where they lie now, and that they are made again: all but the first `since`."""
+    for entry in shop.store.damaged[since:]:
+        where = f"kept in {entry.moved_to}" if entry.moved_to is not None else "it could not be moved away"
+        shop.log.note(f"cache entry {entry.kind}/{entry.key[:12]} is damaged ({'; '.join(entry.problems)}): made again, {where}")
+
+
 def _stored(shop: Workshop, kind: str, key: str, make: Callable[[Path], None], *, stage: str) -> Path:
+    known = len(shop.store.damaged)
     found = shop.store.get(kind, key)
+    tell_damaged(shop, since=known)
     if found is not None:
         shop.log.reuse(stage)
         return found

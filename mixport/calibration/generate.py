@@ -4,36 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
 
-from mixport.artifacts import CalibrationSet
+from mixport.artifacts import CalibrationSet, ImageScores
 from mixport.calibration import noise
-from mixport.calibration.recipe import CalibrationRecipe
+from mixport.calibration.drawn import drawn_at_hand, drawn_set
+from mixport.calibration.entries import IMAGES_FILE, KIND, asked, content_sha256, describe, read_set
+from mixport.calibration.recipe import DRAWN, CalibrationRecipe
 from mixport.errors import InvariantError
-from mixport.fingerprint import sha256_arrays, sha256_file, sha256_json
+from mixport.fingerprint import sha256_file, sha256_json
 from mixport.images import ImageSource, Pixels, choose_images, write_images, write_npy_rows
 from mixport.progress import Progress
 from mixport.store import Entry, Store
 
-KIND = "calibration"
-IMAGES_FILE = "images.npy"
 
-_FORMAT = 1
-
-
-def calibrate(recipe: CalibrationRecipe, *, store: Store, progress: Progress) -> CalibrationSet:
+def calibrate(recipe: CalibrationRecipe, *, store: Store, progress: Progress, scores: ImageScores | None = None) -> CalibrationSet:
     """The images of a recipe, from the cache where they are there already and whole.
 
     The cache key covers the recipe and the content of the source, not its place: a moved folder is found again. A damaged
     entry is set aside and built again (`store.damaged` tells).
 
+    Args:
+        recipe: what is asked.
+        store: the cache.
+        progress: shows bars.
+        scores: of the float model; needed where `recipe.filters` drops images.
+
     Raises:
-        BadInputError: the source is missing, empty, damaged or of the wrong kind.
+        BadInputError: the source is missing, empty, damaged or of the wrong kind; or the generator cannot be used.
+        BadOptionError: a prompt recipe, filters, or settings of the generator that are not allowed.
         StoreError: the cache cannot be written.
     """
+    if recipe.method in DRAWN:
+        return drawn_set(recipe, store=store, progress=progress, scores=scores)
     if recipe.method == "noise":
         return _noise_set(recipe, store=store, progress=progress)
     if recipe.method == "images" and recipe.source is not None:
@@ -41,27 +46,41 @@ def calibrate(recipe: CalibrationRecipe, *, store: Store, progress: Progress) ->
     raise InvariantError(f"no calibration method {recipe.method!r} with source {recipe.source!r}")
 
 
+def cached_images(recipe: CalibrationRecipe, *, store: Store) -> int | None:
+    """How many images of a recipe are in the cache already; None where that shows only when they are made.
+
+    Raises:
+        BadInputError: the generator cannot be used.
+        BadOptionError: a prompt recipe or settings of the generator that are not allowed.
+    """
+    if recipe.method in DRAWN:
+        return drawn_at_hand(recipe, store=store)
+    if recipe.method == "noise":
+        return min(recipe.images, max((int(entry.metadata["count"]) for entry in _relatives(store, _noise_family(recipe))), default=0))
+    return None
+
+
 def _image_set(recipe: CalibrationRecipe, path: Path, *, store: Store, progress: Progress) -> CalibrationSet:
     source = choose_images(path, limit=recipe.images, seed=recipe.seed)
-    asked = {**_asked(recipe), "source": _source_fingerprint(source), "decoder": f"pillow {PIL.__version__}"}
-    key = sha256_json(asked)
+    wanted = {**asked(recipe), "source": _source_fingerprint(source), "decoder": f"pillow {PIL.__version__}"}
+    key = sha256_json(wanted)
     count = len(source.chosen)
     if store.get(KIND, key) is None:
-        metadata = _metadata(recipe, count=count)
+        metadata = describe(recipe, count=count)
         with (
             store.create(KIND, key, metadata=metadata) as folder,
             progress.track("calibration images", total=count) as advance,
         ):
             write_images(source, folder / IMAGES_FILE, preprocessing=recipe.preprocessing, on_image=advance)
-            metadata["content_sha256"] = _content_sha256(folder / IMAGES_FILE)
-    return _read_set(store, key)
+            metadata["content_sha256"] = content_sha256(folder / IMAGES_FILE)
+    return read_set(store, key)
 
 
 def _noise_set(recipe: CalibrationRecipe, *, store: Store, progress: Progress) -> CalibrationSet:
-    family = sha256_json({"version": noise.VERSION, "seed": recipe.seed, "size": recipe.preprocessing.size})
-    key = sha256_json({**_asked(recipe), "preprocessing": None, "source": family})
+    family = _noise_family(recipe)
+    key = sha256_json({**asked(recipe), "preprocessing": None, "source": family})
     if store.get(KIND, key) is None:
-        metadata = {**_metadata(recipe, count=recipe.images), "family": family}
+        metadata = {**describe(recipe, count=recipe.images), "family": family}
         ready = _noise_of_family(store, family)
         shape = (recipe.images, *recipe.preprocessing.size, 3)
         with (
@@ -69,8 +88,8 @@ def _noise_set(recipe: CalibrationRecipe, *, store: Store, progress: Progress) -
             progress.track("calibration noise", total=recipe.images) as advance,
         ):
             write_npy_rows(folder / IMAGES_FILE, _noise_rows(recipe, ready), shape=shape, on_row=advance)
-            metadata["content_sha256"] = _content_sha256(folder / IMAGES_FILE)
-    return _read_set(store, key)
+            metadata["content_sha256"] = content_sha256(folder / IMAGES_FILE)
+    return read_set(store, key)
 
 
 def _noise_rows(recipe: CalibrationRecipe, ready: Pixels | None) -> Iterator[Pixels]:
@@ -81,45 +100,25 @@ def _noise_rows(recipe: CalibrationRecipe, ready: Pixels | None) -> Iterator[Pix
             yield noise.noise_image(seed=recipe.seed, index=index, size=recipe.preprocessing.size)
 
 
+def _noise_family(recipe: CalibrationRecipe) -> str:
+    return sha256_json({"version": noise.VERSION, "seed": recipe.seed, "size": recipe.preprocessing.size})
+
+
+def _relatives(store: Store, family: str) -> list[Entry]:
+    return [entry for entry in store.entries(KIND) if entry.metadata.get("family") == family]
+
+
 def _noise_of_family(store: Store, family: str) -> Pixels | None:
     """Images of the same seed and size that another count left in the cache: they are the first ones of this set too."""
 
     def count(entry: Entry) -> int:
         return int(entry.metadata["count"])
 
-    relatives = [entry for entry in store.entries(KIND) if entry.metadata.get("family") == family]
-    for entry in sorted(relatives, key=count, reverse=True):
+    for entry in sorted(_relatives(store, family), key=count, reverse=True):
         folder = store.get(KIND, entry.key)
         if folder is not None:
             return np.load(folder / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
     return None
-
-
-def _asked(recipe: CalibrationRecipe) -> dict[str, object]:
-    return {
-        "format": _FORMAT,
-        "method": recipe.method,
-        "images": recipe.images,
-        "seed": recipe.seed,
-        "preprocessing": {
-            "size": recipe.preprocessing.size,
-            "crop_fraction": recipe.preprocessing.crop_fraction,
-            "interpolation": recipe.preprocessing.interpolation,
-        },
-    }
-
-
-def _metadata(recipe: CalibrationRecipe, *, count: int) -> dict[str, Any]:
-    height, width = recipe.preprocessing.size
-    return {
-        "method": recipe.method,
-        "source": recipe.source,
-        "images": recipe.images,
-        "seed": recipe.seed,
-        "count": count,
-        "size": [height, width],
-        "generator": None,
-    }
 
 
 def _source_fingerprint(source: ImageSource) -> str:
@@ -128,19 +127,3 @@ def _source_fingerprint(source: ImageSource) -> str:
     # Names and sizes of all files decide which ones are chosen; the content of the others has no influence.
     listing = [[path.relative_to(source.path).as_posix(), path.stat().st_size] for path in source.files]
     return sha256_json({"files": listing, "chosen": [sha256_file(source.files[position]) for position in source.chosen]})
-
-
-def _content_sha256(path: Path) -> str:
-    return sha256_arrays({"images": np.load(path, mmap_mode="r", allow_pickle=False)})
-
-
-def _read_set(store: Store, key: str) -> CalibrationSet:
-    metadata = store.metadata(KIND, key)
-    return CalibrationSet(
-        images_path=store.root / KIND / key / IMAGES_FILE,
-        count=metadata["count"],
-        method=metadata["method"],
-        recipe_key=key,
-        content_sha256=metadata["content_sha256"],
-        generator=metadata["generator"],
-    )

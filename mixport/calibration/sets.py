@@ -1,4 +1,8 @@
-"""The cached calibration sets: what is there, whether it is whole, what may go."""
+"""The cached calibration sets: what is there, whether it is whole, what may go.
+
+Images that a generator drew lie in folders of their own, which grow and serve sets of any count: see `family`. Both are listed
+here, told apart by their kind.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from mixport.calibration.generate import KIND
+from mixport.calibration.drawn_folders import DrawnFolder, list_drawn, remove_drawn
+from mixport.calibration.entries import KIND
+from mixport.calibration.family import DRAWN_KIND
+from mixport.calibration.family_check import verify_family
 from mixport.errors import BadInputError
 from mixport.store import Entry, Store
 
@@ -27,6 +34,9 @@ class SetSummary:
         content_sha256: of the pixels.
         bytes: on disk.
         created: UTC; None where the entry cannot be read.
+        generator: that drew the images; None for others.
+        kind: calibration for a set, drawn for images that further sets can use.
+        drawn: key of the drawn images that the set was made from.
     """
 
     key: str
@@ -39,6 +49,9 @@ class SetSummary:
     content_sha256: str
     bytes: int
     created: datetime | None
+    generator: str | None = None
+    kind: str = KIND
+    drawn: str | None = None
 
 
 def list_sets(store: Store) -> list[SetSummary]:
@@ -47,9 +60,14 @@ def list_sets(store: Store) -> list[SetSummary]:
     return sorted(sets, key=_age_order)
 
 
+def list_families(store: Store) -> list[SetSummary]:
+    """Every folder of drawn images, newest first; unreadable ones last."""
+    return sorted((_family(one) for one in list_drawn(store)), key=_age_order)
+
+
 def find_set(store: Store, key: str) -> SetSummary:
-    """The set whose key starts with `key`. Raises BadInputError where none or several do."""
-    found = [one for one in list_sets(store) if key and one.key.startswith(key)]
+    """The set, or else the drawn images, whose key starts with `key`. Raises BadInputError where none or several do."""
+    found = [one for one in (*list_sets(store), *list_families(store)) if key and one.key.startswith(key)]
     if len(found) == 1:
         return found[0]
     what = f"{len(found)} calibration sets start" if found else "no calibration set starts"
@@ -57,8 +75,44 @@ def find_set(store: Store, key: str) -> SetSummary:
 
 
 def verify_sets(store: Store, *, keys: Collection[str] | None = None) -> dict[str, list[str]]:
-    """Problems by key, empty lists for whole sets; of every set, or of some. Changes nothing."""
-    return {one.key: store.verify(KIND, one.key) for one in list_sets(store) if keys is None or one.key in keys}
+    """Problems by key, empty lists for whole sets; of every set and all drawn images, or of some. Changes nothing.
+
+    With a set's key, the images that it was made from are looked at too. Drawn images are named `drawn/KEY`.
+    """
+    sets = [one for one in list_sets(store) if keys is None or one.key in keys]
+    sources = {one.drawn for one in sets}
+    families = [one for one in list_families(store) if keys is None or one.key in keys or one.key in sources]
+    problems = {one.key: store.verify(KIND, one.key) for one in sets}
+    return problems | {f"{DRAWN_KIND}/{one.key}": verify_family(one.path) for one in families}
+
+
+def stage_results(store: Store) -> list[Entry]:
+    """What builds left in the cache to go on from: every entry that holds no calibration images."""
+    return [entry for entry in store.entries() if entry.kind not in (KIND, DRAWN_KIND)]
+
+
+def prunable(
+    store: Store,
+    *,
+    now: datetime,
+    keys: Collection[str] = (),
+    stages: bool = False,
+    older_than: timedelta | None = None,
+    keep_bytes: int | None = None,
+) -> list[SetSummary | Entry]:
+    """What `mixport calib prune` would delete: sets and drawn images as in `select_for_pruning`, and stage results.
+
+    Raises:
+        BadInputError: no set, or several, start with one of `keys`.
+    """
+    chosen = select_for_pruning(
+        [*list_sets(store), *list_families(store)],
+        now=now,
+        keys=[find_set(store, key).key for key in keys],
+        older_than=older_than,
+        keep_bytes=keep_bytes,
+    )
+    return [*chosen, *(stage_results(store) if stages else [])]
 
 
 def select_for_pruning(
@@ -71,7 +125,7 @@ def select_for_pruning(
 ) -> list[SetSummary]:
     """Sets to delete, oldest first: those named, those older, and then the oldest until the rest fits `keep_bytes`.
 
-    Unreadable sets count as oldest. The caller asks, and removes with `store.remove("calibration", key)`.
+    Unreadable sets count as oldest. The caller asks, and removes.
     """
     oldest_first = sorted(sets, key=_age_order, reverse=True)
     chosen = {one.key for one in oldest_first if one.key in keys or (older_than is not None and _older(one, now - older_than))}
@@ -84,6 +138,14 @@ def select_for_pruning(
                 chosen.add(one.key)
                 kept -= one.bytes
     return [one for one in oldest_first if one.key in chosen]
+
+
+def remove(store: Store, one: SetSummary | Entry) -> bool:
+    """Delete what `prunable` named. False, and nothing is deleted, where another process is at work on it. Raises StoreError."""
+    if one.kind == DRAWN_KIND:
+        return remove_drawn(store, one.key)
+    store.remove(one.kind, one.key)
+    return True
 
 
 def _older(one: SetSummary, bound: datetime) -> bool:
@@ -108,4 +170,23 @@ def _summary(entry: Entry) -> SetSummary:
         content_sha256=metadata.get("content_sha256", ""),
         bytes=entry.bytes,
         created=entry.created,
+        generator=metadata.get("generator"),
+        drawn=metadata.get("drawn"),
+    )
+
+
+def _family(folder: DrawnFolder) -> SetSummary:
+    return SetSummary(
+        key=folder.key,
+        path=folder.path,
+        method=folder.strategy,
+        source=None,
+        count=folder.count,
+        size=(0, 0),
+        seed=folder.seed,
+        content_sha256=folder.content_sha256,
+        bytes=folder.bytes,
+        created=folder.created,
+        generator=folder.generator,
+        kind=DRAWN_KIND,
     )

@@ -7,80 +7,113 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixport.commands.flags import JsonFlag, QuietFlag
+from mixport.commands.calibration_flags import (
+    CacheFolderOption,
+    CalibOption,
+    ClassesPerPromptOption,
+    DeviceOption,
+    GenBatchOption,
+    GenDtypeOption,
+    GeneratorOption,
+    GenGuidanceOption,
+    GenNegativeOption,
+    GenRevisionOption,
+    GenSafetyCheckerOption,
+    GenSchedulerOption,
+    GenSizeOption,
+    GenStepsOption,
+    ImagesOption,
+    KeepEnergyOption,
+    KeepStatisticsOption,
+    LabelTextOption,
+    PairingOption,
+    SeedOption,
+    TemplateOption,
+)
+from mixport.commands.flags import ConfigOption, JsonFlag, QuietFlag, typed
+from mixport.commands.model_flags import (
+    ClassesOption,
+    CropOption,
+    InputSizeOption,
+    MeanOption,
+    ModelArgOption,
+    ModelArgument,
+    RandomWeightsOption,
+    StdOption,
+    WeightsOption,
+)
 from mixport.console import Console
 from mixport.errors import ExitCode
 
 if TYPE_CHECKING:
+    from mixport.build_plan import BuildPlan
     from mixport.pipeline import BuildOutcome
 
-# Every default is None here, so that mixport.toml fills what was not typed; the help shows the default that then applies.
+_QUANTISATION, _PROOF, _FILES = "Quantisation", "Validation and gates", "Files"
+
+# Every default is None, so that mixport.toml fills what was not typed; the help shows the default that then applies.
 
 
 def build(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="builtin:NAME, timm:ARCH, package.module:factory, or FILE.pt2.",
-            metavar="[MODEL]",
-            show_default="builtin:cifar10-resnet20",
-        ),
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="safetensors state dict; a .pth only through weights_only.", metavar="FILE", show_default="timm's pretrained"),
-    ] = None,
-    random_weights: Annotated[
-        bool | None, typer.Option("--random-weights", help="Seeded random weights, to try an architecture without its weights.")
-    ] = None,
-    model_arg: Annotated[
-        list[str] | None, typer.Option(help="Passed to the model's factory. Repeatable.", metavar="KEY=VALUE", show_default="none")
-    ] = None,
-    input_size: Annotated[
-        str | None, typer.Option(help="Input side in pixels, or HEIGHTxWIDTH.", metavar="SIZE", show_default="the model's own")
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option(help="Per RGB channel, in units of [0, 1].", metavar="R,G,B", show_default="the model's own")
-    ] = None,
-    std: Annotated[
-        str | None, typer.Option(help="Per RGB channel, in units of [0, 1].", metavar="R,G,B", show_default="the model's own")
-    ] = None,
-    crop: Annotated[
-        float | None, typer.Option(help="Crop side / resized shorter side.", metavar="FRACTION", show_default="the model's own")
-    ] = None,
+    context: typer.Context,
+    model: ModelArgument = None,
+    weights: WeightsOption = None,
+    random_weights: RandomWeightsOption = None,
+    model_arg: ModelArgOption = None,
+    classes: ClassesOption = None,
+    input_size: InputSizeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    crop: CropOption = None,
     scheme: Annotated[
         str | None,
-        typer.Option(help="Weight and activation bits, 2 to 8. auto:SIZE is yet to come.", metavar="wWaA", show_default="w4a8"),
-    ] = None,
-    edge_bits: Annotated[int | None, typer.Option(help="Bits of the first and the last layer.", metavar="N", show_default="8")] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(help="Repeatable: one bundle each, in OUT/NAME.", metavar="NAME|FILE", show_default="ort-cpu"),
-    ] = None,
-    calib: Annotated[
-        str | None,
         typer.Option(
-            help="images:DIR, images:FILE.npz or noise. mixup, single, genq and distill are not part of this version.",
-            metavar="METHOD",
-            show_default="mixup",
+            help="Weight and activation bits, 2 to 8. auto:SIZE is yet to come.",
+            metavar="wWaA",
+            show_default="w4a8",
+            rich_help_panel=_QUANTISATION,
         ),
     ] = None,
-    generator: Annotated[
-        str | None,
-        typer.Option(help="Image generator; no effect on images and noise.", metavar="ID", show_default="builtin"),
+    edge_bits: Annotated[
+        int | None,
+        typer.Option(help="Bits of the first and the last layer.", metavar="N", show_default="8", rich_help_panel=_QUANTISATION),
     ] = None,
-    classes: Annotated[Path | None, typer.Option(help="JSON list of class names.", metavar="FILE", show_default="the model's own")] = None,
-    images: Annotated[int | None, typer.Option(help="Calibration images.", metavar="N", show_default="512")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", metavar="S", show_default="0")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or auto; cuda is yet to come.", metavar="DEVICE", show_default="auto")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Repeatable: one bundle each, in OUT/NAME.", metavar="NAME|FILE", show_default="ort-cpu", rich_help_panel=_QUANTISATION
+        ),
+    ] = None,
     iters: Annotated[
         int | None,
         typer.Option(
             help="Reconstruction steps per unit; 0 rounds to nearest. Only 0 in this version, whatever the widths.",
             metavar="N",
             show_default="0",
+            rich_help_panel=_QUANTISATION,
         ),
     ] = None,
+    calib: CalibOption = None,
+    images: ImagesOption = None,
+    seed: SeedOption = None,
+    cache: CacheFolderOption = None,
+    classes_per_prompt: ClassesPerPromptOption = None,
+    template: TemplateOption = None,
+    pairing: PairingOption = None,
+    label_text: LabelTextOption = None,
+    generator: GeneratorOption = None,
+    device: DeviceOption = None,
+    gen_revision: GenRevisionOption = None,
+    gen_scheduler: GenSchedulerOption = None,
+    gen_steps: GenStepsOption = None,
+    gen_guidance: GenGuidanceOption = None,
+    gen_negative: GenNegativeOption = None,
+    gen_size: GenSizeOption = None,
+    gen_dtype: GenDtypeOption = None,
+    gen_batch: GenBatchOption = None,
+    gen_safety_checker: GenSafetyCheckerOption = None,
+    keep_energy: KeepEnergyOption = None,
+    keep_statistics: KeepStatisticsOption = None,
     eval_: Annotated[
         Path | None,
         typer.Option(
@@ -88,6 +121,7 @@ def build(
             help="Labelled images: npz with images uint8 NHWC and labels int64, or one folder per class.",
             metavar="DIR|FILE.npz",
             show_default="none",
+            rich_help_panel=_PROOF,
         ),
     ] = None,
     validation_images: Annotated[
@@ -96,6 +130,7 @@ def build(
             help="Images compared code by code, from --eval or else from calibration.",
             metavar="N",
             show_default="256 up to 64x64 pixels, else 32",
+            rich_help_panel=_PROOF,
         ),
     ] = None,
     gate: Annotated[
@@ -104,19 +139,17 @@ def build(
             help="Repeatable: fail unless it holds, e.g. top1_drop<=1.0, size_ratio<=0.2, agreement>=0.98.",
             metavar="EXPR",
             show_default="mismatches==0",
+            rich_help_panel=_PROOF,
         ),
     ] = None,
     runtime: Annotated[
-        list[str] | None, typer.Option(help="Repeatable: runtimes that must agree.", metavar="NAME", show_default="native")
+        list[str] | None,
+        typer.Option(help="Repeatable: runtimes that must agree.", metavar="NAME", show_default="native", rich_help_panel=_PROOF),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Bundle folder.", metavar="DIR", show_default="dist/NAME")] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of calibration images and stage results.", metavar="DIR", show_default="calib_cache")
+    out: Annotated[
+        Path | None, typer.Option(help="Bundle folder.", metavar="DIR", show_default="dist/NAME", rich_help_panel=_FILES)
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="TOML file with these options under [build].", metavar="FILE", show_default="mixport.toml where there is one"),
-    ] = None,
+    config: ConfigOption = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> int:
@@ -124,42 +157,21 @@ def build(
 
     An interrupted build goes on where it stopped with the same command.
     """
-    given: dict[str, object] = {
-        "model": model,
-        "weights": weights,
-        "random_weights": random_weights,
-        "model_arg": model_arg,
-        "input_size": input_size,
-        "mean": mean,
-        "std": std,
-        "crop": crop,
-        "scheme": scheme,
-        "edge_bits": edge_bits,
-        "target": target,
-        "calib": calib,
-        "generator": generator,
-        "classes": classes,
-        "images": images,
-        "seed": seed,
-        "device": device,
-        "iters": iters,
-        "eval": eval_,
-        "validation_images": validation_images,
-        "gate": gate,
-        "runtime": runtime,
-        "out": out,
-        "cache": cache,
-    }
     console = Console(json=json, quiet=quiet)
 
     from mixport.config import merge, read_config
 
-    options = merge(read_config(config), given)
+    options = merge(read_config(config), typed(context))
+    options.parse_gates()
 
     # After the options, so that a mistake in them is answered at once: the pipeline imports torch.
     from mixport.pipeline import build_all
 
-    outcomes = build_all(options, progress=console, note=console.note)
+    def show_plan(plan: BuildPlan) -> None:
+        if not json:
+            console.note(plan.text())
+
+    outcomes = build_all(options, progress=console, note=console.note, on_plan=show_plan)
     for outcome in outcomes:
         _print_outcome(console, outcome)
     if json:

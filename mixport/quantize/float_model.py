@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import ast
 import importlib
-import json
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +21,15 @@ from torch import nn
 from mixport import fingerprint
 from mixport.artifacts import Decision, Preprocessing
 from mixport.errors import BadInputError, BadOptionError, UnsupportedModelError
-from mixport.quantize.cifar_resnet import BLOCKS, CifarResNet
+from mixport.quantize.builtin_models import CIFAR10_CLASSES, builtin_weights, create_builtin
+from mixport.quantize.class_file import Classes, read_classes
 from mixport.quantize.program_file import load_program, takes_one_image
 from mixport.quantize.timm_model import create_timm, merge_branches
 from mixport.quantize.weights_file import check_finite, check_plain, load_into, read_state_dict
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+#: What a model should state of its preprocessing, by the names that timm's pretrained_cfg and our overrides share.
+_STATED = ("input_size", "mean", "std")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +43,11 @@ class FloatModel:
         sha256: of the state dict (names, shapes, values).
         preprocessing: pixels to input.
         class_names: in index order, None when unknown.
+        glosses: a short meaning a class, in index order; None where there are none.
         input_shape: [1, 3, H, W].
         notes: what was done to the model before capture.
         one_image: the module takes a batch of one only.
+        assumed: fields of the preprocessing that neither the model nor the user states.
     """
 
     module: nn.Module
@@ -56,6 +59,8 @@ class FloatModel:
     input_shape: tuple[int, int, int, int]
     notes: tuple[Decision, ...] = ()
     one_image: bool = False
+    glosses: tuple[str, ...] | None = None
+    assumed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +101,12 @@ def load_model(
     if weights is not None and random_weights:
         raise BadOptionError("--weights and --random-weights exclude each other", hint="drop one of them")
     arguments = {key: _literal(value) for key, value in (model_args or {}).items()}
+    if spec.startswith("builtin:") and weights is None and not random_weights:
+        weights = builtin_weights(spec.removeprefix("builtin:"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module, preprocessing, names = _make(
-            spec, size=overrides.input_size, weights=weights, random_weights=random_weights, arguments=arguments
-        )
+        made = _make(spec, size=overrides.input_size, weights=weights, random_weights=random_weights, arguments=arguments)
+    module = made.module
     if weights is not None:
         load_into(module, read_state_dict(weights), source=str(weights))
     check_plain(module, source=spec)
@@ -111,8 +117,8 @@ def load_model(
     notes: tuple[Decision, ...] = ()
     if spec.startswith("timm:"):
         module, notes = merge_branches(module)
-    preprocessing = _override(preprocessing, overrides)
-    class_names = _read_classes(classes) if classes is not None else names
+    preprocessing = _override(made.preprocessing, overrides)
+    known = read_classes(classes) if classes is not None else made.classes
     height, width = preprocessing.size
     return FloatModel(
         module=module,
@@ -120,46 +126,46 @@ def load_model(
         source=spec,
         sha256=digest,
         preprocessing=preprocessing,
-        class_names=class_names,
+        class_names=known.names if known is not None else None,
+        glosses=known.glosses if known is not None else None,
         input_shape=(1, 3, height, width),
         notes=notes,
         one_image=spec.endswith(".pt2") and takes_one_image(Path(spec)),
+        assumed=tuple(name for name in made.assumed if getattr(overrides, name) is None),
     )
 
 
-_Made = tuple[nn.Module, Preprocessing, tuple[str, ...] | None]
-"""Model, preprocessing, class names where they are known."""
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """A model as its source gives it; `classes` where they are known, `assumed` as in FloatModel."""
+
+    module: nn.Module
+    preprocessing: Preprocessing
+    classes: Classes | None = None
+    assumed: tuple[str, ...] = ()
 
 
 def _make(spec: str, *, size: tuple[int, int] | None, weights: Path | None, random_weights: bool, arguments: dict[str, Any]) -> _Made:
     if spec.startswith("builtin:"):
-        return _builtin(spec.removeprefix("builtin:"), weights=weights, random_weights=random_weights, arguments=arguments)
+        preprocessing = Preprocessing(size=(32, 32), mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+        module = create_builtin(spec.removeprefix("builtin:"), arguments=arguments)
+        return _Made(module=module, preprocessing=preprocessing, classes=Classes(names=CIFAR10_CLASSES))
     if spec.startswith("timm:"):
         pretrained = weights is None and not random_weights
-        return create_timm(spec.removeprefix("timm:"), size=size, pretrained=pretrained, arguments=arguments)
+        module, preprocessing, classes = create_timm(spec.removeprefix("timm:"), size=size, pretrained=pretrained, arguments=arguments)
+        return _Made(module=module, preprocessing=preprocessing, classes=classes)
     if spec.endswith(".pt2"):
         if weights is not None or random_weights or arguments:
             raise BadOptionError("a .pt2 program brings its own weights", hint=f"mixport build {spec} without --weights and --model-arg")
         program = load_program(Path(spec))
-        return program.module, Preprocessing(size=program.size, mean=_IMAGENET_MEAN, std=_IMAGENET_STD), None
+        preprocessing = Preprocessing(size=program.size, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+        return _Made(module=program.module, preprocessing=preprocessing, assumed=("mean", "std"))
     if ":" in spec:
         return _factory(spec, arguments=arguments)
     raise BadInputError(
         f"MODEL is {spec!r}, allowed builtin:NAME, timm:ARCH, package.module:factory or FILE.pt2",
         hint="mixport build timm:resnet18 --random-weights --calib noise",
     )
-
-
-def _builtin(name: str, *, weights: Path | None, random_weights: bool, arguments: dict[str, Any]) -> _Made:
-    depths = {f"cifar10-resnet{depth}": blocks for depth, blocks in BLOCKS.items()}
-    if name not in depths:
-        raise BadInputError(f"unknown builtin model {name!r}, known: {', '.join(depths)}", hint="mixport build builtin:cifar10-resnet20")
-    if weights is None and not random_weights:
-        raise BadInputError(
-            f"builtin:{name} has no weights of its own in this version", hint="--weights FILE.safetensors, or --random-weights to try it"
-        )
-    preprocessing = Preprocessing(size=(32, 32), mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
-    return CifarResNet(depths[name], **arguments), preprocessing, _CIFAR10
 
 
 @contextmanager
@@ -211,7 +217,7 @@ def _factory(spec: str, *, arguments: dict[str, Any]) -> _Made:
             f"MODEL {spec}: pretrained_cfg is {config!r}, allowed input_size (3, H, W), mean and std of three numbers: {error}",
             hint="--input-size, --mean and --std state them on the command line",
         ) from error
-    return module, preprocessing, None
+    return _Made(module=module, preprocessing=preprocessing, assumed=tuple(name for name in _STATED if name not in config))
 
 
 def _override(preprocessing: Preprocessing, overrides: PreprocessingOverrides) -> Preprocessing:
@@ -222,22 +228,6 @@ def _override(preprocessing: Preprocessing, overrides: PreprocessingOverrides) -
         crop_fraction=overrides.crop_fraction or preprocessing.crop_fraction,
         interpolation=preprocessing.interpolation,
     )
-
-
-def _read_classes(path: Path) -> tuple[str, ...]:
-    hint = 'a JSON list of names: ["cat", "dog"]'
-    try:
-        document: object = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInputError(f"class file {path} cannot be read: {error}", hint=hint) from error
-    kind = type(document).__name__
-    entries = cast("list[object]", document) if isinstance(document, list) else []
-    if all(isinstance(entry, dict) for entry in entries):
-        entries = [cast("dict[str, object]", entry).get("name") for entry in entries]
-    names = tuple(entry for entry in entries if isinstance(entry, str))
-    if not names or len(names) < len(entries):
-        raise BadInputError(f"class file {path} holds {kind}, expected a list of names", hint=hint)
-    return names
 
 
 def _literal(text: str) -> Any:

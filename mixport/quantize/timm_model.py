@@ -6,19 +6,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
 from mixport.artifacts import Decision, Preprocessing
 from mixport.errors import BadInputError, UnsupportedModelError
+from mixport.quantize.class_file import Classes
 
 
 def create_timm(
     arch: str, *, size: tuple[int, int] | None, pretrained: bool, arguments: dict[str, Any]
-) -> tuple[nn.Module, Preprocessing, tuple[str, ...] | None]:
-    """The model, its preprocessing, and its class names where they are those of ImageNet.
+) -> tuple[nn.Module, Preprocessing, Classes | None]:
+    """The model, its preprocessing, and its classes where they are those of ImageNet.
 
     Args:
         arch: name, with or without the tag of its weights.
@@ -55,7 +58,7 @@ def create_timm(
         crop_fraction=float(config["crop_pct"]),
         interpolation=str(config["interpolation"]),
     )
-    return module, preprocessing, _imagenet_names(module)
+    return module, preprocessing, _imagenet_classes(module)
 
 
 def _create(arch: str, *, size: tuple[int, int] | None, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
@@ -100,10 +103,26 @@ def _rgb(values: Any) -> tuple[float, float, float]:
     return channels[0], channels[1], channels[2]
 
 
-def _imagenet_names(module: nn.Module) -> tuple[str, ...] | None:
+def _imagenet_classes(module: nn.Module) -> Classes | None:
     if getattr(module, "num_classes", None) != 1000:
         return None
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo()
-    return tuple(info.index_to_description(i).split(",")[0] for i in range(1000))
+    # The lemmas of the WordNet synset, and in full these lemmas, a colon and the gloss.
+    lemmas = [info.index_to_description(i) for i in range(1000)]
+    full = [info.index_to_description(i, detailed=True) for i in range(1000)]
+    glosses = tuple(text.removeprefix(f"{words}: ") for words, text in zip(lemmas, full, strict=True))
+    return Classes(names=_distinct_names([words.split(", ") for words in lemmas], glosses), glosses=glosses)
+
+
+def _distinct_names(lemmas: Sequence[Sequence[str]], glosses: Sequence[str]) -> tuple[str, ...]:
+    """First lemmas; where two classes share theirs, the second lemma or else the beginning of the gloss tells them apart."""
+    shared = Counter(words[0].casefold() for words in lemmas)
+
+    def name(words: Sequence[str], gloss: str) -> str:
+        if shared[words[0].casefold()] == 1:
+            return words[0]
+        return words[1] if len(words) > 1 else f"{words[0]} ({re.split('[,;]', gloss)[0]})"
+
+    return tuple(name(words, gloss) for words, gloss in zip(lemmas, glosses, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,9 +11,10 @@ from typing import Any, cast
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mixport.manifest import Manifest
+from mixport.manifest import CalibrationEntry, Manifest
 from mixport.report.plots import size_figure, sqnr_figure
 from mixport.report.recheck import recheck_script
+from mixport.report.strip import StripImage
 
 _HERE = Path(__file__).resolve().parent
 _WEAKEST = 5
@@ -26,8 +27,13 @@ class _Proof:
     detail: str | None
 
 
-def render(manifest: Manifest) -> str:
-    """The page as text. Everything from the manifest is escaped; the same manifest gives the same page."""
+def render(manifest: Manifest, *, strip: Sequence[StripImage] = ()) -> str:
+    """The page as text. Everything from the manifest is escaped; the same manifest and strip give the same page.
+
+    Args:
+        manifest: of the bundle.
+        strip: calibration images to show, none for none.
+    """
     # StrictUndefined: a name missing from the template's data is our bug, and shows at once.
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -51,7 +57,27 @@ def render(manifest: Manifest) -> str:
         script=recheck_script(manifest.validation.session_policy),
         compared=sum(runtime.values for runtime in manifest.validation.runtimes),
         mismatches=sum(runtime.mismatches for runtime in manifest.validation.runtimes),
+        strip=strip,
+        drawing=_drawing(manifest.calibration),
     )
+
+
+def _drawing(calibration: CalibrationEntry) -> list[tuple[str, str]]:
+    """What is known of how the images were drawn, in rows; empty for images that were not."""
+    parts = {"generator": calibration.generator_details, "prompts": calibration.prompts, "filters": calibration.filters}
+    return [
+        (f"{title}: {name.replace('_', ' ')}", _setting(value))
+        for title, part in parts.items()
+        if part is not None
+        for name, value in part.model_dump().items()
+        if value is not None and value != ""
+    ]
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return "x".join(map(str, cast("Sequence[object]", value)))
+    return _number(value)
 
 
 def _proof(name: str, value: object) -> _Proof:

@@ -99,9 +99,12 @@ def test_a_gate_that_fails_exits_with_3_and_leaves_the_bundle(capsys: Capture, t
     assert "gate size_bytes<=1 was not met" in capsys.readouterr().err
 
 
-def test_a_gate_on_something_unmeasured_fails(capsys: Capture, tiny_cache: Path) -> None:
-    document = build(capsys, "--cache", str(tiny_cache), "--gate", "top1_drop<=1", "--out", "out", code=3)
-    assert document["gates"][0]["explanation"] == "top1_drop was not measured"
+def test_a_gate_on_accuracy_without_labelled_images_is_refused_at_once(capsys: Capture, tmp_path: Path) -> None:
+    assert run([*TINY, "--gate", "top1_drop<=1", "--out", "out"]) == 2
+    errors = capsys.readouterr().err
+    assert "--gate 'top1_drop<=1' needs labelled images, and --eval is not given" in errors
+    assert "hint: mixport build --eval DIR --gate 'top1_drop<=1' ..." in errors
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_options_come_from_the_file_too(capsys: Capture, tmp_path: Path, tiny_cache: Path) -> None:

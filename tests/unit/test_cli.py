@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -10,11 +12,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import typer
 
 from mixport import __version__, cli
 from mixport.cli import app, run
+from mixport.commands import build as build_command
 from mixport.commands import doctor as doctor_command
+from mixport.commands.panels import PanelCommand
 from mixport.errors import BadInputError, ExitCode, InvariantError, MixportError, ValidationFailedError
+from mixport.store import Store
 
 COMMANDS = ["build", "validate", "inspect", "bench", "doctor", "calib", "targets", "runtimes"]
 SUBCOMMANDS = [
@@ -29,6 +35,16 @@ SUBCOMMANDS = [
     ["targets", "check"],
     ["runtimes", "list"],
 ]
+
+#: Options of drawn calibration images, of build and of calib generate.
+DRAWING = (
+    "classes-per-prompt template pairing label-text gen-revision gen-scheduler gen-steps gen-guidance gen-negative gen-size gen-dtype "
+    "gen-batch gen-safety-checker no-gen-safety-checker keep-energy keep-statistics"
+)
+#: Further options of calib generate.
+OF_CALIBRATION = (
+    "calib generator classes images seed device weights random-weights model-arg input-size mean std crop cache config json quiet"
+)
 
 Capture = pytest.CaptureFixture[str]
 
@@ -68,9 +84,29 @@ def test_build_help_names_every_option_of_the_contract(capsys: Capture) -> None:
     text = capsys.readouterr().out
     options = (
         "weights random-weights model-arg scheme edge-bits target calib generator classes images seed device iters eval gate runtime "
-        "out cache config json quiet"
+        "out cache config json quiet " + DRAWING
     )
-    assert [name for name in options.split() if f"--{name} " not in text] == []
+    assert [name for name in options.split() if not re.search(rf"--{name}\s", text)] == []
+
+
+def test_calib_generate_has_the_options_of_build_in_groups(capsys: Capture) -> None:
+    run(["calib", "generate", "--help"])
+    text = capsys.readouterr().out
+    assert [name for name in f"{OF_CALIBRATION} {DRAWING}".split() if not re.search(rf"--{name}\s", text)] == []
+    heads = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert heads == ["Arguments:", "Model:", "Calibration images:", "Prompts:", "Generator:", "Filters of drawn images:", "Options:"]
+    assert text.index("Generator:") < text.index("--gen-steps") < text.index("Filters of drawn images:") < text.index("--keep-energy")
+
+
+def test_build_s_options_come_in_groups_too(capsys: Capture) -> None:
+    grouped = typer.Typer(add_completion=False, rich_markup_mode=None)
+    grouped.command("build", cls=PanelCommand)(build_command.build)
+    grouped(["--help"], standalone_mode=False)
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")] == [
+        "Arguments:", "Model:", "Quantisation:", "Calibration images:", "Prompts:", "Generator:", "Filters of drawn images:",
+        "Validation and gates:", "Files:", "Options:",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", [[], ["calib"], ["targets"], ["runtimes"]], ids=lambda words: " ".join(words) or "mixport")
@@ -91,7 +127,16 @@ def test_no_command_shows_help_as_a_usage_error(words: list[str], capsys: Captur
         (["build", "--seed"], "requires an argument", "mixport build --help"),
         (["targets", "show"], "Missing argument", "mixport targets show --help"),
         (["build", "--scheme", "w9a9"], "--scheme is 'w9a9'", "mixport build --scheme w4a8 ..."),
-        (["build", "--calib", "mixup"], "--calib mixup draws images with a generator", "--calib images:DIR"),
+        (["build", "--calib", "distill"], "--calib distill is not part of this version yet", "mixport build --calib mixup"),
+        (["build", "--calib", "noise", "--gen-steps", "5"], "--gen-steps has no effect with --calib noise", "--calib mixup, or leave"),
+        (["calib", "generate", "--calib", "noise", "--template", "{classes}"], "--template has no effect", "--calib mixup, or leave"),
+        (["build", "--calib", "single", "--classes-per-prompt", "3"], "has no effect with --calib single", "--calib mixup, or leave"),
+        (
+            ["build", "--gate", "top1_drop<=1"],
+            "--gate 'top1_drop<=1' needs labelled images",
+            "mixport build --eval DIR --gate 'top1_drop<=1'",
+        ),
+        (["build", "--gate", "speed>1"], "unknown metric speed", "mixport build --gate"),
         (["build", "--calib", "noise", "--iters", "5"], "--iters is 5", "leave --iters out"),
         (["build", "--calib", "noise", "--device", "tpu"], "--device: ", "mixport build --help"),
         (["calib", "prune"], "nothing", "mixport calib prune --stages"),
@@ -172,7 +217,18 @@ def test_doctor_lists_what_is_installed(capsys: Capture) -> None:
     document = json.loads(capsys.readouterr().out)
     found = {item["what"]: item for item in document["findings"]}
     assert document["ready"] is True
-    assert {"python", "torch", "onnxruntime", "processor", "disk"} <= found.keys()
+    assert {
+        "python",
+        "torch",
+        "diffusers",
+        "transformers",
+        "onnxruntime",
+        "generator",
+        "hub cache",
+        "processor",
+        "gpu",
+        "disk",
+    } <= found.keys()
     assert found["torch"]["status"] == "ok"
 
 
@@ -224,6 +280,61 @@ def test_an_empty_cache_is_listed_verified_and_pruned(capsys: Capture, tmp_path:
     assert json.loads(capsys.readouterr().out) == {"removed": [], "bytes": 0}
     assert run(["calib", "show", "abc", *cache]) == 1
     assert not (tmp_path / "none").exists()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A cache with two stage results."""
+    store = Store(tmp_path / "cache")
+    for key in ("aa", "bb"):
+        with store.create("quantized", key) as folder:
+            (folder / "file").write_bytes(b"12345")
+    return store.root
+
+
+def kept(cache: Path) -> list[str]:
+    return sorted(entry.key for entry in Store(cache).entries())
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_prune_without_a_terminal_wants_a_yes(capsys: Capture, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert run(["calib", "prune", "--stages", "--cache", str(cache)]) == 2
+    captured = capsys.readouterr()
+    assert "error: would delete 2 entries, 10 bytes in" in captured.err
+    assert "no terminal to ask on" in captured.err
+    assert "hint: the same command with --yes" in captured.err
+    assert "quantized/aa" in captured.err, "it says what would go"
+    assert kept(cache) == ["aa", "bb"]
+    assert run(["calib", "prune", "--stages", "--cache", str(cache), "--yes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"removed": ["quantized/aa", "quantized/bb"], "bytes": 10}
+    assert kept(cache) == []
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y\n", []), ("n\n", ["aa", "bb"]), ("\n", ["aa", "bb"]), ("", ["aa", "bb"])])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_prune_asks_on_a_terminal(
+    answer: str, left: list[str], as_json: bool, capsys: Capture, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    assert run(["calib", "prune", "--stages", "--cache", str(cache), *(["--json"] if as_json else [])]) == 0
+    captured = capsys.readouterr()
+    assert "delete 2 entries, 10 bytes in" in captured.err
+    assert kept(cache) == left
+    if as_json:
+        assert json.loads(captured.out)["bytes"] == (0 if left else 10)
+    else:
+        assert ("nothing was deleted" in captured.err) == bool(left)
+        assert captured.out == ("" if left else "removed 2 entries, 10 bytes\n")
+
+
+def test_prune_does_not_ask_about_nothing(capsys: Capture, tmp_path: Path) -> None:
+    assert run(["calib", "prune", "--older-than", "1", "--cache", str(tmp_path / "none")]) == 0
+    assert capsys.readouterr().out == "removed 0 entries, 0 bytes\n"
 
 
 def test_help_comes_at_once() -> None:

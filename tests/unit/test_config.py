@@ -22,6 +22,18 @@ def test_the_file_speaks_kebab_and_snake_case(tmp_path: Path) -> None:
     assert (options.edge_bits, options.random_weights, options.target, options.model_arg) == (7, True, ("a", "b"), {"depth": "4"})
 
 
+def test_options_of_drawing_are_read_and_overridden_too(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        '[build]\nclasses-per-prompt = 3\ngen-size = [64, 32]\ngen-guidance = 2\ngen-safety-checker = true\nkeep-energy = 0.5\n',
+    )
+    options = merge(read_config(path), {"gen_safety_checker": False, "keep_energy": 0.75, "classes_per_prompt": None})
+    assert (options.classes_per_prompt, options.gen_size, options.gen_guidance) == (3, (64, 32), 2.0)
+    assert (options.gen_safety_checker, options.keep_energy) == (False, 0.75)
+    with pytest.raises(BadOptionError, match="--classes-per-prompt has no effect with --calib noise"):
+        merge(read_config(path), {"calib": "noise"})
+
+
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, '[build]\ncalib = "noise"\nseed = 3\nimages = 9\ntarget = ["a"]\n')
     options = merge(read_config(path), {"seed": 0, "images": None, "target": [], "out": Path("here")})

@@ -104,7 +104,8 @@ def test_the_contracts_cover_something() -> None:
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
 def test_only_the_console_writes(name: str) -> None:
-    if name == "mixport.console":
+    # The training package is scripts of its own, run with python -m: no command of mixport imports it.
+    if name == "mixport.console" or name.startswith("mixport.training."):
         return
     calls = [node for node in ast.walk(ast.parse(SOURCES[name].read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     assert not [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]

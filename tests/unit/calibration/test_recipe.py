@@ -4,6 +4,7 @@ import pytest
 
 from mixport.artifacts import Preprocessing
 from mixport.calibration import parse_calibration
+from mixport.calibration.recipe import FilterSettings, GeneratorSettings, PromptRecipe, Strategy
 from mixport.errors import BadOptionError
 
 SMALL = Preprocessing(size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))
@@ -18,17 +19,34 @@ def test_what_may_be_asked(text: str, method: str, source: str | None) -> None:
     assert (recipe.method, recipe.source, recipe.images, recipe.seed) == (method, source, 3, 4)
 
 
-@pytest.mark.parametrize("method", ["mixup", "single", "genq", "distill"])
-def test_methods_to_come_say_so(method: str) -> None:
-    with pytest.raises(BadOptionError, match=f"{method} is not part of this version yet") as caught:
-        parse_calibration(method, images=3, seed=4, preprocessing=SMALL)
-    assert caught.value.hint is not None
-    assert "--calib images:DIR" in caught.value.hint
+@pytest.mark.parametrize("method", ["mixup", "single", "genq"])
+def test_drawn_sets_take_their_parts_or_the_defaults(method: Strategy) -> None:
+    prompts = PromptRecipe(strategy=method, class_names=("cat", "dog"))
+    plain = parse_calibration(method, images=3, seed=4, preprocessing=SMALL, prompts=prompts)
+    assert (plain.method, plain.source, plain.prompts) == (method, None, prompts)
+    assert (plain.generator, plain.filters) == (GeneratorSettings(), FilterSettings())
+    generator, filters = GeneratorSettings(source="here"), FilterSettings(keep_energy=0.5)
+    full = parse_calibration(method, images=3, seed=4, preprocessing=SMALL, prompts=prompts, generator=generator, filters=filters)
+    assert (full.generator, full.filters) == (generator, filters)
 
 
-@pytest.mark.parametrize("text", ["", "images", "images:", "noise:x", "Noise", "photos:a", ":a"])
+def test_a_drawn_set_needs_prompts_of_its_method() -> None:
+    with pytest.raises(BadOptionError, match="mixup needs class names") as caught:
+        parse_calibration("mixup", images=3, seed=4, preprocessing=SMALL)
+    assert caught.value.hint == "--classes FILE.json"
+    with pytest.raises(BadOptionError, match="its prompts are for single"):
+        parse_calibration("mixup", images=3, seed=4, preprocessing=SMALL, prompts=PromptRecipe(strategy="single", class_names=("a",)))
+
+
+def test_methods_to_come_say_so() -> None:
+    with pytest.raises(BadOptionError, match="distill is not part of this version yet") as caught:
+        parse_calibration("distill", images=3, seed=4, preprocessing=SMALL)
+    assert caught.value.hint == "mixport build --calib mixup ..."
+
+
+@pytest.mark.parametrize("text", ["", "images", "images:", "noise:x", "mixup:x", "Noise", "photos:a", ":a"])
 def test_other_texts_list_what_is_allowed(text: str) -> None:
-    with pytest.raises(BadOptionError, match=r"allowed images:DIR, images:FILE\.npz or noise"):
+    with pytest.raises(BadOptionError, match=r"allowed mixup, single, genq, images:DIR, images:FILE\.npz or noise"):
         parse_calibration(text, images=3, seed=4, preprocessing=SMALL)
 
 

@@ -3,15 +3,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from mixport.artifacts import Preprocessing
 from mixport.calibration import (
     SetSummary,
     calibrate,
-    contact_sheet,
     find_set,
     list_sets,
     parse_calibration,
@@ -89,31 +86,3 @@ SETS = [summary("a", days=1), summary("b", days=10), summary("c", days=100), sum
 )
 def test_what_may_go(rules: dict[str, object], chosen: list[str]) -> None:
     assert [one.key for one in select_for_pruning(SETS, now=NOW, **rules)] == chosen  # type: ignore[arg-type]
-
-
-def test_contact_sheet(tmp_path: Path) -> None:
-    folder = noise(Store(tmp_path), images=5, size=(8, 16))
-    assert contact_sheet(folder, tmp_path / "sheet.png", columns=2, limit=3) == 3
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    assert sheet.shape == (2 * 32 + 3 * 4, 2 * 64 + 3 * 4, 3)
-    images = np.load(folder / "images.npy")
-    np.testing.assert_array_equal(sheet[4:36:4, 72:136:4], images[1])
-    np.testing.assert_array_equal(sheet[40:72:4, 4:68:4], images[2])
-
-
-def test_large_images_are_made_smaller(tmp_path: Path) -> None:
-    folder = noise(Store(tmp_path), images=1, size=(512, 256))
-    contact_sheet(folder, tmp_path / "sheet.png")
-    assert Image.open(tmp_path / "sheet.png").size == (128 + 8, 256 + 8)
-
-
-def test_sheets_that_cannot_be(tmp_path: Path) -> None:
-    folder = noise(Store(tmp_path / "cache"), images=2)
-    with pytest.raises(BadInputError, match="columns is 0"):
-        contact_sheet(folder, tmp_path / "sheet.png", columns=0)
-    with pytest.raises(BadInputError, match="not a whole calibration set"):
-        contact_sheet(tmp_path, tmp_path / "sheet.png")
-    np.save(tmp_path / "images.npy", np.zeros((2, 3)))
-    with pytest.raises(BadInputError, match=r"allowed uint8 \[N, H, W, 3\]"):
-        contact_sheet(tmp_path, tmp_path / "sheet.png")
-    assert not (tmp_path / "sheet.png").exists()

@@ -16,10 +16,10 @@ from onnx import TensorProto, helper
 
 from mixport.errors import InvariantError
 from mixport.manifest import Manifest, SessionPolicy, SiteEntry
-from mixport.report import recheck_script, render
+from mixport.report import StripImage, recheck_script, render
 from mixport.report.plots import size_figure, sqnr_figure
 
-VOID = {"meta", "br", "path", "use", "rect"}
+VOID = {"meta", "br", "img", "path", "use", "rect"}
 
 
 class Checker(HTMLParser):
@@ -77,6 +77,56 @@ def test_the_page_is_well_formed_and_needs_nothing_from_outside(manifest: Manife
     assert {link[1:] for link in links} <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
     assert [value for name, value in page.attributes if name.startswith("on")] == []
+
+
+def drawn(manifest: Manifest) -> Manifest:
+    entry = manifest.calibration.model_dump() | {
+        "method": "mixup",
+        "generator": "builtin",
+        "generator_details": {"source": "builtin", "pipeline": "StableDiffusionPipeline", "steps": 12, "guidance": 3.5, "size": (32, 48)},
+        "prompts": {
+            "strategy": "mixup",
+            "classes": 10,
+            "classes_per_prompt": 2,
+            "template": "A <u>photo</u> of {classes}",
+            "pairing": "balanced",
+            "label_text": "name",
+        },
+        "filters": {"keep_energy": 0.5, "keep_statistics": 1.0, "drawn": 64, "dropped_by_energy": 32, "dropped_by_statistics": 0},
+    }
+    return manifest.model_copy(update={"calibration": type(manifest.calibration).model_validate(entry)})
+
+
+def test_drawn_calibration_images_show_with_all_that_made_them(manifest: Manifest) -> None:
+    strip = [StripImage(uri="data:image/png;base64,AAAA", prompt="A photo of <s>a cat</s>")] * 2
+    text = render(drawn(manifest), strip=strip)
+    page = Checker(text)
+    assert [value for name, value in page.attributes if name == "src"] == ["data:image/png;base64,AAAA"] * 2
+    words = " ".join(page.text.split())
+    for expected in (
+        "32 images drawn by builtin from prompts (mixup).",
+        "generator: pipeline StableDiffusionPipeline",
+        "generator: guidance 3.5",
+        "generator: size 32x48",
+        "prompts: classes per prompt 2",
+        "prompts: template A <u>photo</u> of {classes}",
+        "filters: keep energy 0.5",
+        "filters: dropped by energy 32",
+        "A photo of <s>a cat</s>",
+        "12" * 32,
+    ):
+        assert expected in words, expected
+    assert "<u>" not in text
+    assert "<s>" not in text
+    assert "generator: revision" not in words, "what is not known is not shown"
+
+
+@pytest.mark.parametrize(("method", "words"), [("images", "32 real images."), ("noise", "32 images of noise.")])
+def test_other_calibration_images_show_as_what_they_are(manifest: Manifest, method: str, words: str) -> None:
+    calibration = manifest.calibration.model_copy(update={"method": method})
+    text = " ".join(Checker(render(manifest.model_copy(update={"calibration": calibration}))).text.split())
+    assert words in text
+    assert "generator:" not in text
 
 
 def test_everything_from_the_manifest_is_escaped(manifest: Manifest) -> None:

@@ -1,0 +1,109 @@
+"""Which pipeline draws: `builtin`, a local folder or a hub id, all resolved to one folder, and the settings known to suit it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixport import builtin
+from mixport.calibration.hub import hub_folder
+from mixport.calibration.pipeline_folder import INDEX_FILE, PipelineFolder, read_pipeline_folder
+from mixport.errors import BadInputError
+
+BUILTIN = "builtin"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What a generator draws with where nothing is asked.
+
+    Attributes:
+        steps: denoising steps.
+        guidance: classifier-free guidance scale; 1 or less turns it off.
+        size: (height, width); None is the pipeline's own.
+    """
+
+    steps: int = 25
+    guidance: float = 3.5
+    size: tuple[int, int] | None = None
+
+
+#: By the last part of a hub id or the name of a folder, lower case. Sources: the model cards; guidance 3.5 for Stable Diffusion
+#: 1.5 is GenQ's (arXiv 2312.05272). Few-step models were distilled to work without guidance.
+KNOWN = {
+    BUILTIN: Defaults(steps=20, guidance=3.0),
+    "stable-diffusion-v1-4": Defaults(steps=25, guidance=3.5),
+    "stable-diffusion-v1-5": Defaults(steps=25, guidance=3.5),
+    "stable-diffusion-2-1": Defaults(steps=25, guidance=3.5, size=(768, 768)),
+    "stable-diffusion-2-1-base": Defaults(steps=25, guidance=3.5),
+    "stable-diffusion-xl-base-1.0": Defaults(steps=25, guidance=5.0),
+    "sd-turbo": Defaults(steps=2, guidance=0.0),
+    "sdxl-turbo": Defaults(steps=2, guidance=0.0, size=(512, 512)),
+    "pixart-xl-2-256x256": Defaults(steps=20, guidance=4.5),
+    "pixart-xl-2-512x512": Defaults(steps=20, guidance=4.5),
+    "pixart-sigma-xl-2-256x256": Defaults(steps=20, guidance=4.5),
+    "pixart-sigma-xl-2-512-ms": Defaults(steps=20, guidance=4.5),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """A pipeline on this machine.
+
+    Attributes:
+        name: as asked for.
+        folder: its files.
+        defaults: settings that suit it.
+    """
+
+    name: str
+    folder: PipelineFolder
+    defaults: Defaults
+
+
+def is_remote(source: str) -> bool:
+    """Whether resolving `source` may ask the hub."""
+    return source != BUILTIN and not Path(source).expanduser().exists() and _HUB_ID.fullmatch(source) is not None
+
+
+def resolve_generator(source: str, *, revision: str | None = None) -> Generator:
+    """Find a generator's folder; a hub id is fetched where it is not here yet.
+
+    Raises:
+        BadInputError: unknown, no pipeline, custom code, unsafe weights, or the hub cannot be reached.
+    """
+    return Generator(
+        name=source, folder=read_pipeline_folder(_folder(source, revision=revision)), defaults=KNOWN.get(_last_part(source), Defaults())
+    )
+
+
+def _folder(source: str, *, revision: str | None) -> Path:
+    if source == BUILTIN:
+        folder = builtin.generator_folder()
+        if not (folder / INDEX_FILE).is_file():
+            raise BadInputError(
+                f"this installation lacks the builtin generator: there is no {folder / INDEX_FILE}",
+                hint="install mixport again, or --generator with a folder or a hub id",
+            )
+        return folder
+    path = Path(source).expanduser()
+    if source and path.is_dir():
+        return path
+    if source and path.exists():
+        raise BadInputError(
+            f"generator {source} is a file, allowed builtin, a folder in diffusers format or a hub id",
+            hint="convert it: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(DIR), then --generator DIR",
+        )
+    if _HUB_ID.fullmatch(source) is None:
+        raise BadInputError(
+            f"unknown generator {source!r}: neither builtin, nor a folder here, nor a hub id such as stabilityai/sd-turbo",
+            hint="--generator builtin",
+        )
+    return hub_folder(source, revision=revision)
+
+
+def _last_part(source: str) -> str:
+    return source if source == BUILTIN else Path(source).expanduser().absolute().name.lower()

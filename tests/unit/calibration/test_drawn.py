@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mixport.artifacts import CalibrationSet
+from mixport.calibration import family
+from mixport.calibration.draw import Drawer
+from mixport.calibration.entries import KIND, prompts_of
+from mixport.calibration.family import DRAWN_KIND
+from mixport.calibration.family_check import verify_family
+from mixport.calibration.generate import cached_images, calibrate
+from mixport.calibration.prompts import prompts
+from mixport.calibration.recipe import CalibrationRecipe, FilterSettings
+from mixport.errors import BadInputError, BadOptionError, InvariantError, StoreError
+from mixport.fingerprint import sha256_arrays
+from mixport.progress import SilentProgress
+from mixport.shards import Manifest, read_manifest
+from mixport.store import Store
+from tests.unit.calibration.conftest import Steps, drawn_recipe, prompt_recipe
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+@pytest.fixture
+def opens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The generators that were opened."""
+    names: list[str] = []
+    real = family.open_pipeline
+
+    def opening(request: Any) -> Any:
+        names.append(request.generator.name)
+        return real(request)
+
+    monkeypatch.setattr(family, "open_pipeline", opening)
+    return names
+
+
+@pytest.fixture
+def recipe(tiny_pipeline: Path) -> Callable[..., CalibrationRecipe]:
+    def making(*, images: int, **changes: Any) -> CalibrationRecipe:
+        return drawn_recipe(tiny_pipeline, images=images, **changes)
+
+    return making
+
+
+def draw(recipe: CalibrationRecipe, store: Store, *, progress: Any = None, scores: Any = None) -> CalibrationSet:
+    return calibrate(recipe, store=store, progress=progress or SilentProgress(), scores=scores)
+
+
+def pixels(made: CalibrationSet) -> NDArray[np.uint8]:
+    return np.load(made.images_path, allow_pickle=False)
+
+
+def families(store: Store) -> list[Path]:
+    return sorted(path for path in (store.root / DRAWN_KIND).iterdir() if path.is_dir())
+
+
+def manifest(store: Store) -> Manifest:
+    (folder,) = families(store)
+    found, problem = read_manifest(folder)
+    assert problem is None
+    assert found is not None
+    return found
+
+
+def test_a_recipe_becomes_a_set(store: Store, recipe: Any, tiny_pipeline: Path) -> None:
+    asked = recipe(images=6)
+    made = draw(asked, store)
+    assert (made.count, made.method, made.generator) == (6, "mixup", str(tiny_pipeline))
+    assert pixels(made).shape == (6, 16, 16, 3)
+    assert made.content_sha256 == sha256_arrays({"images": pixels(made)})
+    assert made.images_path == store.root / KIND / made.recipe_key / "images.npy"
+    sequence = prompts(asked.prompts, count=8)
+    assert prompts_of(made.images_path.parent) == tuple(prompt.text for prompt in sequence[:6])
+    metadata = store.metadata(KIND, made.recipe_key)
+    assert metadata["prompts"]["strategy"] == "mixup"
+    assert metadata["generator_details"]["pipeline"] == "StableDiffusionPipeline"
+    assert metadata["generator_details"]["size"] == [16, 16]
+    assert metadata["filters"] is None
+    assert [path.name for path in families(store)] == [metadata["drawn"]]
+
+
+def test_the_folder_of_drawn_images_explains_itself(store: Store, recipe: Any) -> None:
+    asked = recipe(images=6)
+    draw(asked, store)
+    (folder,) = families(store)
+    assert {path.name for path in folder.iterdir()} == {"recipe.json", "manifest.json", "000000-000003.zip", "000004-000007.zip"}
+    described = json.loads((folder / "recipe.json").read_text())
+    assert described["key"] == folder.name
+    assert described["asked"]["prompts"]["class_names"] == list(asked.prompts.class_names)
+    found = manifest(store)
+    sequence = prompts(asked.prompts, count=8)
+    notes = [note for shard in found.shards for note in shard.note["prompts"]]
+    assert notes == [{"text": one.text, "classes": list(one.classes), "seed": one.seed} for one in sequence]
+    assert [shard.note["pieces"] for shard in found.shards] == [[4], [4]]
+    assert found.count == 8
+    assert found.metadata["seconds"] > 0
+    assert found.metadata["scheduler"]["class"] == "DPMSolverMultistepScheduler"
+    assert verify_family(folder) == []
+
+
+def test_images_are_brought_to_the_size_of_the_model(store: Store, recipe: Any) -> None:
+    assert pixels(draw(recipe(images=2, size=(9, 12)), store)).shape == (2, 9, 12, 3)
+    assert pixels(draw(recipe(images=2), store)).shape == (2, 16, 16, 3)
+    assert len(families(store)) == 1
+
+
+def test_a_shorter_set_is_the_beginning_of_a_longer_one(store: Store, tmp_path: Path, recipe: Any) -> None:
+    long = draw(recipe(images=10), Store(tmp_path / "other"))
+    short = draw(recipe(images=3), store)
+    np.testing.assert_array_equal(pixels(short), pixels(long)[:3])
+
+
+def test_growing_draws_what_is_missing(store: Store, tmp_path: Path, recipe: Any, opens: list[str]) -> None:
+    steps = Steps()
+    draw(recipe(images=6), store, progress=steps)
+    grown = draw(recipe(images=13), store, progress=steps)
+    assert [(total, done) for (_, total), done in zip(steps.bars, steps.done, strict=True)] == [(8, 8), (8, 8)]
+    assert len(opens) == 2
+    at_once = draw(recipe(images=13), Store(tmp_path / "other"))
+    assert grown.content_sha256 == at_once.content_sha256
+    assert manifest(store).content_sha256 == manifest(Store(tmp_path / "other")).content_sha256
+
+
+def test_fewer_images_draw_nothing(store: Store, recipe: Any, opens: list[str]) -> None:
+    draw(recipe(images=8), store)
+    assert cached_images(recipe(images=8), store=store) == 8
+    opens.clear()
+    steps = Steps()
+    for images in (8, 5, 1):
+        assert cached_images(recipe(images=images), store=store) == images
+        assert draw(recipe(images=images), store, progress=steps).count == images
+    assert (opens, steps.bars) == ([], [])
+    assert cached_images(recipe(images=20), store=store) == 8
+    assert cached_images(recipe(images=4, steps=2), store=store) == 0
+
+
+def test_a_moved_pipeline_is_found_again(store: Store, tmp_path: Path, recipe: Any, tiny_pipeline: Path, opens: list[str]) -> None:
+    first = draw(recipe(images=4), store)
+    moved = Path(shutil.copytree(tiny_pipeline, tmp_path / "moved"))
+    second = draw(drawn_recipe(moved, images=4), store)
+    assert second == dataclasses.replace(first, generator=str(moved))
+    assert len(opens) == 1
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_what_was_drawn_before_an_error_stays(
+    store: Store, tmp_path: Path, recipe: Any, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    real, drawn = Drawer.draw, list[int]()
+
+    def failing(self: Drawer, indices: Any) -> Any:
+        if len(drawn) == after:
+            raise KeyboardInterrupt
+        drawn.append(indices[0])
+        return real(self, indices)
+
+    monkeypatch.setattr(Drawer, "draw", failing)
+    with pytest.raises(KeyboardInterrupt):
+        draw(recipe(images=12), store)
+    monkeypatch.undo()
+    assert cached_images(recipe(images=12), store=store) == 4 * after
+    steps = Steps()
+    resumed = draw(recipe(images=12), store, progress=steps)
+    assert steps.bars == [("drawing images", 12 - 4 * after)]
+    assert store.damaged == []
+    assert resumed.content_sha256 == draw(recipe(images=12), Store(tmp_path / "other")).content_sha256
+    assert manifest(store).count == 12
+
+
+def test_everything_drawn_but_not_sealed_is_sealed(store: Store, recipe: Any, opens: list[str]) -> None:
+    draw(recipe(images=8), store)
+    before = manifest(store)
+    (folder,) = families(store)
+    (folder / "manifest.json").unlink()
+    opens.clear()
+    draw(recipe(images=7), store)
+    assert opens == []
+    assert manifest(store).content_sha256 == before.content_sha256
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_damaged_shard_is_kept_told_and_drawn_again(store: Store, recipe: Any, sealed: bool) -> None:
+    made = draw(recipe(images=12), store)
+    (folder,) = families(store)
+    shard = folder / "000004-000007.zip"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 4
+    shard.write_bytes(data)
+    if not sealed:
+        (folder / "manifest.json").unlink()
+    assert len(verify_family(folder)) == 1
+    steps = Steps()
+    again = draw(recipe(images=11), store, progress=steps)
+    np.testing.assert_array_equal(pixels(again), pixels(made)[:11])
+    assert steps.bars == [("drawing images", 4)]
+    (damaged,) = store.damaged
+    assert damaged.kind == DRAWN_KIND
+    assert damaged.problems[0].startswith(shard.name)
+    assert damaged.moved_to is not None
+    assert damaged.moved_to.read_bytes() == bytes(data)
+    assert verify_family(folder) == []
+
+
+def test_a_damaged_set_is_made_again_from_the_shards(store: Store, recipe: Any, opens: list[str]) -> None:
+    made = draw(recipe(images=4), store)
+    opens.clear()
+    with made.images_path.open("r+b") as stream:
+        stream.seek(500)
+        stream.write(b"\0\1\2\3")
+    assert draw(recipe(images=4), store) == made
+    assert opens == []
+    assert [one.kind for one in store.damaged] == [KIND]
+
+
+def test_images_of_other_prompts_are_not_believed(store: Store, recipe: Any) -> None:
+    made = draw(recipe(images=8), store)
+    (folder,) = families(store)
+    shards = [folder / "000000-000003.zip", folder / "000004-000007.zip"]
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text.replace("A photo of", "A sketch of", 1))
+    again = draw(recipe(images=7), store)
+    np.testing.assert_array_equal(pixels(again), pixels(made)[:7])
+    assert [one.problems for one in store.damaged] == [(f"{shards[0].name}: was drawn from other prompts",)]
+
+
+def test_verify_finds_a_changed_recipe(store: Store, recipe: Any) -> None:
+    draw(recipe(images=4), store)
+    (folder,) = families(store)
+    text = (folder / "recipe.json").read_text()
+    (folder / "recipe.json").write_text(text.replace('"steps": 1', '"steps": 2'))
+    assert verify_family(folder) == ["recipe.json: does not fit the key"]
+    (folder / "recipe.json").unlink()
+    assert verify_family(folder) == ["recipe.json: missing"]
+
+
+def test_two_at_once_draw_once(store: Store, recipe: Any, opens: list[str]) -> None:
+    sets: list[CalibrationSet] = []
+    steps = [Steps(), Steps()]
+    threads = [
+        threading.Thread(target=lambda one=one: sets.append(draw(recipe(images=8), Store(store.root), progress=one))) for one in steps
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert len(sets) == 2
+    assert sets[0] == sets[1]
+    assert len(opens) == 1
+    assert sum(total for one in steps for name, total in one.bars if name == "drawing images") == 8
+    assert verify_family(families(store)[0]) == []
+
+
+def test_far_pairs_ask_the_text_encoder_once(store: Store, recipe: Any, opens: list[str]) -> None:
+    far = recipe(images=4, prompts=prompt_recipe(pairing="far"))
+    draw(far, store)
+    assert len(opens) == 1
+    draw(dataclasses.replace(far, images=3), store)
+    assert len(opens) == 1
+    folder = next(path for path in families(store) if (path / "similarity.npz").is_file())
+    data = bytearray((folder / "similarity.npz").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "similarity.npz").write_bytes(data)
+    assert [line.partition(":")[0] for line in verify_family(folder)] == ["similarity.npz"]
+    draw(dataclasses.replace(far, images=2), store)
+    assert [one.problems[0].partition(":")[0] for one in store.damaged] == ["similarity.npz"]
+    assert verify_family(folder) == []
+
+
+class Brightness:
+    """Scores that prefer dark images."""
+
+    def energy(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        return images.astype(np.float64).mean(axis=(1, 2, 3))
+
+    def statistics(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], str]:
+        return -self.energy(images), "brightness"
+
+
+def test_filters_keep_the_best_of_more(store: Store, recipe: Any, opens: list[str]) -> None:
+    asked = recipe(images=4, filters=FilterSettings(keep_energy=0.5))
+    made = draw(asked, store, scores=Brightness())
+    pool = pixels(draw(recipe(images=8), store))
+    kept = np.sort(np.argsort(Brightness().energy(pool), kind="stable")[:4])
+    np.testing.assert_array_equal(pixels(made), pool[kept])
+    sequence = prompts(asked.prompts, count=8)
+    assert prompts_of(made.images_path.parent) == tuple(sequence[place].text for place in kept)
+    assert store.metadata(KIND, made.recipe_key)["filters"] == {
+        "keep_energy": 0.5,
+        "keep_statistics": 1.0,
+        "asked": 4,
+        "drawn": 8,
+        "dropped_by_energy": 4,
+        "dropped_by_statistics": 0,
+        "statistic": "",
+    }
+    assert draw(asked, store, scores=Brightness()) == made
+    assert len(opens) == 1
+    assert cached_images(asked, store=store) is None
+
+
+def test_another_model_keeps_other_images(store: Store, recipe: Any) -> None:
+    class Reverse(Brightness):
+        def energy(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+            return -super().energy(images)
+
+    asked = recipe(images=4, filters=FilterSettings(keep_energy=0.5))
+    assert draw(asked, store, scores=Brightness()).recipe_key != draw(asked, store, scores=Reverse()).recipe_key
+
+
+def test_filters_without_scores_are_our_mistake(store: Store, recipe: Any) -> None:
+    with pytest.raises(InvariantError, match="scores"):
+        draw(recipe(images=4, filters=FilterSettings(keep_energy=0.5)), store)
+
+
+def test_a_recipe_that_makes_no_prompts_fails_before_anything_is_loaded(store: Store, recipe: Any, opens: list[str]) -> None:
+    with pytest.raises(BadOptionError):
+        draw(recipe(images=4, prompts=prompt_recipe(classes_per_prompt=9)), store)
+    assert opens == []
+
+
+def test_a_generator_that_cannot_draw_leaves_nothing(store: Store, recipe: Any) -> None:
+    with pytest.raises(BadInputError, match="NaN"):
+        draw(recipe(images=4, guidance=1e38, negative_prompt="blurry"), store)
+    assert families(store) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_cache_that_cannot_be_written(store: Store, recipe: Any, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StoreError, match=os.strerror(number)) as caught:
+        draw(recipe(images=4), store)
+    assert "--cache DIR" in str(caught.value.hint)
+    monkeypatch.undo()
+    assert draw(recipe(images=4), store).count == 4
+    assert store.damaged == []

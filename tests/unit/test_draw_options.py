@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mixport.artifacts import Preprocessing
+from mixport.calibration.recipe import FilterSettings, GeneratorSettings, PromptRecipe
+from mixport.draw_options import DrawOptions
+from mixport.errors import BadOptionError, ExitCode
+from mixport.options import BuildOptions
+
+SMALL = Preprocessing(size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))
+CLASSES = ("cat", "dog", "ship")
+GLOSSES = ("a pet that purrs", "a pet that barks", "it floats")
+
+#: A value that is not the default, for every option of drawing.
+CHANGED: dict[str, object] = {
+    "classes_per_prompt": 3,
+    "template": "{classes}",
+    "pairing": "uniform",
+    "label_text": "gloss",
+    "generator": "owner/model",
+    "gen_revision": "main",
+    "gen_scheduler": "DDIMScheduler",
+    "gen_steps": 3,
+    "gen_guidance": 2.0,
+    "gen_negative": "text",
+    "gen_size": (64, 32),
+    "gen_dtype": "float16",
+    "gen_batch": 4,
+    "gen_safety_checker": True,
+    "device": "cuda",
+    "keep_energy": 0.5,
+    "keep_statistics": 0.25,
+}
+
+
+def test_every_option_is_looked_at() -> None:
+    assert CHANGED.keys() == DrawOptions.model_fields.keys()
+
+
+@pytest.mark.parametrize("calib", ["noise", "images:photos"])
+@pytest.mark.parametrize("name", CHANGED)
+def test_an_option_of_drawing_is_refused_where_nothing_is_drawn(name: str, calib: str) -> None:
+    with pytest.raises(BadOptionError, match=f"--{name.replace('_', '-')} has no effect with --calib {calib}") as caught:
+        BuildOptions.of({"calib": calib, name: CHANGED[name]})
+    assert caught.value.exit_code is ExitCode.USAGE
+    assert caught.value.hint == f"--calib mixup, or leave --{name.replace('_', '-')} out"
+
+
+@pytest.mark.parametrize("calib", ["noise", "images:photos"])
+def test_defaults_are_no_contradiction(calib: str) -> None:
+    options = BuildOptions.of({"calib": calib, "device": "cpu"})
+    assert BuildOptions.of(options.model_dump()) == options
+
+
+@pytest.mark.parametrize("name", [name for name in CHANGED if name not in ("classes_per_prompt", "pairing", "gen_revision")])
+@pytest.mark.parametrize("calib", ["mixup", "single", "genq"])
+def test_it_is_taken_where_images_are_drawn(name: str, calib: str) -> None:
+    assert getattr(BuildOptions.of({"calib": calib, name: CHANGED[name]}), name) == CHANGED[name]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"calib": "single", "classes_per_prompt": 2}, "--classes-per-prompt 2 has no effect with --calib single"),
+        ({"calib": "genq", "classes_per_prompt": 3}, "--classes-per-prompt 3 has no effect with --calib genq"),
+        ({"calib": "single", "pairing": "far"}, "--pairing far has no effect with --calib single"),
+        ({"gen_revision": "main"}, "--gen-revision has no effect with --generator builtin"),
+        ({"gen_negative": "text", "gen_guidance": 1.0}, "--gen-negative has no effect with --gen-guidance 1"),
+        ({"template": "a photo"}, "template 'a photo' has the fields none"),
+        ({"template": ""}, "--template: "),
+        ({"classes_per_prompt": 0}, "--classes-per-prompt: .*got 0"),
+        ({"pairing": "near"}, "--pairing: .*'balanced', 'uniform' or 'far', got 'near'"),
+        ({"label_text": "both"}, "--label-text: .*'name' or 'gloss', got 'both'"),
+        ({"gen_steps": 0}, "--gen-steps: .*got 0"),
+        ({"gen_guidance": -1}, "--gen-guidance: .*got -1"),
+        ({"gen_guidance": "nan"}, "--gen-guidance: "),
+        ({"gen_size": "0x8"}, "--gen-size: sides are in pixels"),
+        ({"gen_size": "wide"}, "--gen-size: "),
+        ({"gen_dtype": "float64"}, "--gen-dtype: .*got 'float64'"),
+        ({"gen_batch": 0}, "--gen-batch: .*got 0"),
+        ({"keep_energy": 0.0}, "--keep-energy: .*got 0"),
+        ({"keep_statistics": 1.5}, "--keep-statistics: .*got 1.5"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_work(values: dict[str, object], message: str) -> None:
+    with pytest.raises(BadOptionError, match=message) as caught:
+        BuildOptions.of(values)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(("given", "size"), [("512", (512, 512)), ("512x256", (512, 256)), (64, (64, 64)), ([32, 16], (32, 16))])
+def test_the_size_is_one_side_or_two(given: object, size: tuple[int, int]) -> None:
+    assert BuildOptions.of({"gen_size": given}).gen_size == size
+
+
+def test_the_recipe_holds_what_was_asked() -> None:
+    options = BuildOptions.of({**CHANGED, "label_text": "name", "images": 9, "seed": 5})
+    recipe = options.calibration_recipe(preprocessing=SMALL, class_names=CLASSES, glosses=GLOSSES)
+    assert (recipe.method, recipe.source, recipe.images, recipe.seed, recipe.preprocessing) == ("mixup", None, 9, 5, SMALL)
+    assert recipe.prompts == PromptRecipe(
+        strategy="mixup", class_names=CLASSES, classes_per_prompt=3, template="{classes}", pairing="uniform", label_text="name", seed=5
+    )
+    assert recipe.generator == GeneratorSettings(
+        source="owner/model",
+        revision="main",
+        scheduler="DDIMScheduler",
+        steps=3,
+        guidance=2.0,
+        negative_prompt="text",
+        size=(64, 32),
+        dtype="float16",
+        safety_checker=True,
+        batch=4,
+        device="cuda",
+    )
+    assert recipe.filters == FilterSettings(keep_energy=0.5, keep_statistics=0.25)
+
+
+@pytest.mark.parametrize(("calib", "together"), [("mixup", 2), ("single", 1), ("genq", 1)])
+def test_the_defaults_of_each_method(calib: str, together: int) -> None:
+    recipe = BuildOptions.of({"calib": calib}).calibration_recipe(preprocessing=SMALL, class_names=CLASSES)
+    assert recipe.prompts is not None
+    assert (recipe.prompts.strategy, recipe.prompts.classes_per_prompt) == (calib, together)
+    assert (recipe.generator, recipe.filters) == (GeneratorSettings(), FilterSettings())
+
+
+def test_other_methods_have_no_prompts() -> None:
+    recipe = BuildOptions.of({"calib": "noise"}).calibration_recipe(preprocessing=SMALL, class_names=CLASSES)
+    assert (recipe.method, recipe.prompts, recipe.generator) == ("noise", None, None)
+
+
+def test_glosses_are_part_of_the_recipe_only_where_they_are_asked_for() -> None:
+    options = BuildOptions.of({"label_text": "gloss"})
+    recipe = options.calibration_recipe(preprocessing=SMALL, class_names=CLASSES, glosses=GLOSSES)
+    assert recipe.prompts is not None
+    assert (recipe.prompts.glosses, recipe.prompts.label_text) == (GLOSSES, "gloss")
+    plain = BuildOptions.of({}).calibration_recipe(preprocessing=SMALL, class_names=CLASSES, glosses=GLOSSES)
+    assert plain == BuildOptions.of({}).calibration_recipe(preprocessing=SMALL, class_names=CLASSES)
+
+
+def test_a_model_without_class_names_says_what_to_type() -> None:
+    with pytest.raises(BadOptionError, match="--calib mixup needs class names") as caught:
+        BuildOptions.of({}).calibration_recipe(preprocessing=SMALL, class_names=None)
+    assert caught.value.hint == "--classes FILE.json"
+
+
+def test_a_model_without_glosses_says_what_to_type() -> None:
+    with pytest.raises(BadOptionError, match="--label-text gloss needs the meaning of every class") as caught:
+        BuildOptions.of({"label_text": "gloss"}).calibration_recipe(preprocessing=SMALL, class_names=CLASSES)
+    assert "--classes FILE.json" in (caught.value.hint or "")
+
+
+def test_options_are_checked_without_heavy_packages() -> None:
+    code = "import sys, mixport.config; print(sorted({'torch', 'timm', 'onnx', 'diffusers', 'transformers'} & set(sys.modules)))"
+    repository = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
+    assert done.stdout.strip() == "[]"
