@@ -101,7 +101,7 @@ class CalibrationRecipe:
         method: `images`, `noise`, or a prompt strategy.
         source: folder or .npz file of real images; None otherwise.
         images: how many are asked for; a smaller folder gives what it has.
-        seed: chooses among real images, makes noise, or seeds the drawing.
+        seed: chooses among real images or makes noise; drawn images have the seed of their prompts.
         preprocessing: gives the size, and how images are brought to it.
         prompts: of a drawn set; None otherwise.
         generator: of a drawn set; None otherwise.
