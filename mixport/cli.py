@@ -17,8 +17,8 @@ from mixport.commands.panels import PanelCommand
 from mixport.console import Console
 from mixport.errors import ExitCode, InvariantError, MixportError
 
-#: System errors that a user can mend: no space, no permission, read-only, too large for a quota or a limit.
-_USER_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE})
+#: System errors that a user can mend: no space, no permission, read-only, too large for a quota or a limit, too long a name.
+_USER_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENAMETOOLONG})
 
 app = typer.Typer(
     name="mixport",

@@ -15,6 +15,8 @@ from mixport.option_text import check_size, flag, read_size
 #: Options of a generator that comes from a hub.
 _HUB_ONLY = ("gen_revision",)
 _CLASSES_PER_PROMPT = 2
+#: Whole batches are drawn and kept: a larger one would draw thousands of images for a set of ten.
+_MOST_AT_ONCE = 4096
 
 
 class DrawOptions(BaseModel):
@@ -54,7 +56,7 @@ class DrawOptions(BaseModel):
     gen_negative: str = ""
     gen_size: tuple[int, int] | None = None
     gen_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    gen_batch: int | None = Field(default=None, ge=1)
+    gen_batch: int | None = Field(default=None, ge=1, le=_MOST_AT_ONCE)
     gen_safety_checker: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     keep_energy: float = Field(default=1.0, gt=0.0, le=1.0)

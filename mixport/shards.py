@@ -225,19 +225,20 @@ def read_manifest(path: Path) -> tuple[Manifest | None, str | None]:
     try:
         if file.stat().st_size > _MAX_MANIFEST_BYTES:
             return None, f"larger than {_MAX_MANIFEST_BYTES} bytes"
-        return Manifest.model_validate_json(file.read_bytes()), None
+        manifest = Manifest.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         return None, None
     except (OSError, ValidationError) as error:
         return None, f"cannot be read: {(str(error).splitlines() or [''])[0]}"
+    if manifest.content_sha256 != _content_sha256(manifest.shards):
+        return None, "content_sha256 does not fit its shards"
+    return manifest, None
 
 
 def verify_folder(path: Path) -> list[str]:
     """What is wrong with a folder, one line each; changes nothing. Shards of an unfinished run count too."""
     manifest, problem = read_manifest(path)
     problems = [f"{MANIFEST_FILE}: {problem}"] if problem is not None else []
-    if manifest is not None and manifest.content_sha256 != _content_sha256(manifest.shards):
-        problems.append(f"{MANIFEST_FILE}: content_sha256 does not fit its shards")
     known = {one.first: one for one in manifest.shards} if manifest is not None else {}
     found = dict(shard_files(path))
     for first, record in sorted(known.items()):

@@ -31,6 +31,8 @@ def check_class_names(names: Sequence[str], *, glosses: Sequence[str] | None = N
         raise BadOptionError("the list of class names is empty, allowed 1 or more", hint=_HINT)
     lemmas = [_lemmas(name) for name in names]
     for index, (name, spoken) in enumerate(zip(names, lemmas, strict=True)):
+        if not _is_text(name) or not all(map(_is_text, (glosses or ())[index : index + 1])):
+            raise BadOptionError(f"class {index} has the name {name!r}, which is no Unicode text", hint=_HINT)
         if not spoken:
             raise BadOptionError(f"class {index} has the name {name!r}, allowed a name with at least one letter or digit", hint=_HINT)
     if glosses is None:
@@ -44,6 +46,11 @@ def check_class_names(names: Sequence[str], *, glosses: Sequence[str] | None = N
 def _lemmas(name: str) -> list[str]:
     spoken = (" ".join(lemma.replace("_", " ").split()) for lemma in name.split(","))
     return [lemma for lemma in spoken if any(character.isalnum() for character in lemma)]
+
+
+def _is_text(text: str) -> bool:
+    """JSON can spell halves of surrogate pairs, which no tokenizer and no terminal takes."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _distinct_lemmas(lemmas: Sequence[Sequence[str]]) -> list[str]:

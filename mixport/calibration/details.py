@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from mixport.calibration.drawn_folders import read_recipe
 from mixport.calibration.entries import KIND, prompts_of
-from mixport.calibration.family import DRAWN_KIND, RECIPE_FILE
+from mixport.calibration.family import DRAWN_KIND
+from mixport.calibration.recipe_file import RECIPE_FILE
 from mixport.calibration.sets import SetSummary
 from mixport.errors import StoreError
 from mixport.shards import read_manifest
@@ -40,9 +41,9 @@ def set_details(store: Store, key: str) -> SetDetails:
     """
     metadata = store.metadata(KIND, key)
     return SetDetails(
-        generator=metadata.get("generator_details"),
-        prompts=metadata.get("prompts"),
-        filters=metadata.get("filters"),
+        generator=_mapping(metadata.get("generator_details")) or None,
+        prompts=_mapping(metadata.get("prompts")) or None,
+        filters=_mapping(metadata.get("filters")) or None,
         texts=prompts_of(store.root / KIND / key) or (),
     )
 
@@ -74,7 +75,7 @@ def sheet_title(one: SetSummary, details: SetDetails) -> tuple[str, ...]:
 def _drawn_details(one: SetSummary) -> SetDetails:
     asked = _mapping(read_recipe(one.path / RECIPE_FILE).get("asked"))
     manifest, _ = read_manifest(one.path)
-    notes = [note for shard in manifest.shards for note in shard.note.get("prompts", ())] if manifest is not None else []
+    notes = [note for shard in manifest.shards for note in _list(shard.note.get("prompts"))] if manifest is not None else []
     generator = {name: value for name, value in asked.items() if name not in ("prompts", "phrases", "files", "format", "scheduler")}
     scheduler = _mapping(asked.get("scheduler"))
     generator |= {f"scheduler_{name}" if name != "class" else "scheduler": value for name, value in scheduler.items()}
@@ -83,9 +84,13 @@ def _drawn_details(one: SetSummary) -> SetDetails:
     shown = {name: value for name, value in prompts.items() if name not in ("class_names", "glosses")}
     return SetDetails(
         generator=generator or None,
-        prompts={**shown, "classes": len(prompts.get("class_names", ()))} if prompts else None,
+        prompts={**shown, "classes": len(_list(prompts.get("class_names")))} if prompts else None,
         texts=tuple(str(_mapping(note).get("text", "")) for note in notes),
     )
+
+
+def _list(value: object) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
-from mixport.calibration.family import DRAWN_KIND, RECIPE_FILE
+from mixport.calibration.family import DRAWN_KIND
+from mixport.calibration.recipe_file import RECIPE_FILE
 from mixport.errors import StoreError
 from mixport.shards import lock_file, read_manifest, shard_files
 from mixport.store import Store

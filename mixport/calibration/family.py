@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +24,15 @@ from mixport.calibration.draw import Drawer
 from mixport.calibration.embeddings import text_similarity
 from mixport.calibration.open_pipeline import OpenPipeline, check_lengths, open_pipeline, quiet_libraries
 from mixport.calibration.prompts import Prompt, prompts
+from mixport.calibration.recipe_file import write_recipe
 from mixport.calibration.request import DrawingRequest
 from mixport.environment import describe_environment
 from mixport.errors import BadOptionError
-from mixport.fingerprint import canonical_json
 from mixport.progress import Progress
 from mixport.shards import ShardFolder, read_manifest, shard_files
 from mixport.store import Store
 
 DRAWN_KIND = "drawn"
-RECIPE_FILE = "recipe.json"
 #: Only where pairs are far apart in text embedding; a zip, so that damage shows.
 SIMILARITY_FILE = "similarity.npz"
 
@@ -93,8 +90,10 @@ def draw_family(request: DrawingRequest, *, count: int, store: Store, progress: 
             missing = [first for first in range(0, total, request.batch) if not _has(shards, first, sequence)]
             if missing:
                 _draw_missing(session, shards, sequence, missing, progress=progress)
-            elif not shards.sealed:
-                shards.seal(metadata=_metadata_so_far(shards))
+            else:
+                write_recipe(shards, request)
+                if not shards.sealed:
+                    shards.seal(metadata=_metadata_so_far(shards))
             yield Family(shards=shards, prompts=sequence)
     finally:
         store.damaged += shards.damaged
@@ -132,14 +131,14 @@ def _draw_missing(
                 "prompts": _prompt_notes(sequence[first : first + request.batch]),
             }
             # Not before there is something to describe.
-            _write_recipe(shards, request)
+            write_recipe(shards, request)
             shards.write(first, batch.images, note=note)
             advance(request.batch)
-    before = _metadata_so_far(shards)
+    earlier = _metadata_so_far(shards).get("seconds")
     shards.seal(
         metadata={
             "generator": request.generator.name,
-            "seconds": round(before.get("seconds", 0.0) + time.perf_counter() - started, 3),
+            "seconds": round((earlier if isinstance(earlier, float) else 0.0) + time.perf_counter() - started, 3),
             "scheduler": dict(opened.scheduler),
             "environment": {**describe_environment(), **_threads()},
         }
@@ -195,19 +194,6 @@ def read_similarity(folder: Path) -> tuple[NDArray[np.float32] | None, str | Non
 
 def _prompt_notes(sequence: Sequence[Prompt]) -> list[dict[str, Any]]:
     return [{"text": one.text, "classes": list(one.classes), "seed": one.seed} for one in sequence]
-
-
-def _write_recipe(shards: ShardFolder, request: DrawingRequest) -> None:
-    if (shards.path / RECIPE_FILE).is_file():
-        return
-    recipe = {
-        "schema_version": 1,
-        "key": request.key,
-        "created": datetime.now(UTC).replace(microsecond=0).isoformat(),
-        "generator": request.generator.name,
-        "asked": json.loads(canonical_json(request.asked)),
-    }
-    shards.write_file(RECIPE_FILE, (json.dumps(recipe, indent=2) + "\n").encode())
 
 
 def _metadata_so_far(shards: ShardFolder) -> Mapping[str, Any]:

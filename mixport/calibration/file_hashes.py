@@ -1,4 +1,4 @@
-"""SHA-256 of large files, remembered: a file with the same path, size and time of change is not read again.
+"""SHA-256 of large files, remembered: a file with the same path, size and times of change is not read again.
 
 MEMORY is a small JSON file in the cache folder. Losing it, or damage to it, costs time and nothing else.
 """
@@ -22,7 +22,7 @@ _MOST_FILES = 10_000
 # A file may change twice within the resolution of its time stamp: what changed just now is not remembered.
 _SETTLED_NS = 2_000_000_000
 
-_Memory = dict[str, tuple[int, int, str]]
+_Memory = dict[str, tuple[int, int, int, str]]
 _MEMORY = TypeAdapter(_Memory)
 
 
@@ -42,11 +42,13 @@ def file_hashes(paths: Iterable[Path], *, memory: Path) -> dict[Path, str]:
     for path in paths:
         real = path.resolve()
         stat = real.stat()
-        size, changed, digest = known.get(str(real), (-1, -1, ""))
-        if (size, changed) != (stat.st_size, stat.st_mtime_ns):
+        # Archives and copies set the time of the content back; that of the entry they cannot.
+        now = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        *before, digest = known.get(str(real), (-1, -1, -1, ""))
+        if tuple(before) != now:
             digest = sha256_file(real)
             if time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
-                fresh[str(real)] = (stat.st_size, stat.st_mtime_ns, digest)
+                fresh[str(real)] = (*now, digest)
         found[path] = digest
     if fresh:
         _write(memory, {**known, **fresh})

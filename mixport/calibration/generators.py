@@ -66,7 +66,7 @@ class Generator:
 
 def is_remote(source: str) -> bool:
     """Whether resolving `source` may ask the hub."""
-    return source != BUILTIN and not Path(source).expanduser().exists() and _HUB_ID.fullmatch(source) is not None
+    return source != BUILTIN and _HUB_ID.fullmatch(source) is not None and not _local(source).exists()
 
 
 def resolve_generator(source: str, *, revision: str | None = None) -> Generator:
@@ -89,10 +89,14 @@ def _folder(source: str, *, revision: str | None) -> Path:
                 hint="install mixport again, or --generator with a folder or a hub id",
             )
         return folder
-    path = Path(source).expanduser()
-    if source and path.is_dir():
+    path = _local(source)
+    try:
+        is_folder, exists = bool(source) and path.is_dir(), bool(source) and path.exists()
+    except OSError:  # a name that no file system takes
+        is_folder, exists = False, False
+    if is_folder:
         return path
-    if source and path.exists():
+    if exists:
         raise BadInputError(
             f"generator {source} is a file, allowed builtin, a folder in diffusers format or a hub id",
             hint="convert it: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(DIR), then --generator DIR",
@@ -105,5 +109,12 @@ def _folder(source: str, *, revision: str | None) -> Path:
     return hub_folder(source, revision=revision)
 
 
+def _local(source: str) -> Path:
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:  # ~ of a user who is not here
+        return Path(source)
+
+
 def _last_part(source: str) -> str:
-    return source if source == BUILTIN else Path(source).expanduser().absolute().name.lower()
+    return source if source == BUILTIN else _local(source).absolute().name.lower()

@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mixport.calibration.missing_weights import watch_missing_weights
 from mixport.calibration.request import SAFETY_CHECKER, DrawingRequest
 from mixport.errors import BadInputError, BadOptionError
 
@@ -56,12 +57,9 @@ def open_pipeline(request: DrawingRequest) -> OpenPipeline:
         scheduler_class = _scheduler_class(request.scheduler) if request.scheduler is not None else None
         pipe = _load(pipeline_class, request, dtype=getattr(torch, request.dtype))
         if scheduler_class is not None:
-            pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config)
+            _set_scheduler(pipe, scheduler_class, name=request.generator.name)
         pipe.set_progress_bar_config(disable=True)
-        pipe.to(request.device)
-        if request.device == "cuda":
-            for part in (one for one in pipe.components.values() if isinstance(one, torch.nn.Module)):
-                part.to(memory_format=torch.channels_last)
+        _move(pipe, request)
     return OpenPipeline(
         pipe=pipe,
         name=request.generator.name,
@@ -79,7 +77,7 @@ def check_lengths(opened: OpenPipeline, texts: Iterable[str]) -> None:
     """
     tokenizers = [part for name, part in opened.pipe.components.items() if name.startswith("tokenizer") and part is not None]
     longest: tuple[int, str] = (0, "")
-    limits = [int(getattr(tokenizer, "model_max_length", 0) or _NO_LIMIT) for tokenizer in tokenizers]
+    limits = [_limit(tokenizer) for tokenizer in tokenizers]
     if not tokenizers or max(limits) >= _NO_LIMIT:
         return
     tokenizer, limit = max(zip(tokenizers, limits, strict=True), key=lambda pair: pair[1])
@@ -90,6 +88,11 @@ def check_lengths(opened: OpenPipeline, texts: Iterable[str]) -> None:
             f"prompt {longest[1]!r} has {longest[0]} tokens, the text encoder of {opened.name} reads {limit}",
             hint="--label-text name, a shorter --template, or fewer --classes-per-prompt",
         )
+
+
+def _limit(tokenizer: Any) -> int:
+    stated = getattr(tokenizer, "model_max_length", None)
+    return int(min(stated, _NO_LIMIT)) if isinstance(stated, (int, float)) and stated > 0 else _NO_LIMIT
 
 
 def _text_to_image_class(request: DrawingRequest) -> Any:
@@ -133,9 +136,10 @@ def _load(pipeline_class: Any, request: DrawingRequest, *, dtype: Any) -> Any:
     if SAFETY_CHECKER in folder.components and not request.safety_checker:
         left_out = {SAFETY_CHECKER: None, "requires_safety_checker": False}
     try:
-        return pipeline_class.from_pretrained(
-            folder.path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False, **left_out
-        )
+        with watch_missing_weights() as missing:
+            pipe = pipeline_class.from_pretrained(
+                folder.path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False, **left_out
+            )
     except ImportError as error:
         raise BadInputError(
             f"generator {request.generator.name} needs a package that is not installed: {first_line(error)}", hint="pip install it"
@@ -145,6 +149,42 @@ def _load(pipeline_class: Any, request: DrawingRequest, *, dtype: Any) -> Any:
         raise BadInputError(
             f"generator {request.generator.name} ({folder.path}) cannot be loaded: {type(error).__name__}: {first_line(error)}",
             hint=f'python -c "from diffusers import DiffusionPipeline as P; P.from_pretrained({str(folder.path)!r})" shows more',
+        ) from error
+    if missing:
+        raise BadInputError(
+            f"generator {request.generator.name} ({folder.path}) lacks weights that its classes need: {'; '.join(missing)}",
+            hint="fetch the folder again, or check the classes in its model_index.json",
+        )
+    return pipe
+
+
+def _set_scheduler(pipe: Any, scheduler_class: Any, *, name: str) -> None:
+    own = getattr(pipe, "scheduler", None)
+    if own is None:
+        raise BadOptionError(f"generator {name} has no scheduler that --gen-scheduler could replace", hint="leave --gen-scheduler out")
+    try:
+        pipe.scheduler = scheduler_class.from_config(own.config)
+    # Schedulers check their arguments each in its own way.
+    except Exception as error:
+        raise BadOptionError(
+            f"--gen-scheduler {scheduler_class.__name__} cannot take over the configuration of generator {name}: {first_line(error)}",
+            hint="leave --gen-scheduler out, or --gen-scheduler DPMSolverMultistepScheduler",
+        ) from error
+
+
+def _move(pipe: Any, request: DrawingRequest) -> None:
+    import torch
+
+    try:
+        pipe.to(request.device)
+        if request.device == "cuda":
+            for part in (one for one in pipe.components.values() if isinstance(one, torch.nn.Module)):
+                part.to(memory_format=torch.channels_last)
+    # torch.OutOfMemoryError is one of these.
+    except RuntimeError as error:
+        raise BadInputError(
+            f"generator {request.generator.name} cannot be moved to {request.device}: {first_line(error)}",
+            hint="--gen-dtype float16, a smaller --generator, or --device cpu",
         ) from error
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +22,11 @@ INDEX_FILE = "model_index.json"
 _LIBRARIES = ("diffusers", "transformers")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _WEIGHTS = re.compile(r"(model|diffusion_pytorch_model)(-\d{5}-of-\d{5})?\.safetensors")
+_SHARDS = re.compile(r"(model|diffusion_pytorch_model)\.safetensors\.index\.json")
 _UNSAFE_WEIGHTS = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
 _NOT_LOADED = _UNSAFE_WEIGHTS | {".safetensors", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb", ".gguf", ".flashpack", ".md", ".png"}
 _MAX_JSON_BYTES = 8 << 20
+_MAX_DEPTH = 32
 _HINT = "--generator with a folder that DiffusionPipeline.save_pretrained wrote"
 
 
@@ -65,7 +68,9 @@ class PipelineFolder:
         vae = self.path / "vae" / "config.json"
         if denoiser is None or not denoiser.is_file() or not vae.is_file():
             return None
-        sample, blocks = _read_json(denoiser).get("sample_size"), _read_json(vae).get("block_out_channels")
+        sample, decoder = _read_json(denoiser).get("sample_size"), _read_json(vae)
+        # AutoencoderTiny, as in the embedded generator, counts its two halves apart.
+        blocks = decoder.get("block_out_channels", decoder.get("decoder_block_out_channels"))
         if not isinstance(sample, int) or not isinstance(blocks, list):
             return None
         side = sample * 2 ** (len(cast("list[object]", blocks)) - 1)
@@ -128,7 +133,32 @@ def _component_files(folder: Path, *, class_name: str) -> list[Path]:
             f"generator component {folder} has only {found}, allowed model.safetensors or diffusion_pytorch_model.safetensors",
             hint="convert it where you trust it: DiffusionPipeline.from_pretrained(DIR).save_pretrained(OUT)",
         )
+    _check_named_weights(files, known=[one.name for one in weights])
+    if any(one.name == "config.json" and _names_kernel(_read_json(one)) for one in files):
+        raise BadInputError(f"generator component {folder} takes its attention from a kernel of the hub, which is never run", hint=_HINT)
     return weights + [one for one in files if one.suffix not in _NOT_LOADED and not one.name.startswith(".")]
+
+
+def _check_named_weights(files: list[Path], *, known: list[str]) -> None:
+    """The index of a sharded model, and transformers' `transformers_weights`, may name any file: a pickle, or one elsewhere."""
+    for path in files:
+        named: list[object] = []
+        if _SHARDS.fullmatch(path.name):
+            shards = _read_json(path).get("weight_map")
+            named = list(cast("dict[str, object]", shards).values()) if isinstance(shards, dict) else [shards]
+        elif path.name == "config.json":
+            explicit = _read_json(path).get("transformers_weights")
+            named = [explicit] if explicit is not None else []
+        strange = next((one for one in named if one not in known), None)
+        if strange is not None:
+            raise BadInputError(f"{path} takes weights from {strange!r}, allowed {', '.join(known) or 'none'} beside it", hint=_HINT)
+
+
+def _names_kernel(config: Mapping[str, object]) -> bool:
+    """Whether transformers would fetch compiled code: a repository in place of the name of an implementation, here or in a part."""
+    named = [value for name, value in config.items() if name.endswith("attn_implementation") and value is not None]
+    parts = [cast("dict[str, object]", value) for value in config.values() if isinstance(value, dict)]
+    return any("/" in str(value) for value in named) or any(_names_kernel(part) for part in parts)
 
 
 def _maps_code(path: Path) -> bool:
@@ -139,10 +169,32 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > _MAX_JSON_BYTES:
             raise BadInputError(f"{path} has {size} bytes, allowed {_MAX_JSON_BYTES}", hint=_HINT)
-        # Scheduler configurations hold infinity, which has no canonical JSON: such constants stay words.
-        value = json.loads(path.read_bytes(), parse_constant=str)
+        # Scheduler configurations hold infinity, which has no canonical JSON: such numbers stay words, however they are spelled.
+        value = json.loads(path.read_bytes(), parse_constant=str, parse_float=_finite_or_word)
     except (OSError, ValueError, RecursionError) as error:
         raise BadInputError(f"{path} cannot be read: {(str(error).splitlines() or [''])[0]}", hint=_HINT) from error
     if not isinstance(value, dict):
         raise BadInputError(f"{path} holds a {type(value).__name__}, allowed an object", hint=_HINT)
+    if _is_deep(cast("object", value)):
+        raise BadInputError(f"{path} is nested more than {_MAX_DEPTH} deep", hint=_HINT)
     return cast("dict[str, Any]", value)
+
+
+def _finite_or_word(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
+
+
+def _is_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [inner for one in level for inner in _inside(one)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return list(cast("dict[str, object]", value).values())
+    return cast("list[object]", value) if isinstance(value, list) else []

@@ -167,6 +167,9 @@ def parse_calibration(
     if method == "noise" and not separator:
         return CalibrationRecipe(method=method, source=None, images=images, seed=seed, preprocessing=preprocessing)
     if method == "images" and source:
-        path = str(Path(source).expanduser())
+        try:
+            path = str(Path(source).expanduser())
+        except RuntimeError as error:
+            raise BadOptionError(f"--calib is {text!r}: the home folder in it is unknown here", hint="a path without ~") from error
         return CalibrationRecipe(method=method, source=path, images=images, seed=seed, preprocessing=preprocessing)
     raise BadOptionError(f"--calib is {text!r}, allowed {_ALLOWED}", hint=_HINT)

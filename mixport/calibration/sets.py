@@ -158,7 +158,11 @@ def _age_order(one: SetSummary) -> tuple[float, str]:
 
 def _summary(entry: Entry) -> SetSummary:
     metadata = entry.metadata
-    height, width = metadata.get("size", (0, 0))
+    match metadata.get("size"):
+        case [int(height), int(width)]:
+            pass
+        case _:  # not what we wrote
+            height, width = 0, 0
     return SetSummary(
         key=entry.key,
         path=entry.path,

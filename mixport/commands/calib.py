@@ -125,7 +125,7 @@ def verify(
         console.line(f"{name}: {'; '.join(lines)}")
     console.line(f"{len(problems)} entries, {len(damaged)} damaged")
     if damaged:
-        console.hint("the next build sets a damaged entry aside and makes it again")
+        console.hint("the next build that needs a damaged entry sets it aside and makes it again")
     return ExitCode.FAILED if damaged else ExitCode.DONE
 
 

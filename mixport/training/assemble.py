@@ -45,10 +45,18 @@ def assemble(out: Path, into: Path) -> None:
     for config in folder.rglob("config.json"):
         described = json.loads(config.read_text(encoding="utf-8"))
         described.pop("_name_or_path", None)
+        # AutoencoderTiny registers this one by itself, and warns where it finds it in its file.
+        described.pop("block_out_channels" if described.get("_class_name") == "AutoencoderTiny" else "", None)
+        if "dtype" in described:
+            # transformers computes in the type that its file names, diffusers in float32: they must agree.
+            described["dtype"] = "float32"
         config.write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for weights in folder.rglob("*.safetensors"):
+        weights.chmod(0o644)
     for trained, shipped in (("resnet20", "cifar10-resnet20"), ("vit", "cifar10-vit")):
         if (out / f"{trained}.safetensors").is_file():
             shutil.copyfile(out / f"{trained}.safetensors", into / f"{shipped}.safetensors")
+            (into / f"{shipped}.safetensors").chmod(0o644)
     size = sum(path.stat().st_size for path in into.rglob("*.safetensors"))
     print(f"{into}: {size / 1e6:.2f} MB of weights")
 

@@ -171,6 +171,7 @@ def test_usage_errors_in_json_mode_are_one_document(capsys: Capture) -> None:
         (InvariantError("a pass broke"), ExitCode.BUG, "a pass broke", "this is our bug"),
         (OSError(errno.ENOSPC, "No space left on device"), ExitCode.USER, "No space left on device", "free some space"),
         (PermissionError(errno.EACCES, "Permission denied", "dist"), ExitCode.USER, "Permission denied: 'dist'", "free some space"),
+        (OSError(errno.ENAMETOOLONG, "File name too long"), ExitCode.USER, "File name too long", "free some space"),
         (MemoryError(), ExitCode.USER, "not enough memory", "fewer --images"),
         (ZeroDivisionError("division by zero"), ExitCode.BUG, "ZeroDivisionError: division by zero", "this is our bug"),
         (FileNotFoundError(errno.ENOENT, "gone"), ExitCode.BUG, "FileNotFoundError", "this is our bug"),

@@ -83,6 +83,7 @@ def test_it_is_taken_where_images_are_drawn(name: str, calib: str) -> None:
         ({"gen_size": "wide"}, "--gen-size: "),
         ({"gen_dtype": "float64"}, "--gen-dtype: .*got 'float64'"),
         ({"gen_batch": 0}, "--gen-batch: .*got 0"),
+        ({"gen_batch": 4097}, "--gen-batch: .*4096, got 4097"),
         ({"keep_energy": 0.0}, "--keep-energy: .*got 0"),
         ({"keep_statistics": 1.5}, "--keep-statistics: .*got 1.5"),
     ],

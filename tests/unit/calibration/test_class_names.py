@@ -36,6 +36,7 @@ def test_glosses_tell_equal_names_apart() -> None:
     [
         ([], "the list of class names is empty"),
         (["cat", "  "], "class 1 has the name '  '"),
+        (["cat", "\ud800 dog"], "class 1 has the name .* is no Unicode text"),
         (["cat", "dog", "_,-"], "class 2 has the name '_,-'"),
         (["cat", "dog", "cat"], r"classes 0 \('cat'\) and 2 \('cat'\) read the same"),
         (["hot_dog", "cat", " Hot Dog "], r"classes 0 \('hot_dog'\) and 2 \(' Hot Dog '\) read the same"),

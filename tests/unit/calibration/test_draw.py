@@ -93,6 +93,19 @@ def test_an_image_does_not_depend_on_its_company(drawer: MakeDrawer, scheduler: 
         assert (difference > 0).mean() < 0.01
 
 
+def test_every_image_has_its_own_seed(drawer: MakeDrawer) -> None:
+    """Other texts alone would make the images differ too: what reaches the pipeline is looked at."""
+    seen: list[tuple[int, list[int]]] = []
+
+    def call(pipe: Any, **arguments: Any) -> Any:
+        seen.append((torch.initial_seed(), [one.initial_seed() for one in arguments["generator"]]))
+        return pipe(**arguments)
+
+    wrap(drawer(), call).draw(range(2, 5))
+    seeds = [one.seed for one in prompts(prompt_recipe(), count=COUNT)[2:5]]
+    assert seen == [(seeds[0], seeds)], "the first one seeds what schedulers draw from the global stream"
+
+
 def test_nothing_is_left_in_the_global_stream(drawer: MakeDrawer) -> None:
     made = drawer()
     torch.manual_seed(5)

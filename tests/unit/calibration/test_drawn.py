@@ -249,6 +249,47 @@ def test_verify_finds_a_changed_recipe(store: Store, recipe: Any) -> None:
     assert verify_family(folder) == ["recipe.json: missing"]
 
 
+@pytest.mark.parametrize("images", [3, 8])
+def test_a_changed_recipe_is_kept_told_and_written_again(store: Store, recipe: Any, images: int) -> None:
+    draw(recipe(images=4), store)
+    (folder,) = families(store)
+    text = (folder / "recipe.json").read_text()
+    (folder / "recipe.json").write_text(text.replace('"steps": 1', '"steps": 2'))
+    draw(recipe(images=images), store)
+    assert [one.problems for one in store.damaged] == [("recipe.json: does not fit the key",)]
+    assert verify_family(folder) == []
+
+
+def test_a_manifest_that_contradicts_itself_is_kept_told_and_written_again(store: Store, recipe: Any, opens: list[str]) -> None:
+    draw(recipe(images=4), store)
+    (folder,) = families(store)
+    before = manifest(store).content_sha256
+    (folder / "manifest.json").write_text((folder / "manifest.json").read_text().replace(before, "0" * 64))
+    assert verify_family(folder) == ["manifest.json: content_sha256 does not fit its shards"]
+    opens.clear()
+    draw(recipe(images=3), store)
+    assert [one.problems for one in store.damaged] == [("manifest.json: content_sha256 does not fit its shards",)]
+    assert opens == []
+    assert manifest(store).content_sha256 == before
+
+
+def test_a_manifest_with_a_strange_time_is_gone_on_with(store: Store, recipe: Any) -> None:
+    draw(recipe(images=4), store)
+    (folder,) = families(store)
+    document = json.loads((folder / "manifest.json").read_text())
+    document["metadata"]["seconds"] = "long"
+    (folder / "manifest.json").write_text(json.dumps(document))
+    draw(recipe(images=8), store)
+    assert manifest(store).metadata["seconds"] > 0
+
+
+def test_a_folder_in_which_nothing_was_drawn_yet_is_whole(store: Store) -> None:
+    """As a killed process, or one that draws its first batch, leaves it."""
+    folder = store.root / DRAWN_KIND / ("a" * 64)
+    folder.mkdir(parents=True)
+    assert verify_family(folder) == []
+
+
 def test_two_at_once_draw_once(store: Store, recipe: Any, opens: list[str]) -> None:
     sets: list[CalibrationSet] = []
     steps = [Steps(), Steps()]

@@ -185,6 +185,23 @@ def test_drawn_images_that_do_not_describe_themselves_are_listed_too(store: Stor
     assert verify_sets(store)[f"drawn/{FAMILY}"] != []
 
 
+def test_records_of_the_wrong_kind_are_shown_as_far_as_they_go(store: Store) -> None:
+    folder = store.root / "drawn" / FAMILY
+    recipe = json.loads((folder / "recipe.json").read_text())
+    recipe["asked"]["prompts"]["class_names"] = 5
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    found = json.loads((folder / "manifest.json").read_text())
+    found["shards"][0]["note"]["prompts"] = 5
+    (folder / "manifest.json").write_text(json.dumps(found))
+    (family,) = list_families(store)
+    details = details_of(store, family)
+    assert (details.prompts or {})["classes"] == 0
+    assert tuple(details.texts) == tuple(TEXTS[2:])
+    record = store.root / KIND / SET / "entry.json"
+    record.write_text(json.dumps({**(entry := json.loads(record.read_text())), "metadata": {**entry["metadata"], "prompts": 5}}))
+    assert set_details(store, SET).prompts is None
+
+
 def test_prompts_that_cannot_be_read(store: Store) -> None:
     (store.root / KIND / SET / PROMPTS_FILE).write_text("{", encoding="utf-8")
     with pytest.raises(StoreError, match="cannot be read") as caught:

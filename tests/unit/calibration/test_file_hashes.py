@@ -48,6 +48,15 @@ def test_a_changed_file_is_read_again(tmp_path: Path, reads: list[Path], change:
     assert len(reads) == 2
 
 
+def test_other_content_under_the_old_time_is_read(tmp_path: Path, reads: list[Path]) -> None:
+    """As unpacking an archive does, or a package manager that gives every file the same time."""
+    path, memory = old_file(tmp_path / "a", b"one"), tmp_path / "memory.json"
+    file_hashes([path], memory=memory)
+    old_file(path, b"two")
+    assert file_hashes([path], memory=memory) == {path: sha256_file(path)}
+    assert len(reads) == 2
+
+
 def test_a_file_that_changed_just_now_is_not_remembered(tmp_path: Path, reads: list[Path]) -> None:
     path, memory = tmp_path / "a", tmp_path / "memory.json"
     path.write_bytes(b"one")
@@ -61,7 +70,7 @@ def test_damage_counts_as_absence(tmp_path: Path, content: str) -> None:
     path, memory = old_file(tmp_path / "a", b"one"), tmp_path / "memory.json"
     memory.write_text(content)
     assert file_hashes([path], memory=memory) == {path: sha256_file(path)}
-    assert json.loads(memory.read_text()) == {str(path): [3, 10**18, sha256_file(path)]}
+    assert json.loads(memory.read_text()) == {str(path): [3, 10**18, path.stat().st_ctime_ns, sha256_file(path)]}
 
 
 def test_a_memory_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ def test_an_installation_without_the_builtin_one(monkeypatch: pytest.MonkeyPatch
         resolve_generator("builtin")
 
 
-@pytest.mark.parametrize("source", ["nothing", "./nothing", "/nowhere/at/all", "a/b/c", "", "~/nothing here"])
+@pytest.mark.parametrize(
+    "source", ["nothing", "./nothing", "/nowhere/at/all", "a/b/c", "", "~/nothing here", "~nobody-of-that-name/x", "a" * 300]
+)
 def test_unknown_generators(source: str) -> None:
     with pytest.raises(BadInputError, match="unknown generator"):
         resolve_generator(source)

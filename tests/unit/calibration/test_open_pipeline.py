@@ -4,10 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+import diffusers
 import diffusers.utils.logging
 import pytest
 import torch
 import transformers.utils.logging
+from safetensors.torch import load_file, save_file
 
 from mixport.calibration.open_pipeline import check_lengths, open_pipeline
 from mixport.calibration.request import resolve_request
@@ -91,6 +93,33 @@ def test_damaged_weights(tmp_path: Path, copy: Path) -> None:
     (copy / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
     with pytest.raises(BadInputError, match="cannot be loaded"):
         opened(copy, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("component", "names"), [("unet", r"UNet2DConditionModel: conv_in\.weight"), ("text_encoder", r"embeddings\.token_embedding\.weight")]
+)
+def test_weights_that_are_missing(tmp_path: Path, copy: Path, component: str, names: str) -> None:
+    """The libraries fill them with what memory holds: images would mean nothing, and differ from run to run."""
+    (path,) = (copy / component).glob("*.safetensors")
+    kept = {name: tensor for name, tensor in load_file(path).items() if "token_embedding" not in name and name != "conv_in.weight"}
+    save_file(kept, path, metadata={"format": "pt"})
+    with pytest.raises(BadInputError, match=f"lacks weights that its classes need: {names}"):
+        opened(copy, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["VQDiffusionScheduler", "UnCLIPScheduler", "SASolverScheduler"])
+def test_a_scheduler_of_another_kind(tmp_path: Path, tiny_pipeline: Path, name: str) -> None:
+    with pytest.raises(BadOptionError, match=f"--gen-scheduler {name} cannot take over"):
+        opened(tiny_pipeline, tmp_path, scheduler=name)
+
+
+def test_a_device_that_refuses_the_pipeline(tmp_path: Path, tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "to", full)
+    with pytest.raises(BadInputError, match="cannot be moved to cpu: CUDA out of memory"):
+        opened(tiny_pipeline, tmp_path)
 
 
 def test_a_missing_configuration(tmp_path: Path, copy: Path) -> None:

@@ -43,6 +43,12 @@ def test_a_pipeline_describes_itself(folder: Path) -> None:
     }
 
 
+def test_a_tiny_autoencoder_says_its_size_too(folder: Path) -> None:
+    """Without it the batch would be that of the largest images: one."""
+    (folder / "vae" / "config.json").write_text('{"decoder_block_out_channels": [64, 64, 64]}')
+    assert read_pipeline_folder(folder).own_size() == (32, 32)
+
+
 def test_files_that_loading_ignores_do_not_count(folder: Path) -> None:
     before = set(read_pipeline_folder(folder).loaded_files())
     (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"a variant")
@@ -112,3 +118,45 @@ def test_a_class_chosen_by_the_folder_may_not_name_code(folder: Path) -> None:
     change(folder, "tokenizer/tokenizer_config.json", auto_map={"AutoTokenizer": "mine.Tokenizer"})
     with pytest.raises(BadInputError, match="code of its own"):
         read_pipeline_folder(folder).loaded_files()
+
+
+@pytest.mark.parametrize("component", ["unet", "text_encoder"])
+@pytest.mark.parametrize("elsewhere", ["evil.bin", "evil.safetensors", "../vae/diffusion_pytorch_model.safetensors", 5])
+def test_shards_that_no_key_would_cover_are_refused(folder: Path, component: str, elsewhere: object) -> None:
+    """diffusers and transformers load whatever the index names, pickles too."""
+    (weights,) = (folder / component).glob("*.safetensors")
+    shard = weights.with_name(f"{weights.stem}-00001-of-00001.safetensors")
+    weights.rename(shard)
+    index = folder / component / f"{weights.name}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"a": shard.name}}))
+    assert f"{component}/{shard.name}" in read_pipeline_folder(folder).loaded_files()
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"a": shard.name, "b": elsewhere}}))
+    with pytest.raises(BadInputError, match=r"index\.json takes weights from"):
+        read_pipeline_folder(folder).loaded_files()
+
+
+def test_weights_that_a_configuration_names_are_refused(folder: Path) -> None:
+    (folder / "text_encoder" / "other.safetensors").write_bytes(b"")
+    change(folder, "text_encoder/config.json", transformers_weights="other.safetensors")
+    with pytest.raises(BadInputError, match=r"config\.json takes weights from 'other\.safetensors'"):
+        read_pipeline_folder(folder).loaded_files()
+
+
+@pytest.mark.parametrize(
+    "more", [{"_attn_implementation": "kernels-community/flash-attn"}, {"text_config": {"attn_implementation": "someone/kernel"}}]
+)
+def test_compiled_code_of_the_hub_is_refused(folder: Path, more: dict[str, Any]) -> None:
+    change(folder, "text_encoder/config.json", _attn_implementation="sdpa")
+    assert read_pipeline_folder(folder).loaded_files()
+    change(folder, "text_encoder/config.json", **more)
+    with pytest.raises(BadInputError, match="kernel of the hub"):
+        read_pipeline_folder(folder).loaded_files()
+
+
+def test_a_scheduler_may_hold_infinity_and_may_not_be_a_tower(folder: Path) -> None:
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text('{"a": 1e999, "b": -Infinity, "c": 0.5}')
+    assert read_pipeline_folder(folder).scheduler()[1] == {"a": "1e999", "b": "-Infinity", "c": 0.5}
+    path.write_text('{"a": ' + "[" * 500 + "]" * 500 + "}")
+    with pytest.raises(BadInputError, match="nested more than 32 deep"):
+        read_pipeline_folder(folder).scheduler()

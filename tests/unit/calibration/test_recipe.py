@@ -50,6 +50,11 @@ def test_other_texts_list_what_is_allowed(text: str) -> None:
         parse_calibration(text, images=3, seed=4, preprocessing=SMALL)
 
 
+def test_the_home_of_nobody() -> None:
+    with pytest.raises(BadOptionError, match="home folder"):
+        parse_calibration("images:~nobody-of-that-name/x", images=3, seed=4, preprocessing=SMALL)
+
+
 @pytest.mark.parametrize(("images", "seed"), [(0, 0), (-1, 0), (1_000_001, 0), (1, -1), (1, 2**63)])
 def test_numbers_are_bounded(images: int, seed: int) -> None:
     with pytest.raises(BadOptionError, match="allowed"):

@@ -60,6 +60,16 @@ def test_list_find_and_verify(tmp_path: Path) -> None:
     assert sets[0].path.is_dir(), "verify changes nothing"
 
 
+@pytest.mark.parametrize("size", ["5", "[1]", "null", '["a", 2]'])
+def test_a_set_that_describes_itself_wrongly_is_listed(tmp_path: Path, size: str) -> None:
+    store = Store(tmp_path)
+    record = noise(store, images=2, size=(7, 9)) / "entry.json"
+    text = record.read_text()
+    assert '"size": [\n      7,\n      9\n    ]' in text
+    record.write_text(text.replace("[\n      7,\n      9\n    ]", size))
+    assert [one.size for one in list_sets(store)] == [(0, 0)]
+
+
 def test_unreadable_sets_are_listed_too(tmp_path: Path) -> None:
     store = Store(tmp_path)
     (noise(store, images=2) / "entry.json").write_text("{")
