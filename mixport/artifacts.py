@@ -5,7 +5,7 @@ Records hold plain data and paths. Heavy payloads (images, integers, graphs) are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mixport.errors import StoreError
 from mixport.quantspec import QuantParams, Role, Scheme
 
 
@@ -46,6 +47,7 @@ class CalibrationSet:
         recipe_key: SHA-256 of everything that was asked.
         content_sha256: SHA-256 of what came out.
         generator: name of the generator, None for real images and noise.
+        blackened: how many of the images are black, because the generator's safety checker objected to them.
     """
 
     images_path: Path
@@ -54,6 +56,15 @@ class CalibrationSet:
     recipe_key: str
     content_sha256: str
     generator: str | None = None
+    blackened: int = 0
+
+    def open_images(self) -> NDArray[np.uint8]:
+        """The images, memory-mapped. Raises StoreError where they are gone or damaged: another process may prune the cache."""
+        try:
+            return np.load(self.images_path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            reason = "are gone" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+            raise StoreError(f"calibration images {self.images_path} {reason}", hint="run the same command again") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,11 +199,12 @@ class ImageScores(Protocol):
         """
         ...
 
-    def statistics(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], str]:
+    def statistics(self, images: NDArray[np.uint8], *, chosen: Sequence[int] | None = None) -> tuple[NDArray[np.float64], str]:
         """How badly each image fits what the model learned about whole batches, or what its patches say.
 
         Args:
-            images: uint8 [N, H, W, 3] at the model's input size; the score of an image may depend on the others.
+            images: uint8 [P, H, W, 3] at the model's input size; may be memory-mapped, and is read in pieces.
+            chosen: positions of the N images to score, None for all; the score of one may depend on the others.
 
         Returns:
             scores [N], and the name of the statistic.

@@ -130,7 +130,19 @@ def _drawing_lines(recipe: CalibrationRecipe, preview: Preview) -> list[str]:
     lines = [f"generator: {generator_text(preview.generator)}"]
     shares = {"energy": recipe.filters.keep_energy, "statistics": recipe.filters.keep_statistics}
     kept = [f"the best {share:.0%} by {name}" for name, share in shares.items() if share < 1.0]
-    return [*lines, f"filters: draw {preview.drawn}, keep {', then '.join(kept)}"] if kept else lines
+    if kept:
+        lines.append(f"filters: of {preview.pool} drawn images, keep {', then '.join(kept)}")
+    return [*lines, *_drawing_ahead(preview)]
+
+
+def _drawing_ahead(preview: Preview) -> list[str]:
+    """How much will be drawn: more than was asked for, where that is no multiple of the batch."""
+    if preview.batch is None:
+        return [f"{preview.pool} or more will be drawn, in whole batches"]
+    if preview.to_draw is None:
+        most = -(-preview.pool // preview.batch) * preview.batch
+        return [f"{most} will be drawn, in whole batches of {preview.batch}, less what is in the cache"]
+    return [f"{preview.to_draw} will be drawn, in whole batches of {preview.batch}"] if preview.to_draw else []
 
 
 def _cache_lines(preview: Preview, cache: Path) -> list[tuple[str, str]]:

@@ -38,7 +38,10 @@ class TargetEntry(_Part):
 
 
 class GeneratorEntry(_Part):
-    """What drew the calibration images, with every setting as it was used; None where it is not known."""
+    """What drew the calibration images, with every setting as it was used; None where it is not known.
+
+    `blackened` images are those that the safety checker objected to.
+    """
 
     source: str
     pipeline: str | None = None
@@ -52,6 +55,7 @@ class GeneratorEntry(_Part):
     dtype: str | None = None
     device: str | None = None
     safety_checker: bool | None = None
+    blackened: int | None = None
     batch: int | None = None
 
 

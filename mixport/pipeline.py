@@ -22,7 +22,7 @@ from mixport.manifest_build import build_manifest
 from mixport.options import BuildOptions, command_line
 from mixport.progress import Progress, SilentProgress
 from mixport.proof.bounds import prove
-from mixport.quantize import FloatModel, PreprocessingOverrides, load_model, open_simulation
+from mixport.quantize import FloatModel, PreprocessingOverrides, check_class_count, load_model, open_simulation
 from mixport.release import ReleaseBundle, check_replaceable, golden_count, release
 from mixport.report import StripImage, render, strip_images
 from mixport.stage_keys import model_key
@@ -152,7 +152,7 @@ def _load(shop: Workshop) -> FloatModel:
     options = shop.options
     overrides = PreprocessingOverrides(input_size=options.input_size, mean=options.mean, std=options.std, crop_fraction=options.crop)
     with shop.log.stage("load"):
-        return load_model(
+        model = load_model(
             options.model,
             weights=options.weights,
             random_weights=options.random_weights,
@@ -161,11 +161,14 @@ def _load(shop: Workshop) -> FloatModel:
             classes=options.classes,
             overrides=overrides,
         )
+        if options.classes is not None:
+            check_class_count(model, source=options.classes)
+        return model
 
 
 def _prepare(shop: Workshop, model: FloatModel, labelled: LabelledImages | None, calibration: CalibrationSet) -> _Inputs:
     count = shop.options.resolve_validation_images(model.preprocessing.size)
-    source = labelled.images if labelled is not None else np.load(calibration.images_path, mmap_mode="r", allow_pickle=False)
+    source = labelled.images if labelled is not None else calibration.open_images()
     return _Inputs(
         model=model,
         model_key=model_key(model),
@@ -239,7 +242,7 @@ def _strip(inputs: _Inputs) -> tuple[StripImage, ...]:
     """Drawn images only: pictures of the user's own do not belong into a report that is passed on."""
     if not inputs.drawing.texts:
         return ()
-    return strip_images(np.load(inputs.calibration.images_path, mmap_mode="r", allow_pickle=False), inputs.drawing.texts)
+    return strip_images(inputs.calibration.open_images(), inputs.drawing.texts)
 
 
 def _mismatches(report: ValidationReport) -> int:

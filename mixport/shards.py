@@ -1,7 +1,7 @@
 """A folder of images that grows: one shard a batch, a manifest, and a lock. It knows files, not what the images show.
 
 FOLDER/000000-000063.zip   the images of one batch as lossless PNG (000000.png ...), uncompressed around them, and notes.json
-FOLDER/manifest.json       size and SHA-256 of every shard, written when a run is done
+FOLDER/manifest.json       size and SHA-256 of every shard, and its own SHA-256; written when a run is done
 FOLDER/...                 small files of the owner, e.g. what was asked
 FOLDER.lock                held by the process that adds shards
 
@@ -12,7 +12,6 @@ does not know yet proves itself: notes.json holds the SHA-256 of its pixels.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -21,12 +20,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from mixport import atomic
 from mixport.errors import StoreError
 from mixport.fingerprint import sha256_json
 from mixport.images import Pixels
+from mixport.sealed_json import seal, unseal
 from mixport.shard_format import BadShardError, Shard, ShardRecord, file_problem, pack, read_shard, shard_name
 from mixport.store import Damaged
 
@@ -45,7 +45,7 @@ class Manifest(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     count: int = Field(ge=0)
     content_sha256: str
     metadata: dict[str, Any] = Field(default_factory=dict[str, Any])
@@ -175,7 +175,7 @@ class ShardFolder:
         manifest = Manifest(
             count=sum(one.count for one in records), content_sha256=_content_sha256(records), metadata=dict(metadata), shards=records
         )
-        self.write_file(MANIFEST_FILE, (json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n").encode())
+        self.write_file(MANIFEST_FILE, seal(manifest.model_dump(mode="json")))
         self._in_manifest = {one.first: one for one in records}
         return manifest
 
@@ -225,10 +225,11 @@ def read_manifest(path: Path) -> tuple[Manifest | None, str | None]:
     try:
         if file.stat().st_size > _MAX_MANIFEST_BYTES:
             return None, f"larger than {_MAX_MANIFEST_BYTES} bytes"
-        manifest = Manifest.model_validate_json(file.read_bytes())
+        manifest = Manifest.model_validate(unseal(file.read_bytes()))
     except FileNotFoundError:
         return None, None
-    except (OSError, ValidationError) as error:
+    # pydantic's ValidationError is a ValueError.
+    except (OSError, ValueError) as error:
         return None, f"cannot be read: {(str(error).splitlines() or [''])[0]}"
     if manifest.content_sha256 != _content_sha256(manifest.shards):
         return None, "content_sha256 does not fit its shards"

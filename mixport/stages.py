@@ -105,6 +105,11 @@ def calibrate(shop: Workshop, model: FloatModel, recipe: CalibrationRecipe) -> C
     tell_damaged(shop, since=known)
     if made.count < recipe.images:
         shop.log.note(f"calibration: {recipe.images} images were asked for, {recipe.source or recipe.method} has {made.count}")
+    if made.blackened:
+        shop.log.note(
+            f"calibration: {made.blackened} of {made.count} images are black, the generator's safety checker objected to them; "
+            "hint: --no-gen-safety-checker, or other --classes or --template"
+        )
     return made
 
 

@@ -1,6 +1,6 @@
 """Records on disk, by kind and key: written whole or not at all, verified on every read.
 
-ROOT/<kind>/<key>/entry.json     what the entry holds: sizes and SHA-256 of its files, and metadata
+ROOT/<kind>/<key>/entry.json     what the entry holds: sizes and SHA-256 of its files, metadata, and its own SHA-256
 ROOT/<kind>/<key>/...            the files
 ROOT/.tmp/                       work in progress
 ROOT/.damaged/                   entries that failed their check, kept for a look
@@ -9,45 +9,22 @@ ROOT/.damaged/                   entries that failed their check, kept for a loo
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 from mixport import atomic
+from mixport.entry_file import EntryRecord, file_problem, read_entry, write_entry
 from mixport.errors import BadInputError, StoreError
-from mixport.fingerprint import sha256_file
-
-SCHEMA_VERSION = 1
-ENTRY_FILE = "entry.json"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,127}")
-_MAX_ENTRY_BYTES = 16 << 20
 _PUBLISH_ATTEMPTS = 8
-
-
-class _FileRecord(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    bytes: int = Field(ge=0)
-
-
-class _EntryRecord(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    schema_version: Literal[1]
-    kind: str
-    key: str
-    created: datetime
-    files: dict[str, _FileRecord]
-    metadata: dict[str, Any] = Field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +121,8 @@ class Store:
         with self._writing(), atomic.temporary_folder(temporary_root, label=f"{kind}-{key}") as temporary:
             yield temporary
             try:
-                self._seal(temporary, kind=kind, key=key, metadata=metadata or {})
+                write_entry(temporary, kind=kind, key=key, metadata=metadata or {})
+                atomic.sync_tree(temporary)
                 self._publish(temporary, folder, kind=kind, key=key)
             except OSError as error:
                 raise self._write_error(error) from error
@@ -155,12 +133,12 @@ class Store:
         return [self._describe(one, key) for one in kinds for key in _names(self.root / _checked(one, "kind"))]
 
     def verify(self, kind: str, key: str) -> list[str]:
-        """What is wrong with an entry, one line each; empty when every file has its recorded size and SHA-256."""
+        """What is wrong with an entry, one line each; empty when entry.json and every file have their recorded size and SHA-256."""
         folder = self._folder(kind, key)
         record, problem = self._record(kind, key)
         if record is None:
             return [problem]
-        return [line for name, wanted in record.files.items() if (line := _file_problem(folder, name, wanted))]
+        return [line for name, wanted in record.files.items() if (line := file_problem(folder, name, wanted))]
 
     def remove(self, kind: str, key: str) -> None:
         """Delete an entry; it disappears in one step. Raises StoreError where there is none."""
@@ -174,19 +152,8 @@ class Store:
     def _folder(self, kind: str, key: str) -> Path:
         return self.root / _checked(kind, "kind") / _checked(key, "key")
 
-    def _record(self, kind: str, key: str) -> tuple[_EntryRecord | None, str]:
-        path = self._folder(kind, key) / ENTRY_FILE
-        try:
-            if path.stat().st_size > _MAX_ENTRY_BYTES:
-                return None, f"{ENTRY_FILE}: larger than {_MAX_ENTRY_BYTES} bytes"
-            record = _EntryRecord.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None, f"{ENTRY_FILE}: missing"
-        except (OSError, ValidationError) as error:
-            return None, f"{ENTRY_FILE}: cannot be read: {_first_line(error)}"
-        if (record.kind, record.key) != (kind, key):
-            return None, f"{ENTRY_FILE}: belongs to {record.kind}/{record.key}"
-        return record, ""
+    def _record(self, kind: str, key: str) -> tuple[EntryRecord | None, str]:
+        return read_entry(self._folder(kind, key), kind=kind, key=key)
 
     def _describe(self, kind: str, key: str) -> Entry:
         record, _ = self._record(kind, key)
@@ -198,24 +165,6 @@ class Store:
             bytes=sum(file.bytes for file in record.files.values()) if record else 0,
             metadata=record.metadata if record else {},
         )
-
-    def _seal(self, temporary: Path, *, kind: str, key: str, metadata: Mapping[str, Any]) -> None:
-        files = {
-            path.relative_to(temporary).as_posix(): _FileRecord(sha256=sha256_file(path), bytes=path.stat().st_size)
-            for path in sorted(temporary.rglob("*"))
-            if path.is_file()
-        }
-        record = _EntryRecord(
-            schema_version=SCHEMA_VERSION,
-            kind=kind,
-            key=key,
-            created=datetime.now(UTC).replace(microsecond=0),
-            files=files,
-            metadata=dict(metadata),
-        )
-        text = json.dumps(record.model_dump(mode="json"), indent=2, allow_nan=False)
-        (temporary / ENTRY_FILE).write_text(text + "\n", encoding="utf-8")
-        atomic.sync_tree(temporary)
 
     def _publish(self, temporary: Path, folder: Path, *, kind: str, key: str) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -278,24 +227,3 @@ def _names(folder: Path) -> list[str]:
         return []
     except OSError as error:
         raise BadInputError(f"cache folder {folder} cannot be read: {error.strerror}", hint="choose another with --cache DIR") from error
-
-
-def _file_problem(folder: Path, name: str, wanted: _FileRecord) -> str | None:
-    relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts or "\\" in name:
-        return f"{name!r}: not a path inside the entry"
-    path = folder / relative
-    try:
-        if path.is_symlink() or not path.is_file():
-            return f"{name}: missing"
-        if (got := path.stat().st_size) != wanted.bytes:
-            return f"{name}: {got} bytes, recorded {wanted.bytes}"
-        if sha256_file(path) != wanted.sha256:
-            return f"{name}: content differs from its recorded SHA-256"
-    except OSError as error:
-        return f"{name}: cannot be read: {error.strerror or error}"
-    return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -19,14 +19,24 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+)
 
 #: Tokens of a prompt, start and end included.
 LENGTH = 48
 
 
-def tiny_stable_diffusion(folder: Path, *, seed: int = 0) -> Path:
-    """A pipeline of the shape of Stable Diffusion 1.x that draws 16 x 16 images."""
+def tiny_stable_diffusion(folder: Path, *, seed: int = 0, prudish: bool = False) -> Path:
+    """A pipeline of the shape of Stable Diffusion 1.x that draws 16 x 16 images; a prudish one objects to all of them."""
     torch.manual_seed(seed)
     StableDiffusionPipeline(
         vae=_autoencoder(),
@@ -34,9 +44,9 @@ def tiny_stable_diffusion(folder: Path, *, seed: int = 0) -> Path:
         tokenizer=_tokenizer(folder),
         unet=_unet(cross_attention_dim=16),
         scheduler=DPMSolverMultistepScheduler(num_train_timesteps=100, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        safety_checker=_safety_checker() if prudish else None,
+        feature_extractor=CLIPImageProcessor() if prudish else None,
+        requires_safety_checker=prudish,
     ).save_pretrained(folder)
     return folder
 
@@ -85,6 +95,17 @@ def tiny_pixart(folder: Path) -> Path:
         scheduler=DPMSolverMultistepScheduler(num_train_timesteps=100, steps_offset=1),
     ).save_pretrained(folder)
     return folder
+
+
+def _safety_checker() -> StableDiffusionSafetyChecker:
+    config = CLIPConfig(
+        vision_config={"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 112},
+        projection_dim=16,
+    )
+    checker = StableDiffusionSafetyChecker(config)
+    # Cosines are above -1: everything is above its threshold.
+    torch.nn.init.constant_(checker.concept_embeds_weights, -2.0)
+    return checker
 
 
 def _autoencoder() -> AutoencoderKL:

@@ -21,7 +21,7 @@ class SetDetails:
     """What stands behind a set; None and empty where it was not drawn.
 
     Attributes:
-        generator: every setting of the generator as it was used.
+        generator: every setting of the generator as it was used, and how many images its safety checker blackened.
         prompts: how the prompts were made.
         filters: shares asked for, and how many images each filter dropped; None without filters.
         texts: the prompt of each image, in their order.
@@ -79,6 +79,9 @@ def _drawn_details(one: SetSummary) -> SetDetails:
     generator = {name: value for name, value in asked.items() if name not in ("prompts", "phrases", "files", "format", "scheduler")}
     scheduler = _mapping(asked.get("scheduler"))
     generator |= {f"scheduler_{name}" if name != "class" else "scheduler": value for name, value in scheduler.items()}
+    blackened = sum(len(_list(shard.note.get("blackened"))) for shard in manifest.shards) if manifest is not None else 0
+    if blackened or generator.get("safety_checker"):
+        generator["blackened"] = blackened
     prompts = _mapping(asked.get("prompts"))
     # A thousand names are no summary.
     shown = {name: value for name, value in prompts.items() if name not in ("class_names", "glosses")}

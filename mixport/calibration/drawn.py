@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from mixport.calibration.entries import (
     read_set,
     write_prompts,
 )
-from mixport.calibration.family import draw_family, images_at_hand
+from mixport.calibration.family import draw_family, images_at_hand, images_to_draw
 from mixport.calibration.filters import filter_images, pool_size
 from mixport.calibration.generators import is_remote
 from mixport.calibration.prompts import Prompt, check_prompts
@@ -56,8 +56,9 @@ def drawn_set(recipe: CalibrationRecipe, *, store: Store, progress: Progress, sc
             # The size that was drawn is known only now: None in the request is the pipeline's own.
             height, width = family.shards.read(0).images.shape[1:3]
             details = {**_details(recipe, request), "size": [height, width]}
+            blackened = family.blackened(recipe.images)
             rows = (fit(Image.fromarray(image), preprocessing=recipe.preprocessing) for image in family.images(recipe.images))
-            metadata = _metadata(recipe, drawn=request.key, details=details)
+            metadata = _metadata(recipe, drawn=request.key, details=details, blackened=blackened)
             _write_entry(store, key, rows, kept, recipe=recipe, metadata=metadata)
     return dataclasses.replace(read_set(store, key), generator=settings.source)
 
@@ -78,6 +79,14 @@ def drawn_at_hand(recipe: CalibrationRecipe, *, store: Store) -> int | None:
     return min(recipe.images, images_at_hand(request, store=store))
 
 
+def images_ahead(recipe: CalibrationRecipe, request: DrawingRequest, *, store: Store) -> int:
+    """How many images will be drawn for a recipe, in whole batches; 0 where everything is in the cache. Looks at names of files only."""
+    pool = dataclasses.replace(recipe, images=pool_size(recipe.filters, images=recipe.images), filters=FilterSettings())
+    if (store.root / KIND / _set_key(pool, request)).is_dir():
+        return 0
+    return images_to_draw(request, count=pool.images, store=store)
+
+
 def _filtered_set(recipe: CalibrationRecipe, *, store: Store, progress: Progress, scores: ImageScores | None) -> CalibrationSet:
     """Draw more, keep the best. The pool is a set of its own in the cache.
 
@@ -88,14 +97,16 @@ def _filtered_set(recipe: CalibrationRecipe, *, store: Store, progress: Progress
     drawn = pool_size(recipe.filters, images=recipe.images)
     pool_recipe = dataclasses.replace(recipe, images=drawn, filters=FilterSettings())
     pool = drawn_set(pool_recipe, store=store, progress=progress, scores=None)
-    images: NDArray[np.uint8] = np.load(pool.images_path, mmap_mode="r", allow_pickle=False)
+    images = pool.open_images()
     chosen, record = filter_images(images, filters=recipe.filters, images=recipe.images, scores=scores)
     key = sha256_json({**asked(recipe), "pool": pool.recipe_key, "filters": recipe.filters, "chosen": chosen})
     if store.get(KIND, key) is None:
         pool_metadata = store.metadata(KIND, pool.recipe_key)
         pool_prompts = read_prompts(pool.images_path.parent / PROMPTS_FILE)
+        black = set(pool_metadata["blackened"])
+        blackened = [place for place, position in enumerate(chosen) if position in black]
         metadata = {
-            **_metadata(recipe, drawn=pool_metadata["drawn"], details=pool_metadata["generator_details"]),
+            **_metadata(recipe, drawn=pool_metadata["drawn"], details=pool_metadata["generator_details"], blackened=blackened),
             "pool": pool.recipe_key,
             "filters": {**dataclasses.asdict(recipe.filters), **dataclasses.asdict(record)},
         }
@@ -129,12 +140,15 @@ def _set_key(recipe: CalibrationRecipe, request: DrawingRequest) -> str:
     return sha256_json({**asked(recipe), "drawn": request.key, "decoder": f"pillow {PIL.__version__}"})
 
 
-def _metadata(recipe: CalibrationRecipe, *, drawn: str, details: Mapping[str, Any]) -> dict[str, Any]:
+def _metadata(recipe: CalibrationRecipe, *, drawn: str, details: Mapping[str, Any], blackened: Sequence[int]) -> dict[str, Any]:
     prompts, settings = _parts(recipe)
+    found = {"blackened": len(blackened)} if blackened or details["safety_checker"] else {}
     return {
         **describe(recipe, count=recipe.images),
         "generator": settings.source,
-        "generator_details": dict(details),
+        "generator_details": {**details, **found},
+        # Positions in the set: those that filters keep are counted again.
+        "blackened": list(blackened),
         "drawn": drawn,
         "prompts": {
             "strategy": prompts.strategy,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from filelock import FileLock, Timeout
 from mixport.calibration.family import DRAWN_KIND
 from mixport.calibration.recipe_file import RECIPE_FILE
 from mixport.errors import StoreError
+from mixport.sealed_json import unseal
 from mixport.shards import lock_file, read_manifest, shard_files
 from mixport.store import Store
 
@@ -93,12 +93,12 @@ def _read(key: str, path: Path) -> DrawnFolder:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Everything that was asked, as plain values; empty where it cannot be read."""
+    """Everything that was asked, as plain values; empty where it cannot be read or is damaged."""
     try:
         if path.stat().st_size > _MAX_RECIPE_BYTES:
             return {}
-        return _mapping(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError):
+        return unseal(path.read_bytes())
+    except (OSError, ValueError):
         return {}
 
 

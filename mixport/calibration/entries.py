@@ -81,6 +81,7 @@ def read_set(store: Store, key: str) -> CalibrationSet:
         recipe_key=key,
         content_sha256=metadata["content_sha256"],
         generator=metadata["generator"],
+        blackened=len(metadata.get("blackened", ())),
     )
 
 

@@ -8,10 +8,7 @@ CACHE/drawn/<key>/manifest.json what came out
 from __future__ import annotations
 
 import contextlib
-import io
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +23,7 @@ from mixport.calibration.open_pipeline import OpenPipeline, check_lengths, open_
 from mixport.calibration.prompts import Prompt, prompts
 from mixport.calibration.recipe_file import write_recipe
 from mixport.calibration.request import DrawingRequest
+from mixport.calibration.similarity_file import SIMILARITY_FILE, pack_similarity, read_similarity
 from mixport.environment import describe_environment
 from mixport.errors import BadOptionError
 from mixport.progress import Progress
@@ -33,10 +31,6 @@ from mixport.shards import ShardFolder, read_manifest, shard_files
 from mixport.store import Store
 
 DRAWN_KIND = "drawn"
-#: Only where pairs are far apart in text embedding; a zip, so that damage shows.
-SIMILARITY_FILE = "similarity.npz"
-
-_MAX_SIMILARITY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +50,11 @@ class Family:
         for first in range(0, count, self.shards.batch):
             yield from self.shards.read(first).images[: count - first]
 
+    def blackened(self, count: int) -> tuple[int, ...]:
+        """Which of the first `count` images the generator's safety checker blackened."""
+        notes = [self.shards.record(first).note for first in range(0, count, self.shards.batch)]
+        return tuple(index for note in notes for index in note.get("blackened", ()) if index < count)
+
 
 def family_folder(store: Store, key: str) -> Path:
     """Where the images of a request lie."""
@@ -65,6 +64,12 @@ def family_folder(store: Store, key: str) -> Path:
 def images_at_hand(request: DrawingRequest, *, store: Store) -> int:
     """How many images of a request are in the cache, by the names of files."""
     return sum(count for _, count in shard_files(family_folder(store, request.key), batch=request.batch))
+
+
+def images_to_draw(request: DrawingRequest, *, count: int, store: Store) -> int:
+    """How many images `draw_family` will draw so that there are `count`: whole batches, by the names of files."""
+    there = {first for first, _ in shard_files(family_folder(store, request.key), batch=request.batch)}
+    return request.batch * sum(first not in there for first in range(0, count, request.batch))
 
 
 @contextlib.contextmanager
@@ -138,6 +143,7 @@ def _draw_missing(
     shards.seal(
         metadata={
             "generator": request.generator.name,
+            "conditions": drawer.conditions.mode,
             "seconds": round((earlier if isinstance(earlier, float) else 0.0) + time.perf_counter() - started, 3),
             "scheduler": dict(opened.scheduler),
             "environment": {**describe_environment(), **_threads()},
@@ -168,28 +174,10 @@ def _prompts(session: _Session, shards: ShardFolder, *, count: int) -> Sequence[
             raise BadOptionError(
                 f"--pairing far: the text encoder of {session.request.generator.name} cannot be asked alone", hint="--pairing balanced"
             )
-        buffer = io.BytesIO()
-        np.savez(buffer, cosine=found)
-        shards.write_file(SIMILARITY_FILE, buffer.getvalue())
+        shards.write_file(SIMILARITY_FILE, pack_similarity(found))
         return found
 
     return prompts(session.request.prompts, count=count, similarity=similarity)
-
-
-def read_similarity(folder: Path) -> tuple[NDArray[np.float32] | None, str | None]:
-    """The cosines that far pairs were chosen by, [C, C], or what is wrong with their file; neither where there is none."""
-    path = folder / SIMILARITY_FILE
-    try:
-        if path.stat().st_size > _MAX_SIMILARITY_BYTES:
-            return None, f"larger than {_MAX_SIMILARITY_BYTES} bytes"
-        with np.load(path, allow_pickle=False) as archive:
-            found: NDArray[np.float32] = archive["cosine"]
-    except FileNotFoundError:
-        return None, None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        return None, f"cannot be read: {(str(error).splitlines() or [''])[0]}"
-    square = found.dtype == np.float32 and found.ndim == 2 and found.shape[0] == found.shape[1]
-    return (found, None) if square else (None, f"holds {found.dtype} {list(found.shape)}")
 
 
 def _prompt_notes(sequence: Sequence[Prompt]) -> list[dict[str, Any]]:

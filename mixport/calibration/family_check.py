@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mixport.calibration.family import SIMILARITY_FILE, read_similarity
 from mixport.calibration.recipe_file import RECIPE_FILE, recipe_problem
+from mixport.calibration.similarity_file import SIMILARITY_FILE, read_similarity
 from mixport.shards import verify_folder
 
 

@@ -1,21 +1,21 @@
 """SHA-256 of large files, remembered: a file with the same path, size and times of change is not read again.
 
-MEMORY is a small JSON file in the cache folder. Losing it, or damage to it, costs time and nothing else.
+MEMORY is a small JSON file in the cache folder. It carries its own SHA-256: losing it, or damage to it, costs time and nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from mixport.fingerprint import sha256_file
+from mixport.sealed_json import seal, unseal
 
 _MAX_MEMORY_BYTES = 16 << 20
 _MOST_FILES = 10_000
@@ -59,8 +59,8 @@ def _read(memory: Path) -> _Memory:
     try:
         if memory.stat().st_size > _MAX_MEMORY_BYTES:
             return {}
-        return _MEMORY.validate_json(memory.read_bytes())
-    except (OSError, ValidationError):
+        return _MEMORY.validate_python(unseal(memory.read_bytes()))
+    except (OSError, ValueError):
         return {}
 
 
@@ -70,7 +70,7 @@ def _write(memory: Path, known: _Memory) -> None:
     with contextlib.suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.write_text(json.dumps(newest), encoding="utf-8")
+            temporary.write_bytes(seal(newest))
             temporary.replace(memory)
         finally:
             temporary.unlink(missing_ok=True)

@@ -60,7 +60,8 @@ def filter_images(pool: Pixels, *, filters: FilterSettings, images: int, scores:
     """Score drawn images and choose `images` of them; a filter whose share is 1 costs nothing.
 
     Args:
-        pool: uint8 [P, H, W, 3] with P = pool_size(filters, images=images), at the input's size.
+        pool: uint8 [P, H, W, 3] with P = pool_size(filters, images=images), at the input's size; may be memory-mapped, and is read in
+            pieces.
         filters: shares.
         images: how many remain.
         scores: of the float model.
@@ -77,7 +78,7 @@ def filter_images(pool: Pixels, *, filters: FilterSettings, images: int, scores:
         return keep(filters, images=images, energy=energy, statistics=None)
     # The statistics of an image depend on its company, which must not hold images that are dropped already.
     left = _survivors(filters, images=images, drawn=len(pool), energy=energy)
-    values, name = scores.statistics(np.asarray(pool[list(left)]))
+    values, name = scores.statistics(pool, chosen=left)
     statistics = np.full(len(pool), np.nan)
     statistics[list(left)] = values
     return keep(filters, images=images, energy=energy, statistics=statistics, statistic=name)

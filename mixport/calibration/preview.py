@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from mixport.calibration.drawn import images_ahead
 from mixport.calibration.filters import pool_size
 from mixport.calibration.generate import cached_images
 from mixport.calibration.generators import is_remote
@@ -23,13 +24,17 @@ class Preview:
     Attributes:
         images: how many it will have.
         cached: how many of them need not be made; None for real images, and where only the hub or a filter could say.
-        drawn: how many are drawn for it; more than `images` where filters drop some, 0 for sets that are not drawn.
+        pool: how many it is chosen from; more than `images` where filters drop some, 0 for sets that are not drawn.
+        batch: how many are drawn at once, and kept; None where only the hub could say.
+        to_draw: how many will be drawn, in whole batches; None where only the hub could say.
         generator: settings with every default filled in; as asked where only the hub could say; None for sets that are not drawn.
     """
 
     images: int
     cached: int | None = None
-    drawn: int = 0
+    pool: int = 0
+    batch: int | None = None
+    to_draw: int | None = None
     generator: GeneratorSettings | None = None
 
 
@@ -45,9 +50,9 @@ def preview(recipe: CalibrationRecipe, *, store: Store) -> Preview:
     if recipe.prompts is None or recipe.generator is None:
         return Preview(images=recipe.images, cached=cached_images(recipe, store=store))
     check_prompts(recipe.prompts)
-    drawn = pool_size(recipe.filters, images=recipe.images)
+    pool = pool_size(recipe.filters, images=recipe.images)
     if is_remote(recipe.generator.source):
-        return Preview(images=recipe.images, drawn=drawn, generator=recipe.generator)
+        return Preview(images=recipe.images, pool=pool, batch=recipe.generator.batch, generator=recipe.generator)
     request = resolve_request(recipe.prompts, recipe.generator, cache=store.root)
     settled = dataclasses.replace(
         recipe.generator,
@@ -60,4 +65,11 @@ def preview(recipe: CalibrationRecipe, *, store: Store) -> Preview:
         batch=request.batch,
         device=request.device,
     )
-    return Preview(images=recipe.images, cached=cached_images(recipe, store=store), drawn=drawn, generator=settled)
+    return Preview(
+        images=recipe.images,
+        cached=cached_images(recipe, store=store),
+        pool=pool,
+        batch=request.batch,
+        to_draw=images_ahead(recipe, request, store=store),
+        generator=settled,
+    )

@@ -1,4 +1,7 @@
-"""recipe.json of a folder of drawn images: everything that was asked, for people and for `verify`. The folder's name is its hash."""
+"""recipe.json of a folder of drawn images: everything that was asked, for people and for `verify`.
+
+The folder's name is the SHA-256 of what was asked; the SHA-256 of the whole record stands in the record.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 
 from mixport.calibration.request import DrawingRequest
 from mixport.fingerprint import canonical_json, sha256_json
+from mixport.sealed_json import seal, unseal
 from mixport.shards import MANIFEST_FILE, ShardFolder, shard_files
 
 RECIPE_FILE = "recipe.json"
@@ -24,13 +28,13 @@ def write_recipe(shards: ShardFolder, request: DrawingRequest) -> None:
             return
         shards.set_aside(RECIPE_FILE, problem)
     recipe = {
-        "schema_version": 1,
+        "schema_version": 2,
         "key": request.key,
         "created": datetime.now(UTC).replace(microsecond=0).isoformat(),
         "generator": request.generator.name,
         "asked": json.loads(canonical_json(request.asked)),
     }
-    shards.write_file(RECIPE_FILE, (json.dumps(recipe, indent=2) + "\n").encode())
+    shards.write_file(RECIPE_FILE, seal(recipe))
 
 
 def recipe_problem(folder: Path) -> str | None:
@@ -39,9 +43,9 @@ def recipe_problem(folder: Path) -> str | None:
     try:
         if (size := file.stat().st_size) > _MAX_BYTES:
             return f"{size} bytes, allowed {_MAX_BYTES}"
-        recipe = json.loads(file.read_bytes())
+        recipe = unseal(file.read_bytes())
         return None if sha256_json(recipe["asked"]) == folder.name == recipe["key"] else "does not fit the key"
     except FileNotFoundError:
         return "missing" if shard_files(folder) or (folder / MANIFEST_FILE).exists() else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"cannot be read: {(str(error).splitlines() or [''])[0]}"

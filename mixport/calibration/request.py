@@ -30,7 +30,7 @@ from mixport.fingerprint import sha256_json
 SAFETY_CHECKER = "safety_checker"
 
 #: Change it whenever the same request gives other images.
-_FORMAT = 1
+_FORMAT = 2
 _PACKAGES = ("diffusers", "torch", "transformers")
 _HASHES_FILE = "file_hashes.json"
 # (largest number of pixels an image, batch): a few hundred thousand pixels at once keep a CPU's caches and a GPU's units busy.

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from mixport.quantize.float_model import FloatModel, PreprocessingOverrides, load_model
+from mixport.quantize.output_classes import check_class_count
 from mixport.quantize.quantizer import float_logits, quantize, read_quantized
 from mixport.quantize.simulate import open_simulation
 
-__all__ = ["FloatModel", "PreprocessingOverrides", "float_logits", "load_model", "open_simulation", "quantize", "read_quantized"]
+__all__ = [
+    "FloatModel",
+    "PreprocessingOverrides",
+    "check_class_count",
+    "float_logits",
+    "load_model",
+    "open_simulation",
+    "quantize",
+    "read_quantized",
+]

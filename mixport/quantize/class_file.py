@@ -44,6 +44,8 @@ def read_classes(path: Path) -> Classes:
     if all(isinstance(entry, dict) for entry in entries):
         objects = [cast("dict[str, object]", entry) for entry in entries]
         entries, glosses = [entry.get("name") for entry in objects], [entry.get("gloss") for entry in objects]
+    if document == []:
+        raise BadInputError(f"class file {path} is empty: it holds a list without names, allowed one a class", hint=_HINT)
     names = tuple(entry for entry in entries if isinstance(entry, str))
     if not names or len(names) < len(entries):
         raise BadInputError(f"class file {path} holds {kind}, expected a list of names", hint=_HINT)

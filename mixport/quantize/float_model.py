@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from mixport import fingerprint
 from mixport.artifacts import Decision, Preprocessing
-from mixport.errors import BadInputError, BadOptionError, UnsupportedModelError
+from mixport.errors import BadInputError, BadOptionError
 from mixport.quantize.builtin_models import CIFAR10_CLASSES, builtin_weights, create_builtin
 from mixport.quantize.class_file import Classes, read_classes
 from mixport.quantize.program_file import load_program, takes_one_image
@@ -241,20 +240,3 @@ def _short_name(spec: str) -> str:
     if spec.endswith(".pt2"):
         return Path(spec).stem
     return spec.rpartition(":")[2].replace("/", "_")
-
-
-def output_classes(model: FloatModel) -> int:
-    """Width of the model's output for one image. Raises UnsupportedModelError when it is not one [N, C] tensor."""
-    try:
-        with torch.no_grad():
-            result = model.module(torch.zeros(model.input_shape))
-    except Exception as error:  # the user's own code may raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnsupportedModelError(
-            f"{model.source}: the model does not run on one float32 input {list(model.input_shape)}: {reason}",
-            hint="--input-size states the size it takes; it must take RGB images in batches, and nothing else",
-        ) from error
-    if not isinstance(result, torch.Tensor) or result.dim() != 2:
-        got = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
-        raise UnsupportedModelError(f"{model.source}: the output is {got}, expected one tensor [N, classes]")
-    return int(np.int64(result.shape[1]))

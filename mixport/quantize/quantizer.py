@@ -19,10 +19,11 @@ from mixport.images import normalise
 from mixport.progress import Progress, SilentProgress
 from mixport.quantize.capture import Captured, capture, export_program
 from mixport.quantize.carriers import group_params
-from mixport.quantize.float_model import FloatModel, output_classes
+from mixport.quantize.float_model import FloatModel
 from mixport.quantize.fx_graph import clean
 from mixport.quantize.insert import insert_activations, insert_weights, mark_islands
 from mixport.quantize.islands import sites_behind_islands
+from mixport.quantize.output_classes import output_classes
 from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.ranges import ScaleRule, activation_params
 from mixport.quantize.roles import Kind
@@ -128,7 +129,7 @@ def float_logits(model: FloatModel, images: NDArray[np.uint8], *, progress: Prog
 
 
 def _statistics(model: FloatModel, captured: Captured, plan: Plan, calibration: CalibrationSet, progress: Progress) -> dict[str, Histogram]:
-    images = np.load(calibration.images_path, mmap_mode="r", allow_pickle=False)[: calibration.count]
+    images = calibration.open_images()[: calibration.count]
     batch = _batch_size(model) if captured.dynamic_batch else 1
     names = {site.tensor: site.name for site in reversed(plan.sites)}
     done = 0
@@ -143,7 +144,7 @@ def _statistics(model: FloatModel, captured: Captured, plan: Plan, calibration: 
 
 def _first_images(model: FloatModel, calibration: CalibrationSet) -> Tensor:
     """Two calibration images; the second one mirrored where there is only one."""
-    images = np.asarray(np.load(calibration.images_path, mmap_mode="r", allow_pickle=False)[:2])
+    images = np.asarray(calibration.open_images()[:2])
     pair = images if len(images) == 2 else np.concatenate([images, images[:, :, ::-1]])
     return torch.as_tensor(normalise(np.ascontiguousarray(pair), preprocessing=model.preprocessing))
 

@@ -9,7 +9,7 @@ The scores are those of GenQ (arXiv 2312.05272). Lower is better in all of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,17 +57,19 @@ class ModelScores:
         largest = logits.max(axis=1, keepdims=True)
         return -(largest[:, 0] + np.log(np.exp(logits - largest).sum(axis=1)))
 
-    def statistics(self, images: NDArray[np.uint8]) -> tuple[Scores, str]:
+    def statistics(self, images: NDArray[np.uint8], *, chosen: Sequence[int] | None = None) -> tuple[Scores, str]:
         """How badly each image fits, [N], and the name of the score.
 
-        With BatchNorm layers: `leave_one_out_sensitivity` inside groups of neighbouring images. The groups are of equal size, or
-        differ by one image, and hold at most `batch`, or 3: the weight of an image in its group must be the same for all.
+        With BatchNorm layers: `leave_one_out_sensitivity` inside groups of neighbours among the chosen images. The groups are of
+        equal size, or differ by one image, and hold at most `batch`, or 3: the weight of an image in its group must be the same
+        for all.
 
         Without, but with LayerNorm over patch tokens: the negative of `similarity_entropy` of the tokens that the last such
         layer reads. High entropy is good, so the negative keeps the rule that lower is better.
 
         Args:
-            images: uint8 [N, H, W, 3] at the model's input size.
+            images: uint8 [P, H, W, 3] at the model's input size; may be memory-mapped, one group at a time is copied.
+            chosen: positions of the N images to score; None for all.
 
         Raises:
             BadInputError: the model gives NaN or infinity, or has BatchNorm and is given one image only.
@@ -75,15 +77,17 @@ class ModelScores:
             UnsupportedModelError: BatchNorm layers that mix images in a way that is not known.
         """
         with_batch_norm = any(_has_statistics(module) for module in self.model.module.modules())
-        if with_batch_norm and len(images) < 2:
-            raise BadInputError(f"BatchNorm sensitivity compares images with each other, and there is {len(images)}", hint="--images 2")
+        positions = np.arange(len(images)) if chosen is None else np.asarray(chosen, np.int64)
+        count = len(positions)
+        if with_batch_norm and count < 2:
+            raise BadInputError(f"BatchNorm sensitivity compares images with each other, and there is {count}", hint="--images 2")
         score = self._sensitivity if with_batch_norm else self._entropy
         # No group of one: it would be empty without its image.
-        groups = max(1, min(math.ceil(len(images) / self.batch), len(images) // 2))
+        groups = max(1, min(math.ceil(count / self.batch), count // 2))
         scores: list[Scores] = []
-        with self.progress.track("image statistics", total=len(images)) as advance:
-            for group in np.array_split(images, groups):
-                scores.append(score(group))
+        with self.progress.track("image statistics", total=count) as advance:
+            for group in np.array_split(positions, groups):
+                scores.append(score(np.asarray(images[group])))
                 advance(len(group))
         return np.concatenate(scores), BATCHNORM_SENSITIVITY if with_batch_norm else PATCH_ENTROPY
 

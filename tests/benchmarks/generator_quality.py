@@ -107,9 +107,7 @@ def main() -> None:
     """Read the command line and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10 and the judge's weights")
-    parser.add_argument(
-        "--judge", type=Path, help="weights of the judge (default: cifar10_resnet56.safetensors of the data folder)"
-    )
+    parser.add_argument("--judge", type=Path, help="weights of the judge (default: cifar10_resnet56.safetensors of the data folder)")
     parser.add_argument("--depth", type=int, default=56, choices=sorted(BLOCKS))
     parser.add_argument("--generator", default="builtin")
     parser.add_argument("--images", type=int, default=1000)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mixport import stages
 from mixport.cli import run
 
 pytestmark = pytest.mark.e2e
@@ -47,6 +48,21 @@ def test_json_is_the_manifest_of_the_bundle(capsys: Capture, tmp_path: Path, tin
     assert files == {
         "manifest.json", "model.onnx", "golden/inputs.npz", "golden/codes.npz", "golden/outputs.npz", "report.html", "SHA256SUMS",
     }  # fmt: skip
+
+
+def test_images_that_another_process_prunes_meanwhile_are_explained(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = stages.calibrate
+
+    def pruned(*arguments: Any) -> Any:
+        made = real(*arguments)
+        shutil.rmtree(made.images_path.parent)
+        return made
+
+    monkeypatch.setattr(stages, "calibrate", pruned)
+    assert run([*TINY, "--cache", "own", "--out", "out"]) == 1
+    errors = capsys.readouterr().err
+    assert "images.npy are gone" in errors
+    assert "hint: run the same command again" in errors
 
 
 def test_the_default_folder_is_named_after_the_model(capsys: Capture, tmp_path: Path, tiny_cache: Path) -> None:

@@ -34,7 +34,16 @@ def options(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """What every command here is told; the working directory is an empty folder."""
     monkeypatch.chdir(tmp_path)
     drawing = ["--generator", str(workplace / "generator"), "--gen-steps", "1", "--gen-batch", "4", "--device", "cpu"]
-    return ["tests.models:tiny", "--classes", str(workplace / "classes.json"), *drawing, "--cache", str(workplace / "cache")]
+    return [
+        "tests.models:tiny",
+        "--model-arg",
+        "classes=4",
+        "--classes",
+        str(workplace / "classes.json"),
+        *drawing,
+        "--cache",
+        str(workplace / "cache"),
+    ]
 
 
 def build(capsys: Capture, options: list[str], *words: str) -> tuple[dict[str, Any], str]:
@@ -75,6 +84,7 @@ def test_the_plan_comes_first_and_is_true(capsys: Capture, options: list[str], w
         "w8a8, first and last layer 8 bits",
         "10 drawn images, prompts: mixup, 2 of 4 classes each, balanced",
         "device cpu, scheduler DPMSolverMultistepScheduler, steps 1, guidance 3.5, size 16x16, dtype float32, batch 4",
+        "4 will be drawn, in whole batches of 4",
         f"8 of them are in {workplace / 'cache'} already",
         "every code on 4 calibration images (native); no top-1 without --eval",
         "bundle       out",
@@ -140,7 +150,8 @@ def test_real_images_stay_out_of_the_report(capsys: Capture, workplace: Path, tm
     ("words", "code", "message", "hint"),
     [
         (["--generator", "nowhere"], 1, "unknown generator 'nowhere'", "--generator builtin"),
-        (["--classes-per-prompt", "4", "--classes", "two.json"], 2, "more than the 2 classes there are", "--classes-per-prompt 2"),
+        (["--classes", "two.json"], 1, "two.json has 2 names, and tests.models:tiny has 4 outputs", "--classes with the names of this"),
+        (["--classes", "none.json"], 1, "none.json is empty", "a JSON list of names"),
         (["--classes", "twins.json"], 2, "read the same in a prompt", "rename one"),
         (["--label-text", "gloss"], 2, "--label-text gloss needs the meaning of every class", "--classes FILE.json"),
         (["--gen-scheduler", "NoSuchScheduler"], 2, "NoSuchScheduler", ""),
@@ -150,9 +161,11 @@ def test_what_cannot_be_drawn_is_refused(
     words: list[str], code: int, message: str, hint: str, capsys: Capture, options: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "two.json").write_text('["cat", "dog"]', encoding="utf-8")
-    (tmp_path / "twins.json").write_text('["cat", "Cat"]', encoding="utf-8")
-    assert run(["build", *options, *words, "--out", "out", "--cache", "cache"]) == code
-    errors = capsys.readouterr().err
-    assert message in errors
-    assert f"hint: {hint}" in errors
+    (tmp_path / "none.json").write_text("[]", encoding="utf-8")
+    (tmp_path / "twins.json").write_text('["cat", "Cat", "dog", "ship"]', encoding="utf-8")
+    for command in (["build", "--out", "out"], ["calib", "generate"]):
+        assert run([*command, *options, *words, "--cache", "cache"]) == code
+        errors = capsys.readouterr().err
+        assert message in errors
+        assert f"hint: {hint}" in errors
     assert not (tmp_path / "out").exists()

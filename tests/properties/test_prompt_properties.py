@@ -69,8 +69,9 @@ class Scores:
     def energy(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         return images[:, 0, 0, 0].astype(np.float64)
 
-    def statistics(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], str]:
-        return images[:, 0, 0, 1].astype(np.float64), "second channel"
+    def statistics(self, images: NDArray[np.uint8], *, chosen: Sequence[int] | None = None) -> tuple[NDArray[np.float64], str]:
+        scored = images if chosen is None else images[list(chosen)]
+        return scored[:, 0, 0, 1].astype(np.float64), "second channel"
 
 
 @given(st.integers(1, 40), SHARES.filter(lambda share: share >= 0.1), SHARES.filter(lambda share: share >= 0.1), st.integers(0, 99))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -15,12 +16,14 @@ from hypothesis.extra import numpy as hnp
 from mixport.errors import BadInputError
 from mixport.fingerprint import canonical_json, sha256_arrays
 from mixport.npz import read_npz, write_npz
+from mixport.sealed_json import seal, unseal
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
+RECORDS = st.dictionaries(st.text(max_size=8).filter(lambda name: name != "record_sha256"), PLAIN, min_size=1, max_size=4)
 NAMES = st.text(st.characters(exclude_characters="\0\\", exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
     lambda name: not name.endswith(".npy")
 )
@@ -43,6 +46,27 @@ def test_canonical_json_is_json_and_keeps_the_value(value: object) -> None:
 @given(st.dictionaries(st.text(max_size=8), st.integers(), max_size=6))
 def test_the_order_of_keys_does_not_count(value: dict[str, int]) -> None:
     assert canonical_json(dict(reversed(value.items()))) == canonical_json(value)
+
+
+@given(RECORDS)
+def test_a_sealed_record_comes_back(record: dict[str, object]) -> None:
+    data = seal(record)
+    assert unseal(data) == record
+    assert {**json.loads(data)}.keys() == {"record_sha256", *record}
+
+
+@given(RECORDS, st.floats(0, 1, exclude_max=True), st.integers(1, 255))
+def test_a_sealed_record_with_any_changed_byte_is_refused(record: dict[str, object], place: float, mask: int) -> None:
+    data = bytearray(seal(record))
+    data[int(place * len(data))] ^= mask
+    with pytest.raises(ValueError, match="record_sha256"):
+        unseal(bytes(data))
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=40).map(lambda tail: seal({"a": 1}) + tail + b"x"))
+def test_bytes_that_are_no_sealed_record_are_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="record_sha256"):
+        unseal(data)
 
 
 @settings(max_examples=50, deadline=None)

@@ -32,6 +32,8 @@ def plan(
     images: int | None = None,
     cached: int | None = 0,
     labelled: int | None = None,
+    batch: int | None = 64,
+    to_draw: int | None = 448,
 ) -> dict[str, str]:
     """Lines of a plan by name; those without a name join the one above."""
     options = BuildOptions.of(values)
@@ -40,7 +42,7 @@ def plan(
         options,
         model=model,
         recipe=recipe,
-        preview=Preview(images=images or recipe.images, cached=cached, drawn=4096, generator=recipe.generator),
+        preview=Preview(images=images or recipe.images, cached=cached, pool=4100, batch=batch, to_draw=to_draw, generator=recipe.generator),
         labelled=labelled,
         targets=[load_target(name) for name in options.target],
         folders=[Path("dist") / name for name in options.target],
@@ -62,7 +64,7 @@ def test_a_default_build() -> None:
         "scheme": "w4a8, first and last layer 8 bits, rounded to nearest, seed 0",
         "target": "ort-cpu",
         "calibration": "512 drawn images, prompts: mixup, 2 of 3 classes each, balanced; generator: builtin, device auto; "
-        "100 of them are in calib_cache already",
+        "448 will be drawn, in whole batches of 64; 100 of them are in calib_cache already",
         "compare": "every code on 256 calibration images (native); no top-1 without --eval",
         "gates": "mismatches==0",
         "bundle": "dist/ort-cpu",
@@ -92,11 +94,12 @@ def test_every_setting_of_the_drawing_shows() -> None:
             "template": "oil painting of {classes}",
         },
         cached=512,
+        to_draw=0,
     )["calibration"]
     assert text == (
         "512 drawn images, prompts: mixup, 3 of 3 classes each, far, with meanings, template 'oil painting of {classes}'; "
         "generator: owner/model, device cuda, revision v2, scheduler DDIMScheduler, steps 7, guidance 3.5, negative prompt text, "
-        "size 64x32, dtype bfloat16, batch 4, safety checker on; filters: draw 4096, keep the best 50% by energy, "
+        "size 64x32, dtype bfloat16, batch 4, safety checker on; filters: of 4100 drawn images, keep the best 50% by energy, "
         "then the best 25% by statistics; "
         "all of them are in calib_cache already"
     )
@@ -106,12 +109,28 @@ def test_every_setting_of_the_drawing_shows() -> None:
     ("values", "text"),
     [
         ({"calib": "noise", "images": 9}, "9 images of noise; none of them is in calib_cache yet"),
-        ({"calib": "single"}, "512 drawn images, prompts: single, one class each; generator: builtin, device auto; none of them"),
+        (
+            {"calib": "single"},
+            "512 drawn images, prompts: single, one class each; generator: builtin, device auto; 448 will be drawn, in whole",
+        ),
         ({"calib": "genq"}, "512 drawn images, prompts: genq, an adjective and a class each; generator: builtin"),
     ],
 )
 def test_other_methods(values: dict[str, object], text: str) -> None:
     assert plan(values)["calibration"].startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("batch", "to_draw", "text"),
+    [
+        (64, 64, "; 64 will be drawn, in whole batches of 64; none of them"),
+        (64, 0, "device auto; none of them"),
+        (64, None, "; 4160 will be drawn, in whole batches of 64, less what is in the cache; none of them"),
+        (None, None, "; 4100 or more will be drawn, in whole batches; none of them"),
+    ],
+)
+def test_more_is_drawn_than_was_asked_for(batch: int | None, to_draw: int | None, text: str) -> None:
+    assert text in plan({"images": 3}, batch=batch, to_draw=to_draw)["calibration"]
 
 
 def test_real_images_are_counted_and_not_said_to_be_cached() -> None:

@@ -25,7 +25,7 @@ def test_the_file_speaks_kebab_and_snake_case(tmp_path: Path) -> None:
 def test_options_of_drawing_are_read_and_overridden_too(tmp_path: Path) -> None:
     path = write(
         tmp_path,
-        '[build]\nclasses-per-prompt = 3\ngen-size = [64, 32]\ngen-guidance = 2\ngen-safety-checker = true\nkeep-energy = 0.5\n',
+        "[build]\nclasses-per-prompt = 3\ngen-size = [64, 32]\ngen-guidance = 2\ngen-safety-checker = true\nkeep-energy = 0.5\n",
     )
     options = merge(read_config(path), {"gen_safety_checker": False, "keep_energy": 0.75, "classes_per_prompt": None})
     assert (options.classes_per_prompt, options.gen_size, options.gen_guidance) == (3, (64, 32), 2.0)

@@ -34,7 +34,9 @@ def shop(tmp_path: Path, notes: list[str]) -> Callable[[dict[str, object]], Work
     return make
 
 
-def given(monkeypatch: pytest.MonkeyPatch, *, count: int, store_damaged: list[Damaged] | None = None) -> list[dict[str, Any]]:
+def given(
+    monkeypatch: pytest.MonkeyPatch, *, count: int, blackened: int = 0, store_damaged: list[Damaged] | None = None
+) -> list[dict[str, Any]]:
     """Replace `calibrate` by one that draws nothing; its calls are remembered."""
     calls: list[dict[str, Any]] = []
 
@@ -42,7 +44,12 @@ def given(monkeypatch: pytest.MonkeyPatch, *, count: int, store_damaged: list[Da
         calls.append({"recipe": recipe, **others})
         others["store"].damaged += store_damaged or []
         return CalibrationSet(
-            images_path=Path("images.npy"), count=count, method=recipe.method, recipe_key="a" * 64, content_sha256="b" * 64
+            images_path=Path("images.npy"),
+            count=count,
+            method=recipe.method,
+            recipe_key="a" * 64,
+            content_sha256="b" * 64,
+            blackened=blackened,
         )
 
     monkeypatch.setattr("mixport.calibration.calibrate", calibrate)
@@ -94,6 +101,17 @@ def test_fewer_images_than_asked_for_are_noted(shop: Callable[..., Workshop], no
     here, model = shop({"calib": "images:photos", "images": 9}), load_model("tests.models:tiny")
     stages.calibrate(here, model, stages.recipe_of(here, model))
     assert notes[-1] == "calibration: 9 images were asked for, photos has 5"
+
+
+@pytest.mark.parametrize("blackened", [0, 3])
+def test_black_images_are_noted(shop: Callable[..., Workshop], notes: list[str], monkeypatch: pytest.MonkeyPatch, blackened: int) -> None:
+    given(monkeypatch, count=9, blackened=blackened)
+    here, model = shop({"calib": "noise", "images": 9}), load_model("tests.models:tiny")
+    stages.calibrate(here, model, stages.recipe_of(here, model))
+    told = [note for note in notes if "black" in note]
+    assert len(told) == (blackened > 0)
+    if told:
+        assert told[0].startswith("calibration: 3 of 9 images are black, the generator's safety checker objected to them; hint: --no-gen")
 
 
 def test_damaged_entries_are_noted_with_their_new_place(

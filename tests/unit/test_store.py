@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mixport.errors import StoreError
+from mixport.sealed_json import seal, unseal
 from mixport.store import Store
 
 KEY = "ab" * 32
@@ -90,7 +91,7 @@ def test_an_entry_comes_back_with_its_metadata(tmp_path: Path) -> None:
     assert (entry.kind, entry.key, entry.bytes, entry.metadata) == ("kind", KEY, 11, {"n": 1})
     assert entry.created is not None
     record = json.loads((folder / "entry.json").read_text())
-    assert record["schema_version"] == 1
+    assert record["schema_version"] == 2
     assert set(record["files"]) == {"deep/file.bin", "other.txt"}
     assert leftovers(store) == []
 
@@ -144,6 +145,23 @@ def test_damage_is_named_and_never_taken_for_whole(tmp_path: Path, name: str, co
     assert len(store.damaged) == 1
 
 
+@pytest.mark.parametrize("change", ["metadata", "another version"])
+def test_a_changed_record_is_damaged(tmp_path: Path, change: str) -> None:
+    store = Store(tmp_path)
+    record = fill(store) / "entry.json"
+    if change == "metadata":
+        record.write_text(record.read_text().replace('"n": 1', '"n": 2'))
+        problem = "entry.json: cannot be read: content differs from its record_sha256"
+    else:
+        record.write_text(json.dumps({**json.loads(record.read_text()), "schema_version": 1}))
+        problem = "entry.json: cannot be read: does not start with a record_sha256: damaged, or written by another version"
+    assert store.verify("kind", KEY) == [problem]
+    with pytest.raises(StoreError, match=r"entry\.json: cannot be read"):
+        store.metadata("kind", KEY)
+    assert store.get("kind", KEY) is None
+    assert [one.problems for one in store.damaged] == [(problem,)]
+
+
 def test_an_entry_under_another_name_is_not_taken(tmp_path: Path) -> None:
     store = Store(tmp_path)
     fill(store).rename(tmp_path / "kind" / "other")
@@ -154,11 +172,11 @@ def test_an_entry_under_another_name_is_not_taken(tmp_path: Path) -> None:
 def test_recorded_names_cannot_leave_the_entry(tmp_path: Path) -> None:
     store = Store(tmp_path)
     folder = fill(store)
-    record = json.loads((folder / "entry.json").read_text())
+    record = unseal((folder / "entry.json").read_bytes())
     outside = tmp_path / "outside"
     outside.write_text("text")
     record["files"] = {"../../outside": record["files"]["other.txt"]}
-    (folder / "entry.json").write_text(json.dumps(record))
+    (folder / "entry.json").write_bytes(seal(record))
     assert store.verify("kind", KEY) == ["'../../outside': not a path inside the entry"]
 
 

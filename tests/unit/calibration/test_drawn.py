@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mixport.artifacts import CalibrationSet
-from mixport.calibration import family
+from mixport.calibration import details_of, family, list_families, set_details
 from mixport.calibration.draw import Drawer
 from mixport.calibration.entries import KIND, prompts_of
 from mixport.calibration.family import DRAWN_KIND
@@ -26,6 +26,7 @@ from mixport.calibration.recipe import CalibrationRecipe, FilterSettings
 from mixport.errors import BadInputError, BadOptionError, InvariantError, StoreError
 from mixport.fingerprint import sha256_arrays
 from mixport.progress import SilentProgress
+from mixport.sealed_json import seal, unseal
 from mixport.shards import Manifest, read_manifest
 from mixport.store import Store
 from tests.unit.calibration.conftest import Steps, drawn_recipe, prompt_recipe
@@ -232,18 +233,23 @@ def test_images_of_other_prompts_are_not_believed(store: Store, recipe: Any) -> 
     made = draw(recipe(images=8), store)
     (folder,) = families(store)
     shards = [folder / "000000-000003.zip", folder / "000004-000007.zip"]
-    text = (folder / "manifest.json").read_text()
-    (folder / "manifest.json").write_text(text.replace("A photo of", "A sketch of", 1))
+    found = unseal((folder / "manifest.json").read_bytes())
+    found["shards"][0]["note"]["prompts"][0]["text"] = "A sketch of a cat and a dog"
+    (folder / "manifest.json").write_bytes(seal(found))
     again = draw(recipe(images=7), store)
     np.testing.assert_array_equal(pixels(again), pixels(made)[:7])
     assert [one.problems for one in store.damaged] == [(f"{shards[0].name}: was drawn from other prompts",)]
 
 
+def asked_for_more_steps(folder: Path) -> None:
+    found = unseal((folder / "recipe.json").read_bytes())
+    (folder / "recipe.json").write_bytes(seal({**found, "asked": {**found["asked"], "steps": 2}}))
+
+
 def test_verify_finds_a_changed_recipe(store: Store, recipe: Any) -> None:
     draw(recipe(images=4), store)
     (folder,) = families(store)
-    text = (folder / "recipe.json").read_text()
-    (folder / "recipe.json").write_text(text.replace('"steps": 1', '"steps": 2'))
+    asked_for_more_steps(folder)
     assert verify_family(folder) == ["recipe.json: does not fit the key"]
     (folder / "recipe.json").unlink()
     assert verify_family(folder) == ["recipe.json: missing"]
@@ -253,8 +259,7 @@ def test_verify_finds_a_changed_recipe(store: Store, recipe: Any) -> None:
 def test_a_changed_recipe_is_kept_told_and_written_again(store: Store, recipe: Any, images: int) -> None:
     draw(recipe(images=4), store)
     (folder,) = families(store)
-    text = (folder / "recipe.json").read_text()
-    (folder / "recipe.json").write_text(text.replace('"steps": 1', '"steps": 2'))
+    asked_for_more_steps(folder)
     draw(recipe(images=images), store)
     assert [one.problems for one in store.damaged] == [("recipe.json: does not fit the key",)]
     assert verify_family(folder) == []
@@ -264,7 +269,8 @@ def test_a_manifest_that_contradicts_itself_is_kept_told_and_written_again(store
     draw(recipe(images=4), store)
     (folder,) = families(store)
     before = manifest(store).content_sha256
-    (folder / "manifest.json").write_text((folder / "manifest.json").read_text().replace(before, "0" * 64))
+    found = unseal((folder / "manifest.json").read_bytes())
+    (folder / "manifest.json").write_bytes(seal({**found, "content_sha256": "0" * 64}))
     assert verify_family(folder) == ["manifest.json: content_sha256 does not fit its shards"]
     opens.clear()
     draw(recipe(images=3), store)
@@ -276,9 +282,9 @@ def test_a_manifest_that_contradicts_itself_is_kept_told_and_written_again(store
 def test_a_manifest_with_a_strange_time_is_gone_on_with(store: Store, recipe: Any) -> None:
     draw(recipe(images=4), store)
     (folder,) = families(store)
-    document = json.loads((folder / "manifest.json").read_text())
+    document = unseal((folder / "manifest.json").read_bytes())
     document["metadata"]["seconds"] = "long"
-    (folder / "manifest.json").write_text(json.dumps(document))
+    (folder / "manifest.json").write_bytes(seal(document))
     draw(recipe(images=8), store)
     assert manifest(store).metadata["seconds"] > 0
 
@@ -323,14 +329,60 @@ def test_far_pairs_ask_the_text_encoder_once(store: Store, recipe: Any, opens: l
     assert verify_family(folder) == []
 
 
+def some_blackened(monkeypatch: pytest.MonkeyPatch, places: set[int]) -> None:
+    """Let the generator's safety checker object to these images."""
+    real = Drawer.draw
+
+    def drawing(self: Drawer, indices: Any) -> Any:
+        made = real(self, indices)
+        black = tuple(place for place, index in enumerate(indices) if index in places)
+        made.images[list(black)] = 0
+        return dataclasses.replace(made, blackened=black)
+
+    monkeypatch.setattr(Drawer, "draw", drawing)
+
+
+def test_blackened_images_are_counted(store: Store, recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    some_blackened(monkeypatch, {1, 4, 6})
+    counts: list[tuple[int, Any]] = []
+    for images in (8, 6, 1):
+        made = draw(recipe(images=images), store)
+        counts.append((made.blackened, (set_details(store, made.recipe_key).generator or {}).get("blackened")))
+    assert counts == [(3, 3), (2, 2), (0, None)]
+    (drawn,) = list_families(store)
+    assert (details_of(store, drawn).generator or {})["blackened"] == 3
+    assert draw(recipe(images=6), store).blackened == 2, "from the cache too"
+
+
+def test_blackened_images_are_counted_among_those_that_filters_keep(store: Store, recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    some_blackened(monkeypatch, {1, 4, 6})
+    made = draw(recipe(images=4, filters=FilterSettings(keep_energy=0.5)), store, scores=Brightness())
+    assert (pixels(made).max(axis=(1, 2, 3)) == 0).sum() == 3, "the darkest are kept here"
+    assert made.blackened == 3
+    assert (set_details(store, made.recipe_key).generator or {})["blackened"] == 3
+
+
+def test_a_real_safety_checker_is_counted(store: Store, tmp_path: Path) -> None:
+    from tests.diffusion import tiny_stable_diffusion
+
+    prudish = tiny_stable_diffusion(tmp_path / "prudish", prudish=True)
+    made = draw(drawn_recipe(prudish, images=3, safety_checker=True), store)
+    assert pixels(made).max() == 0
+    assert made.blackened == 3
+    unchecked = draw(drawn_recipe(prudish, images=3), store)
+    assert pixels(unchecked).max() > 0
+    assert unchecked.blackened == 0
+    assert "blackened" not in (set_details(store, unchecked.recipe_key).generator or {})
+
+
 class Brightness:
     """Scores that prefer dark images."""
 
     def energy(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         return images.astype(np.float64).mean(axis=(1, 2, 3))
 
-    def statistics(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], str]:
-        return -self.energy(images), "brightness"
+    def statistics(self, images: NDArray[np.uint8], *, chosen: Sequence[int] | None = None) -> tuple[NDArray[np.float64], str]:
+        return -self.energy(images if chosen is None else images[list(chosen)]), "brightness"
 
 
 def test_filters_keep_the_best_of_more(store: Store, recipe: Any, opens: list[str]) -> None:

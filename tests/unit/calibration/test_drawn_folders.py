@@ -24,6 +24,7 @@ from mixport.calibration import (
 from mixport.calibration.entries import IMAGES_FILE, KIND, PROMPTS_FILE, content_sha256
 from mixport.errors import BadInputError, StoreError
 from mixport.fingerprint import sha256_json
+from mixport.sealed_json import seal, unseal
 from mixport.shards import ShardFolder, lock_file
 from mixport.store import Store
 
@@ -53,7 +54,7 @@ def store(tmp_path: Path) -> Store:
     folder = ShardFolder(store.root / "drawn" / FAMILY, batch=2, cache=store.root)
     with folder.lock():
         recipe = {"key": FAMILY, "generator": "gen", "created": "2026-11-01T00:00:00+00:00", "asked": ASKED}
-        folder.write_file("recipe.json", json.dumps(recipe).encode())
+        folder.write_file("recipe.json", seal(recipe))
         for first in (0, 2):
             folder.write(first, pixels[first : first + 2], note={"prompts": rows(TEXTS)[first : first + 2]})
         folder.seal(metadata={})
@@ -151,8 +152,7 @@ def test_every_flipped_byte_is_found(store: Store) -> None:
 def test_what_would_be_pruned(store: Store, rules: dict[str, Any], chosen: list[str]) -> None:
     later = datetime(2026, 11, 20, tzinfo=UTC)
     for path in (store.root / KIND).glob("*/entry.json"):
-        document = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**document, "created": later.isoformat()}), encoding="utf-8")
+        path.write_bytes(seal({**unseal(path.read_bytes()), "created": later.isoformat()}))
     found = [one.key for one in prunable(store, now=later, **rules)]
     assert found[:1] == chosen[:1], "the oldest first"
     assert sorted(found) == sorted(chosen)
@@ -187,18 +187,18 @@ def test_drawn_images_that_do_not_describe_themselves_are_listed_too(store: Stor
 
 def test_records_of_the_wrong_kind_are_shown_as_far_as_they_go(store: Store) -> None:
     folder = store.root / "drawn" / FAMILY
-    recipe = json.loads((folder / "recipe.json").read_text())
+    recipe = unseal((folder / "recipe.json").read_bytes())
     recipe["asked"]["prompts"]["class_names"] = 5
-    (folder / "recipe.json").write_text(json.dumps(recipe))
-    found = json.loads((folder / "manifest.json").read_text())
+    (folder / "recipe.json").write_bytes(seal(recipe))
+    found = unseal((folder / "manifest.json").read_bytes())
     found["shards"][0]["note"]["prompts"] = 5
-    (folder / "manifest.json").write_text(json.dumps(found))
+    (folder / "manifest.json").write_bytes(seal(found))
     (family,) = list_families(store)
     details = details_of(store, family)
     assert (details.prompts or {})["classes"] == 0
     assert tuple(details.texts) == tuple(TEXTS[2:])
     record = store.root / KIND / SET / "entry.json"
-    record.write_text(json.dumps({**(entry := json.loads(record.read_text())), "metadata": {**entry["metadata"], "prompts": 5}}))
+    record.write_bytes(seal({**(entry := unseal(record.read_bytes())), "metadata": {**entry["metadata"], "prompts": 5}}))
     assert set_details(store, SET).prompts is None
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from mixport.calibration import file_hashes as module
 from mixport.calibration.file_hashes import file_hashes
 from mixport.fingerprint import sha256_file
+from mixport.sealed_json import unseal
 
 
 def old_file(path: Path, content: bytes) -> Path:
@@ -70,7 +70,16 @@ def test_damage_counts_as_absence(tmp_path: Path, content: str) -> None:
     path, memory = old_file(tmp_path / "a", b"one"), tmp_path / "memory.json"
     memory.write_text(content)
     assert file_hashes([path], memory=memory) == {path: sha256_file(path)}
-    assert json.loads(memory.read_text()) == {str(path): [3, 10**18, path.stat().st_ctime_ns, sha256_file(path)]}
+    assert unseal(memory.read_bytes()) == {str(path): [3, 10**18, path.stat().st_ctime_ns, sha256_file(path)]}
+
+
+def test_a_changed_hash_is_not_believed(tmp_path: Path) -> None:
+    path, memory = old_file(tmp_path / "a", b"one"), tmp_path / "memory.json"
+    right = file_hashes([path], memory=memory)
+    text = memory.read_text()
+    memory.write_text(text.replace(right[path], "0" * 64))
+    assert memory.read_text() != text
+    assert file_hashes([path], memory=memory) == right
 
 
 def test_a_memory_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:

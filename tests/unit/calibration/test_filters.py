@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -17,14 +19,19 @@ class Counted:
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, list[int]]] = []
+        self.pools: list[NDArray[np.uint8]] = []
 
     def energy(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         self.seen.append(("energy", images[:, 0, 0, 2].tolist()))
         return images[:, 0, 0, 0].astype(np.float64)
 
-    def statistics(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], str]:
-        self.seen.append(("statistics", images[:, 0, 0, 2].tolist()))
-        return images[:, 0, 0, 1].astype(np.float64), "some statistic"
+    def statistics(self, images: NDArray[np.uint8], *, chosen: Sequence[int] | None = None) -> tuple[NDArray[np.float64], str]:
+        # The pool comes as it is: a copy of the survivors could be as large.
+        assert chosen is not None
+        self.pools.append(images)
+        scored = images[list(chosen)]
+        self.seen.append(("statistics", scored[:, 0, 0, 2].tolist()))
+        return scored[:, 0, 0, 1].astype(np.float64), "some statistic"
 
 
 def pool(energy: list[int], statistics: list[int]) -> NDArray[np.uint8]:
@@ -55,8 +62,10 @@ def test_a_pool_without_end_is_refused() -> None:
 def test_energy_comes_first_and_statistics_see_the_survivors_only() -> None:
     scores = Counted()
     # Images 0 and 3 fit the statistics best, but their energy is high.
-    kept, record = filter_images(pool([9, 1, 2, 8], [0, 5, 4, 0]), filters=BOTH, images=1, scores=scores)
+    images = pool([9, 1, 2, 8], [0, 5, 4, 0])
+    kept, record = filter_images(images, filters=BOTH, images=1, scores=scores)
     assert kept == (2,)
+    assert [one is images for one in scores.pools] == [True]
     assert scores.seen == [("energy", [0, 1, 2, 3]), ("statistics", [1, 2])]
     assert record == FilterRecord(asked=1, drawn=4, dropped_by_energy=2, dropped_by_statistics=1, statistic="some statistic")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from mixport.calibration.recipe import FilterSettings, GeneratorSettings, Prompt
 from mixport.errors import BadInputError, BadOptionError
 from mixport.progress import SilentProgress
 from mixport.store import Store
+from tests.unit.calibration.conftest import Steps
 
 SMALL = Preprocessing(size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))
 CLASSES = ("cat", "dog", "ship")
@@ -52,7 +54,7 @@ def test_real_images_are_counted(store: Store, tmp_path: Path) -> None:
 
 def test_a_drawn_set_settles_every_default_and_draws_nothing(store: Store, tiny_pipeline: Path) -> None:
     found = preview(drawn(str(tiny_pipeline)), store=store)
-    assert (found.images, found.cached, found.drawn) == (6, 0, 6)
+    assert (found.images, found.cached, found.pool, found.batch, found.to_draw) == (6, 0, 6, 4, 8)
     assert found.generator == GeneratorSettings(
         source=str(tiny_pipeline),
         scheduler="DPMSolverMultistepScheduler",
@@ -68,12 +70,30 @@ def test_a_drawn_set_settles_every_default_and_draws_nothing(store: Store, tiny_
 
 def test_a_longer_set_in_the_cache_counts(store: Store, tiny_pipeline: Path) -> None:
     calibrate(drawn(str(tiny_pipeline), images=6), store=store, progress=SilentProgress())
-    assert [preview(drawn(str(tiny_pipeline), images=count), store=store).cached for count in (3, 6, 8, 20)] == [3, 6, 8, 8]
+    ahead = [preview(drawn(str(tiny_pipeline), images=count), store=store) for count in (3, 6, 8, 9, 20)]
+    assert [one.cached for one in ahead] == [3, 6, 8, 8, 8]
+    assert [one.to_draw for one in ahead] == [0, 0, 0, 4, 12]
+
+
+def test_what_is_said_to_be_drawn_is_drawn(store: Store, tiny_pipeline: Path, steps: Steps) -> None:
+    asked = drawn(str(tiny_pipeline), images=3, filters=FilterSettings(keep_energy=0.5))
+    assert preview(asked, store=store).to_draw == 8, "six to choose from, in batches of four"
+    calibrate(drawn(str(tiny_pipeline), images=3), store=store, progress=SilentProgress())
+    assert preview(asked, store=store).to_draw == 4
+    calibrate(drawn(str(tiny_pipeline), images=6), store=store, progress=steps)
+    assert steps.bars == [("drawing images", 4)]
+    assert preview(asked, store=store).to_draw == 0
+
+
+def test_a_set_whose_drawn_images_were_deleted_needs_no_drawing(store: Store, tiny_pipeline: Path) -> None:
+    calibrate(drawn(str(tiny_pipeline), images=3), store=store, progress=SilentProgress())
+    shutil.rmtree(store.root / "drawn")
+    assert [preview(drawn(str(tiny_pipeline), images=count), store=store).to_draw for count in (3, 4)] == [0, 4]
 
 
 def test_filters_draw_more(store: Store, tiny_pipeline: Path) -> None:
     found = preview(drawn(str(tiny_pipeline), filters=FilterSettings(keep_energy=0.5)), store=store)
-    assert (found.images, found.drawn, found.cached) == (6, 12, None)
+    assert (found.images, found.pool, found.cached, found.to_draw) == (6, 12, None, 12)
 
 
 def test_the_hub_is_not_asked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +102,7 @@ def test_the_hub_is_not_asked(store: Store, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("mixport.calibration.generators.hub_folder", no_hub)
     recipe = drawn("owner/model")
-    assert preview(recipe, store=store) == Preview(images=6, drawn=6, generator=recipe.generator)
+    assert preview(recipe, store=store) == Preview(images=6, pool=6, batch=4, generator=recipe.generator)
 
 
 def test_what_cannot_work_is_refused(store: Store, tmp_path: Path) -> None:

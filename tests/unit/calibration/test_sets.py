@@ -17,6 +17,7 @@ from mixport.calibration import (
 )
 from mixport.errors import BadInputError
 from mixport.progress import SilentProgress
+from mixport.sealed_json import seal, unseal
 from mixport.store import Store
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -60,13 +61,13 @@ def test_list_find_and_verify(tmp_path: Path) -> None:
     assert sets[0].path.is_dir(), "verify changes nothing"
 
 
-@pytest.mark.parametrize("size", ["5", "[1]", "null", '["a", 2]'])
-def test_a_set_that_describes_itself_wrongly_is_listed(tmp_path: Path, size: str) -> None:
+@pytest.mark.parametrize("size", [5, [1], None, ["a", 2]])
+def test_a_set_that_describes_itself_wrongly_is_listed(tmp_path: Path, size: object) -> None:
     store = Store(tmp_path)
     record = noise(store, images=2, size=(7, 9)) / "entry.json"
-    text = record.read_text()
-    assert '"size": [\n      7,\n      9\n    ]' in text
-    record.write_text(text.replace("[\n      7,\n      9\n    ]", size))
+    found = unseal(record.read_bytes())
+    assert found["metadata"]["size"] == [7, 9]
+    record.write_bytes(seal({**found, "metadata": {**found["metadata"], "size": size}}))
     assert [one.size for one in list_sets(store)] == [(0, 0)]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from mixport.errors import BadInputError
-from mixport.quantize import builtin_models, load_model
+from mixport.quantize import builtin_models, check_class_count, load_model
 from mixport.quantize.builtin_models import CIFAR10_CLASSES, builtin_weights, create_builtin
 from mixport.quantize.cifar_vit import cifar_vit
 from mixport.quantize.class_file import read_classes
@@ -91,6 +92,31 @@ def test_a_class_file(document: object, names: tuple[str, ...], glosses: tuple[s
     assert (found.names, found.glosses) == (names, glosses)
     model = load_model("tests.models:tiny", classes=file)
     assert (model.class_names, model.glosses) == (names, glosses)
+
+
+def test_an_empty_class_file_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(BadInputError, match=r"classes\.json is empty: it holds a list without names"):
+        read_classes(tmp_path / "classes.json")
+
+
+@pytest.mark.parametrize("count", [9, 10, 11])
+def test_class_names_are_as_many_as_outputs(count: int, tmp_path: Path) -> None:
+    file = tmp_path / "classes.json"
+    file.write_text(json.dumps([f"class {index}" for index in range(count)]), encoding="utf-8")
+    model = load_model("tests.models:tiny", classes=file)
+    if count == 10:
+        check_class_count(model, source=file)
+        return
+    with pytest.raises(BadInputError, match=rf"classes\.json has {count} names, and tests\.models:tiny has 10 outputs"):
+        check_class_count(model, source=file)
+
+
+def test_a_model_that_does_not_run_on_one_image_is_left_to_quantize(tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text('["cat"]', encoding="utf-8")
+    model = load_model("tests.models:tiny", classes=tmp_path / "classes.json")
+    check_class_count(dataclasses.replace(model, input_shape=(1, 5, 32, 32)), source=tmp_path / "classes.json")
+    check_class_count(dataclasses.replace(model, class_names=None), source=tmp_path / "classes.json")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "3", "[]", '["a", 3]', '[{"label": "a"}]', "[" * 100_000])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -195,6 +196,29 @@ def test_sensitivity_of_one_image_is_refused(cnn: FloatModel) -> None:
         ModelScores(cnn).statistics(smooth(1, seed=0))
     with pytest.raises(BadOptionError, match="groups of 1"):
         ModelScores(cnn, batch=1)
+
+
+def test_chosen_images_score_as_a_copy_of_them_would(cnn: FloatModel) -> None:
+    images = smooth(40, seed=3)
+    chosen = [1, 2, 3, 7, 8, 11, 20, 21, 22, 33, 39]
+    torch.manual_seed(0)
+    for model in (cnn, float_model(Vit())):
+        scores = ModelScores(model, batch=4)
+        np.testing.assert_array_equal(scores.statistics(images, chosen=chosen)[0], scores.statistics(images[chosen])[0])
+
+
+def test_chosen_images_are_copied_one_group_at_a_time(cnn: FloatModel) -> None:
+    class Counted(np.ndarray):
+        taken: ClassVar[list[int]] = []
+
+        def __getitem__(self, key: Any) -> Any:
+            found = super().__getitem__(key)
+            if isinstance(key, np.ndarray):
+                self.taken.append(len(found))
+            return found
+
+    ModelScores(cnn, batch=4).statistics(smooth(40, seed=3).view(Counted), chosen=range(0, 40, 2))
+    assert Counted.taken == [4] * 5
 
 
 def test_energy_is_minus_logsumexp(cnn: FloatModel) -> None:

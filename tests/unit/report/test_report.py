@@ -83,7 +83,14 @@ def drawn(manifest: Manifest) -> Manifest:
     entry = manifest.calibration.model_dump() | {
         "method": "mixup",
         "generator": "builtin",
-        "generator_details": {"source": "builtin", "pipeline": "StableDiffusionPipeline", "steps": 12, "guidance": 3.5, "size": (32, 48)},
+        "generator_details": {
+            "source": "builtin",
+            "pipeline": "StableDiffusionPipeline",
+            "steps": 12,
+            "guidance": 3.5,
+            "size": (32, 48),
+            "blackened": 2,
+        },
         "prompts": {
             "strategy": "mixup",
             "classes": 10,
@@ -108,6 +115,7 @@ def test_drawn_calibration_images_show_with_all_that_made_them(manifest: Manifes
         "generator: pipeline StableDiffusionPipeline",
         "generator: guidance 3.5",
         "generator: size 32x48",
+        "generator: blackened 2",
         "prompts: classes per prompt 2",
         "prompts: template A <u>photo</u> of {classes}",
         "filters: keep energy 0.5",
