@@ -138,7 +138,7 @@ def test_a_program_with_other_inputs_is_refused(tmp_path: Path) -> None:
     ("spec", "match"),
     [
         ("builtin:resnet", "unknown builtin model"),
-        ("builtin:cifar10-resnet20", "no weights of its own"),
+        ("builtin:cifar10-resnet32", "no weights of its own"),
         ("timm:resnet1800", "timm has no architecture"),
         ("nowhere.module:make", "No module named"),
         ("resnet18", "MODEL is 'resnet18'"),
