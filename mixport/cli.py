@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -60,11 +64,42 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and give the process exit code. Errors are written, never raised."""
     console = Console(json="--json" in arguments, quiet="--quiet" in arguments)
+    with _interrupts() as interrupted:
+        code = _run(arguments, console, interrupted)
+    if code == ExitCode.INTERRUPTED:
+        return _fail(console, ExitCode.INTERRUPTED, "interrupted", "the same command goes on where it stopped", None)
+    return code
+
+
+@contextlib.contextmanager
+def _interrupts() -> Generator[threading.Event]:
+    """An event that tells whether Ctrl-C was pressed, also where a library turned KeyboardInterrupt into an error of its own."""
+    interrupted = threading.Event()
+    known = signal.getsignal(signal.SIGINT)
+    # Another handler, or an ignored signal, is somebody's decision; handlers belong to the main thread.
+    if known is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, known)
+
+
+def _run(arguments: Sequence[str], console: Console, interrupted: threading.Event) -> int:
     try:
         code = app(args=[*arguments], prog_name="mixport", standalone_mode=False)
     except KeyboardInterrupt:
-        code = ExitCode.INTERRUPTED
+        return ExitCode.INTERRUPTED
     except MixportError as error:
+        if interrupted.is_set():
+            return ExitCode.INTERRUPTED
         return _fail(console, error.exit_code, str(error), error.hint, error)
     except typer.TyperException as error:
         if error.format_message().startswith("Usage:") and not console.json:
@@ -78,9 +113,7 @@ def run(arguments: Sequence[str]) -> int:
     except MemoryError as error:
         return _fail(console, ExitCode.USER, "not enough memory", "fewer --images, a smaller --input-size, or a larger machine", error)
     except Exception as error:
-        return _fail_bug(console, error)
-    if code == ExitCode.INTERRUPTED:
-        return _fail(console, ExitCode.INTERRUPTED, "interrupted", "the same command goes on where it stopped", None)
+        return ExitCode.INTERRUPTED if interrupted.is_set() else _fail_bug(console, error)
     return int(code or ExitCode.DONE)
 
 

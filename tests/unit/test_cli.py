@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -354,3 +355,23 @@ def test_the_script_ends_with_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 2
+
+
+def test_an_interrupt_that_a_library_turned_into_an_error_is_still_an_interrupt(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(name: str) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    monkeypatch.setattr("mixport.targets.load_target", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run(["targets", "show", "ort-cpu"]) == ExitCode.INTERRUPTED
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "the same command goes on where it stopped" in capsys.readouterr().err
