@@ -34,7 +34,7 @@ class Defaults:
 #: By the last part of a hub id or the name of a folder, lower case. Sources: the model cards; guidance 3.5 for Stable Diffusion
 #: 1.5 is GenQ's (arXiv 2312.05272). Few-step models were distilled to work without guidance.
 KNOWN = {
-    BUILTIN: Defaults(steps=20, guidance=3.0),
+    BUILTIN: Defaults(steps=20, guidance=4.0),
     "stable-diffusion-v1-4": Defaults(steps=25, guidance=3.5),
     "stable-diffusion-v1-5": Defaults(steps=25, guidance=3.5),
     "stable-diffusion-2-1": Defaults(steps=25, guidance=3.5, size=(768, 768)),
