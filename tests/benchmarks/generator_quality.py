@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from mixport import builtin
 from mixport.artifacts import Preprocessing
 from mixport.calibration import calibrate
 from mixport.calibration.prompts import prompts
@@ -71,6 +72,17 @@ def nearest(images: Pixels, others: Pixels, *, itself: bool) -> NDArray[np.float
     return (best / images[0].size ** 0.5).double().numpy()
 
 
+def decoded(images: Pixels, *, folder: Path) -> Pixels:
+    """Images after a round trip through the generator's autoencoder: no denoiser can do better than its decoder."""
+    from diffusers import AutoencoderTiny
+
+    model = AutoencoderTiny.from_pretrained(folder / "vae")
+    with torch.inference_mode():
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        back = torch.cat([model.decode(model.encode(part).latents).sample for part in pixels.split(250)])
+    return ((back.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
 def _spread(distances: NDArray[np.float64]) -> dict[str, float]:
     return {"least": round(float(distances.min()), 2), "median": round(float(np.median(distances)), 2)}
 
@@ -93,6 +105,12 @@ def measure(
         "pair_any": round(100.0 * float((found > 0).mean()), 1),
         "pair_both": round(100.0 * float((found == 2).mean()), 1),
     }
+    if settings.source == "builtin":
+        real, labels = (part[:1500] for part in cifar10.test_images(data))
+        pixels = real.permute(0, 2, 3, 1).contiguous().numpy()
+        for name, shown in (("real test images", pixels), ("the same, decoded", decoded(pixels, folder=builtin.generator_folder()))):
+            found_class = judge(shown, weights=weights, depth=depth).argmax(1)
+            result[f"{name}: top-1"] = round(100.0 * float((found_class == labels).float().mean()), 1)
     if not distances:
         return result
     train = cifar10.training_images(data)[0].permute(0, 2, 3, 1).contiguous().numpy()
