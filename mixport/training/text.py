@@ -31,18 +31,9 @@ def random_classes(chance: random.Random) -> tuple[int, ...]:
     return tuple(chance.sample(range(len(CLASSES)), count))
 
 
-def train_text_encoder(folder: Path, *, looks: Tensor, steps: int = 1500) -> None:
-    """Write the folders `tokenizer` and `text_encoder`.
-
-    Args:
-        folder: where they go.
-        looks: mean feature of each class, float32 [10, F].
-        steps: of 128 captions.
-    """
-    chance = random.Random(0)
-    tokenizer = write_tokenizer(folder / "tokenizer", texts=[caption(random_classes(chance), chance=chance) for _ in range(20000)])
-    torch.manual_seed(2)
-    model = CLIPTextModel(
+def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """The untrained text encoder for a tokenizer's vocabulary."""
+    return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=TEXT_WIDTH,
@@ -56,6 +47,20 @@ def train_text_encoder(folder: Path, *, looks: Tensor, steps: int = 1500) -> Non
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+
+
+def train_text_encoder(folder: Path, *, looks: Tensor, steps: int = 1500) -> None:
+    """Write the folders `tokenizer` and `text_encoder`.
+
+    Args:
+        folder: where they go.
+        looks: mean feature of each class, float32 [10, F].
+        steps: of 128 captions.
+    """
+    chance = random.Random(0)
+    tokenizer = write_tokenizer(folder / "tokenizer", texts=[caption(random_classes(chance), chance=chance) for _ in range(20000)])
+    torch.manual_seed(2)
+    model = make_text_encoder(tokenizer)
     centred = F.normalize(looks - looks.mean(0), dim=1)
     to_classes = nn.Linear(TEXT_WIDTH, len(CLASSES))
     to_looks = nn.Linear(TEXT_WIDTH, centred.shape[1])

@@ -8,13 +8,12 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from timm.models import VisionTransformer
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from mixport.training.assemble import assemble
 from mixport.training.autoencoder import finish, make_autoencoder
-from mixport.training.captions import MAX_TOKENS, caption, write_tokenizer
+from mixport.training.captions import caption, write_tokenizer
 from mixport.training.denoiser import make_denoiser
-from mixport.training.text import TEXT_WIDTH, random_classes
+from mixport.training.text import make_text_encoder, random_classes
 from mixport.training.vit import start_attention
 
 
@@ -24,20 +23,7 @@ def into(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chance = random.Random(0)
     tokenizer = write_tokenizer(out / "tokenizer", texts=[caption(random_classes(chance), chance=chance) for _ in range(1000)])
     torch.manual_seed(0)
-    CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=2 * TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            projection_dim=TEXT_WIDTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    ).save_pretrained(out / "text_encoder")
+    make_text_encoder(tokenizer).save_pretrained(out / "text_encoder")
     make_denoiser().save_pretrained(out / "unet")
     images = torch.randint(0, 256, (512, 3, 32, 32), dtype=torch.uint8)
     finish(make_autoencoder(), images, out / "vae", device=torch.device("cpu"))
