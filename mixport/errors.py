@@ -63,3 +63,7 @@ class InvariantError(MixportError):
     """A pass broke a promise: our bug, never the user's."""
 
     exit_code = ExitCode.BUG
+
+
+class RuntimeUnavailableError(MixportError):
+    """A runtime is not installed, does not start, or broke off."""

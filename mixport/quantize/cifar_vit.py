@@ -1,4 +1,4 @@
-"""The small vision transformer for 32x32 images that `builtin:cifar10-vit` is: timm's, of 64 patches."""
+"""The small vision transformer for 32x32 images that `builtin:cifar10-vit` is: timm's, of 64 patches, whose mean is classified."""
 
 # timm is partly untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -17,6 +17,9 @@ _STRUCTURE: dict[str, Any] = {
     "num_heads": 3,
     "mlp_ratio": 2,
     "num_classes": 10,
+    "class_token": False,
+    "global_pool": "avg",
+    "fc_norm": False,
 }
 
 

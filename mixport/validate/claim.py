@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mixport.artifacts import Divergence, FusionAudit
+from mixport.artifacts import Divergence, FusionAudit, RuntimeInfo
 from mixport.targets import SessionRules
 from mixport.validate.adversarial import SiteChecks
 from mixport.validate.audit import integer_operator_count
 from mixport.validate.compare import Comparison
-from mixport.validate.session import RuntimeInfo
 
 
 def claim_of(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +13,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from mixport.artifacts import RuntimeInfo
 from mixport.environment import cpu_name, vector_features
 from mixport.errors import BadInputError
 from mixport.targets import SessionRules
@@ -32,15 +32,6 @@ _LEVELS: Mapping[str, str] = MappingProxyType(
 )
 
 _LOG_ERRORS_ONLY = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class RuntimeInfo:
-    """Who computed: name, version, and the CPU with the features that select integer kernels."""
-
-    name: str
-    version: str
-    cpu: str
 
 
 def runtime_info() -> RuntimeInfo:

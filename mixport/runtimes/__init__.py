@@ -1,0 +1,1 @@
+"""Runtimes that a model can be compared on: native, WASM, emulated, and boards elsewhere."""
