@@ -57,7 +57,7 @@ def describe_plan(
             ("model", _model_text(options, model)),
             *_preprocessing_lines(model),
             ("scheme", f"{scheme.name}, first and last layer {scheme.edge_bits} bits, {rounding}, seed {options.seed}"),
-            ("target", ", ".join(target.name for target in targets)),
+            ("target", ", ".join(target.name if target.portable else f"{target.name}, not portable" for target in targets)),
             ("calibration", _calibration_text(recipe, preview)),
             *(("", line) for line in _drawing_lines(recipe, preview)),
             *_cache_lines(preview, options.cache),

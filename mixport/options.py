@@ -38,6 +38,7 @@ class BuildOptions(DrawOptions):
         scheme: wWaA.
         edge_bits: bits of the first and the last layer.
         target: names or .toml files, one bundle each.
+        portable: only forms that give the same codes on every runtime; False overrides the target file.
         calib: mixup, single, genq, images:DIR, images:FILE.npz or noise.
         classes: JSON list of class names.
         images: number of calibration images.
@@ -62,6 +63,7 @@ class BuildOptions(DrawOptions):
     scheme: str = "w4a8"
     edge_bits: int = Field(default=8, ge=2, le=8)
     target: tuple[str, ...] = ("ort-cpu",)
+    portable: bool = True
     calib: str = "mixup"
     classes: Path | None = None
     images: int = Field(default=512, ge=1)

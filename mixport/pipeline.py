@@ -105,7 +105,7 @@ def build_all(
         MixportError: see the subclasses; bundles of targets before the one that failed stay.
     """
     shop = _open_workshop(options, progress, note)
-    targets = [load_target(name) for name in options.target]
+    targets = [load_target(name) if options.portable else load_target(name).without_portable_forms() for name in options.target]
     scheme = options.parse_scheme()
     for target in targets:
         target.check_scheme(scheme)

@@ -70,7 +70,10 @@ class SessionRules(_Table):
 
 
 class Target(_Table):
-    """One target file, read and checked. `name` and `sha256` come from the file itself."""
+    """One target file, read and checked. `name` and `sha256` come from the file itself.
+
+    `portable`: only forms that give the same codes on every runtime; else the runtime's own softmax and LayerNorm, in float.
+    """
 
     schema_version: Literal[1]
     title: str
@@ -82,8 +85,15 @@ class Target(_Table):
     graph: GraphRules
     operators: OperatorRules
     session: SessionRules
+    portable: bool = True
     name: str = ""
     sha256: str = ""
+
+    def without_portable_forms(self) -> Target:
+        """The same target with `portable = false`; the hash tells the two apart."""
+        if not self.portable:
+            return self
+        return self.model_copy(update={"portable": False, "sha256": sha256_bytes(f"{self.sha256} portable = false".encode())})
 
     def check_scheme(self, scheme: Scheme) -> None:
         """Raise TargetError where the target cannot hold the scheme."""

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixport.portable import REACH, SQUARINGS, variance_offset
+
 NAMESPACE = "mixport"
 
 OPS: Any = torch.ops.mixport
@@ -65,3 +67,35 @@ def global_average_pool(x: Tensor) -> Tensor:
 @global_average_pool.register_fake
 def _(x: Tensor) -> Tensor:
     return x.new_empty((x.shape[0], x.shape[1], 1, 1))
+
+
+@torch.library.custom_op("mixport::softmax", mutates_args=())
+def softmax(x: Tensor, bits: int) -> Tensor:
+    """Softmax over the last axis as mixport.portable.softmax computes it, operation by operation."""
+    t = torch.clamp_max(x.amax(-1, keepdim=True) - x, REACH) * 2.0**-SQUARINGS
+    power = (t * 0.5 - 1.0) * t + 1.0
+    for _ in range(SQUARINGS):
+        power = power * power
+    numerators = torch.clamp_max(torch.round(power / 2.0**-bits), 65535.0)
+    return numerators / numerators.sum(-1, keepdim=True)
+
+
+@softmax.register_fake
+def _(x: Tensor, bits: int) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("mixport::layer_norm", mutates_args=())
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, name: str, epsilon: float, scale: float, zero_point: int, storage: str) -> Tensor:
+    """LayerNorm over the last axis as mixport.portable.layer_norm computes it; x holds (code - zero_point) * scale."""
+    codes = torch.round(x / torch.tensor(scale, dtype=torch.float32, device=x.device)) + zero_point
+    wide, length = codes.double(), x.shape[-1]
+    total, squares = wide.sum(-1, keepdim=True), (wide * wide).sum(-1, keepdim=True)
+    spread = squares * length - total * total + variance_offset(length, epsilon=epsilon, scale=scale)
+    normal = (codes - (total / length).float()) * (length / torch.sqrt(spread)).float()
+    return (normal * weight + bias).contiguous()
+
+
+@layer_norm.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, name: str, epsilon: float, scale: float, zero_point: int, storage: str) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)

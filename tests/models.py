@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 _CONFIG = {"input_size": (3, 32, 32), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
@@ -108,3 +109,29 @@ def not_a_module() -> object:
 def _configured(model: nn.Module) -> nn.Module:
     model.pretrained_cfg = _CONFIG  # where a factory states the preprocessing, as timm does
     return model.eval()
+
+
+class Transformer(nn.Module):
+    """Patches, attention, a merge (linear straight into a normalisation), a second block, the mean of the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.place = nn.Conv2d(3, 12, 8, 8), nn.Parameter(torch.randn(1, 16, 12) * 0.1)
+        self.norm1, self.qkv, self.proj = nn.LayerNorm(12), nn.Linear(12, 36), nn.Linear(12, 12)
+        self.norm2, self.merge, self.norm3 = nn.LayerNorm(12), nn.Linear(12, 20, bias=False), nn.LayerNorm(20, bias=False)
+        self.fc1, self.fc2, self.head = nn.Linear(20, 28), nn.Linear(28, 20), nn.Linear(20, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2) + self.place
+        q, k, v = self.qkv(self.norm1(x)).reshape(-1, 16, 3, 2, 6).permute(2, 0, 3, 1, 4).unbind(0)
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, 16, 12))
+        x = self.norm3(self.merge(self.norm2(x)))
+        x = x + self.fc2(F.gelu(self.fc1(x)))
+        return self.head(x.mean(1))
+
+
+def transformer() -> nn.Module:
+    """Transformer with seeded weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return _configured(Transformer())

@@ -84,6 +84,15 @@ def build(
             help="Repeatable: one bundle each, in OUT/NAME.", metavar="NAME|FILE", show_default="ort-cpu", rich_help_panel=_QUANTISATION
         ),
     ] = None,
+    portable: Annotated[
+        bool | None,
+        typer.Option(
+            "--portable/--no-portable",
+            help="Only forms that give the same codes on every runtime, or the runtime's own softmax, LayerNorm and adds.",
+            show_default="portable",
+            rich_help_panel=_QUANTISATION,
+        ),
+    ] = None,
     iters: Annotated[
         int | None,
         typer.Option(

@@ -5,6 +5,7 @@
 3. DequantizeWeight -> packed initialiser [-> Cast to INT8] -> DequantizeLinear along axis 0, with an explicit zero point:
    without one ONNX Runtime 1.31 leaves Gemm in float.
 4. DequantizeBias -> DequantizeLinear along axis 0, int32, no zero point.
+5. Softmax, LayerNorm -> the nodes of `portable_forms`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from mixport.errors import InvariantError
 from mixport.lower.onnx_graph import constant_of, initializer, node, replace
+from mixport.lower.portable_forms import expand_layer_norm, expand_softmax
 from mixport.lower.translate import DOMAIN
 from mixport.targets import Target
 
@@ -31,7 +33,7 @@ class _Site:
 
 
 class ExpandPlaceholdersPass(InPlacePass):
-    """See the module's cases 1 to 4."""
+    """See the module's cases 1 to 5."""
 
     def __init__(self, target: Target) -> None:
         super().__init__()
@@ -51,6 +53,8 @@ class ExpandPlaceholdersPass(InPlacePass):
             "Lookup": self._lookup,
             "DequantizeWeight": self._weight,
             "DequantizeBias": self._bias,
+            "Softmax": expand_softmax,
+            "LayerNorm": expand_layer_norm,
         }
         _clear_names(model.graph)
         placeholders = [n for n in model.graph if n.domain == DOMAIN]

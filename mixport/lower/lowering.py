@@ -22,6 +22,7 @@ from mixport.lower.finish import FinishPass
 from mixport.lower.movement import CancelRequantizePass, FoldPadPass, SinkDequantizePass
 from mixport.lower.onnx_graph import constant_of
 from mixport.lower.translate import translate
+from mixport.lower.wide_codes import WideCodesPass
 from mixport.targets import Target
 
 _MODEL, _RECORD = "model.onnx", "lowered.json"
@@ -35,6 +36,7 @@ def passes(target: Target, *, sites: frozenset[str]) -> tuple[ir.passes.InPlaceP
         FoldPadPass(),
         SinkDequantizePass(),
         CancelRequantizePass(),
+        WideCodesPass(),
         FinishPass(target, sites),
     )
 

@@ -53,6 +53,12 @@ _LOOKUP = _placeholder(
     {"x": _FLOAT, "table": "tensor(uint8)"},
     {"site": _TEXT, "in_scale": _REAL, "in_zero_point": _INT, "scale": _REAL, "zero_point": _INT},
 )
+_SOFTMAX = _placeholder("Softmax", {"x": _FLOAT}, {"bits": _INT})
+_LAYER_NORM = _placeholder(
+    "LayerNorm",
+    {"x": _FLOAT, "weight": _FLOAT, "bias": _FLOAT},
+    {"name": _TEXT, "epsilon": _TEXT, "scale": _REAL, "zero_point": _INT, "storage": _TEXT},
+)
 _POOL = Op(Opset("", 21), "GlobalAveragePool")
 
 
@@ -66,6 +72,15 @@ def _dequantize_weight(codes: Any, scale: Any, site: str, bits: int) -> Any:
 
 def _lookup(x: Any, table: Any, site: str, in_scale: float, in_zero_point: int, scale: float, zero_point: int) -> Any:
     return _LOOKUP(x, table, site=site, in_scale=in_scale, in_zero_point=in_zero_point, scale=scale, zero_point=zero_point)
+
+
+def _softmax(x: Any, bits: int) -> Any:
+    return _SOFTMAX(x, bits=bits)
+
+
+def _layer_norm(x: Any, weight: Any, bias: Any, name: str, epsilon: float, scale: float, zero_point: int, storage: str) -> Any:
+    # ONNX attributes hold float32; epsilon takes part in float64 arithmetic.
+    return _LAYER_NORM(x, weight, bias, name=name, epsilon=repr(epsilon), scale=scale, zero_point=zero_point, storage=storage)
 
 
 def _global_average_pool(x: Any) -> Any:
@@ -82,6 +97,8 @@ def translate(quantized: QuantizedModel, *, opset: int) -> ir.Model:
         OPS.quantize_dequantize.default: _quantize_dequantize,
         OPS.dequantize_weight.default: _dequantize_weight,
         OPS.lookup.default: _lookup,
+        OPS.softmax.default: _softmax,
+        OPS.layer_norm.default: _layer_norm,
         OPS.global_average_pool.default: _global_average_pool,
     }
     program = torch.export.load(quantized.program_path)

@@ -12,7 +12,9 @@ from torch import fx
 from mixport.quantize.fx_graph import only_user, tensor_arg, tensor_list_arg
 from mixport.quantize.roles import Kind, classify
 
-_ALWAYS_INTEGER = frozenset({Kind.LAYER, Kind.PRODUCT, Kind.ADD})
+_ALWAYS_INTEGER = frozenset({Kind.LAYER, Kind.PRODUCT, Kind.ADD, Kind.NORM})
+_EIGHT_BITS = frozenset({Kind.INPUT, Kind.POOL, Kind.MULTIPLY, Kind.CONCAT, Kind.UNARY})
+"""Kinds that give 8-bit codes wherever they run on integers."""
 _INTEGER_WHEN_READ = frozenset({Kind.MULTIPLY, Kind.POOL, Kind.CONCAT, Kind.UNARY, Kind.CLAMP})
 """Kinds that run on integers only where another integer operator reads them."""
 
@@ -24,7 +26,7 @@ class CodeFlow:
         nodes: in graph order.
         kinds: role of every node.
         integer: nodes that run on integers.
-        streams: adds whose residual chain feeds a float operator.
+        streams: adds whose residual chain feeds a normalisation or a float operator.
         edges: first and last layers.
     """
 
@@ -85,6 +87,16 @@ class CodeFlow:
             return [tensor_arg(node, 0), tensor_arg(node, 1)]
         return [tensor_arg(node, 0)]
 
+    def reads_stream(self, norm: fx.Node) -> bool:
+        """True where a normalisation reads 16-bit codes: everywhere but behind operators whose own result is 8-bit codes."""
+        birth = self.birth(tensor_arg(norm, 0))
+        if self.kinds[birth] is Kind.CLAMP:
+            birth = self.birth(tensor_arg(birth, 0))
+        if self.kinds[birth] is Kind.ADD:
+            return birth in self.streams
+        is_convolution = self.kinds[birth] is Kind.LAYER and "conv" in str(birth.target)
+        return not is_convolution and self.kinds[birth] not in _EIGHT_BITS
+
     def _integer_nodes(self) -> frozenset[fx.Node]:
         integer: set[fx.Node] = set()
         for node in reversed(self.nodes):
@@ -110,11 +122,11 @@ class CodeFlow:
                 other = by_tensor.get(self.birth(tensor_arg(add, index)))
                 if other is not None:
                     parent[find(add)] = find(other)
-        tainted = {find(add) for add in adds if any(self._stays_float(user) for user, _ in self.readers(self.carrier_tensor(add)))}
+        tainted = {find(add) for add in adds if any(self._wants_stream(user) for user, _ in self.readers(self.carrier_tensor(add)))}
         return frozenset(add for add in adds if find(add) in tainted)
 
-    def _stays_float(self, node: fx.Node) -> bool:
-        return node.op == "call_function" and node not in self.integer
+    def _wants_stream(self, node: fx.Node) -> bool:
+        return self.kinds[node] is Kind.NORM or (node.op == "call_function" and node not in self.integer)
 
     def _edge_layers(self) -> frozenset[fx.Node]:
         layers = [node for node in self.nodes if self.kinds[node] is Kind.LAYER]

@@ -23,6 +23,7 @@ _INTEGER: Mapping[Any, int] = MappingProxyType(
         aten.matmul.default: 2,
         aten.bmm.default: 2,
         OPS.global_average_pool.default: 1,
+        OPS.layer_norm.default: 1,
     }
 )
 """Operators that sum integers when their first operands carry codes, and how many operands that are. Their float result is exact."""
@@ -41,9 +42,10 @@ _IEEE = frozenset(
         aten.clamp_min.default,
         aten.hardtanh.default,
         aten.cat.default,
+        OPS.softmax.default,
     }
 )
-"""One correctly rounded operation an element: as exact as its operands."""
+"""Correctly rounded operations in a fixed order: as exact as their operands."""
 
 
 def sites_behind_islands(graph: fx.GraphModule) -> set[str]:

@@ -15,7 +15,7 @@ from torch import fx
 
 from mixport.artifacts import Decision
 from mixport.quantize.code_flow import CodeFlow
-from mixport.quantize.fx_graph import module_path, only_user, tensor_arg
+from mixport.quantize.fx_graph import aten, module_path, only_user, tensor_arg
 from mixport.quantize.roles import Kind, clamp_bounds
 from mixport.quantize.scale_groups import scale_groups
 from mixport.quantize.site_plan import Plan, ScaleGroup, SitePlan, birth_name, short_op, unique_name
@@ -30,14 +30,14 @@ _Demands = dict[tuple[_Use, int], list[tuple[fx.Node, fx.Node]]]
 _WIDEST_FIRST: tuple[_Use, ...] = ("stream", "carrier", "compute")
 
 
-def make_plan(graph: fx.GraphModule, scheme: Scheme, *, stream_bits: int) -> Plan:
-    """Plan all activation sites of a canonical float graph."""
+def make_plan(graph: fx.GraphModule, scheme: Scheme, *, stream_bits: int, portable: bool = True) -> Plan:
+    """Plan all activation sites of a canonical float graph; `portable` as in the target."""
     planner = _Planner(flow=CodeFlow(graph), scheme=scheme, stream_bits=stream_bits)
     flow, sites = planner.flow, tuple(planner.sites())
     return Plan(
         kinds=flow.kinds,
         sites=sites,
-        groups=scale_groups(flow, sites),
+        groups=scale_groups(flow, sites, portable=portable),
         edges=flow.edges,
         decisions=tuple(_float_decisions(flow)),
     )
@@ -73,6 +73,8 @@ class _Planner:
     def _demand_of(self, node: fx.Node) -> tuple[_Use, int]:
         if self.flow.kinds[node] in {Kind.LAYER, Kind.PRODUCT}:
             return "compute", self.scheme.edge_bits if node in self.flow.edges else self.scheme.activation_bits
+        if self.flow.kinds[node] is Kind.NORM and self.flow.reads_stream(node):
+            return "stream", self.stream_bits
         return "carrier", self.scheme.carrier_bits
 
     def _ask_for_result(self, tensors: dict[fx.Node, _Demands], node: fx.Node) -> None:
@@ -155,7 +157,7 @@ def _role(kind: Kind, use: _Use, *, is_table: bool) -> Role:
 
 def _reason(use: _Use, bits: int, scheme: Scheme) -> str:
     if use == "stream":
-        return f"residual stream that feeds a float normalisation: {bits}-bit codes"
+        return f"residual stream, or input of a normalisation: {bits}-bit codes"
     if use == "carrier":
         return f"branches meet: {bits}-bit carrier"
     if bits == scheme.activation_bits:
@@ -166,6 +168,6 @@ def _reason(use: _Use, bits: int, scheme: Scheme) -> str:
 def _float_decisions(flow: CodeFlow) -> Iterator[Decision]:
     for node, kind in flow.kinds.items():
         is_value = node.op == "call_function" and kind not in {Kind.CONSTANT, Kind.MOVE} and node.meta.get("is_float", False)
-        if is_value and node not in flow.integer:
+        if is_value and node not in flow.integer and node.target is not aten.softmax.int:  # portable_forms says what became of it
             why = "no integer consumer behind it" if kind is not Kind.FLOAT else "no exact integer form in this version"
             yield Decision(where=module_path(node) or node.name, what=f"{short_op(node)} left in float", why=why)

@@ -25,6 +25,7 @@ from mixport.quantize.insert import insert_activations, insert_weights, mark_isl
 from mixport.quantize.islands import sites_behind_islands
 from mixport.quantize.output_classes import output_classes
 from mixport.quantize.plan import Plan, make_plan
+from mixport.quantize.portable_forms import insert_portable_forms
 from mixport.quantize.ranges import ScaleRule, activation_params
 from mixport.quantize.roles import Kind
 from mixport.quantize.soundness import check_sound
@@ -70,13 +71,14 @@ def quantize(
     captured = capture(model.module, input_shape=model.input_shape, dynamic_batch=dynamic)
     graph = captured.graph
     check_sound(model, captured, _first_images(model, calibration))
-    plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits))
+    plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
     histograms = _statistics(model, captured, plan, calibration, progress)
     params = choose_params(plan, histograms, target)
     sites = insert_activations(graph, plan, params)
     weights, raised = insert_weights(graph, plan, scheme, target)
+    floats = insert_portable_forms(graph, plan, portable=target.portable)
     clean(graph)
     program = export_program(graph, input_shape=model.input_shape, dynamic_batch=captured.dynamic_batch)
     archive = io.BytesIO()  # torch's own file writer aborts the process on a full disk
@@ -87,7 +89,7 @@ def quantize(
         scheme=scheme,
         activations=tuple(mark_islands(sites, sites_behind_islands(graph))),
         weights=tuple(weights),
-        decisions=(*model.notes, *captured.decisions, *plan.decisions, *raised),
+        decisions=(*model.notes, *captured.decisions, *plan.decisions, *raised, *floats),
         input_shape=(captured.example_batch, *model.input_shape[1:]),
         dynamic_batch=captured.dynamic_batch,
         float_bytes=4 * sum(p.numel() for p in model.module.state_dict().values() if p.is_floating_point()),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from mixport.quantize.fx_graph import argument, aten, constant, only_user, shape_of, tensor_arg, tensor_list_arg
+from mixport.quantize.fx_graph import argument, arguments, aten, constant, only_user, shape_of, tensor_arg, tensor_list_arg
 from mixport.torch_ops import OPS
 
 
@@ -21,7 +21,7 @@ class Kind(Enum):
     INPUT: the image. LAYER: convolution or linear layer with constant weights. PRODUCT: matrix product of two activations.
     ADD, MULTIPLY: two activations meet. POOL: global average. CONCAT: activations side by side, same scale. MOVE: data
     movement, codes stay codes. CLAMP: Relu-like, absorbed by the quantiser that follows. UNARY: function of one value, a table.
-    FLOAT: stays float. CONSTANT: depends on no activation.
+    NORM: LayerNorm over the last axis, computed from codes. FLOAT: stays float. CONSTANT: depends on no activation.
     """
 
     INPUT = "input"
@@ -34,6 +34,7 @@ class Kind(Enum):
     MOVE = "move"
     CLAMP = "clamp"
     UNARY = "unary"
+    NORM = "norm"
     FLOAT = "float"
     CONSTANT = "constant"
 
@@ -155,6 +156,8 @@ def _tensor_kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind
         return Kind.LAYER if _is_layer(graph, node) else Kind.FLOAT
     if node.target in _PRODUCTS:
         return Kind.PRODUCT if len(node.args) == 2 and all(isinstance(a, fx.Node) and a in dynamic for a in node.args) else Kind.FLOAT
+    if node.target is aten.layer_norm.default:
+        return Kind.NORM if _is_norm(graph, node) else Kind.FLOAT
     if node.target is OPS.global_average_pool.default:
         return Kind.POOL
     if node.target in _CONCATS:
@@ -189,6 +192,13 @@ def _is_layer(graph: fx.GraphModule, node: fx.Node) -> bool:
         return True
     values = constant(graph, bias)
     return values is not None and values.dtype is torch.float32 and values.dim() == 1
+
+
+def _is_norm(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Over the last axis alone, with constant float32 weight and bias or none."""
+    _, axes, weight, bias = arguments(node, None, None, 1e-5, True, after=2)[:4]
+    constants = [constant(graph, given) for given in (weight, bias) if given is not None]
+    return len(axes) == 1 and all(value is not None and value.dtype is torch.float32 for value in constants)
 
 
 def _carries_values(node: fx.Node) -> bool:

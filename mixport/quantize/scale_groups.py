@@ -13,8 +13,11 @@ from mixport.quantize.site_plan import ScaleGroup, SitePlan
 from mixport.quantspec import Role
 
 
-def scale_groups(flow: CodeFlow, sites: Iterable[SitePlan]) -> tuple[ScaleGroup, ...]:
-    """Groups in the order in which the graph first meets them; a residual stream is float between its codes and ties nothing."""
+def scale_groups(flow: CodeFlow, sites: Iterable[SitePlan], *, portable: bool) -> tuple[ScaleGroup, ...]:
+    """Groups in the order in which the graph first meets them; a residual stream is float between its codes and ties nothing.
+
+    Adds tie their operands only where sums have to be portable.
+    """
     carriers = _carrier_names(flow, sites)
     parent: dict[str, str] = {}
     sums: set[str] = set()
@@ -29,7 +32,7 @@ def scale_groups(flow: CodeFlow, sites: Iterable[SitePlan]) -> tuple[ScaleGroup,
     for node in flow.nodes:
         if node not in flow.integer or node in flow.streams:
             continue
-        if flow.kinds[node] is Kind.ADD:
+        if flow.kinds[node] is Kind.ADD and portable:
             result = carriers(flow.carrier_tensor(node))
             sums.update(result)
             members = [*result, *carriers(tensor_arg(node, 0)), *carriers(tensor_arg(node, 1))]

@@ -136,6 +136,8 @@ class ExactProgram(fx.Interpreter):
 
     def _quantise(self, x: Any, site: str, scale: float, zero_point: int, qmin: int, qmax: int, storage: str) -> Tensor:
         step = _float32(scale)
+        if storage == "int16":
+            x = _real(x)  # integer kernels give 8-bit codes or floats: 16-bit codes are made from the floats
         if isinstance(x, _Sum):
             real_codes = x.acc.to(torch.float32) * x.multiplier(step)
             first = float(zero_point) if x.zero_point_first else 0.0

@@ -12,6 +12,7 @@ from mixport.validate.fusion import PROPAGATES, Surroundings
 from mixport.validate.graph import Node
 from mixport.validate.kernels_elementwise import CAST_TYPES, COMPARISONS, ELEMENTWISE, SOURCES
 from mixport.validate.kernels_movement import JOINS, MOVES
+from mixport.validate.kernels_reduce import REDUCTIONS
 from mixport.validate.values import CODE_TYPES, TensorInfo
 
 
@@ -28,6 +29,7 @@ class Classified:
 _UNKNOWN = TensorInfo(kind="unknown")
 _INDEX = TensorInfo(kind="index")
 _FLOAT = TensorInfo(kind="float")
+_FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 
 
 def classify(node: Node, around: Surroundings) -> Classified:
@@ -47,6 +49,8 @@ def classify(node: Node, around: Surroundings) -> Classified:
         return _join(node, infos)
     if node.op in ELEMENTWISE:
         return _elementwise(node, infos, around)
+    if node.op in REDUCTIONS:
+        return _reduction(node, infos, around)
     return Classified(how="island", info=_UNKNOWN, reason=f"{node.op} is not bit-portable, or not known to the interpreter")
 
 
@@ -91,19 +95,34 @@ def _elementwise(node: Node, infos: Sequence[TensorInfo], around: Surroundings) 
         if node.op == "Clip":
             return _clip_codes(node, infos[0], around)
         return Classified(how="island", info=_UNKNOWN, reason=f"{node.op} on codes is not part of the lowered forms")
-    if any(i.kind == "float" and i.dtype is not None and i.dtype != np.float32 for i in infos):
-        return Classified(how="island", info=_UNKNOWN, reason=f"{node.op} on floats other than float32")
+    if any(i.kind == "float" and i.dtype is not None and i.dtype not in _FLOATS for i in infos):
+        return Classified(how="island", info=_UNKNOWN, reason=f"{node.op} on floats other than float32 and float64")
     data = infos[1:] if node.op == "Where" else infos
     floats = any(i.kind in ("float", "dequantised") for i in data)
+    if node.op == "Mul" and all(i.integers for i in infos):
+        corners = [a * b for a in (infos[0].low, infos[0].high) for b in (infos[1].low, infos[1].high)]
+        return Classified(how="elementwise", info=TensorInfo(kind="float", low=min(corners), high=max(corners), integers=True))
     return Classified(how="elementwise", info=_FLOAT if floats else _INDEX)
+
+
+def _reduction(node: Node, infos: Sequence[TensorInfo], around: Surroundings) -> Classified:
+    if infos[0].kind == "unknown":
+        return Classified(how="elementwise", info=_UNKNOWN)
+    if len(infos) > 1 and around.constant(node.input(1)) is None:
+        return Classified(how="island", info=_UNKNOWN, reason=f"{node.op} over axes that are not constant")
+    if node.op == "ReduceSum" and infos[0].kind != "index" and not infos[0].integers:
+        return Classified(how="island", info=_UNKNOWN, reason="the order of a float sum matters unless its values are known to be integers")
+    return Classified(how="elementwise", info=_INDEX if infos[0].kind == "index" else _FLOAT)
 
 
 def _cast(node: Node, info: TensorInfo) -> Classified:
     to = CAST_TYPES.get(node.attributes["to"])
     if to is None:
         return Classified(how="island", info=_UNKNOWN, reason=f"Cast to ONNX type {node.attributes['to']}")
-    if to == "float32":
-        return Classified(how="elementwise", info=_FLOAT)
+    if np.dtype(to) in _FLOATS:
+        # float32 holds codes of 16 bits exactly, float64 those of 32.
+        bounded = info.kind == "codes"
+        return Classified(how="elementwise", info=replace(_FLOAT, low=info.low, high=info.high, integers=True) if bounded else _FLOAT)
     return Classified(how="elementwise", info=TensorInfo(kind="index", low=info.low, high=info.high, dtype=np.dtype(to)))
 
 

@@ -16,6 +16,7 @@ from mixport.validate.graph import Array, infer_shapes, read_graph
 from mixport.validate.kernels_elementwise import ELEMENTWISE, SOURCES, shape_of
 from mixport.validate.kernels_integer import FUSED, quantise
 from mixport.validate.kernels_movement import JOINS, MOVES
+from mixport.validate.kernels_reduce import REDUCTIONS
 from mixport.validate.plan import Plan, Step, build_plan
 from mixport.validate.units import FusedUnit, fused_units
 from mixport.validate.values import UNKNOWN, Dequantised, Unknown, Value, as_array
@@ -199,7 +200,7 @@ def _dequantise_step(step: Step, args: Known) -> tuple[Value, ...]:
 
 def _array_step(step: Step, args: Known) -> tuple[Value, ...]:
     op = step.node.op
-    kernel = JOINS.get(op) or ELEMENTWISE.get(op) or SOURCES[op]
+    kernel = JOINS.get(op) or ELEMENTWISE.get(op) or REDUCTIONS.get(op) or SOURCES[op]
     return kernel(step.node, _arrays(args))
 
 

@@ -1,4 +1,4 @@
-"""Elementwise operators whose float32 result IEEE-754 fixes, and the integer arithmetic of shapes; each is one NumPy call."""
+"""Elementwise operators whose float result IEEE-754 fixes, and the integer arithmetic of shapes; each is one NumPy call."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mixport.validate.kernels_movement import Kernel
 CAST_TYPES: Mapping[int, str] = MappingProxyType(
     {
         onnx.TensorProto.FLOAT: "float32",
+        onnx.TensorProto.DOUBLE: "float64",
         onnx.TensorProto.INT64: "int64",
         onnx.TensorProto.INT32: "int32",
         onnx.TensorProto.INT16: "int16",

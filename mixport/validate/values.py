@@ -69,6 +69,7 @@ class TensorInfo:
         dtype: NumPy type of the codes.
         quantisation: of a dequantised tensor.
         constant: the same for every input.
+        integers: floats that are integers in [low, high].
     """
 
     kind: Kind
@@ -77,6 +78,7 @@ class TensorInfo:
     dtype: np.dtype[Any] | None = None
     quantisation: Quantisation | None = None
     constant: bool = False
+    integers: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,78 @@
+"""Softmax and LayerNorm in forms that give the same result on every machine: see mixport.portable."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from mixport.artifacts import Decision
+from mixport.portable import softmax_bits
+from mixport.quantize.fx_graph import add_constant, argument, arguments, aten, call, constant, module_path, shape_of, tensor_arg
+from mixport.quantize.insert import code_params
+from mixport.quantize.plan import Plan
+from mixport.quantize.roles import Kind
+from mixport.quantize.site_plan import short_op
+from mixport.torch_ops import OPS
+
+
+def insert_portable_forms(graph: fx.GraphModule, plan: Plan, *, portable: bool) -> list[Decision]:
+    """Replace every softmax over the last axis, and every normalisation that reads codes; returns what was left in float, and why.
+
+    Called once the quantisers stand: a normalisation takes the scale of the codes it reads. A target that is not portable keeps both.
+    """
+    decisions: list[Decision] = []
+    for node in list(graph.graph.nodes):
+        if node.target is aten.softmax.int:
+            made = _softmax(graph, node) if portable else None
+            why = "softmax over another axis than the last, or over more than 65,536 scores"
+        elif plan.kinds.get(node) is Kind.NORM:
+            made = _layer_norm(graph, node) if portable else None
+            why = "the normalisation reads no codes"
+        else:
+            continue
+        if made is None:
+            reason = why if portable else "the build asks for the runtime's own kernel, which differs between machines"
+            decisions.append(Decision(where=module_path(node) or node.name, what=f"{short_op(node)} left in float", why=reason))
+            continue
+        node.replace_all_uses_with(made)
+        graph.graph.erase_node(node)
+    return decisions
+
+
+def _softmax(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    shape = shape_of(node)
+    dtype = argument(node, 2, "dtype")
+    if not shape or int(argument(node, 1, "dim")) % len(shape) != len(shape) - 1 or dtype not in {None, torch.float32}:
+        return None
+    try:
+        bits = softmax_bits(shape[-1])
+    except ValueError:
+        return None
+    return call(graph, OPS.softmax.default, tensor_arg(node, 0), bits, before=node, like=node)
+
+
+def _layer_norm(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    x = tensor_arg(node, 0)
+    params = code_params(x)
+    if params is None:
+        return None
+    _, axes, weight, bias, epsilon = arguments(node, None, None, 1e-5, True, after=2)[:5]
+    length = int(axes[0])
+    name = module_path(node) or node.name
+    weights = torch.ones(length) if weight is None else constant(graph, weight)
+    offsets = torch.zeros(length) if bias is None else constant(graph, bias)
+    assert weights is not None and offsets is not None
+    return call(
+        graph,
+        OPS.layer_norm.default,
+        x,
+        add_constant(graph, weights.contiguous(), name=f"{name}_gamma", before=node),
+        add_constant(graph, offsets.contiguous(), name=f"{name}_beta", before=node),
+        name,
+        float(epsilon),
+        params.scale,
+        params.zero_point,
+        params.storage,
+        before=node,
+        like=node,
+    )

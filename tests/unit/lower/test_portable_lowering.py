@@ -1,0 +1,62 @@
+"""A small transformer through quantize and lower: nothing is left to kernels that differ between machines, unless asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from mixport.artifacts import CalibrationSet, LoweredGraph
+from mixport.lower import lower
+from mixport.quantize import load_model, open_simulation, quantize
+from mixport.quantspec import Scheme
+from mixport.targets import load_target
+from mixport.validate.validate import validate
+
+
+def make(folder: Path, *, portable: bool) -> tuple[LoweredGraph, onnx.ModelProto, tuple[str, ...]]:
+    np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8))
+    calibration = CalibrationSet(images_path=folder / "images.npy", count=16, method="images", recipe_key="", content_sha256="")
+    target = load_target("ort-cpu") if portable else load_target("ort-cpu").without_portable_forms()
+    quantized = quantize(load_model("tests.models:transformer"), calibration, target, scheme=Scheme.parse("w8a8"), workdir=folder)
+    lowered = lower(quantized, target, workdir=folder)
+    images = np.random.default_rng(1).normal(0, 1, (4, 3, 32, 32)).astype(np.float32)
+    report = validate(lowered, images, target, simulation=open_simulation(quantized))
+    assert report.verdict == "exact"
+    assert sum(result.values for result in report.runtimes) > 10_000
+    return lowered, onnx.load(str(lowered.model_path)), report.float_islands
+
+
+@pytest.fixture(scope="module")
+def portable_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoweredGraph, onnx.ModelProto, tuple[str, ...]]:
+    return make(tmp_path_factory.mktemp("portable"), portable=True)
+
+
+def test_no_node_is_outside_the_claim(portable_file: tuple[LoweredGraph, onnx.ModelProto, tuple[str, ...]]) -> None:
+    _, proto, islands = portable_file
+    counts = Counter(node.op_type for node in proto.graph.node)
+    assert islands == ()
+    assert counts["Softmax"] == counts["LayerNormalization"] == counts["Exp"] == counts["ReduceMean"] == 0
+    assert counts["ReduceMax"] == 1
+    assert counts["Sqrt"] == 3
+    assert counts["ReduceSum"] == 1 + 2 * 3
+
+
+def test_sixteen_bit_codes_of_a_product_leave_its_kernel_integer(
+    portable_file: tuple[LoweredGraph, onnx.ModelProto, tuple[str, ...]],
+) -> None:
+    _, proto, _ = portable_file
+    merge = next(node for node in proto.graph.node if node.op_type in {"Gemm", "MatMul"} and "merge" in node.name)
+    readers = [node for node in proto.graph.node if merge.output[0] in node.input]
+    assert [node.op_type for node in readers] == ["Mul"]
+
+
+def test_the_runtime_s_own_kernels_are_kept_where_asked_for_and_named(tmp_path: Path) -> None:
+    _, proto, islands = make(tmp_path, portable=False)
+    counts = Counter(node.op_type for node in proto.graph.node)
+    assert counts["Softmax"] == 1
+    assert counts["LayerNormalization"] == 3
+    assert sum("LayerNormalization" in name or "Softmax" in name for name in islands) == 4

@@ -1,0 +1,199 @@
+"""Softmax and LayerNorm of IEEE operations: close to the real functions, and the same in NumPy, torch and ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixport import portable
+from mixport.lower.onnx_graph import initializer
+from mixport.lower.portable_forms import expand_layer_norm, expand_softmax
+from mixport.torch_ops import OPS
+from mixport.validate.interpreter import Interpreter
+
+f32 = np.float32
+
+
+def softmax64(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def scores(kind: str, length: int) -> np.ndarray:
+    rng = np.random.default_rng(length)
+    rows = {
+        "random": rng.normal(0, 4, (7, length)),
+        "equal": np.zeros((7, length)),
+        "one stands out": np.where(np.arange(length) == length // 2, 40.0, -40.0) + np.zeros((7, 1)),
+        "masked": np.where(rng.random((7, length)) < 0.5, -1e9, rng.normal(0, 1, (7, length))),
+        "all within an ulp": 3.0 + rng.integers(0, 3, (7, length)) * 2.0**-22,
+    }
+    return rows[kind].astype(f32)
+
+
+KINDS = ("random", "equal", "one stands out", "masked", "all within an ulp")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("length", [1, 2, 49, 197, 256, 257, 1025])
+def test_softmax_is_close_to_the_function(kind: str, length: int) -> None:
+    x = scores(kind, length)
+    found, wanted = portable.softmax(x, bits=portable.softmax_bits(length)), softmax64(x)
+    # Each numerator is wrong by half a step at most, and by 1e-4 of the largest one: see portable.softmax.
+    step = 2.0 ** -portable.softmax_bits(length)
+    assert np.abs(found - wanted).max() <= (1e-4 + step * (1 + length * wanted.max())) * wanted.max() * 2
+    assert found.dtype == f32
+
+
+def test_the_sum_of_the_numerators_stays_exact() -> None:
+    for length in range(1, 1 << 16, 97):
+        bits = portable.softmax_bits(length)
+        assert length * 2**bits <= portable.FLOAT32_INTEGERS
+    with pytest.raises(ValueError, match="65537"):
+        portable.softmax_bits(65537)
+
+
+def layer_norm64(values: np.ndarray, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> np.ndarray:
+    x = values.astype(np.float64)
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon) * weight + bias
+
+
+def normalised(kind: str, length: int) -> dict[str, Any]:
+    rng = np.random.default_rng(length)
+    codes = {
+        "int16": rng.normal(300, 4000, (5, length)).round().clip(-32768, 32767).astype(np.int16),
+        "extremes": np.where(np.arange(length) % 2 == 0, -32768, 32767).astype(np.int16)[None].repeat(5, 0),
+        "constant": np.full((5, length), 32767, np.int16),
+        "one apart": (np.arange(length) == 0).astype(np.int16)[None].repeat(5, 0) + np.int16(32000),
+        "uint8": rng.integers(0, 256, (5, length)).astype(np.uint8),
+    }[kind]
+    weight, bias = rng.normal(1, 0.3, length).astype(f32), rng.normal(0, 0.3, length).astype(f32)
+    return {"codes": codes, "weight": weight, "bias": bias, "epsilon": 1e-6, "scale": float(f32(0.00037))}
+
+
+NORMS = ("int16", "extremes", "constant", "one apart", "uint8")
+
+
+@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("length", [2, 192, 768, 1024])
+def test_layer_norm_is_close_to_the_function(kind: str, length: int) -> None:
+    case = normalised(kind, length)
+    values = case["codes"].astype(np.float64) * case["scale"]
+    wanted = layer_norm64(values, case["weight"], case["bias"], case["epsilon"])
+    # The mean is rounded to float32 (2^-9 of a code at 32,768), everything else to 2^-24 of the result.
+    factor = case["scale"] / np.sqrt(values.var(-1, keepdims=True) + case["epsilon"])
+    allowed = np.abs(case["weight"]) * (factor * 2.0**-9 + np.abs(wanted - case["bias"]) * 2.0**-21) + 1e-6
+    assert np.all(np.abs(portable.layer_norm(**case) - wanted) <= allowed)
+
+
+# -- three executions, one result -------------------------------------------------------------------------------------------
+
+
+def file_of(build: Callable[[ir.Graph, ir.Value], None], shape: tuple[int, ...], dtype: ir.DataType) -> Any:
+    """A file of one expanded placeholder."""
+    x = ir.Value(name="input", type=ir.TensorType(dtype), shape=ir.Shape(["n", *shape[1:]]))
+    graph = ir.Graph([x], [], nodes=[], opset_imports={"": 21}, name="g")
+    build(graph, x)
+    for value in graph.outputs:
+        value.name, value.type = "output", ir.TensorType(ir.DataType.FLOAT)
+    return ir.to_proto(ir.Model(graph, ir_version=10))
+
+
+def softmax_file(x: np.ndarray, bits: int) -> Any:
+    def build(graph: ir.Graph, source: ir.Value) -> None:
+        old = ir.Node("mixport", "Softmax", [source], [ir.AttrInt64("bits", bits)], num_outputs=1, name="attn")
+        graph.append(old)
+        graph.outputs.append(old.outputs[0])
+        expand_softmax(graph, old)
+        graph.remove(old, safe=True)
+
+    return file_of(build, x.shape, ir.DataType.FLOAT)
+
+
+def layer_norm_file(case: dict[str, Any]) -> Any:
+    def build(graph: ir.Graph, source: ir.Value) -> None:
+        constants = [initializer(graph, name, case[name]) for name in ("weight", "bias")]
+        attributes = ir.convenience.convert_attributes(
+            {
+                "name": "norm",
+                "epsilon": repr(case["epsilon"]),
+                "scale": case["scale"],
+                "zero_point": 0,
+                "storage": str(case["codes"].dtype),
+            }
+        )
+        old = ir.Node("mixport", "LayerNorm", [source, *constants], attributes, num_outputs=1, name="norm")
+        graph.append(old)
+        graph.outputs.append(old.outputs[0])
+        expand_layer_norm(graph, old)
+        graph.remove(old, safe=True)
+
+    return file_of(build, case["codes"].shape, ir.DataType.FLOAT)
+
+
+def runtime(model: Any, x: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"input": x})[0]
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype == f32 and np.array_equal(a.view(np.uint32), b.view(np.uint32))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("length", [1, 49, 197, 577])
+def test_softmax_has_the_same_bits_everywhere(kind: str, length: int) -> None:
+    x = scores(kind, length)
+    bits = portable.softmax_bits(length)
+    wanted, model = portable.softmax(x, bits=bits), softmax_file(x, bits)
+    interpreter = Interpreter(model)
+    assert interpreter.island_names == ()
+    assert same(interpreter.run_feeds({"input": x}).outputs["output"], wanted)
+    assert same(runtime(model, x), wanted)
+    assert same(OPS.softmax(torch.from_numpy(x), bits).numpy(), wanted)
+
+
+@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("length", [2, 192, 768])
+def test_layer_norm_has_the_same_bits_everywhere(kind: str, length: int) -> None:
+    case = normalised(kind, length)
+    codes, scale = case["codes"], case["scale"]
+    wanted, model = portable.layer_norm(**case), layer_norm_file(case)
+    x = codes.astype(f32) * f32(scale)
+    interpreter = Interpreter(model)
+    assert interpreter.island_names == ()
+    assert same(interpreter.run_feeds({"input": x}).outputs["output"], wanted)
+    assert same(runtime(model, x), wanted)
+    weight, bias = torch.from_numpy(case["weight"]), torch.from_numpy(case["bias"])
+    assert same(OPS.layer_norm(torch.from_numpy(x), weight, bias, "norm", case["epsilon"], scale, 0, str(codes.dtype)).numpy(), wanted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-60, 60, width=32), min_size=1, max_size=40))
+def test_softmax_of_any_scores_adds_up_and_keeps_their_order(values: list[float]) -> None:
+    x = np.asarray([values], f32)
+    found = portable.softmax(x, bits=16)[0]
+    assert abs(float(found.sum(dtype=np.float64)) - 1.0) < 1e-5
+    order = np.argsort(x[0], kind="stable")
+    assert np.all(np.diff(found[order]) >= 0)
+    assert same(OPS.softmax(torch.from_numpy(x), 16).numpy()[0], found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-32768, 32767), min_size=2, max_size=64), st.floats(2.0**-20, 1.0, width=32))
+def test_layer_norm_of_any_codes_is_the_same_in_torch(codes: list[int], scale: float) -> None:
+    array = np.asarray([codes], np.int16)
+    ones, zeros = np.ones(array.shape[1], f32), np.zeros(array.shape[1], f32)
+    wanted = portable.layer_norm(array, weight=ones, bias=zeros, epsilon=1e-5, scale=scale)
+    x = torch.from_numpy(array.astype(f32) * f32(scale))
+    found = OPS.layer_norm(x, torch.from_numpy(ones), torch.from_numpy(zeros), "norm", 1e-5, scale, 0, "int16")
+    assert same(found.numpy(), wanted)
+    assert np.isfinite(wanted).all()
