@@ -12,14 +12,10 @@ import argparse
 import json
 import shlex
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from mixport.artifacts import Preprocessing
 from mixport.images import normalise
@@ -27,17 +23,7 @@ from mixport.progress import SilentProgress
 from mixport.quantize import FloatModel, load_model
 from mixport.release import read_bundle
 from mixport.validate.latency import measure
-
-
-class Images(CalibrationDataReader):
-    """The images one by one, as quantize_static wants them."""
-
-    def __init__(self, images: np.ndarray) -> None:
-        self.rows: Iterator[np.ndarray] = iter(images[:, None])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        row = next(self.rows, None)
-        return None if row is None else {"input": row}
+from tests.benchmarks.static_quantizer import static_file
 
 
 def model_of(reproduce: str, preprocessing: Preprocessing) -> FloatModel:
@@ -48,23 +34,6 @@ def model_of(reproduce: str, preprocessing: Preprocessing) -> FloatModel:
     weights = Path(options["--weights"]) if "--weights" in options else None
     spec = words[words.index("build") + 1]
     return load_model(spec, weights=weights, random_weights="--random-weights" in words, model_args=arguments)
-
-
-def export_float(model: FloatModel, path: Path) -> None:
-    """torch's ONNX export, opset 21, symbolic batch."""
-    shapes = ({0: torch.export.Dim("batch")},)
-    torch.onnx.export(
-        model.module,
-        (torch.zeros((2, *model.input_shape[1:])),),
-        path,
-        dynamo=True,
-        opset_version=21,
-        dynamic_shapes=shapes,
-        input_names=["input"],
-        output_names=["output"],
-        external_data=False,
-        verbose=False,
-    )
 
 
 def main() -> None:
@@ -83,18 +52,8 @@ def main() -> None:
         images = normalise(archive["images"][:64], preprocessing=preprocessing)
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        export_float(model, base / "float.onnx")
-        quant_pre_process(base / "float.onnx", base / "prepared.onnx")
-        quantize_static(
-            base / "prepared.onnx",
-            base / "static.onnx",
-            Images(images),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-        files = [options.bundle / "model.onnx", base / "float.onnx", base / "static.onnx"]
+        plain, static = static_file(model, images, base)
+        files = [options.bundle / "model.onnx", plain, static]
         timed = measure(files, config={}, seconds=options.seconds, seed=0, progress=SilentProgress())
     own = timed[0].median_ms
     rows = [

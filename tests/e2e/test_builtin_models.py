@@ -40,8 +40,9 @@ def test_the_generator_is_a_pipeline_like_any_other() -> None:
 
 
 @pytest.mark.data
-def test_the_resnet_is_as_good_as_its_card_says(data_dir: Path) -> None:
-    model = load_model("builtin:cifar10-resnet20")
+@pytest.mark.parametrize(("name", "least"), [("cifar10-resnet20", 0.91), ("cifar10-vit", 0.895)])
+def test_a_classifier_is_as_good_as_its_card_says(name: str, least: float, data_dir: Path) -> None:
+    model = load_model(f"builtin:{name}")
     with np.load(data_dir / "cifar10_test.npz") as archive:
         images, labels = archive["images"], archive["labels"]
     right = 0
@@ -49,7 +50,13 @@ def test_the_resnet_is_as_good_as_its_card_says(data_dir: Path) -> None:
         for start in range(0, len(images), 500):
             batch = torch.from_numpy(normalise(images[start : start + 500], preprocessing=model.preprocessing))
             right += int((model.module(batch).argmax(1).numpy() == labels[start : start + 500]).sum())
-    assert right / len(images) >= 0.91
+    assert right / len(images) >= least
+
+
+def test_the_vit_is_small_and_timm_s() -> None:
+    model = load_model("builtin:cifar10-vit").module
+    assert type(model).__module__ == "timm.models.vision_transformer"
+    assert sum(value.numel() for value in model.parameters()) <= 3_000_000
 
 
 def test_build_needs_no_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
