@@ -121,7 +121,11 @@ _INT64 = np.int64
 
 #: Movement by form name: operator, constant inputs, attributes, per case.
 _MOVES: Mapping[str, tuple[tuple[str, str, tuple[Any, ...], dict[str, Any]], ...]] = {
-    "reshape": (("plain", "Reshape", (np.asarray([0, -1, 4]),), {}), ("flatten", "Flatten", (), {"axis": 1})),
+    "reshape": (
+        ("plain", "Reshape", (np.asarray([0, -1, 4]),), {}),
+        ("flatten", "Flatten", (), {"axis": 1}),
+        ("unsqueeze", "Unsqueeze", (np.asarray([0, 3]),), {}),
+    ),
     "transpose": (("attention", "Transpose", (), {"perm": [0, 2, 1, 3]}), ("channels-last", "Transpose", (), {"perm": [0, 2, 3, 1]})),
     "slice": (
         ("plain", "Slice", (np.asarray([1, -3]), np.asarray([4, 1000]), np.asarray([1, 3])), {}),
@@ -135,7 +139,6 @@ _MOVES: Mapping[str, tuple[tuple[str, str, tuple[Any, ...], dict[str, Any]], ...
     "expand": (
         ("expand", "Expand", (np.asarray([3, 1, 1, 1, 8]),), {}),
         ("tile", "Tile", (np.asarray([1, 2, 1, 3]),), {}),
-        ("unsqueeze", "Unsqueeze", (np.asarray([0, 3]),), {}),
     ),
     "depth-to-space": (
         ("depth", "DepthToSpace", (), {"blocksize": 2}),
@@ -146,13 +149,17 @@ _MOVES: Mapping[str, tuple[tuple[str, str, tuple[Any, ...], dict[str, Any]], ...
 
 
 def _move(form: str, rng: np.random.Generator) -> tuple[Case, ...]:
+    """On codes, and on floats, which some data movement of a file still holds."""
     cases: list[Case] = []
     for name, op, constants, attributes in _MOVES[form]:
-        model = Model()
-        x = model.input("x", np.uint8, 4)
-        output = model.node(op, x, *(model.constant(c) for c in constants), **attributes)
-        feeds = {"x": rng.integers(0, 256, (2, 4, 6, 8)).astype(np.uint8)}
-        cases.append(interpreted(name, model.build({output: np.uint8}), [("random", feeds)]))
+        for dtype in (np.uint8, np.float32):
+            model = Model()
+            x = model.input("x", dtype, 4)
+            values = [np.asarray(c, dtype) if np.asarray(c).dtype == np.uint8 else c for c in constants]
+            output = model.node(op, x, *(model.constant(value) for value in values), **attributes)
+            feeds = {"x": rng.integers(0, 256, (2, 4, 6, 8)).astype(dtype)}
+            label = name if dtype is np.uint8 else f"{name}-of-floats"
+            cases.append(interpreted(label, model.build({output: dtype}), [("random", feeds)]))
     return tuple(cases)
 
 
@@ -176,6 +183,7 @@ FORMS: tuple[Form, ...] = (
     *(_form(f"quantize.{t}", f"QuantizeLinear of floats to {t}", partial(_quantise, t)) for t in ("uint8", "int16", "uint16")),
     *(_form(f"dequantize.{t}", f"DequantizeLinear of {t} to floats", partial(_dequantise, t)) for t in ("uint8", "int16", "uint16")),
     _form("requantise.uint8", "DequantizeLinear, QuantizeLinear between scales of uint8", partial(_requantise, "uint8", "uint8")),
+    _form("requantise.int16", "DequantizeLinear, QuantizeLinear between scales of int16", partial(_requantise, "int16", "int16")),
     _form("requantise.int16-to-uint8", "int16 codes to uint8 codes", partial(_requantise, "int16", "uint8")),
     _form("requantise.uint8-to-int16", "uint8 codes to int16 codes", partial(_requantise, "uint8", "int16")),
     _form("requantise.chain", "two requantisations in a row, with a Clip each", _requantise_chain),

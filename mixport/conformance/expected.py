@@ -36,7 +36,13 @@ def interpreted(name: str, model: onnx.ModelProto, feeds: Sequence[tuple[str, Ma
 
 
 def crafted(
-    name: str, model: onnx.ModelProto, rng: np.random.Generator, *, inputs: Sequence[str] = ("x",), shape: tuple[int, ...] | None = None
+    name: str,
+    model: onnx.ModelProto,
+    rng: np.random.Generator,
+    *,
+    inputs: Sequence[str] = ("x",),
+    shape: tuple[int, ...] | None = None,
+    more: Sequence[tuple[str, Mapping[str, Array]]] = (),
 ) -> Case:
     """A graph with one fused unit, on inputs made from the unit's own integers: near ties, saturation, random, all codes or all pairs.
 
@@ -46,6 +52,7 @@ def crafted(
         rng: source of every random choice.
         inputs: graph inputs, in the order of the unit's.
         shape: of the unit's first input: sizes of pooling windows and inner sizes follow from it.
+        more: further runs, as in `interpreted`.
     """
     interpreter = Interpreter(model)
     if len(interpreter.units) != 1 or interpreter.units[0].uncut:
@@ -57,6 +64,7 @@ def crafted(
         _run(interpreter, name, made.kind, {ports[tensor]: array for tensor, array in made.feeds.items()})
         for made in cases_for(unit, shapes=shapes, rng=rng)
     ]
+    runs += [_run(interpreter, name, kind, feeds) for kind, feeds in more]
     return Case(name=name, model=model.SerializeToString(), runs=tuple(runs))
 
 

@@ -1,4 +1,4 @@
-"""Forms that runtimes are known to disagree on: the portable lowering must not write them, and the kit must find them out.
+"""Forms that the portable lowering does not write, most of them because runtimes disagree: the kit must find those out.
 
 The answers are the correctly rounded ones (computed in float64), or what the unfused graph means where a kernel is defined by it.
 """
@@ -6,12 +6,13 @@ The answers are the correctly rounded ones (computed in float64), or what the un
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from mixport import integer
 from mixport.conformance.case import Case, Form
 from mixport.conformance.expected import F32, bell, computed, spread
 from mixport.conformance.model import Model
@@ -104,6 +105,34 @@ def _product(a: Array, b: Array) -> Array:
     return (a.astype(np.float64) @ b.astype(np.float64)).astype(F32)
 
 
+def _on_codes(
+    op: str, answer: Callable[..., Array], scales: tuple[float, float], attributes: Mapping[str, Any], rng: np.random.Generator
+) -> tuple[Case, ...]:
+    """An operator between DequantizeLinear and QuantizeLinear of uint8, which ONNX Runtime may run on the codes."""
+    cases: list[Case] = []
+    for name, x_zero_point, y_zero_point in (("plain", 128, 0), ("odd-zero-points", 117, 3)):
+        model = Model()
+        result = model.node(op, model.dequantise(model.input("x", np.uint8, 4), scales[0], x_zero_point), **attributes)
+        output = model.quantise(result, scales[1], y_zero_point)
+        feeds = [("random", {"x": rng.integers(0, 256, (4, 8, 12, 16)).astype(np.uint8)})]
+        parameters = {"x_zero_point": x_zero_point, "y_zero_point": y_zero_point, "scales": scales}
+        cases.append(computed(name, model.build({output: np.uint8}), partial(answer, **parameters), feeds))
+    return tuple(cases)
+
+
+def _through(function: Callable[[Array], Array], x: Array, *, scales: tuple[float, float], x_zero_point: int, y_zero_point: int) -> Array:
+    floats = _rounded(function, integer.dequantise(x, scale=scales[0], zero_point=x_zero_point))
+    return integer.quantise(floats, scale=scales[1], zero_point=y_zero_point, qmin=0, qmax=255).astype(np.uint8)
+
+
+def _averages(x: Array, *, scales: tuple[float, float], x_zero_point: int, y_zero_point: int) -> Array:
+    """2 x 2 windows, the arithmetic of the global pool."""
+    count, channels, height, width = x.shape
+    windows = x.astype(np.int64).reshape(count, channels, height // 2, 2, width // 2, 2) - x_zero_point
+    multiplier = integer.average_multiplier(scales[0], scales[1], 4)
+    return integer.requantise(windows.sum(axis=(3, 5)), multiplier=multiplier, zero_point=y_zero_point, qmin=0, qmax=255).astype(np.uint8)
+
+
 def _sum(x: Array) -> Array:
     return x.sum(axis=-1, keepdims=True)
 
@@ -121,7 +150,7 @@ def _gelu(x: Array) -> Array:
 
 
 def _form(name: str, about: str, make: Callable[[np.random.Generator], tuple[Case, ...]]) -> Form:
-    return Form(name=name, family="unportable", about=about, emitted=False, make=make)
+    return Form(name=name, family="unused", about=about, emitted=False, make=make)
 
 
 _RATIOS = ((0.031, 0.047, 0.052), (0.0217, 0.0133, 0.0291), (0.05, 0.05, 0.07))
@@ -130,6 +159,18 @@ _HALVES = ((0.25, 0.25, 0.5), (0.03, 0.03, 0.06))
 FORMS: tuple[Form, ...] = (
     _form("add.fractional-ratio", "Add of uint8 codes, scales in no integer ratio", partial(_add, _RATIOS)),
     _form("add.ties", "Add of uint8 codes, both ratios 1/2", partial(_add, _HALVES)),
+    _form("sigmoid.fused", "Sigmoid of uint8 codes", partial(_on_codes, "Sigmoid", partial(_through, _sigmoid), (0.047, 1 / 256), {})),
+    _form(
+        "softmax.fused",
+        "Softmax of uint8 codes",
+        partial(_on_codes, "Softmax", partial(_through, _softmax), (0.047, 1 / 256), {"axis": -1}),
+    ),
+    _form("gelu.codes", "Gelu between uint8 codes", partial(_on_codes, "Gelu", partial(_through, _gelu), (0.047, 0.031), {})),
+    _form(
+        "average-pool.fused",
+        "AveragePool of uint8 codes",
+        partial(_on_codes, "AveragePool", _averages, (0.047, 0.031), {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    ),
     _form("float.softmax", "Softmax", partial(_function, "Softmax", _softmax)),
     _form("float.layer-normalization", "LayerNormalization", _layer_normalization),
     _form("float.exp", "Exp", partial(_function, "Exp", np.exp)),
