@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -120,6 +121,11 @@ def read_result(path: Path) -> ConformanceResult:
         raise BadInputError(
             f"conformance result {path} is damaged at {where}: {first['msg']}", hint="mixport conformance --out FILE.json"
         ) from error
+
+
+def write_result(path: Path, result: ConformanceResult) -> None:
+    """Write one result file; the same result gives the same bytes. Raises OSError."""
+    path.write_bytes(json.dumps(result.document(), indent=1, sort_keys=False, allow_nan=False).encode("ascii") + b"\n")
 
 
 def shipped_results() -> tuple[ConformanceResult, ...]:

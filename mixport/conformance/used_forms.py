@@ -142,7 +142,7 @@ class _Reader:
         if node.op == "DequantizeLinear":
             return f"dequantize.{source}"
         if node.op == "Cast":
-            return f"cast.{source}-to-{_type_word(result)}" if source in _CODES or source == "float64" else None
+            return f"cast.{_type_word(source)}-to-{_type_word(result)}" if source in _CODES or source == "float64" else None
         if node.op == "Clip" and source in _CODES:
             return "clip.codes"
         if node.op == "Gather" and node.input(0) in self.plan.constants and result in _CODES:

@@ -23,7 +23,7 @@ from mixport.commands.panels import PanelCommand
 from mixport.errors import BadInputError, ExitCode, InvariantError, MixportError, ValidationFailedError
 from mixport.store import Store
 
-COMMANDS = ["build", "validate", "inspect", "bench", "doctor", "calib", "targets", "runtimes"]
+COMMANDS = ["build", "validate", "inspect", "bench", "conformance", "doctor", "calib", "targets", "runtimes"]
 SUBCOMMANDS = [
     ["calib", "generate"],
     ["calib", "list"],
