@@ -57,9 +57,11 @@ def find_cause(
         tensors: the whole tensor, expected and got.
         index: position in it.
     """
-    found = _saturation(unit, element, got)
-    if found is not None:
-        return found
+    saturated = _saturation(unit, element, got)
+    near = unit.saturation is not None and abs(got - expected) == 1 and _tie_distance(element) <= NEAR_TIE
+    # A pair that can saturate explains a value that it gives; other values only where no tie does.
+    if saturated is not None and (saturated.certain or not near):
+        return saturated.finding
     swapped = _swapped_channel(*tensors, index) if tensors is not None else None
     if swapped is not None:
         return swapped
@@ -104,9 +106,9 @@ def fused_add(where: str) -> Finding:
 
 
 def _one_code(unit: FusedUnit, element: Element, got: float) -> Finding:
-    distance = None if element.exact is None else abs(element.exact - np.floor(element.exact) - 0.5)
-    near = distance is not None and distance <= NEAR_TIE
-    where = f"{element.exact:.6f} lies {distance:.1e} from a rounding tie" if element.exact is not None and distance is not None else ""
+    distance = _tie_distance(element)
+    near = distance <= NEAR_TIE
+    where = "" if element.exact is None else f"{element.exact:.6f} lies {distance:.1e} from a rounding tie"
     if unit.kind == "add":
         return fused_add(where)
     if near and element.unfused is not None and element.unfused == got:
@@ -128,7 +130,17 @@ def _one_code(unit: FusedUnit, element: Element, got: float) -> Finding:
     )
 
 
-def _saturation(unit: FusedUnit, element: Element, got: float) -> Finding | None:
+def _tie_distance(element: Element) -> float:
+    return 1.0 if element.exact is None else float(abs(element.exact - np.floor(element.exact) - 0.5))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Saturated:
+    finding: Finding
+    certain: bool
+
+
+def _saturation(unit: FusedUnit, element: Element, got: float) -> _Saturated | None:
     """VPMADDUBSW: unsigned codes times signed weights, two products added in int16, which saturates."""
     codes, weights = element.codes, element.weights
     if codes is None or weights is None or element.accumulator is None or unit.inputs[0].dtype != np.uint8:
@@ -146,12 +158,13 @@ def _saturation(unit: FusedUnit, element: Element, got: float) -> Finding | None
         _requantised(unit, element, int(np.clip(_pairs(left * right), _INT16_MIN, _INT16_MAX).sum()) + element.rest) == got
         for left, right in orders.values()
     )
-    return Finding(
+    finding = Finding(
         cause="pair-saturation",
         explanation=f"two adjacent products sum to {worst}, beyond int16{'; saturating them gives the very value' if certain else ''}: "
         "this processor multiplies 8-bit pairs without VNNI",
         repair="narrow the weights of this layer to 7 bits (--edge-bits 7 for the first and last layer), or run on a processor with VNNI",
     )
+    return _Saturated(finding=finding, certain=certain)
 
 
 def _pairs(products: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -58,7 +58,8 @@ def compare_elsewhere(
         *(RuntimeJob(model=unit.model, feeds=[case.feeds for case in unit.cases], outputs=(unit.output,)) for unit in units),
     ]
     info, answers = runtime.run(jobs, policy=policy)
-    parts, located = _whole_model(runtime.name, model, executors, batches, answers[0], answers[1])
+    whole, located = _whole_model(runtime.name, model, executors, batches, answers[0], answers[1])
+    parts = list(whole)
     for unit, answer in zip(units, answers[2:], strict=True):
         got = _runs(answer, len(unit.cases))
         for comparison in compare_unit(unit, got, executor=runtime.name).values():
@@ -70,7 +71,8 @@ def compare_elsewhere(
         name=runtime.name,
         version=f"{info.name} {info.version}",
         cpu=info.cpu,
-        tensors=total.tensors,
+        # Those of the whole model, as for the runtime of this process; a unit may end in a tensor that is no site.
+        tensors=join(*whole).tensors,
         values=total.values,
         mismatches=total.mismatches,
     )
