@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -201,9 +201,3 @@ def form_evidence(form: str, results: Sequence[ConformanceResult] | None = None)
         differs=tuple(spelt[result.name] for result in found if not result.forms[form].exact),
         equal=tuple(spelt[result.name] for result in found if result.forms[form].exact),
     )
-
-
-def evidence_table(results: Sequence[ConformanceResult]) -> dict[str, dict[str, object]]:
-    """{form: {runtime: {cases, values, mismatches ...}}}, for documents."""
-    names = dict.fromkeys(name for result in results for name in result.forms)
-    return {name: {result.name: asdict(result.forms[name]) for result in results if name in result.forms} for name in names}

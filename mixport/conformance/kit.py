@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -116,11 +116,6 @@ def judge(cases: Sequence[Case], answers: Sequence[RuntimeAnswer], *, runtime: s
         message=refused[0][:400] if refused else "",
         first=difference,
     )
-
-
-def without_machine(result: ConformanceResult) -> ConformanceResult:
-    """The same result with nothing in it that names a machine or a version: what two runs of one runtime share."""
-    return replace(result, runtime=replace(result.runtime, version="", cpu=""), mixport="")
 
 
 def _case_sha256(case: Case) -> list[str]:
