@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from mixport import __version__
-from mixport.commands import bench, build, calib, doctor, inspect, runtimes, targets, validate
+from mixport.commands import bench, build, calib, conformance, doctor, inspect, runtimes, targets, validate
 from mixport.commands.panels import PanelCommand
 from mixport.console import Console
 from mixport.errors import ExitCode, InvariantError, MixportError
@@ -37,6 +37,7 @@ app.command("build", cls=PanelCommand)(build.build)
 app.command("validate")(validate.validate)
 app.command("inspect")(inspect.inspect)
 app.command("bench")(bench.bench)
+app.command("conformance")(conformance.conformance)
 app.command("doctor")(doctor.doctor)
 app.add_typer(calib.app, name="calib")
 app.add_typer(targets.app, name="targets")

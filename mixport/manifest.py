@@ -177,6 +177,27 @@ class DivergenceEntry(_Part):
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+class OperandEntry(_Part):
+    """A code tensor that a diverging node reads: its code at the position, or how many codes the position reads."""
+
+    name: str
+    code: int | None
+    count: int
+
+
+class LocalisationEntry(DivergenceEntry):
+    """Where a runtime departs first: node, codes read, exact sum, likely cause and repair."""
+
+    node: str
+    op: str
+    operands: tuple[OperandEntry, ...]
+    accumulator: int | None
+    exact: float | None
+    cause: str
+    explanation: str
+    repair: str
+
+
 class AuditEntry(_Part):
     """Nodes of the optimised graph that run on integers and in float, by operator type."""
 
@@ -197,6 +218,7 @@ class ValidationEntry(_Part):
     divergences: tuple[DivergenceEntry, ...] = ()
     site_checks: dict[str, dict[str, int]] = Field(default_factory=dict)
     audit: AuditEntry = AuditEntry()
+    localisations: tuple[LocalisationEntry, ...] = ()
 
 
 class GateEntry(_Part):

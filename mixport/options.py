@@ -9,18 +9,16 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
 
+from mixport import runtimes
 from mixport.artifacts import Preprocessing
 from mixport.calibration.recipe import CalibrationRecipe, PromptRecipe, parse_calibration
 from mixport.draw_options import DrawOptions, drawn_method
-from mixport.errors import BadInputError, BadOptionError
+from mixport.errors import BadOptionError
 from mixport.evaluate import GATE_METRICS, Gate, parse_gate
 from mixport.option_text import check_size, flag, read_pairs, read_size, read_triple, spell
 from mixport.quantspec import Scheme
 
 _SMALL_INPUT = 64
-
-#: Runtimes that can validate in this version.
-_RUNTIMES = ("native",)
 
 
 class BuildOptions(DrawOptions):
@@ -121,7 +119,7 @@ class BuildOptions(DrawOptions):
 
         Raises:
             BadOptionError: a value that is not allowed.
-            BadInputError: an unknown runtime.
+            BadInputError: an unknown runtime, or one whose host or command line has a wrong form.
         """
         self.parse_scheme()
         if self.random_weights and self.weights is not None:
@@ -131,7 +129,9 @@ class BuildOptions(DrawOptions):
                 f"--iters is {self.iters}, but reconstruction is not part of this version yet: weights are rounded to nearest",
                 hint="leave --iters out, or --iters 0",
             )
-        check_runtimes(self.runtime)
+        if not self.runtime:
+            raise BadOptionError("--runtime names no runtime", hint="mixport runtimes list")
+        runtimes.check_names(self.runtime)
         if not self.target:
             raise BadOptionError("--target names no target", hint="mixport targets list")
         self._check_calib()
@@ -210,13 +210,6 @@ def command_line(options: BuildOptions) -> str:
         if value != BuildOptions.model_fields[name].get_default(call_default_factory=True):
             words += spell(name, value)
     return shlex.join(words)
-
-
-def check_runtimes(names: Iterable[str]) -> None:
-    """Raise BadInputError for the first name that is no runtime of this version."""
-    for name in names:
-        if name not in _RUNTIMES:
-            raise BadInputError(f"unknown runtime {name!r}, known: {', '.join(_RUNTIMES)}", hint="mixport runtimes list")
 
 
 def check_names(values: Iterable[str], *, where: str) -> None:

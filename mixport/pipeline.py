@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mixport import calibration as calibrating
 from mixport import evaluate, stages
-from mixport.artifacts import CalibrationSet, LoweredGraph, ValidationReport
+from mixport.artifacts import CalibrationSet, LoweredGraph, Runtime, ValidationReport
 from mixport.build_plan import BuildPlan, describe_plan
 from mixport.environment import describe_environment
 from mixport.errors import BadOptionError, ValidationFailedError
@@ -25,6 +25,7 @@ from mixport.proof.bounds import prove
 from mixport.quantize import FloatModel, PreprocessingOverrides, check_class_count, load_model, open_simulation
 from mixport.release import ReleaseBundle, check_replaceable, golden_count, release
 from mixport.report import StripImage, render, strip_images
+from mixport.runtimes import open_runtimes
 from mixport.stage_keys import model_key
 from mixport.stages import StageLog, Workshop
 from mixport.store import Store
@@ -110,10 +111,11 @@ def build_all(
     for target in targets:
         target.check_scheme(scheme)
     gates = options.parse_gates()
+    # Before hours of work, not after them.
+    others = open_runtimes([name for name in options.runtime if name != "native"])
     model = _load(shop)
     out = options.out or Path("dist") / model.name
     folders = [out if len(targets) == 1 else out / target.name for target in targets]
-    # Before hours of work, not after them.
     for folder in folders:
         check_replaceable(folder)
     labelled = None
@@ -133,7 +135,9 @@ def build_all(
             )
         )
     inputs = _prepare(shop, model, labelled, stages.calibrate(shop, model, recipe))
-    return tuple(_build_one(shop, inputs, target, gates=gates, out=folder) for target, folder in zip(targets, folders, strict=True))
+    return tuple(
+        _build_one(shop, inputs, target, gates=gates, out=folder, others=others) for target, folder in zip(targets, folders, strict=True)
+    )
 
 
 def calibrate_only(options: BuildOptions, *, progress: Progress | None = None, note: Callable[[str], None] | None = None) -> CalibrationSet:
@@ -179,7 +183,9 @@ def _prepare(shop: Workshop, model: FloatModel, labelled: LabelledImages | None,
     )
 
 
-def _build_one(shared: Workshop, inputs: _Inputs, target: Target, *, gates: list[evaluate.Gate], out: Path) -> BuildOutcome:
+def _build_one(
+    shared: Workshop, inputs: _Inputs, target: Target, *, gates: list[evaluate.Gate], out: Path, others: Sequence[Runtime]
+) -> BuildOutcome:
     shop = replace(shared, log=shared.log.copy())
     options, model = shop.options, inputs.model
     quantized = stages.quantize(shop, model, inputs.calibration, target, scheme=options.parse_scheme(), model_key=inputs.model_key)
@@ -187,7 +193,7 @@ def _build_one(shared: Workshop, inputs: _Inputs, target: Target, *, gates: list
     pixels = normalise(inputs.images, preprocessing=model.preprocessing)
     with shop.log.stage("validate"):
         simulation = open_simulation(quantized.model)
-        report = validate(lowered, pixels, target, simulation=simulation, progress=shop.progress, runtimes=options.runtime, prove=prove)
+        report = validate(lowered, pixels, target, simulation=simulation, progress=shop.progress, runtimes=others, prove=prove)
     metrics = _evaluate(shop, inputs, quantized, lowered, target)
     results = evaluate.check_gates(gates, evaluate.gate_values(metrics, mismatches=_mismatches(report)))
     with shop.log.stage("golden vectors"):
@@ -256,5 +262,9 @@ def _failures(report: ValidationReport, results: Sequence[evaluate.GateResult]) 
     if report.verdict != "exact":
         first = report.divergences[:1]
         where = "".join(f", first at {one.site}{list(one.index)} ({one.executor}: {one.got}, not {one.expected})" for one in first)
-        failures.insert(0, f"validation found a mismatch{where}")
+        failures.insert(0, f"validation found a mismatch{where}{_causes(report)}")
     return tuple(failures)
+
+
+def _causes(report: ValidationReport) -> str:
+    return "".join(f"; {one.text()}; repair: {one.repair}" for one in report.localisations)

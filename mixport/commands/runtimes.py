@@ -1,24 +1,68 @@
-"""mixport runtimes: what can validate here."""
+"""mixport runtimes: what can validate here, and how to get the others."""
 
 from __future__ import annotations
 
-from importlib import metadata
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
-from mixport.commands.flags import JsonFlag
+from mixport.commands.flags import JsonFlag, QuietFlag
 from mixport.console import Console
-from mixport.environment import cpu_name
 
-app = typer.Typer(help="Runtimes: what can validate here.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Runtimes: what can validate here, and how to get the others.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("list")
 def list_runtimes(json: JsonFlag = False) -> None:
-    """List the runtimes that can validate on this machine: native only, in this version."""
+    """List the runtimes: present or not, version, what is missing, and about how much fetching it takes."""
     console = Console(json=json)
-    found = [{"name": "native", "runtime": "onnxruntime", "version": metadata.version("onnxruntime"), "cpu": cpu_name()}]
+
+    from mixport.runtimes import survey
+
+    found = survey()
     if json:
-        console.document(found)
+        console.document([{**asdict(one), "version": one.runtime.partition(" ")[2], "cpu": one.where} for one in found])
         return
-    console.table(["name", "runtime", "version", "cpu"], [list(item.values()) for item in found])
+    rows = [
+        [one.name, "present" if one.present else "missing", one.runtime, one.where, f"{one.download_mb} MB" if one.download_mb else ""]
+        for one in found
+    ]
+    rows.append(["ssh:HOST", "", "onnxruntime of the host", "python3 there, with numpy and onnxruntime", ""])
+    rows.append(["command:LINE", "", "any", "a command line with {job}, see docs/runtimes.md", ""])
+    console.table(["name", "", "runtime", "runs on", "to fetch"], rows)
+    for one in found:
+        if not one.present:
+            console.note(one.missing)
+    for hint in dict.fromkeys(one.hint for one in found if one.hint is not None):
+        console.hint(hint)
+
+
+@app.command("install")
+def install_runtimes(
+    names: Annotated[list[str], typer.Argument(help="Runtimes to fetch, or all.", metavar="NAME...|all")],
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Fetch runtimes with apt-get, pip and npm into a cache folder (MIXPORT_RUNTIMES), without root.
+
+    An interrupted fetch is never taken for a whole one; the same command does it again.
+    """
+    console = Console(json=json, quiet=quiet)
+
+    from mixport.runtimes import NAMES, cache_folder, install, survey
+
+    chosen = list(NAMES) if "all" in names else names
+    wanted = [one for one in survey() if one.name in chosen]
+    size = max((one.download_mb for one in wanted), default=0)
+    if size:
+        console.note(f"fetching about {size} MB or more into {cache_folder()}")
+    install(chosen, progress=console)
+    found = [one for one in survey() if one.name in chosen]
+    if json:
+        console.document([{**asdict(one), "version": one.runtime.partition(" ")[2], "cpu": one.where} for one in found])
+        return
+    for one in found:
+        console.line(f"{one.name}: {f'{one.runtime} on {one.where}' if one.present else one.missing}")
+        if one.hint is not None:
+            console.hint(one.hint)

@@ -16,23 +16,30 @@ from mixport.errors import ExitCode
 def validate(
     bundle: Annotated[Path, typer.Argument(help="Folder that mixport build wrote.", metavar="BUNDLE")],
     runtime: Annotated[
-        list[str] | None, typer.Option(help="Repeatable: runtimes to compare.", metavar="NAME", show_default="native")
+        list[str] | None,
+        typer.Option(help="Repeatable: runtimes to compare, see mixport runtimes list.", metavar="NAME", show_default="native"),
     ] = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> int:
-    """Check hashes, load the model with onnxruntime, and compare every code with the bundle's golden vectors."""
+    """Check hashes, run the model on each runtime, and compare every code with the bundle's golden vectors."""
     console = Console(json=json, quiet=quiet)
 
     from mixport.bundle_check import check_bundle
 
-    found = check_bundle(bundle, runtimes=runtime or ("native",))
+    found = check_bundle(bundle, runtimes=runtime or ("native",), progress=console)
     for problem in found.hash_problems:
         console.error(f"{bundle}: {problem}")
+    located = {(place.executor, place.site, place.index) for place in found.localisations}
     for one in found.divergences:
+        if (one.executor, one.site, one.index) in located:
+            continue
         console.error(f"{bundle}: {one.executor} differs first at {one.site}{list(one.index)}: got {one.got}, golden {one.expected}")
+    for place in found.localisations:
+        console.error(f"{bundle}: {place.text()}", hint=place.repair)
     for result in found.runtimes:
-        console.line(f"{result.name} ({result.version}): {result.mismatches} of {result.values} values differ, {result.tensors} tensors")
+        counts = f"{result.mismatches} of {result.values} values differ, {result.tensors} tensors"
+        console.line(f"{result.name} ({result.version}): {counts}; {result.cpu}")
     console.line(f"{bundle}: {found.verdict}")
     if json:
         console.document({"bundle": str(bundle), **asdict(found)})

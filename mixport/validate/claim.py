@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mixport.artifacts import Divergence, FusionAudit, RuntimeInfo
+from mixport.artifacts import Divergence, FusionAudit, RuntimeInfo, RuntimeResult
 from mixport.targets import SessionRules
 from mixport.validate.adversarial import SiteChecks
 from mixport.validate.audit import integer_operator_count
@@ -20,6 +20,7 @@ def claim_of(
     policy: SessionRules,
     islands: Sequence[str],
     divergences: Sequence[Divergence],
+    elsewhere: Sequence[RuntimeResult] = (),
 ) -> str:
     """Write the sentence for a report; see `mixport.validate.validate`."""
     where = f"{info.name} {info.version} ({info.cpu}), optimisation level {policy.optimization_level}, {_count(policy.threads, 'thread')}"
@@ -34,9 +35,16 @@ def claim_of(
     others = "the simulation and " if simulated else ""
     return (
         f"All {native.values} values of {_count(native.tensors, 'tensor')} and {checked} values of crafted operator checks are the same in "
-        f"the integer interpreter, {others}{where}; {_count(operators, 'integer operator')} at run time, "
+        f"the integer interpreter, {others}{where}; {_elsewhere(elsewhere)}{_count(operators, 'integer operator')} at run time, "
         f"{_count(len(islands), 'float island')} excluded"
     )
+
+
+def _elsewhere(results: Sequence[RuntimeResult]) -> str:
+    if not results:
+        return ""
+    named = ", ".join(f"{result.name} ({result.version}, {result.cpu}: {result.values} values)" for result in results)
+    return f"the same on {named}; "
 
 
 def _count(number: int, noun: str) -> str:

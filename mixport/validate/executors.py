@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 import mixport
-from mixport.artifacts import LoweredGraph, Simulation
+from mixport.artifacts import Localisation, LoweredGraph, Simulation
 from mixport.errors import InvariantError
 from mixport.targets import SessionRules
 from mixport.validate.compare import Comparison, compare, join
 from mixport.validate.graph import Array
 from mixport.validate.interpreter import Interpreter
+from mixport.validate.localise import Evidence, localise
 from mixport.validate.session import CodeRunner, open_session, static_batch
 
 OUTPUT = "output"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One batch and what the interpreter gives for it.
+
+    Attributes:
+        images: float32 [N, C, H, W].
+        expected: by tensor name.
+        inputs: what the images are.
+        offset: position of the first image.
+    """
+
+    images: NDArray[np.float32]
+    expected: Mapping[str, Array]
+    inputs: str
+    offset: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One batch, compared: the runtime's counts, the simulation's, the batch itself while it is kept, and the first divergence's place."""
+
+    native: Comparison
+    simulated: Comparison
+    batch: Batch | None
+    located: Localisation | None
 
 
 class Executors:
@@ -33,6 +62,7 @@ class Executors:
         Raises:
             InvariantError: `lowered` names a site that is no code tensor of the file.
         """
+        self._path = lowered.model_path
         self.interpreter = Interpreter(lowered.model_path, watch=lowered.sites)
         self.fixed_batch = static_batch(lowered.model_path)
         tensors = self.interpreter.plan.tensors
@@ -46,7 +76,17 @@ class Executors:
         self._deployed = open_session(lowered.model_path, policy=policy)
         self._simulation = simulation
 
-    def compare(self, images: NDArray[np.float32], *, inputs: str, offset: int = 0) -> tuple[Comparison, Comparison]:
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Code tensors that the instrumented file gives: those of the lowering, and those directly behind float islands."""
+        return self._sites
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Tensors compared, in graph order."""
+        return self._order
+
+    def compare(self, images: NDArray[np.float32], *, inputs: str, offset: int = 0) -> Compared:
         """Run one batch everywhere.
 
         Args:
@@ -55,8 +95,7 @@ class Executors:
             offset: position of the first image.
 
         Returns:
-            the runtime's comparison and the simulation's, both against the interpreter. Sites directly behind a float island are
-            given to all of them, and not counted.
+            comparisons against the interpreter. Sites directly behind a float island are given to all executors, and not counted.
         """
         runtime = self._instrumented.run(images)
         given = {name: runtime[name] for name in self.interpreter.entry_sites}
@@ -68,14 +107,26 @@ class Executors:
         deployed = compare(
             wanted, {OUTPUT: deployed_output}, order=[OUTPUT], executor="onnxruntime, without code outputs", inputs=inputs, offset=offset
         )
+        located = None
+        if native.first is not None:
+            local = replace(native.first, index=_without_offset(native.first.index, offset))
+            evidence = Evidence(feeds={self.interpreter.plan.graph.inputs[0].name: images}, expected=expected, got=runtime, overrides=given)
+            located = replace(localise(self._path, local, evidence), index=native.first.index)
         native = join(native, deployed)
+        batch = Batch(images=images, expected=expected, inputs=inputs, offset=offset)
         if self._simulation is None:
-            return native, Comparison()
+            return Compared(native=native, simulated=Comparison(), batch=batch, located=located)
         simulated = self._simulation.codes(images, overrides=given)
         common = {name: array for name, array in expected.items() if name in simulated}
         if not common:
             raise InvariantError(f"the simulation knows none of the sites {', '.join(self._sites[:5])}")
-        return native, compare(common, simulated, order=self._order, executor="simulation", inputs=inputs, offset=offset)
+        other = compare(common, simulated, order=self._order, executor="simulation", inputs=inputs, offset=offset)
+        return Compared(native=native, simulated=other, batch=batch, located=located)
+
+    def expected(self, images: NDArray[np.float32], given: Mapping[str, Array]) -> dict[str, Array]:
+        """What the interpreter gives where these codes stand behind the float islands."""
+        execution = self.interpreter.run(images, overrides=given)
+        return self._expected(execution.codes, given, execution.output)
 
     def _expected(self, codes: Mapping[str, Array], given: Mapping[str, Array], output: Array | None) -> dict[str, Array]:
         missing = [name for name in self._sites if name not in codes]
@@ -83,6 +134,10 @@ class Executors:
             raise InvariantError(f"the interpreter gave no codes for site {missing[0]}")
         expected = {name: array for name, array in codes.items() if name not in given}
         return expected if output is None else {**expected, OUTPUT: output}
+
+
+def _without_offset(index: tuple[int, ...], offset: int) -> tuple[int, ...]:
+    return (index[0] - offset, *index[1:]) if index else index
 
 
 def simulation_version() -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from mixport.commands.panels import PanelCommand
 from mixport.errors import BadInputError, ExitCode, InvariantError, MixportError, ValidationFailedError
 from mixport.store import Store
 
-COMMANDS = ["build", "validate", "inspect", "bench", "doctor", "calib", "targets", "runtimes"]
+COMMANDS = ["build", "validate", "inspect", "bench", "conformance", "doctor", "calib", "targets", "runtimes"]
 SUBCOMMANDS = [
     ["calib", "generate"],
     ["calib", "list"],
@@ -35,6 +36,7 @@ SUBCOMMANDS = [
     ["targets", "show"],
     ["targets", "check"],
     ["runtimes", "list"],
+    ["runtimes", "install"],
 ]
 
 #: Options of drawn calibration images, of build and of calib generate.
@@ -267,9 +269,46 @@ def test_an_unknown_target_is_a_user_error(capsys: Capture) -> None:
     assert "hint: mixport targets list" in captured.err
 
 
-def test_runtimes_list_names_the_native_one(capsys: Capture) -> None:
+def test_runtimes_list_says_what_is_present_and_how_to_get_the_rest(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIXPORT_RUNTIMES", str(tmp_path / "none"))
     assert run(["runtimes", "list", "--json"]) == 0
-    assert [item["name"] for item in json.loads(capsys.readouterr().out)] == ["native"]
+    found = {item["name"]: item for item in json.loads(capsys.readouterr().out)}
+    assert list(found) == ["native", "x64-avx2", "arm64", "wasm", "wasm-chromium"]
+    assert found["native"]["present"] and found["native"]["hint"] is None
+    assert not found["wasm"]["present"] and found["wasm"]["download_mb"] > 0
+    assert run(["runtimes", "list"]) == 0
+    captured = capsys.readouterr()
+    assert "ssh:HOST" in captured.out and "command:LINE" in captured.out
+    assert "hint: " in captured.err
+
+
+def test_runtimes_list_imports_nothing_heavy(tmp_path: Path) -> None:
+    heavy = "print(sorted({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
+    code = f"import sys; from mixport.cli import run; run(['runtimes', 'list']); {heavy}"
+    environment = {**os.environ, "MIXPORT_RUNTIMES": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_unknown_runtime_is_not_installed(capsys: Capture) -> None:
+    assert run(["runtimes", "install", "toaster"]) == 1
+    captured = capsys.readouterr()
+    assert "runtime 'toaster' cannot be installed, known: native, x64-avx2" in captured.err
+    assert "hint: mixport runtimes list" in captured.err
+
+
+@pytest.mark.parametrize("command", [["build", "--calib", "noise"], ["validate", "nowhere"]])
+def test_a_runtime_that_is_not_installed_is_told_before_any_work(
+    command: list[str], capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIXPORT_RUNTIMES", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    assert run([*command, "--runtime", "native", "--runtime", "wasm"]) == 1
+    captured = capsys.readouterr()
+    assert "runtime wasm" in captured.err and "hint: " in captured.err
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_an_empty_cache_is_listed_verified_and_pruned(capsys: Capture, tmp_path: Path) -> None:

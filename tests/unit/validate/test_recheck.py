@@ -39,7 +39,8 @@ def vectors(path: Path, target: Target) -> tuple[np.ndarray, dict[str, np.ndarra
 
 def test_golden_vectors_are_found_again(path: Path, target: Target) -> None:
     x, codes, output = vectors(path, target)
-    result, divergence = recheck(path, x, codes, output, target.session)
+    found = recheck(path, x, codes, output, target.session)
+    result, divergence = found.result, found.divergence
     assert divergence is None
     assert (result.name, result.mismatches, result.tensors) == ("native", 0, len(codes) + 1)
     assert result.values == sum(array.size for array in codes.values()) + 2 * output.size
@@ -50,7 +51,10 @@ def test_one_changed_code_is_located(path: Path, target: Target) -> None:
     name = next(name for name in codes if codes[name].ndim == 4)
     codes[name][2, 1, 0, 0] ^= 1
     shuffled = dict(reversed(list(codes.items())))
-    result, divergence = recheck(path, x, shuffled, output, target.session)
+    found = recheck(path, x, shuffled, output, target.session)
+    result, divergence = found.result, found.divergence
+    # The golden value is the wrong one here: the place is told all the same.
+    assert found.located is not None and (found.located.site, found.located.index) == (name, (2, 1, 0, 0))
     assert result.mismatches == 1 and divergence is not None
     assert (divergence.site, divergence.index, divergence.inputs) == (name, (2, 1, 0, 0), "golden inputs")
 
@@ -58,7 +62,8 @@ def test_one_changed_code_is_located(path: Path, target: Target) -> None:
 def test_one_changed_output_is_located(path: Path, target: Target) -> None:
     x, codes, output = vectors(path, target)
     output[1, 7] = np.nextafter(output[1, 7], f32(np.inf))
-    result, divergence = recheck(path, x, codes, output, target.session)
+    found = recheck(path, x, codes, output, target.session)
+    result, divergence = found.result, found.divergence
     # The output is compared twice: with code outputs and without.
     assert result.mismatches == 2 and divergence is not None
     assert (divergence.site, divergence.index) == ("output", (1, 7))

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from mixport.artifacts import LoweredGraph
-from mixport.errors import BadInputError, BadOptionError, InvariantError
+from mixport.errors import BadInputError, InvariantError
 from mixport.progress import SilentProgress
 from mixport.proof.bounds import prove
 from mixport.targets import Target
@@ -181,13 +181,6 @@ def test_a_deployed_file_that_is_optimised_otherwise_is_found(save: Save, target
     report = validate(lowered(save(model)), images(), target)
     assert report.verdict == "mismatch"
     assert report.divergences[0].executor == "onnxruntime, without code outputs"
-
-
-@pytest.mark.parametrize("runtimes", [("wasm",), ("native", "qemu"), ()])
-def test_an_unknown_runtime_is_refused(runtimes: tuple[str, ...], save: Save, target: Target) -> None:
-    with pytest.raises(BadOptionError, match="allowed native") as caught:
-        validate(lowered(save(build_network().build("head_sum"))), images(), target, runtimes=runtimes)
-    assert caught.value.hint == "mixport runtimes list"
 
 
 @pytest.mark.parametrize("bad", [np.zeros((0, 3, 8, 8), f32), np.zeros((1, 3, 8, 8)), np.zeros((3, 8, 8), f32)], ids=str)

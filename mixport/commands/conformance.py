@@ -1,0 +1,130 @@
+"""mixport conformance: which operator forms are exact on a runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mixport.commands.flags import JsonFlag, QuietFlag
+from mixport.console import Console
+from mixport.errors import BadOptionError, ExitCode
+
+if TYPE_CHECKING:
+    from mixport.conformance.kit import Kit
+    from mixport.form_evidence import ConformanceResult
+
+
+def conformance(
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="Repeatable: runtimes to measure.", metavar="NAME", show_default="native")
+    ] = None,
+    form: Annotated[
+        list[str] | None, typer.Option(help="Repeatable: only forms whose names start so.", metavar="PREFIX", show_default="all")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the result: FILE.json for one runtime, or a folder that gets NAME.json each.", metavar="PATH")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the forms and stop.")] = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> int:
+    """Run small graphs of every operator form on a runtime, and say which forms are exact there.
+
+    Exit code 3 where a form that the portable lowering writes differs; other forms may differ.
+    """
+    console = Console(json=json, quiet=quiet)
+
+    from mixport.conformance.catalogue import choose
+    from mixport.conformance.kit import make_kit, run_kit
+    from mixport.form_evidence import portable_forms, write_result
+    from mixport.runtimes import open_runtimes
+    from mixport.targets import load_target
+
+    forms = choose(form or ())
+    if list_:
+        _list(console, [(one.name, one.family, one.emitted, one.about) for one in forms])
+        return ExitCode.DONE
+    opened = open_runtimes(runtime or ("native",))
+    files = _files(out, [one.name for one in opened])
+    kit = make_kit(forms, progress=console)
+    console.note(f"{kit.graphs} graphs, {kit.values} values, {len(kit.forms)} forms")
+    results: list[ConformanceResult] = []
+    with console.track("running graphs", total=len(opened), unit="runtimes") as advance:
+        for one in opened:
+            console.note(f"running on {one.name}")
+            results.append(run_kit(kit, one, policy=load_target("ort-cpu").session))
+            advance(1)
+    for file, result in zip(files, results, strict=False):
+        write_result(file, result)
+        console.note(f"wrote {file}")
+    differing = _differing(kit, results)
+    if json:
+        exact = portable_forms(results)
+        console.document(
+            {"graphs": kit.graphs, "exact": sorted(exact), "failed": differing, "results": [result.document() for result in results]}
+        )
+    _show(console, kit, results)
+    for name in differing:
+        console.error(f"form {name} differs, and the portable lowering writes it")
+    if differing:
+        console.hint(f"mixport conformance --form {differing[0]} --json shows the first difference")
+    return ExitCode.FAILED if differing else ExitCode.DONE
+
+
+def _files(out: Path | None, names: list[str]) -> list[Path]:
+    """Where the results go, one path a runtime, and none without --out."""
+    if out is None:
+        return []
+    if out.suffix == ".json":
+        if len(names) > 1:
+            raise BadOptionError(
+                f"--out is {out}, and there are {len(names)} runtimes: allowed is a folder", hint=f"--out {out.with_suffix('')}"
+            )
+        return [out]
+    out.mkdir(parents=True, exist_ok=True)
+    return [out / f"{''.join(c if c.isalnum() or c in '-_.' else '-' for c in name)}.json" for name in names]
+
+
+def _list(console: Console, rows: list[tuple[str, str, bool, str]]) -> None:
+    if console.json:
+        console.document([{"name": name, "family": family, "emitted": emitted, "about": about} for name, family, emitted, about in rows])
+        return
+    console.table(
+        ["form", "family", "portable lowering", "about"],
+        [[n, family, "writes it" if emitted else "", about] for n, family, emitted, about in rows],
+    )
+
+
+def _differing(kit: Kit, results: list[ConformanceResult]) -> list[str]:
+    """Forms that the portable lowering writes, and that some runtime does not compute exactly."""
+    return [form.name for form, _ in kit.forms if form.emitted and any(not result.forms[form.name].exact for result in results)]
+
+
+def _show(console: Console, kit: Kit, results: list[ConformanceResult]) -> None:
+    families = dict.fromkeys(form.family for form, _ in kit.forms)
+    rows: list[list[object]] = []
+    for family in families:
+        names = [form.name for form, _ in kit.forms if form.family == family]
+        graphs = sum(len(cases) for form, cases in kit.forms if form.family == family)
+        cells = [_count(sum(result.forms[name].exact for name in names), len(names)) for result in results]
+        rows.append([family, len(names), graphs, *cells])
+    columns = [f"{result.name} ({result.runtime.version})" for result in results]
+    console.table(["family", "forms", "graphs", *columns], rows)
+    differing = [form.name for form, _ in kit.forms if any(not result.forms[form.name].exact for result in results)]
+    if differing:
+        console.line("")
+        console.table(["form that differs", *columns], [[name, *(_cell(result, name) for result in results)] for name in differing])
+
+
+def _count(exact: int, total: int) -> str:
+    return "all exact" if exact == total else f"{exact} exact"
+
+
+def _cell(result: ConformanceResult, form: str) -> str:
+    found = result.forms[form]
+    if found.exact:
+        return "exact"
+    refused = f", {found.refused} of {found.cases} graphs refused" if found.refused else ""
+    return f"{found.mismatches} of {found.values} differ{refused}"

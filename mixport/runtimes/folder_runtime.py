@@ -1,0 +1,42 @@
+"""Every runtime is a function that makes the answer to a job folder appear in that folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixport.artifacts import RuntimeAnswer, RuntimeInfo, RuntimeJob
+from mixport.errors import RuntimeUnavailableError
+from mixport.runtimes.protocol import read_answer, write_job
+from mixport.targets import SessionRules
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderRuntime:
+    """A runtime that works on job folders; implements `mixport.artifacts.Runtime`.
+
+    Attributes:
+        name: as in `--runtime NAME`.
+        execute: gets the job folder, runs it, and leaves answer.json and outputs.bin there; raises RuntimeUnavailableError.
+        features: CPU features that the answer must name, or else the run shows nothing of what it is for.
+    """
+
+    name: str
+    execute: Callable[[Path], None]
+    features: tuple[str, ...] = ()
+
+    def run(self, jobs: Sequence[RuntimeJob], *, policy: SessionRules) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
+        """Run every job in one process of the runtime; see `mixport.artifacts.Runtime`."""
+        with tempfile.TemporaryDirectory(prefix="mixport-job-") as name:
+            folder = Path(name)
+            write_job(folder, jobs, policy=policy)
+            self.execute(folder)
+            info, answers = read_answer(folder, jobs, runtime=self.name)
+        lacking = [feature for feature in self.features if feature not in info.cpu.split()]
+        if lacking:
+            raise RuntimeUnavailableError(
+                f"runtime {self.name} runs on a processor without {lacking[0]} ({info.cpu})", hint=f"mixport runtimes install {self.name}"
+            )
+        return info, answers

@@ -1,0 +1,54 @@
+"""Runtimes that need nothing fetched: this Python's own onnxruntime, and any command line."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from mixport.errors import BadInputError
+from mixport.runtimes.folder_runtime import FolderRuntime
+from mixport.runtimes.pins import RUNNER
+from mixport.runtimes.processes import run_program
+
+NATIVE, COMMAND = "native", "command:"
+
+_TIMEOUT_S = 4 * 3600.0
+
+
+def open_native() -> FolderRuntime:
+    """The runner in a process of its own, under this Python."""
+
+    def execute(folder: Path) -> None:
+        run_program(
+            [sys.executable, folder / RUNNER.name, folder],
+            what=f"runtime {NATIVE}",
+            timeout_s=_TIMEOUT_S,
+            environment={"PYTHONDONTWRITEBYTECODE": "1"},
+            folder=folder,
+            hint="mixport doctor",
+        )
+
+    return FolderRuntime(name=NATIVE, execute=execute)
+
+
+def open_command(name: str) -> FolderRuntime:
+    """`command:LINE`: LINE is run without a shell; {job} in it becomes the job folder, {runner} the runner's path.
+
+    Raises:
+        BadInputError: LINE cannot be split into words, or has no {job}.
+    """
+    line = name.removeprefix(COMMAND)
+    hint = "--runtime 'command:python3 {runner} {job}'"
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise BadInputError(f"runtime {name}: {error}", hint=hint) from error
+    if not words or not any("{job}" in word for word in words):
+        raise BadInputError(f"runtime {name} does not say where the job folder goes, allowed is a command line with {{job}}", hint=hint)
+
+    def execute(folder: Path) -> None:
+        filled = [word.replace("{runner}", str(folder / RUNNER.name)).replace("{job}", str(folder)) for word in words]
+        run_program(filled, what=f"runtime {name}", timeout_s=_TIMEOUT_S, hint="run the command by hand on a job folder")
+
+    return FolderRuntime(name=name, execute=execute)

@@ -1,0 +1,26 @@
+"""Versions of everything that is fetched, and what of it is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+#: The wheel that runs under arm64 emulation.
+ONNXRUNTIME = "1.31.1"
+#: NumPy beside it.
+NUMPY = "2.4.6"
+#: The npm package; WASM builds follow the native ones some weeks later.
+ONNXRUNTIME_WEB = "1.30.0"
+
+#: Files of onnxruntime-web's dist that are kept: the Node entry, the browser entry, and the WASM build without WebGPU.
+WEB_FILES = ("ort.node.min.mjs", "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+
+#: Debian and Ubuntu packages: a static emulator for the host; an interpreter with the C++ library for what it runs.
+QEMU_PACKAGES = ("qemu-user-static",)
+PYTHON_PACKAGES = ("python3", "libstdc++6")
+#: Binaries of the emulator package that are kept, 12 MB each out of 370.
+QEMU_NAMES = ("qemu-x86_64", "qemu-aarch64")
+
+#: The files of this package that travel with a job.
+RUNNER = Path(__file__).parent / "runner.py"
+WEB_RUNNER = Path(__file__).parent / "runner.mjs"
+WEB_PAGE = Path(__file__).parent / "page.html"

@@ -1,0 +1,43 @@
+"""A part of the kit on the runtimes that are installed here, against the results that mixport ships. Some seconds each."""
+
+from __future__ import annotations
+
+import pytest
+
+from mixport.conformance.catalogue import choose
+from mixport.conformance.kit import make_kit, run_kit
+from mixport.errors import RuntimeUnavailableError
+from mixport.form_evidence import shipped_results
+from mixport.runtimes import open_runtimes
+from mixport.targets import load_target
+
+#: One form of each family, and those that tell this runtime from the others.
+PREFIXES = (
+    "conv.grouped",
+    "gemm.w8",
+    "matmul.int16-output",
+    "add.integer-ratio",
+    "add.ties",
+    "requantise.chain",
+    "move.slice",
+    "float.mul-add",
+    "float.reciprocal",
+    "float.exp",
+    "double.",
+    "cast.double",
+    "softmax.portable",
+    "layernorm.portable",
+)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", ["wasm", "x64-avx2", "arm64"])
+def test_a_runtime_gives_what_its_shipped_result_says(name: str) -> None:
+    try:
+        (runtime,) = open_runtimes([name])
+    except RuntimeUnavailableError as error:
+        pytest.skip(f"{error}: {error.hint}")
+    shipped = next(result for result in shipped_results() if result.name == name)
+    found = run_kit(make_kit(choose(PREFIXES)), runtime, policy=load_target("ort-cpu").session)
+    assert {form: one.exact for form, one in found.forms.items()} == {form: shipped.forms[form].exact for form in found.forms}
+    assert not found.forms["add.ties"].exact
