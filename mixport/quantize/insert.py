@@ -215,12 +215,17 @@ def _groups(node: fx.Node) -> int:
 
 def _output_params(node: fx.Node) -> QuantParams | None:
     """Parameters of the quantiser that alone reads a layer, behind data movement; None where a float operator does."""
-    users = list(node.users)
+    users = _live_users(node)
     while len(users) == 1 and users[0].target in CODE_MOVES:
-        users = list(users[0].users)
+        users = _live_users(users[0])
     if len(users) != 1 or users[0].target is not OPS.quantize_dequantize.default:
         return None
     return code_params(users[0])
+
+
+def _live_users(node: fx.Node) -> list[fx.Node]:
+    """Readers that lead somewhere: clamps that a quantiser has absorbed are still in the graph, and read by nobody."""
+    return [user for user in node.users if user.op == "output" or _live_users(user)]
 
 
 def _room_for_bias(
