@@ -21,7 +21,7 @@ from mixport.manifest import ModelEntry
 from mixport.manifest_build import build_manifest
 from mixport.options import BuildOptions, command_line
 from mixport.progress import Progress, SilentProgress
-from mixport.proof.bounds import prove
+from mixport.proof.prove import prove
 from mixport.quantize import FloatModel, PreprocessingOverrides, check_class_count, load_model, open_simulation
 from mixport.release import ReleaseBundle, check_replaceable, golden_count, release
 from mixport.report import StripImage, render, strip_images

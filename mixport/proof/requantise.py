@@ -10,7 +10,6 @@ from fractions import Fraction
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mixport import integer
 from mixport.errors import InvariantError
@@ -135,7 +134,7 @@ def _exact_codes(sums: Int, rule: Requantisation) -> Int:
     x, w, y = (Fraction(float(np.float32(value))) for value in (rule.x_scale, rule.w_scale[0], rule.y_scale))
     exact = x * w / y
     low, high = rule.qmin - rule.zero_point, rule.qmax - rule.zero_point
-    values: NDArray[np.float64] = np.clip(sums * float(exact), low, high)
+    values = np.clip(sums.astype(np.float64) * float(exact), low, high)
     codes = np.rint(values).astype(np.int64)
     for i in np.flatnonzero(np.abs(np.abs(values - np.floor(values)) - 0.5) < _CERTAIN):
         codes[i] = min(max(round(int(sums[i]) * exact), low), high)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mixport.artifacts import LoweredGraph, RuntimeResult, Simulation, ValidationReport
 from mixport.errors import BadInputError, BadOptionError
+from mixport.file_facts import Prover
 from mixport.progress import Progress, SilentProgress
 from mixport.targets import Target
 from mixport.validate.adversarial import check_sites
@@ -17,7 +18,7 @@ from mixport.validate.claim import claim_of
 from mixport.validate.compare import Comparison, join
 from mixport.validate.executors import Executors, simulation_version
 from mixport.validate.images import adversarial_images
-from mixport.validate.layers import Prover, layers_of
+from mixport.validate.layers import facts_of
 from mixport.validate.session import batches, runtime_info
 
 RUNTIMES = ("native",)
@@ -45,7 +46,7 @@ def validate(
         progress: told about images and operators as they are done.
         runtimes: names of runtimes; today `native` only.
         batch: images a run, where the model's batch is symbolic.
-        prove: static proofs over the integers of the layers; the report has none without it.
+        prove: static proofs over the file; the report has none without it.
 
     Raises:
         BadOptionError: a runtime that does not exist, or a batch below 1.
@@ -71,6 +72,7 @@ def validate(
     native, simulated = join(*(part[0] for part in parts)), join(*(part[1] for part in parts))
     checks = check_sites(lowered.model_path, policy=target.session, input_shape=(executors.fixed_batch or 1, *shape), progress=bar)
     found = audit(lowered.model_path, policy=target.session, sites=lowered.sites)
+    facts = facts_of(executors.interpreter, input_shape=(1, *shape), pair_limit=target.accumulator.pair_limit)
     info = runtime_info()
     results = [_result("native", f"{info.name} {info.version}", info.cpu, native)]
     if simulation is not None:
@@ -93,7 +95,7 @@ def validate(
         float_islands=islands,
         site_checks={**checks.counts, "model: adversarial images": image_count},
         audit=found,
-        proofs={} if prove is None else prove(layers_of(executors.interpreter, input_shape=(1, *shape))),
+        proofs={} if prove is None else prove(facts),
     )
 
 
