@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -257,4 +257,9 @@ def _failures(report: ValidationReport, results: Sequence[evaluate.GateResult]) 
         first = report.divergences[:1]
         where = "".join(f", first at {one.site}{list(one.index)} ({one.executor}: {one.got}, not {one.expected})" for one in first)
         failures.insert(0, f"validation found a mismatch{where}")
-    return tuple(failures)
+    return (*_broken_proofs(report), *failures)
+
+
+def _broken_proofs(report: ValidationReport) -> tuple[str, ...]:
+    broken = cast("Sequence[Mapping[str, str]]", report.proofs.get("violations", ()))
+    return tuple(f"{one['bound']} at node {one['node']}: {one['found']}; repair: {one['repair']}" for one in broken)
