@@ -12,7 +12,7 @@ from mixport.proof.adds import add_fault
 from mixport.proof.bounds import FLOAT32_LIMIT, INT32_LIMIT, sum_bound
 from mixport.proof.pairs import INT16_LIMIT, pair_bound
 from mixport.proof.portability import LayerProof, portability_of
-from mixport.proof.requantise import prove_requantisation
+from mixport.proof.requantise import ENUMERATED, prove_requantisation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,12 @@ class Violation:
     repair: str
 
 
-def prove(facts: FileFacts, /) -> Mapping[str, Any]:
+def prove(facts: FileFacts, /, *, enumerate_up_to: int = ENUMERATED) -> Mapping[str, Any]:
     """Prove everything that can be proved of a file without running it.
+
+    Args:
+        facts: of the file.
+        enumerate_up_to: layers with at most so many sums are also requantised sum by sum.
 
     Returns:
         plain data: a summary of each bound; `violations`; `sites`, a record for each layer; `nodes`, a portability class and its
@@ -46,7 +50,11 @@ def prove(facts: FileFacts, /) -> Mapping[str, Any]:
     """
     limit = INT16_LIMIT if facts.pair_limit is None else facts.pair_limit
     proofs = {
-        layer.site: LayerProof(sums=sum_bound(layer), pairs=pair_bound(layer, limit=limit), requantisation=prove_requantisation(layer))
+        layer.site: LayerProof(
+            sums=sum_bound(layer),
+            pairs=pair_bound(layer, limit=limit),
+            requantisation=prove_requantisation(layer, enumerate_up_to=enumerate_up_to),
+        )
         for layer in facts.layers
     }
     adds = {node.site: add_fault(node) for node in facts.nodes if node.form == "add"}

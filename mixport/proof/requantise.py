@@ -16,7 +16,7 @@ from mixport.errors import InvariantError
 from mixport.file_facts import LayerIntegers
 from mixport.requantisation import Int, Requantisation, wrong_thresholds
 
-ENUMERATED = 1 << 23
+ENUMERATED = 1 << 22
 """Layers with at most this many sums are also computed sum by sum."""
 _BLOCK = 1 << 19
 _CERTAIN = 1e-9
