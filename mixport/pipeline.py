@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from mixport.manifest import ModelEntry
 from mixport.manifest_build import build_manifest
 from mixport.options import BuildOptions, command_line
 from mixport.progress import Progress, SilentProgress
-from mixport.proof.bounds import prove
+from mixport.proof.prove import prove
 from mixport.quantize import FloatModel, PreprocessingOverrides, check_class_count, load_model, open_simulation
 from mixport.release import ReleaseBundle, check_replaceable, golden_count, release
 from mixport.report import StripImage, render, strip_images
@@ -263,8 +263,13 @@ def _failures(report: ValidationReport, results: Sequence[evaluate.GateResult]) 
         first = report.divergences[:1]
         where = "".join(f", first at {one.site}{list(one.index)} ({one.executor}: {one.got}, not {one.expected})" for one in first)
         failures.insert(0, f"validation found a mismatch{where}{_causes(report)}")
-    return tuple(failures)
+    return (*_broken_proofs(report), *failures)
 
 
 def _causes(report: ValidationReport) -> str:
     return "".join(f"; {one.text()}; repair: {one.repair}" for one in report.localisations)
+
+
+def _broken_proofs(report: ValidationReport) -> tuple[str, ...]:
+    broken = cast("Sequence[Mapping[str, str]]", report.proofs.get("violations", ()))
+    return tuple(f"{one['bound']} at node {one['node']}: {one['found']}; repair: {one['repair']}" for one in broken)

@@ -61,6 +61,17 @@ class OperatorRules(_Table):
     integer: tuple[str, ...]
 
 
+class AccumulatorRules(_Table):
+    """What sums must keep within, beyond the int32 that every runtime has.
+
+    Attributes:
+        pair_limit: largest sum of two neighbouring products that every machine of the target holds, e.g. 32767 where some add
+            u8 x s8 products in saturating int16; the smallest is -pair_limit - 1. None: no bound.
+    """
+
+    pair_limit: int | None = Field(default=None, ge=128)
+
+
 class SessionRules(_Table):
     """Session policy that the exactness claim names."""
 
@@ -86,6 +97,7 @@ class Target(_Table):
     operators: OperatorRules
     session: SessionRules
     portable: bool = True
+    accumulator: AccumulatorRules = AccumulatorRules()
     name: str = ""
     sha256: str = ""
 

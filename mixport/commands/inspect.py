@@ -29,7 +29,7 @@ def inspect(
     console = Console(json=json)
     file = model_file(model)
 
-    from mixport.proof.bounds import prove
+    from mixport.proof.prove import prove
     from mixport.validate.inspect import describe
 
     nodes = describe(file, prove=prove)

@@ -12,7 +12,19 @@ from torch import Tensor, fx
 from mixport import integer
 from mixport.artifacts import ActivationSite, Decision, WeightSite
 from mixport.errors import InvariantError
-from mixport.quantize.fx_graph import add_constant, arguments, aten, call, constant, module_path, operator_of, tensor_arg, tensor_list_arg
+from mixport.quantize.fx_graph import (
+    add_constant,
+    argument,
+    arguments,
+    aten,
+    call,
+    constant,
+    module_path,
+    operator_of,
+    tensor_arg,
+    tensor_list_arg,
+)
+from mixport.quantize.layer_integers import RoundedLayer, fix_integers
 from mixport.quantize.plan import Plan, SitePlan
 from mixport.quantize.ranges import weight_scales
 from mixport.quantize.roles import CODE_MOVES, Kind
@@ -66,6 +78,16 @@ def insert_weights(graph: fx.GraphModule, plan: Plan, scheme: Scheme, target: Ta
         scales, codes, raised = _room_for_bias(weight.numpy(), bias, scales, codes, x_scale=x_params.scale, bits=bits)
         if raised:
             decisions.append(Decision(where=name, what=f"weight scale of {raised} channels raised", why="their bias would not fit int32"))
+        fixed = fix_integers(
+            RoundedLayer(name=name, weight=weight.numpy(), bias=None if bias is None else bias.numpy(), groups=_groups(node), bits=bits),
+            scales,
+            codes,
+            x=x_params,
+            y=_output_params(node),
+            pair_limit=target.accumulator.pair_limit,
+        )
+        scales, codes = fixed.scales, fixed.codes
+        decisions.extend(fixed.decisions)
         scale_node = add_constant(graph, torch.as_tensor(scales), name=f"{name}_weight_scale", before=node)
         code_node = add_constant(graph, torch.as_tensor(codes), name=f"{name}_weight_codes", before=node)
         operands = list(node.args)
@@ -183,6 +205,27 @@ def _weight_bits(node: fx.Node, weight: Tensor, plan: Plan, scheme: Scheme) -> t
     if node in plan.edges:
         return scheme.edge_bits, f"first or last layer: {scheme.edge_bits} edge bits"
     return scheme.weight_bits, f"{scheme.name}"
+
+
+def _groups(node: fx.Node) -> int:
+    if node.target is aten.conv1d.default or node.target is aten.conv2d.default:
+        return int(argument(node, 6, "groups", 1))
+    return 1
+
+
+def _output_params(node: fx.Node) -> QuantParams | None:
+    """Parameters of the quantiser that alone reads a layer, behind data movement; None where a float operator does."""
+    users = _live_users(node)
+    while len(users) == 1 and users[0].target in CODE_MOVES:
+        users = _live_users(users[0])
+    if len(users) != 1 or users[0].target is not OPS.quantize_dequantize.default:
+        return None
+    return code_params(users[0])
+
+
+def _live_users(node: fx.Node) -> list[fx.Node]:
+    """Readers that lead somewhere: clamps that a quantiser has absorbed are still in the graph, and read by nobody."""
+    return [user for user in node.users if user.op == "output" or _live_users(user)]
 
 
 def _room_for_bias(

@@ -18,6 +18,8 @@ from mixport.report.strip import StripImage
 
 _HERE = Path(__file__).resolve().parent
 _WEAKEST = 5
+_TABLES = ("nodes", "violations")
+"""Proofs that the page shows as tables of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,9 @@ def render(manifest: Manifest, *, strip: Sequence[StripImage] = ()) -> str:
         failed_gates=[gate for gate in manifest.gates if not gate.passed],
         sqnr_figure=Markup(figure) if figure else None,
         size_figure=Markup(size_figure(float_bytes=float_bytes, size_bytes=manifest.metrics.size_bytes)) if float_bytes else None,
-        proofs=[_proof(name, value) for name, value in manifest.validation.proofs.items()],
+        proofs=[_proof(name, value) for name, value in manifest.validation.proofs.items() if name not in _TABLES],
+        proved_nodes=_rows(manifest, "nodes"),
+        violations=_rows(manifest, "violations"),
         script=recheck_script(manifest.validation.session_policy),
         compared=sum(runtime.values for runtime in manifest.validation.runtimes),
         mismatches=sum(runtime.mismatches for runtime in manifest.validation.runtimes),
@@ -78,6 +82,12 @@ def _setting(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return "x".join(map(str, cast("Sequence[object]", value)))
     return _number(value)
+
+
+def _rows(manifest: Manifest, name: str) -> list[Mapping[str, Any]]:
+    """Records of one proof; none where the manifest has none of that name."""
+    rows = manifest.validation.proofs.get(name, ())
+    return [cast("Mapping[str, Any]", row) for row in cast("Sequence[object]", rows) if isinstance(row, Mapping)]
 
 
 def _proof(name: str, value: object) -> _Proof:

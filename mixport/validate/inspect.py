@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import onnx
 
+from mixport.file_facts import Prover
 from mixport.validate.interpreter import Interpreter
-from mixport.validate.layers import Prover, layers_of
+from mixport.validate.layers import facts_of, site_of, told_steps
 from mixport.validate.plan import Plan, Step
 from mixport.validate.target_check import check_against
 from mixport.validate.units import FusedUnit
-
-Portability = Literal["exact by construction", "IEEE float", "float island"]
 
 Compute = Literal["integer", "float", "movement"]
 
@@ -31,8 +29,9 @@ class NodeDescription:
         compute: integer, float, or movement.
         weight_bits: from the initialiser's type, or from the range of its values; None without weights.
         activation_bits: of the codes that it reads; None where it reads floats.
-        accumulator_bound: largest reachable |sum|; None where there is no sum, or where its length is unknown.
-        portability: whether other runtimes give the same codes.
+        accumulator_bound: largest reachable |sum|; None where there is no sum, where its length is unknown, and without proofs.
+        portability: how far other machines give the same codes: `exact by proof`, `exact on measured runtimes`, `not portable`, `float`;
+            None without proofs.
         why: one reason, in words.
     """
 
@@ -42,33 +41,39 @@ class NodeDescription:
     compute: Compute
     weight_bits: int | None
     activation_bits: int | None
-    accumulator_bound: int | None
-    portability: Portability
-    why: str
+    accumulator_bound: int | None = None
+    portability: str | None = None
+    why: str = ""
 
 
 def describe(
-    model_path: Path | str | onnx.ModelProto, *, prove: Prover | None = None, input_shape: tuple[int, ...] | None = None
+    model_path: Path | str | onnx.ModelProto,
+    *,
+    prove: Prover | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    pair_limit: int | None = None,
 ) -> tuple[NodeDescription, ...]:
     """Describe every operator in graph order, leaving out constants, shape arithmetic and what has fused into another.
 
     Args:
         model_path: the file.
-        prove: gives the accumulator bounds; they are None without it.
+        prove: gives accumulator bounds and portability classes; they are None without it.
         input_shape: of its input, where symbolic axes keep sizes unknown; by default the file's own with 1 for symbolic axes.
+        pair_limit: what two neighbouring products may reach; None for what int16 holds.
     """
     interpreter = Interpreter(model_path)
     plan = interpreter.plan
-    layers = layers_of(interpreter, input_shape=input_shape or _own_shape(plan))
-    bounds = {} if prove is None else {record["site"]: record for record in prove(layers)["sites"]}
     units = {unit.node.index: unit for unit in interpreter.units}
-    fused = {node.index for unit in interpreter.units for node in unit.nodes} - units.keys()
-    described = (
-        _unit(units[step.node.index], plan, bounds) if step.node.index in units else _plain(step, plan)
-        for step in plan.steps
-        if step.node.index not in fused
+    told = told_steps(interpreter)
+    described = [_unit(units[step.node.index], plan) if step.node.index in units else _plain(step, plan) for step in told]
+    if prove is None:
+        return tuple(described)
+    proofs = prove(facts_of(interpreter, input_shape=input_shape or _own_shape(plan), pair_limit=pair_limit))
+    bounds = {record["site"]: int(record["magnitude"]) for record in proofs["sites"]}
+    return tuple(
+        replace(one, accumulator_bound=bounds.get(one.output), portability=record["portability"], why=record["why"])
+        for one, record in zip(described, proofs["nodes"], strict=True)
     )
-    return tuple(description for description in described if description is not None)
 
 
 def _own_shape(plan: Plan) -> tuple[int, ...]:
@@ -76,24 +81,7 @@ def _own_shape(plan: Plan) -> tuple[int, ...]:
     return tuple(size or 1 for size in shape)
 
 
-def _unit(unit: FusedUnit, plan: Plan, bounds: Mapping[str, Mapping[str, Any]]) -> NodeDescription:
-    bound = bounds.get(unit.output)
-    why = "integer sums, one rounding"
-    portability: Portability = "exact by construction"
-    if unit.kind == "table":
-        why = "a table has every answer"
-    elif unit.kind == "add":
-        why = "input scales are integer multiples of the output scale"
-    elif unit.kind == "requantise":
-        why, portability = "one IEEE multiplication and one division of codes", "IEEE float"
-    elif unit.saturation is None:
-        why = "integer sums, one IEEE multiplication to floats"
-    if bound is not None and not bound["fits_int32"]:
-        why = f"sums reach {bound['magnitude']}, beyond int32"
-    elif bound is not None and not bound["pair_safe"]:
-        why += "; x64 without VNNI saturates pairs of products"
-    if unit.warning:
-        why += f"; {unit.warning}"
+def _unit(unit: FusedUnit, plan: Plan) -> NodeDescription:
     source = unit.inputs[0] if unit.inputs else None
     return NodeDescription(
         name=unit.node.name,
@@ -102,39 +90,22 @@ def _unit(unit: FusedUnit, plan: Plan, bounds: Mapping[str, Mapping[str, Any]]) 
         compute="integer" if unit.kind != "requantise" else "float",
         weight_bits=_weight_bits(unit, plan),
         activation_bits=None if source is None else _bits(source.low, source.high),
-        accumulator_bound=None if bound is None else int(bound["magnitude"]),
-        portability=portability,
-        why=why,
     )
 
 
-def _plain(step: Step, plan: Plan) -> NodeDescription | None:
+def _plain(step: Step, plan: Plan) -> NodeDescription:
     node = step.node
-    kinds = {plan.tensors[name].kind for name in (*node.inputs, *node.outputs) if name}
-    if step.how in ("constant", "dequantise", "pass", "shape", "source") or kinds == {"index"}:
-        return None
     codes = plan.tensors[node.input(0)]
     reads_codes = codes.kind in ("codes", "dequantised") and not codes.constant
-    compute: Compute = "float"
-    portability: Portability = "IEEE float"
-    why = "correctly rounded IEEE operation" + (f"; no integer operator, since {step.reason}" if step.reason else "")
-    if step.how == "island":
-        portability, why = "float island", step.reason
-    elif step.how in ("move", "join") or (node.op == "Clip" and codes.kind == "codes"):
-        compute, portability, why = "movement", "exact by construction", "moves values, computes none"
-    elif step.how == "quantise":
-        why = "one IEEE division, then rounding half to even"
-    site = next((s.name for s in plan.sites if node.outputs[0] in (s.name, s.node.input(0))), node.outputs[0])
+    moves = step.how in ("move", "join") or (node.op == "Clip" and codes.kind == "codes")
     return NodeDescription(
         name=node.name,
         op=node.op,
-        output=site,
-        compute=compute,
+        output=site_of(step, plan),
+        compute="movement" if moves else "float",
         weight_bits=None,
         activation_bits=_bits(codes.low, codes.high) if reads_codes else None,
-        accumulator_bound=None,
-        portability=portability,
-        why=why,
+        why=step.reason,
     )
 
 

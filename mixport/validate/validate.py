@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mixport.artifacts import LoweredGraph, Runtime, RuntimeResult, Simulation, ValidationReport
 from mixport.errors import BadInputError, BadOptionError
+from mixport.file_facts import Prover
 from mixport.progress import Progress, SilentProgress
 from mixport.targets import Target
 from mixport.validate.adversarial import Prepared, check_prepared, prepare_units
@@ -19,7 +20,7 @@ from mixport.validate.compare import Comparison, join
 from mixport.validate.elsewhere import Elsewhere, compare_elsewhere
 from mixport.validate.executors import Compared, Executors, simulation_version
 from mixport.validate.images import adversarial_images
-from mixport.validate.layers import Prover, layers_of
+from mixport.validate.layers import facts_of
 from mixport.validate.session import batches, runtime_info
 
 ELSEWHERE_IMAGES, ELSEWHERE_BATCH = 32, 4
@@ -48,7 +49,7 @@ def validate(
         runtimes: further ones, besides the runtime of this process: each gets the first images, the adversarial images and all
             crafted operator checks in one call.
         batch: images a run, where the model's batch is symbolic.
-        prove: static proofs over the integers of the layers; the report has none without it.
+        prove: static proofs over the file; the report has none without it.
 
     Raises:
         BadOptionError: a batch below 1.
@@ -82,6 +83,7 @@ def validate(
     checks = check_prepared(prepared, policy=target.session)
     others = _compare_others(runtimes, lowered, executors, parts, prepared, target, bar)
     found = audit(lowered.model_path, policy=target.session, sites=lowered.sites)
+    facts = facts_of(executors.interpreter, input_shape=(1, *shape), pair_limit=target.accumulator.pair_limit)
     info = runtime_info()
     results = [_result("native", f"{info.name} {info.version}", info.cpu, native)]
     if simulation is not None:
@@ -108,7 +110,7 @@ def validate(
         float_islands=islands,
         site_checks={**checks.counts, "model: adversarial images": image_count},
         audit=found,
-        proofs={} if prove is None else prove(layers_of(executors.interpreter, input_shape=(1, *shape))),
+        proofs={} if prove is None else prove(facts),
         localisations=tuple(one for one in (own, *(other.located for other in others)) if one is not None),
     )
 

@@ -45,6 +45,13 @@ def test_ort_cpu_holds_what_onnxruntime_was_measured_to_do() -> None:
     assert (target.session.optimization_level, target.session.threads) == ("all", 1)
 
 
+def test_a_bound_on_pairs_is_optional(tmp_path: Path) -> None:
+    assert {load_target(name).accumulator.pair_limit for name in shipped_targets()} == {32767}
+    assert load_target(str(edited(tmp_path, "pair_limit = 32767", ""))).accumulator.pair_limit is None
+    with pytest.raises(TargetError, match="pair_limit"):
+        load_target(str(edited(tmp_path, "pair_limit = 32767", "pair_limit = 12")))
+
+
 def test_a_target_file_of_ones_own_is_read_by_its_path(tmp_path: Path) -> None:
     target = load_target(str(edited(tmp_path, 'shapes = "dynamic-batch"', 'shapes = "static"')))
     assert (target.name, target.graph.shapes) == ("mine", "static")

@@ -278,3 +278,20 @@ def test_the_script_states_the_session_policy() -> None:
     compile(script, "script", "exec")
     with pytest.raises(InvariantError, match="allowed disabled, basic, extended, all"):
         recheck_script(SessionPolicy(optimization_level="most", threads=1))
+
+
+def with_proofs(manifest: Manifest, **proofs: Any) -> Manifest:
+    return manifest.model_copy(update={"validation": manifest.validation.model_copy(update={"proofs": proofs})})
+
+
+def test_portability_of_every_node_and_broken_bounds_have_tables(manifest: Manifest) -> None:
+    node = {"node": "conv <1>", "op": "Conv", "site": "conv.relu", "portability": "exact by proof", "why": "all 12 sums fit & requantise"}
+    broken = {"node": "add_3", "site": "sum", "bound": "add ratio", "found": "1.5 times the output scale", "repair": "integer ratios"}
+    text = render(with_proofs(manifest, nodes=[node], violations=[broken]))
+    page = Checker(text)
+    words = " ".join(page.text.split())
+    assert "conv <1> Conv exact by proof all 12 sums fit & requantise" in words
+    assert "add_3 add ratio 1.5 times the output scale integer ratios" in words
+    assert "No static bounds" not in words
+    plain = render(with_proofs(manifest))
+    assert "No static bounds were computed." in plain and "How far each node" not in plain

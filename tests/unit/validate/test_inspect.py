@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixport.proof.bounds import prove
+from mixport.proof.prove import prove
 from mixport.targets import Target, load_target
 from mixport.validate.inspect import NodeDescription, check_against, describe
 from mixport.validate.target_check import FAILS
@@ -20,27 +20,28 @@ def test_one_line_for_each_fused_operator() -> None:
     found = describe(build_network().build("head_sum"))
     operators = "QuantizeLinear Conv QuantizeLinear Conv Add QuantizeLinear Conv GlobalAveragePool Flatten Gemm Identity"
     assert [d.op for d in found] == operators.split()
-    assert all(d.accumulator_bound is None for d in found)
+    assert all(d.accumulator_bound is None and d.portability is None for d in found)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_bits_and_bounds(bits: int) -> None:
     found = described(build_network(bits=bits).build("head_sum"))
     branch = found["branch"]
-    assert (branch.op, branch.output, branch.compute, branch.portability) == ("Conv", "branch", "integer", "exact by construction")
+    assert (branch.op, branch.output, branch.compute) == ("Conv", "branch", "integer")
+    assert branch.portability in ("exact by proof", "exact on measured runtimes")
     assert (branch.weight_bits, branch.activation_bits) == (bits, 4)
     assert branch.accumulator_bound is not None and 0 < branch.accumulator_bound <= 72 * 15 * 2 ** (bits - 1) + 300
     assert found["stem"].weight_bits == 8 and found["stem"].activation_bits == 8
-    assert "x64 without VNNI" in found["stem"].why
+    assert found["stem"].portability == "not portable" and "x64 without VNNI" in found["stem"].why
     assert found["join"].accumulator_bound is None
 
 
 def test_islands_and_ieee_nodes_are_told_apart() -> None:
     found = described(build_transformer().build("logits_sum"))
-    assert found["norm1"].portability == found["softmax"].portability == "float island"
+    assert found["norm1"].portability == found["softmax"].portability == "float"
     assert "not bit-portable" in found["softmax"].why
-    assert found["residual"].portability == "IEEE float" and found["residual"].compute == "float"
-    assert found["mlp.table"].portability == "exact by construction"
+    assert found["residual"].portability == "exact by proof" and found["residual"].compute == "float"
+    assert found["mlp.table"].portability == "exact by proof"
     assert found["context"].accumulator_bound == 16 * 255 * 128
     assert found["scores"].compute == "integer"
 
