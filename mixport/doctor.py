@@ -73,6 +73,7 @@ def examine(*, cache: Path) -> tuple[Finding, ...]:
         _hub(),
         _processor(),
         _gpu(),
+        _runtimes(),
         _disk(cache),
     )
 
@@ -132,6 +133,21 @@ def _gpu() -> Finding:
         return Finding(what="gpu", status="ok", value="no NVIDIA driver", note="calibration images are drawn on the CPU")
     return Finding(
         what="gpu", status="ok", value=driver.removeprefix("NVRM version: ").strip(), note="--device auto draws there, if torch sees it"
+    )
+
+
+def _runtimes() -> Finding:
+    """Further runtimes that a bundle can be compared on; a build needs none of them."""
+    # Here, so that `mixport --help` does not wait for NumPy.
+    from mixport.runtimes import survey
+
+    found = survey()
+    absent = [one.name for one in found if not one.present]
+    return Finding(
+        what="runtimes",
+        status="ok",
+        value=", ".join(one.name for one in found if one.present),
+        note=f"not installed: {', '.join(absent)} (mixport runtimes list)" if absent else "can validate here",
     )
 
 

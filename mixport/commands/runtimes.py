@@ -50,13 +50,11 @@ def install_runtimes(
     """
     console = Console(json=json, quiet=quiet)
 
-    from mixport.runtimes import NAMES, cache_folder, install, survey
+    from mixport.runtimes import NAMES, cache_folder, download_mb, install, survey
 
     chosen = list(NAMES) if "all" in names else names
-    wanted = [one for one in survey() if one.name in chosen]
-    size = max((one.download_mb for one in wanted), default=0)
-    if size:
-        console.note(f"fetching about {size} MB or more into {cache_folder()}")
+    size = download_mb(chosen)
+    console.note(f"fetching about {size} MB into {cache_folder()}" if size else "nothing is missing that can be fetched")
     install(chosen, progress=console)
     found = [one for one in survey() if one.name in chosen]
     if json:

@@ -21,7 +21,8 @@ NAMES = (local.NATIVE, X64_AVX2.name, ARM64.name, web.NAME, browser.NAME)
 FORMS = (*NAMES, "ssh:HOST", "command:LINE")
 """What `--runtime` takes, for messages."""
 
-_QEMU_MB, _ROOT_MB, _WEB_MB = 63 + 9, 16 + 10 + 36, 45
+# Measured on Debian 12: package lists are 10 MB of the first two each.
+_QEMU_MB, _ROOT_MB, _WEB_MB = 73, 63, 35
 
 _OPENERS: tuple[tuple[str, Callable[[], Runtime]], ...] = (
     (local.NATIVE, local.open_native),
@@ -97,19 +98,25 @@ def survey() -> tuple[RuntimeEntry, ...]:
         except RuntimeUnavailableError as error:
             missing, hint = str(error), error.hint
         if name == local.NATIVE:
-            runtime, where, size = own, cpu_name(), 0
+            runtime, where = own, cpu_name()
         elif name in (X64_AVX2.name, ARM64.name):
             machine = X64_AVX2 if name == X64_AVX2.name else ARM64
             runtime, where = own if machine.at_home else emulated, f"{machine.qemu} -cpu max"
-            size = (0 if find_qemu(machine) else _QEMU_MB) + (0 if machine.at_home or kept(machine.folder) else _ROOT_MB)
         else:
             runtime = f"onnxruntime-web {ONNXRUNTIME_WEB}"
             programs = ("node", "nodejs") if name == web.NAME else browser.BROWSERS
-            where, size = find_program(*programs) or programs[0], 0 if web.find_dist() else _WEB_MB
+            where = find_program(*programs) or programs[0]
         entries.append(
-            RuntimeEntry(name=name, present=not missing, runtime=runtime, where=where, missing=missing, hint=hint, download_mb=size)
+            RuntimeEntry(
+                name=name, present=not missing, runtime=runtime, where=where, missing=missing, hint=hint, download_mb=download_mb([name])
+            )
         )
     return tuple(entries)
+
+
+def download_mb(names: Sequence[str]) -> int:
+    """About how many megabytes installing these runtimes fetches; 0 where nothing is missing."""
+    return sum(part.megabytes for part in _parts(names))
 
 
 def install(names: Sequence[str], *, progress: Progress | None = None) -> None:
@@ -127,21 +134,32 @@ def install(names: Sequence[str], *, progress: Progress | None = None) -> None:
         if name not in NAMES:
             raise BadInputError(f"runtime {name!r} cannot be installed, known: {', '.join(NAMES)}", hint="mixport runtimes list")
     parts = _parts(names)
-    total = sum(steps for steps, _ in parts)
+    total = sum(part.steps for part in parts)
     with (progress or SilentProgress()).track("fetching runtimes", total=total, unit="parts") as advance:
-        for _, part in parts:
-            part(advance)
+        for part in parts:
+            part.fetch(advance)
 
 
-def _parts(names: Sequence[str]) -> list[tuple[int, Callable[[Callable[[int], None]], None]]]:
-    """What has to be fetched, each once, with its number of steps."""
-    parts: list[tuple[int, Callable[[Callable[[int], None]], None]]] = []
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Something to fetch: in how many steps, about how many megabytes, and how."""
+
+    steps: int
+    megabytes: int
+    fetch: Callable[[Callable[[int], None]], None]
+
+
+def _parts(names: Sequence[str]) -> list[_Part]:
+    """What these runtimes lack, each part once."""
+    parts: list[_Part] = []
     machines = [machine for machine in (X64_AVX2, ARM64) if machine.name in names]
     if any(find_qemu(machine) is None for machine in machines):
-        parts.append((1, install_qemu))
-    parts += [(2, _root(machine)) for machine in machines if not machine.at_home and kept(machine.folder) is None]
+        parts.append(_Part(steps=1, megabytes=_QEMU_MB, fetch=install_qemu))
+    for machine in machines:
+        if not machine.at_home and kept(machine.folder) is None:
+            parts.append(_Part(steps=2, megabytes=_ROOT_MB, fetch=_root(machine)))
     if {web.NAME, browser.NAME} & set(names) and web.find_dist() is None:
-        parts.append((1, web.install_web))
+        parts.append(_Part(steps=1, megabytes=_WEB_MB, fetch=web.install_web))
     return parts
 
 

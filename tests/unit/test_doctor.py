@@ -44,3 +44,12 @@ def test_a_driver_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert found(tmp_path)["gpu"].value == "no NVIDIA driver"
     version.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54\nGCC version: x\n")
     assert found(tmp_path)["gpu"].value == "NVIDIA UNIX x86_64 Kernel Module  550.54"
+
+
+def test_runtimes_that_are_missing_do_not_stop_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIXPORT_RUNTIMES", str(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    one = found(tmp_path)["runtimes"]
+    assert (one.status, one.value, one.hint) == ("ok", "native", None)
+    assert "arm64, wasm, wasm-chromium (mixport runtimes list)" in one.note

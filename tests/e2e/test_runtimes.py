@@ -1,0 +1,112 @@
+"""The runtimes that are installed here, for real: small models, exact on each; a model that must not be, placed rightly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixport.artifacts import RuntimeJob
+from mixport.cli import run
+from mixport.errors import RuntimeUnavailableError
+from mixport.runtimes import NAMES, open_runtimes, survey
+from tests.unit.runtimes.conftest import POLICY, jobs, quantised, quantiser
+
+__all__ = ["jobs", "quantiser"]
+
+Capture = pytest.CaptureFixture[str]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+
+
+def need(name: str) -> None:
+    """Skip, with what is missing and how to get it."""
+    try:
+        open_runtimes([name])
+    except RuntimeUnavailableError as error:
+        pytest.skip(f"{error}; {error.hint}")
+
+
+@pytest.fixture(scope="module")
+def exact_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_cache: Path) -> dict[str, Path]:
+    """Bundles by scheme. Where all weights have 7 bits or fewer, no pair of products can saturate without VNNI."""
+    folder = tmp_path_factory.mktemp("portable")
+    bundles: dict[str, Path] = {}
+    for scheme, edge in (("w8a8", "8"), ("w7a8", "7"), ("w2a4", "7")):
+        words = ["build", "tests.models:tiny", "--scheme", scheme, "--edge-bits", edge, "--calib", "noise", "--images", "16"]
+        words += ["--validation-images", "4", "--cache", str(tiny_cache), "--out", str(folder / scheme), "--quiet"]
+        assert run(words) == 0
+        bundles[scheme] = folder / scheme
+    return bundles
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_jobs_run(name: str, jobs: tuple[RuntimeJob, ...]) -> None:
+    need(name)
+    (runtime,) = open_runtimes([name])
+    info, answers = runtime.run(jobs, policy=POLICY)
+    assert info.version[0].isdigit() and info.cpu
+    for job, answer in ((jobs[0], answers[0]), (jobs[2], answers[2])):
+        for feeds, found in zip(job.feeds, answer.runs, strict=True):
+            np.testing.assert_array_equal(found["y"], quantised(np.asarray(feeds["x"])), strict=True)
+    assert answers[1].refused and answers[1].runs == ()
+
+
+@pytest.mark.parametrize(("name", "features"), [("x64-avx2", {"avx2"}), ("arm64", {"asimddp"})])
+def test_an_emulated_processor_is_not_the_host_s(name: str, features: set[str], jobs: tuple[RuntimeJob, ...]) -> None:
+    need(name)
+    info, _ = open_runtimes([name])[0].run(jobs[2:], policy=POLICY)
+    assert features <= set(info.cpu.split()) and "vnni" not in info.cpu and "QEMU" in info.cpu
+
+
+@pytest.mark.parametrize("scheme", ["w7a8", "w2a4"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "native"])
+def test_a_small_model_is_exact(name: str, scheme: str, exact_bundle: dict[str, Path], capsys: Capture) -> None:
+    need(name)
+    code = run(["validate", str(exact_bundle[scheme]), "--runtime", name, "--json", "--quiet"])
+    document = json.loads(capsys.readouterr().out)
+    assert document["divergences"] == [] and code == 0
+    (result,) = document["runtimes"]
+    assert (result["name"], result["mismatches"]) == (name, 0) and result["values"] > 0
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "native"])
+def test_full_range_weights_are_exact_or_their_saturation_is_named(name: str, exact_bundle: dict[str, Path], capsys: Capture) -> None:
+    need(name)
+    code = run(["validate", str(exact_bundle["w8a8"]), "--runtime", name, "--json", "--quiet"])
+    document = json.loads(capsys.readouterr().out)
+    causes = [one["cause"] for one in document["localisations"]]
+    if name == "x64-avx2":
+        # Nothing but saturation may differ there, and only while the target's weights may have 8 bits.
+        assert (code, causes) in ((0, []), (3, ["pair-saturation"]))
+    else:
+        assert (code, causes) == (0, [])
+
+
+def test_a_build_names_every_runtime(tiny_cache: Path, tmp_path: Path, capsys: Capture) -> None:
+    names = [one.name for one in survey() if one.present]
+    if len(names) == 1:
+        pytest.skip("only native is installed; mixport runtimes install all")
+    words = ["build", "tests.models:tiny", "--scheme", "w2a4", "--edge-bits", "7", "--calib", "noise", "--images", "16"]
+    words += ["--validation-images", "4", "--cache", str(tiny_cache), "--out", str(tmp_path / "out"), "--json", "--quiet"]
+    assert run([*words, *(word for name in names for word in ("--runtime", name))]) == 0
+    validation = json.loads(capsys.readouterr().out)["validation"]
+    assert {one["name"] for one in validation["runtimes"]} == {*names, "simulation"}
+    assert all(name in validation["claim"] for name in names if name != "native")
+
+
+def test_saturated_pairs_without_vnni_are_placed(tmp_path: Path, capsys: Capture) -> None:
+    need("x64-avx2")
+    from mixport.targets import load_target
+    from mixport.validate.recheck import recheck
+    from tests.unit.validate.test_elsewhere import one_layer
+
+    (tmp_path / "model.onnx").write_bytes(one_layer([127, 127, 1], y_scale=300.0).SerializeToString())
+    x = np.array([255, 255, 3], np.float32).reshape(1, 3, 1, 1)
+    expected = np.array([216], np.uint8).reshape(1, 1, 1, 1)
+    output = expected.astype(np.float32) * np.float32(300)
+    (runtime,) = open_runtimes(["x64-avx2"])
+    found = recheck(tmp_path / "model.onnx", x, {"y": expected}, output, load_target("ort-cpu").session, runtime=runtime)
+    assert found.located is not None and (found.located.site, found.located.cause) == ("y", "pair-saturation")
+    assert "saturating them gives the very value" in found.located.explanation
