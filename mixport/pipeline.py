@@ -14,6 +14,8 @@ from mixport import calibration as calibrating
 from mixport import evaluate, stages
 from mixport.artifacts import CalibrationSet, LoweredGraph, Runtime, ValidationReport
 from mixport.build_plan import BuildPlan, describe_plan
+from mixport.conformance.evidence import with_evidence
+from mixport.conformance.used_forms import used_forms
 from mixport.environment import describe_environment
 from mixport.errors import BadOptionError, ValidationFailedError
 from mixport.images import LabelledImages, normalise, read_labelled
@@ -194,6 +196,8 @@ def _build_one(
     with shop.log.stage("validate"):
         simulation = open_simulation(quantized.model)
         report = validate(lowered, pixels, target, simulation=simulation, progress=shop.progress, runtimes=others, prove=prove)
+        used = used_forms(lowered.model_path, input_shape=(1, *pixels.shape[1:]))
+        report = replace(report, proofs=with_evidence(report.proofs, used, portable=target.portable))
     metrics = _evaluate(shop, inputs, quantized, lowered, target)
     results = evaluate.check_gates(gates, evaluate.gate_values(metrics, mismatches=_mismatches(report)))
     with shop.log.stage("golden vectors"):

@@ -102,10 +102,16 @@ class Target(_Table):
     sha256: str = ""
 
     def without_portable_forms(self) -> Target:
-        """The same target with `portable = false`; the hash tells the two apart."""
+        """The same target with `portable = false` and no bound on neighbouring products; the hash tells the two apart."""
         if not self.portable:
             return self
-        return self.model_copy(update={"portable": False, "sha256": sha256_bytes(f"{self.sha256} portable = false".encode())})
+        return self.model_copy(
+            update={
+                "portable": False,
+                "accumulator": AccumulatorRules(),
+                "sha256": sha256_bytes(f"{self.sha256} portable = false".encode()),
+            }
+        )
 
     def check_scheme(self, scheme: Scheme) -> None:
         """Raise TargetError where the target cannot hold the scheme."""

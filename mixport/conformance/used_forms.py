@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
 import onnx
 
 from mixport.conformance.catalogue import FORMS
 from mixport.conformance.tensor_types import TensorTypes, tensor_types
 from mixport.form_evidence import ConformanceResult, portable_forms, shipped_results
+from mixport.pairs import pair_violations
 from mixport.validate.graph import Node
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.plan import Step
@@ -193,14 +193,10 @@ def _fused_form(unit: FusedUnit, bits: int) -> str | None:
 
 
 def _is_pair_safe(unit: FusedUnit) -> bool:
-    """No two products that kernels add in 16 bits leave int16: neighbours (0, 1), (2, 3) ... of a row, channels last."""
+    """No two products that kernels add in 16 bits leave int16; see mixport.pairs."""
     assert unit.weight is not None
-    weights = unit.weight if unit.weight.ndim == 2 else np.moveaxis(unit.weight, 1, -1)
-    rows = weights.reshape(len(weights), -1)
-    pairs = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2))).reshape(len(rows), -1, 2)
     code = max(unit.inputs[0].high, unit.inputs[0].zero_point)
-    up, down = np.maximum(pairs, 0).sum(axis=-1) * code, np.minimum(pairs, 0).sum(axis=-1) * code
-    return bool(up.max(initial=0) <= _INT16_MAX and down.min(initial=0) >= -_INT16_MAX - 1)
+    return not pair_violations(unit.weight, largest_code=code, limit=_INT16_MAX).any()
 
 
 def _type_word(dtype: str) -> str:

@@ -24,6 +24,7 @@ def test_exit_codes_are_the_ones_scripts_rely_on() -> None:
         ("UnsupportedModelError", ExitCode.USER),
         ("TargetError", ExitCode.USER),
         ("StoreError", ExitCode.USER),
+        ("RuntimeUnavailableError", ExitCode.USER),
         ("ValidationFailedError", ExitCode.FAILED),
         ("InvariantError", ExitCode.BUG),
     ],
@@ -36,6 +37,7 @@ def test_no_error_is_missing_from_the_table_above() -> None:
     assert {item.__name__ for item in error_classes()} == {
         "MixportError",
         "BadInputError",
+        "RuntimeUnavailableError",
         "BadOptionError",
         "UnsupportedModelError",
         "TargetError",
