@@ -92,11 +92,13 @@ class FileFacts:
         nodes: in graph order.
         layers: those that sum products, in graph order.
         pair_limit: what the target allows two neighbouring products to reach; None where nothing is asked.
+        portable: the file promises the same codes on every runtime, so that a form which breaks this is a violation.
     """
 
     nodes: tuple[NodeFacts, ...]
     layers: tuple[LayerIntegers, ...]
     pair_limit: int | None = None
+    portable: bool = True
 
 
 class Prover(Protocol):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,10 +30,18 @@ def inspect(
     console = Console(json=json)
     file = model_file(model)
 
+    from mixport.conformance.evidence import with_evidence
+    from mixport.conformance.used_forms import used_forms
+    from mixport.file_facts import FileFacts
     from mixport.proof.prove import prove
     from mixport.validate.inspect import describe
 
-    nodes = describe(file, prove=prove)
+    used = used_forms(file)
+
+    def judge(facts: FileFacts, /) -> Mapping[str, Any]:
+        return with_evidence(prove(facts), used, portable=True)
+
+    nodes = describe(file, prove=judge)
     if json:
         console.document([asdict(node) for node in nodes])
         return

@@ -58,7 +58,7 @@ def prove(facts: FileFacts, /, *, enumerate_up_to: int = ENUMERATED) -> Mapping[
         for layer in facts.layers
     }
     adds = {node.site: add_fault(node) for node in facts.nodes if node.form == "add"}
-    violations = [*_of_layers(facts, proofs), *_of_nodes(facts.nodes, adds)]
+    violations = [*_of_layers(facts, proofs), *_of_nodes(facts.nodes, adds if facts.portable else {})]
     nodes = [_node_record(node, proofs, adds) for node in facts.nodes]
     return {
         **_summaries(proofs, limit=limit),

@@ -16,7 +16,7 @@ from mixport.validate.units import CodeInput, FusedUnit
 _FORMS: Mapping[str, Form] = {"add": "add", "multiply": "multiply", "average": "average", "requantise": "requantise", "table": "table"}
 
 
-def facts_of(interpreter: Interpreter, *, input_shape: tuple[int, ...], pair_limit: int | None = None) -> FileFacts:
+def facts_of(interpreter: Interpreter, *, input_shape: tuple[int, ...], pair_limit: int | None = None, portable: bool = True) -> FileFacts:
     """Nodes and layers of a file, in graph order.
 
     A product of two code tensors is left out of the layers where its inner size cannot be inferred.
@@ -25,13 +25,16 @@ def facts_of(interpreter: Interpreter, *, input_shape: tuple[int, ...], pair_lim
         interpreter: of the file.
         input_shape: of the model's input; inner sizes of products follow from it.
         pair_limit: of the target.
+        portable: of the target.
     """
     shapes = interpreter.inferred_shapes(input_shape)
     units = {unit.node.index: unit for unit in interpreter.units}
     found = (_layer(unit, shapes) for unit in interpreter.units if unit.kind in ("conv", "gemm", "matmul"))
     plan = interpreter.plan
     nodes = (_of_unit(units[s.node.index], plan) if s.node.index in units else _plain(s, plan) for s in told_steps(interpreter))
-    return FileFacts(nodes=tuple(nodes), layers=tuple(layer for layer in found if layer is not None), pair_limit=pair_limit)
+    return FileFacts(
+        nodes=tuple(nodes), layers=tuple(layer for layer in found if layer is not None), pair_limit=pair_limit, portable=portable
+    )
 
 
 def told_steps(interpreter: Interpreter) -> tuple[Step, ...]:

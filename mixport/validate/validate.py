@@ -83,7 +83,7 @@ def validate(
     checks = check_prepared(prepared, policy=target.session)
     others = _compare_others(runtimes, lowered, executors, parts, prepared, target, bar)
     found = audit(lowered.model_path, policy=target.session, sites=lowered.sites)
-    facts = facts_of(executors.interpreter, input_shape=(1, *shape), pair_limit=target.accumulator.pair_limit)
+    facts = facts_of(executors.interpreter, input_shape=(1, *shape), pair_limit=target.accumulator.pair_limit, portable=target.portable)
     info = runtime_info()
     results = [_result("native", f"{info.name} {info.version}", info.cpu, native)]
     if simulation is not None:
