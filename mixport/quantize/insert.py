@@ -63,6 +63,7 @@ def insert_weights(graph: fx.GraphModule, plan: Plan, scheme: Scheme, target: Ta
     sites: list[WeightSite] = []
     decisions: list[Decision] = []
     used: set[str] = set()
+    live = live_nodes(graph)
     for node in list(graph.graph.nodes):
         if plan.kinds.get(node) is not Kind.LAYER:
             continue
@@ -83,7 +84,7 @@ def insert_weights(graph: fx.GraphModule, plan: Plan, scheme: Scheme, target: Ta
             scales,
             codes,
             x=x_params,
-            y=_output_params(node),
+            y=_output_params(node, live),
             pair_limit=target.accumulator.pair_limit,
         )
         scales, codes = fixed.scales, fixed.codes
@@ -213,19 +214,23 @@ def _groups(node: fx.Node) -> int:
     return 1
 
 
-def _output_params(node: fx.Node) -> QuantParams | None:
+def _output_params(node: fx.Node, live: set[fx.Node]) -> QuantParams | None:
     """Parameters of the quantiser that alone reads a layer, behind data movement; None where a float operator does."""
-    users = _live_users(node)
+    users = [user for user in node.users if user in live]
     while len(users) == 1 and users[0].target in CODE_MOVES:
-        users = _live_users(users[0])
+        users = [user for user in users[0].users if user in live]
     if len(users) != 1 or users[0].target is not OPS.quantize_dequantize.default:
         return None
     return code_params(users[0])
 
 
-def _live_users(node: fx.Node) -> list[fx.Node]:
-    """Readers that lead somewhere: clamps that a quantiser has absorbed are still in the graph, and read by nobody."""
-    return [user for user in node.users if user.op == "output" or _live_users(user)]
+def live_nodes(graph: fx.GraphModule) -> set[fx.Node]:
+    """Nodes that lead to the output: clamps that a quantiser has absorbed are still in the graph, and lead nowhere."""
+    live: set[fx.Node] = set()
+    for node in reversed(graph.graph.nodes):
+        if node.op == "output" or not live.isdisjoint(node.users):
+            live.add(node)
+    return live
 
 
 def _room_for_bias(
