@@ -14,7 +14,6 @@ from mixport.artifacts import ActivationSite, Decision, WeightSite
 from mixport.errors import InvariantError
 from mixport.quantize.fx_graph import (
     add_constant,
-    argument,
     arguments,
     aten,
     call,
@@ -24,6 +23,7 @@ from mixport.quantize.fx_graph import (
     tensor_arg,
     tensor_list_arg,
 )
+from mixport.quantize.layer_graph import groups_of, live_nodes
 from mixport.quantize.layer_integers import RoundedLayer, fix_integers
 from mixport.quantize.plan import Plan, SitePlan
 from mixport.quantize.ranges import weight_scales
@@ -80,7 +80,7 @@ def insert_weights(graph: fx.GraphModule, plan: Plan, scheme: Scheme, target: Ta
         if raised:
             decisions.append(Decision(where=name, what=f"weight scale of {raised} channels raised", why="their bias would not fit int32"))
         fixed = fix_integers(
-            RoundedLayer(name=name, weight=weight.numpy(), bias=None if bias is None else bias.numpy(), groups=_groups(node), bits=bits),
+            RoundedLayer(name=name, weight=weight.numpy(), bias=None if bias is None else bias.numpy(), groups=groups_of(node), bits=bits),
             scales,
             codes,
             x=x_params,
@@ -208,12 +208,6 @@ def _weight_bits(node: fx.Node, weight: Tensor, plan: Plan, scheme: Scheme) -> t
     return scheme.weight_bits, f"{scheme.name}"
 
 
-def _groups(node: fx.Node) -> int:
-    if node.target is aten.conv1d.default or node.target is aten.conv2d.default:
-        return int(argument(node, 6, "groups", 1))
-    return 1
-
-
 def _output_params(node: fx.Node, live: set[fx.Node]) -> QuantParams | None:
     """Parameters of the quantiser that alone reads a layer, behind data movement; None where a float operator does."""
     users = [user for user in node.users if user in live]
@@ -222,15 +216,6 @@ def _output_params(node: fx.Node, live: set[fx.Node]) -> QuantParams | None:
     if len(users) != 1 or users[0].target is not OPS.quantize_dequantize.default:
         return None
     return code_params(users[0])
-
-
-def live_nodes(graph: fx.GraphModule) -> set[fx.Node]:
-    """Nodes that lead to the output: clamps that a quantiser has absorbed are still in the graph, and lead nowhere."""
-    live: set[fx.Node] = set()
-    for node in reversed(graph.graph.nodes):
-        if node.op == "output" or not live.isdisjoint(node.users):
-            live.add(node)
-    return live
 
 
 def _room_for_bias(

@@ -10,7 +10,8 @@ from torch import nn
 from mixport.pairs import forms_pairs, pair_violations
 from mixport.quantize.capture import capture
 from mixport.quantize.fx_graph import argument, aten, constant, tensor_arg
-from mixport.quantize.insert import code_params, insert_activations, insert_weights, live_nodes
+from mixport.quantize.insert import code_params, insert_activations, insert_weights
+from mixport.quantize.layer_graph import live_nodes
 from mixport.quantize.plan import make_plan
 from mixport.quantize.quantizer import choose_params
 from mixport.quantize.statistics import collect
