@@ -14,7 +14,6 @@ from mixport.artifacts import ActivationSite, Decision, WeightSite
 from mixport.errors import InvariantError
 from mixport.quantize.fx_graph import (
     add_constant,
-    argument,
     arguments,
     aten,
     call,
@@ -24,6 +23,7 @@ from mixport.quantize.fx_graph import (
     tensor_arg,
     tensor_list_arg,
 )
+from mixport.quantize.layer_graph import groups_of, live_nodes
 from mixport.quantize.layer_integers import RoundedLayer, fix_integers
 from mixport.quantize.plan import Plan, SitePlan
 from mixport.quantize.ranges import weight_scales
@@ -63,6 +63,7 @@ def insert_weights(graph: fx.GraphModule, plan: Plan, scheme: Scheme, target: Ta
     sites: list[WeightSite] = []
     decisions: list[Decision] = []
     used: set[str] = set()
+    live = live_nodes(graph)
     for node in list(graph.graph.nodes):
         if plan.kinds.get(node) is not Kind.LAYER:
             continue
@@ -79,11 +80,11 @@ def insert_weights(graph: fx.GraphModule, plan: Plan, scheme: Scheme, target: Ta
         if raised:
             decisions.append(Decision(where=name, what=f"weight scale of {raised} channels raised", why="their bias would not fit int32"))
         fixed = fix_integers(
-            RoundedLayer(name=name, weight=weight.numpy(), bias=None if bias is None else bias.numpy(), groups=_groups(node), bits=bits),
+            RoundedLayer(name=name, weight=weight.numpy(), bias=None if bias is None else bias.numpy(), groups=groups_of(node), bits=bits),
             scales,
             codes,
             x=x_params,
-            y=_output_params(node),
+            y=_output_params(node, live),
             pair_limit=target.accumulator.pair_limit,
         )
         scales, codes = fixed.scales, fixed.codes
@@ -207,25 +208,14 @@ def _weight_bits(node: fx.Node, weight: Tensor, plan: Plan, scheme: Scheme) -> t
     return scheme.weight_bits, f"{scheme.name}"
 
 
-def _groups(node: fx.Node) -> int:
-    if node.target is aten.conv1d.default or node.target is aten.conv2d.default:
-        return int(argument(node, 6, "groups", 1))
-    return 1
-
-
-def _output_params(node: fx.Node) -> QuantParams | None:
+def _output_params(node: fx.Node, live: set[fx.Node]) -> QuantParams | None:
     """Parameters of the quantiser that alone reads a layer, behind data movement; None where a float operator does."""
-    users = _live_users(node)
+    users = [user for user in node.users if user in live]
     while len(users) == 1 and users[0].target in CODE_MOVES:
-        users = _live_users(users[0])
+        users = [user for user in users[0].users if user in live]
     if len(users) != 1 or users[0].target is not OPS.quantize_dequantize.default:
         return None
     return code_params(users[0])
-
-
-def _live_users(node: fx.Node) -> list[fx.Node]:
-    """Readers that lead somewhere: clamps that a quantiser has absorbed are still in the graph, and read by nobody."""
-    return [user for user in node.users if user.op == "output" or _live_users(user)]
 
 
 def _room_for_bias(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mixport.pairs import forms_pairs, pair_violations
 from mixport.quantize.capture import capture
 from mixport.quantize.fx_graph import argument, aten, constant, tensor_arg
 from mixport.quantize.insert import code_params, insert_activations, insert_weights
+from mixport.quantize.layer_graph import live_nodes
 from mixport.quantize.plan import make_plan
 from mixport.quantize.quantizer import choose_params
 from mixport.quantize.statistics import collect
@@ -64,3 +66,24 @@ def test_every_layer_of_a_program_keeps_the_bounds(bounded: bool) -> None:
     assert (broken == 0) is bounded
     assert any("neighbouring weights" in d.what for d in decisions) is bounded
     assert any("units in the last place" in d.what for d in decisions)
+
+
+class Chain(nn.Module):
+    """Residual blocks: the number of ways from the first to the last doubles with each."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(blocks))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + layer(x)
+        return x
+
+
+def test_what_leads_to_the_output_is_found_in_one_pass() -> None:
+    graph = torch.fx.symbolic_trace(Chain(64))
+    first = next(node for node in graph.graph.nodes if node.op == "call_module")
+    with graph.graph.inserting_after(first):
+        dead = graph.graph.call_function(torch.relu, (first,))
+    assert live_nodes(graph) == set(graph.graph.nodes) - {dead}
