@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mixport.file_facts import FileFacts, Form, LayerIntegers, NodeFacts, OutputCodes
-from mixport.validate.graph import Node
+from mixport.validate.graph import Array, Node
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.kernels_movement import JOINS, MOVES
 from mixport.validate.plan import Plan, Step
@@ -106,6 +106,14 @@ def _meeting(node: Node, plan: Plan) -> tuple[tuple[float, ...], tuple[int, ...]
     return scales, (*(one.one_zero_point for one in known), int(zero_point.reshape(-1)[0]))
 
 
+def _factor(quantiser: Node, plan: Plan) -> Array:
+    """Power of two that the quantised value was multiplied by just before (lower.wide_codes), which its scale undoes; else 1."""
+    source = plan.graph.producer.get(quantiser.input(0))
+    factors = [] if source is None or source.op != "Mul" else [plan.graph.constants.get(name) for name in source.inputs]
+    found = [one for one in factors if one is not None and one.size == 1 and np.frexp(one.item())[0] == 0.5]
+    return found[0] if found else np.ones((), np.float32)
+
+
 def _other_quantisation(node: Node, plan: Plan) -> str:
     """Says where an input is dequantised with another scale or zero point than it was quantised with."""
     for name in node.inputs:
@@ -119,6 +127,8 @@ def _other_quantisation(node: Node, plan: Plan) -> str:
             continue
         for position, what in ((1, "scale"), (2, "zero point")):
             made, read = (plan.graph.constants.get(one.input(position)) for one in (maker, reader))
+            if made is not None and position == 1:
+                made = made / _factor(maker, plan)
             if made is not None and read is not None and not np.array_equal(made, read):
                 return f"{reader.input(0)} is quantised with {what} {made!s} and read with {what} {read!s}"
     return ""

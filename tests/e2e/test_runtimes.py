@@ -28,17 +28,20 @@ def need(name: str) -> None:
         pytest.skip(f"{error}; {error.hint}")
 
 
+MODELS = (("tiny", "w8a8"), ("tiny", "w2a4"), ("transformer", "w8a8"), ("transformer", "w4a8"))
+
+
 @pytest.fixture(scope="module")
-def exact_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_cache: Path) -> dict[str, Path]:
-    """Bundles by scheme. Where all weights have 7 bits or fewer, no pair of products can saturate without VNNI."""
+def bundles(tmp_path_factory: pytest.TempPathFactory, tiny_cache: Path) -> dict[tuple[str, str], Path]:
+    """Bundles by model and scheme, all with portable forms, first and last layer at 8 bits."""
     folder = tmp_path_factory.mktemp("portable")
-    bundles: dict[str, Path] = {}
-    for scheme, edge in (("w8a8", "8"), ("w7a8", "7"), ("w2a4", "7")):
-        words = ["build", "tests.models:tiny", "--scheme", scheme, "--edge-bits", edge, "--calib", "noise", "--images", "16"]
-        words += ["--validation-images", "4", "--cache", str(tiny_cache), "--out", str(folder / scheme), "--quiet"]
-        assert run(words) == 0
-        bundles[scheme] = folder / scheme
-    return bundles
+    made: dict[tuple[str, str], Path] = {}
+    for model, scheme in MODELS:
+        out = folder / f"{model}-{scheme}"
+        words = ["build", f"tests.models:{model}", "--scheme", scheme, "--calib", "noise", "--images", "16"]
+        assert run([*words, "--validation-images", "4", "--cache", str(tiny_cache), "--out", str(out), "--quiet"]) == 0
+        made[model, scheme] = out
+    return made
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,35 +63,23 @@ def test_an_emulated_processor_is_not_the_host_s(name: str, features: set[str], 
     assert features <= set(info.cpu.split()) and "vnni" not in info.cpu and "QEMU" in info.cpu
 
 
-@pytest.mark.parametrize("scheme", ["w7a8", "w2a4"])
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "native"])
-def test_a_small_model_is_exact(name: str, scheme: str, exact_bundle: dict[str, Path], capsys: Capture) -> None:
+def test_small_models_are_exact(name: str, bundles: dict[tuple[str, str], Path], capsys: Capture) -> None:
     need(name)
-    code = run(["validate", str(exact_bundle[scheme]), "--runtime", name, "--json", "--quiet"])
-    document = json.loads(capsys.readouterr().out)
-    assert document["divergences"] == [] and code == 0
-    (result,) = document["runtimes"]
-    assert (result["name"], result["mismatches"]) == (name, 0) and result["values"] > 0
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "native"])
-def test_full_range_weights_are_exact_or_their_saturation_is_named(name: str, exact_bundle: dict[str, Path], capsys: Capture) -> None:
-    need(name)
-    code = run(["validate", str(exact_bundle["w8a8"]), "--runtime", name, "--json", "--quiet"])
-    document = json.loads(capsys.readouterr().out)
-    causes = [one["cause"] for one in document["localisations"]]
-    if name == "x64-avx2":
-        # Nothing but saturation may differ there, and only while the target's weights may have 8 bits.
-        assert (code, causes) in ((0, []), (3, ["pair-saturation"]))
-    else:
-        assert (code, causes) == (0, [])
+    for bundle in bundles.values():
+        code = run(["validate", str(bundle), "--runtime", name, "--json", "--quiet"])
+        document = json.loads(capsys.readouterr().out)
+        assert (code, document["divergences"], document["localisations"]) == (0, [], [])
+        (result,) = document["runtimes"]
+        assert (result["name"], result["mismatches"]) == (name, 0) and result["values"] > 0
+        assert json.loads((bundle / "manifest.json").read_text())["validation"]["float_islands"] == []
 
 
 def test_a_build_names_every_runtime(tiny_cache: Path, tmp_path: Path, capsys: Capture) -> None:
     names = [one.name for one in survey() if one.present]
     if len(names) == 1:
         pytest.skip("only native is installed; mixport runtimes install all")
-    words = ["build", "tests.models:tiny", "--scheme", "w2a4", "--edge-bits", "7", "--calib", "noise", "--images", "16"]
+    words = ["build", "tests.models:tiny", "--scheme", "w2a4", "--calib", "noise", "--images", "16"]
     words += ["--validation-images", "4", "--cache", str(tiny_cache), "--out", str(tmp_path / "out"), "--json", "--quiet"]
     assert run([*words, *(word for name in names for word in ("--runtime", name))]) == 0
     validation = json.loads(capsys.readouterr().out)["validation"]
