@@ -124,6 +124,19 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PortableForm:
+    """A softmax or normalisation that is lowered to portable operations.
+
+    Attributes:
+        kind: which of the two.
+        shape: of its input for one image; the batch axis is 1, or what one image makes of it (windows).
+    """
+
+    kind: Literal["softmax", "layer_norm"]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuantizedModel:
     """A model whose every integer is fixed.
 
@@ -136,6 +149,7 @@ class QuantizedModel:
         input_shape: [N, C, H, W] with N the traced batch.
         dynamic_batch: True when the batch axis is symbolic.
         float_bytes: size of the float parameters, 4 bytes each, before folding.
+        portable_forms: softmaxes and normalisations in portable form, in graph order.
     """
 
     program_path: Path
@@ -146,6 +160,7 @@ class QuantizedModel:
     input_shape: tuple[int, int, int, int]
     dynamic_batch: bool
     float_bytes: int
+    portable_forms: tuple[PortableForm, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -248,6 +248,24 @@ class GraphEntry(_Part):
     ir_version: int
 
 
+class FormCostEntry(_Part):
+    """Median latency of one softmax or LayerNorm: in portable form, and as the runtime's own operator."""
+
+    kind: str
+    shape: tuple[int, ...]
+    count: int
+    portable_ms: float
+    own_ms: float
+
+
+class PortableCostEntry(_Part):
+    """Latency of the model, and its ratio to the model with the runtime's own softmax and LayerNorm; one thread, batch 1."""
+
+    model_ms: float
+    ratio: float
+    forms: tuple[FormCostEntry, ...]
+
+
 class Manifest(_Part):
     """The whole of manifest.json. `files` maps every other file of the bundle to its SHA-256; `release` fills it."""
 
@@ -272,6 +290,7 @@ class Manifest(_Part):
     graph: GraphEntry | None = None
     golden_images: int | None = None
     timings_s: dict[str, float] = Field(default_factory=dict)
+    portable_cost: PortableCostEntry | None = None
 
     def document(self) -> dict[str, Any]:
         """Plain JSON values, as in the file and on stdout with --json."""

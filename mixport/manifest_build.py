@@ -21,12 +21,14 @@ from mixport.manifest import (
     Manifest,
     MetricsEntry,
     ModelEntry,
+    PortableCostEntry,
     PreprocessingEntry,
     PromptsEntry,
     SiteEntry,
     TargetEntry,
     ValidationEntry,
 )
+from mixport.portable_cost import PortableCost
 from mixport.targets import Target
 
 _Entry = TypeVar("_Entry", bound=BaseModel)
@@ -41,6 +43,7 @@ def build_manifest(
     quantized: QuantizedModel,
     lowered: LoweredGraph,
     validation: ValidationReport,
+    portable_cost: PortableCost | None = None,
     metrics: Metrics,
     gates: Sequence[GateResult],
     preprocessing: Preprocessing,
@@ -60,6 +63,7 @@ def build_manifest(
         quantized: sites, scheme and decisions of the quantiser.
         lowered: the ONNX file and the decisions of the lowering.
         validation: verdict and evidence.
+        portable_cost: latency beside the runtime's own softmax and LayerNorm; None where the model has none.
         metrics: accuracy, agreement, size.
         gates: results, in the order asked.
         preprocessing: of the model's input.
@@ -90,6 +94,7 @@ def build_manifest(
         sites=(*_weight_sites(quantized), *_activation_sites(quantized, site_sqnr_db or {})),
         metrics=MetricsEntry.model_validate(metrics, from_attributes=True),
         validation=ValidationEntry.model_validate(validation, from_attributes=True),
+        portable_cost=None if portable_cost is None else PortableCostEntry.model_validate(portable_cost, from_attributes=True),
         gates=tuple(GateEntry.model_validate(gate, from_attributes=True) for gate in gates),
         decisions=tuple(DecisionEntry.model_validate(one, from_attributes=True) for one in (*quantized.decisions, *lowered.decisions)),
         preprocessing=PreprocessingEntry.model_validate(preprocessing, from_attributes=True),

@@ -22,6 +22,7 @@ from mixport.images import LabelledImages, normalise, read_labelled
 from mixport.manifest import ModelEntry
 from mixport.manifest_build import build_manifest
 from mixport.options import BuildOptions, command_line
+from mixport.portable_cost import portable_cost
 from mixport.progress import Progress, SilentProgress
 from mixport.proof.prove import prove
 from mixport.quantize import FloatModel, PreprocessingOverrides, check_class_count, load_model, open_simulation
@@ -204,6 +205,8 @@ def _build_one(
         codes, _ = golden(lowered, pixels[:1], target)
         count = golden_count(sum(array.nbytes for array in codes.values()))
         codes, output = golden(lowered, pixels[:count], target)
+    with shop.log.stage("cost of portable forms"):
+        cost = portable_cost(lowered.model_path, quantized.model.portable_forms, session=target.session, progress=shop.progress)
     manifest = build_manifest(
         model=ModelEntry(name=model.name, source=model.source, sha256=model.sha256),
         target=target,
@@ -212,6 +215,7 @@ def _build_one(
         quantized=quantized.model,
         lowered=lowered,
         validation=report,
+        portable_cost=cost,
         metrics=metrics,
         gates=results,
         preprocessing=model.preprocessing,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from mixport.artifacts import Decision
+from mixport.artifacts import Decision, PortableForm
 from mixport.portable import softmax_bits
 from mixport.quantize.fx_graph import add_constant, argument, arguments, aten, call, constant, module_path, shape_of, tensor_arg
 from mixport.quantize.insert import code_params
@@ -37,6 +37,22 @@ def insert_portable_forms(graph: fx.GraphModule, plan: Plan, *, portable: bool) 
         node.replace_all_uses_with(made)
         graph.graph.erase_node(node)
     return decisions
+
+
+def portable_forms(graph: fx.GraphModule, *, batch: int) -> tuple[PortableForm, ...]:
+    """Every softmax and normalisation in portable form, in graph order.
+
+    Args:
+        graph: behind `insert_portable_forms`.
+        batch: images in the traced batch.
+    """
+    found: list[PortableForm] = []
+    for node in graph.graph.nodes:
+        if node.target in {OPS.softmax.default, OPS.layer_norm.default}:
+            first, *rest = shape_of(tensor_arg(node, 0))
+            kind = "softmax" if node.target is OPS.softmax.default else "layer_norm"
+            found.append(PortableForm(kind=kind, shape=(max(1, first // batch), *rest)))
+    return tuple(found)
 
 
 def _softmax(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:

@@ -25,7 +25,7 @@ from mixport.quantize.insert import insert_activations, insert_weights, mark_isl
 from mixport.quantize.islands import sites_behind_islands
 from mixport.quantize.output_classes import output_classes
 from mixport.quantize.plan import Plan, make_plan
-from mixport.quantize.portable_forms import insert_portable_forms
+from mixport.quantize.portable_forms import insert_portable_forms, portable_forms
 from mixport.quantize.ranges import ScaleRule, activation_params
 from mixport.quantize.roles import Kind
 from mixport.quantize.soundness import check_sound
@@ -92,6 +92,7 @@ def quantize(
         decisions=(*model.notes, *captured.decisions, *plan.decisions, *raised, *floats),
         input_shape=(captured.example_batch, *model.input_shape[1:]),
         dynamic_batch=captured.dynamic_batch,
+        portable_forms=portable_forms(graph, batch=captured.example_batch),
         float_bytes=4 * sum(p.numel() for p in model.module.state_dict().values() if p.is_floating_point()),
     )
     (workdir / _RECORD).write_bytes(TypeAdapter(QuantizedModel).dump_json(record, indent=1))

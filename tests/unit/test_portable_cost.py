@@ -1,0 +1,41 @@
+"""What portable forms cost: each pair of files is one function, and the figures add up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from mixport.artifacts import PortableForm
+from mixport.lower.portable_pairs import write_pair
+from mixport.portable_cost import portable_cost
+from mixport.targets import load_target
+
+FORMS = (PortableForm(kind="softmax", shape=(1, 2, 16, 16)), PortableForm(kind="layer_norm", shape=(1, 16, 24)))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.kind)
+def test_both_files_compute_the_same_function(form: PortableForm, tmp_path: Path) -> None:
+    portable, own = write_pair(form, tmp_path)
+    x = np.random.default_rng(0).normal(0, 2, (1, *form.shape)).astype(np.float32)
+    a, b = (ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(["output"], {"input": x})[0] for path in (portable, own))
+    assert np.abs(a - b).max() < 1e-3
+    kinds = [{node.op_type for node in onnx.load(str(path)).graph.node} for path in (portable, own)]
+    assert not kinds[0] & {"Softmax", "LayerNormalization"}
+    assert kinds[1] & {"Softmax", "LayerNormalization"}
+
+
+def test_equal_forms_are_timed_once_and_counted(tmp_path: Path) -> None:
+    model, _ = write_pair(FORMS[0], tmp_path)
+    cost = portable_cost(model, [FORMS[0], FORMS[0], FORMS[1]], session=load_target("ort-cpu").session)
+    assert cost is not None
+    assert [(one.kind, one.count) for one in cost.forms] == [("softmax", 2), ("layer_norm", 1)]
+    assert all(one.portable_ms > 0 and one.own_ms > 0 for one in cost.forms)
+    assert cost.ratio > 0
+
+
+def test_a_model_without_them_costs_nothing(tmp_path: Path) -> None:
+    assert portable_cost(tmp_path / "absent.onnx", (), session=load_target("ort-cpu").session) is None
