@@ -168,26 +168,55 @@ def _with_codes(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
 
 
 def table(results: Mapping[str, Any], runtimes: tuple[str, ...]) -> str:
-    """Markdown: codes that differ, by runtime."""
-    lines = ["| model | file | values | " + " | ".join(runtimes) + " | float islands |", "|---" * (4 + len(runtimes)) + "|"]
-    for key, found in results.items():
-        title, scheme = key.split("/")
-        if "error" in found:
-            lines.append(f"| {title} | {scheme} | {found['error']} |")
+    """Markdown, a row a model: codes that differ on each runtime, of mixport's files and of quantize_static's.
+
+    mixport's codes are compared with its interpreter, quantize_static's with those of the first runtime.
+    """
+    header = ["model", "mixport", "codes", *runtimes, "float islands", f"{OTHER}: codes", *runtimes[1:]]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for title in dict.fromkeys(key.split("/")[0] for key in results):
+        own = {scheme: results[f"{title}/{scheme}"] for scheme in SCHEMES if f"{title}/{scheme}" in results}
+        other = results.get(f"{title}/{OTHER}", {})
+        failed = [found["error"] for found in (*own.values(), other) if "error" in found]
+        if failed:
+            lines.append(f"| {title} | {failed[0]} |")
             continue
-        cells = [_cell(found["runtimes"].get(name)) for name in runtimes]
-        values = max((r.get("values", 0) for r in found["runtimes"].values()), default=0)
-        label = scheme if scheme == OTHER else f"mixport {scheme}"
-        lines.append(f"| {title} | {label} | {values / 1e6:.1f} M | " + " | ".join(cells) + f" | {len(found['islands'])} |")
+        islands = sorted({island for found in own.values() for island in found["islands"]})
+        lines.append(
+            "| "
+            + " | ".join(
+                [
+                    title,
+                    ", ".join(own),
+                    _millions(
+                        [result["values"] for found in own.values() for name, result in found["runtimes"].items() if name in runtimes]
+                    ),
+                    *(_sum([found["runtimes"].get(name) for found in own.values()]) for name in runtimes),
+                    str(len(islands)),
+                    _millions([result.get("values", 0) for result in other.get("runtimes", {}).values()]),
+                    *(_share(other.get("runtimes", {}).get(name)) for name in runtimes[1:]),
+                ]
+            )
+            + " |"
+        )
     return "\n".join(lines)
 
 
-def _cell(result: Mapping[str, Any] | None) -> str:
+def _millions(values: list[int]) -> str:
+    return f"{sum(values) / 1e6:.0f} M" if values else ""
+
+
+def _sum(results: list[Mapping[str, Any] | None]) -> str:
+    present = [result for result in results if result is not None]
+    return "not run" if len(present) < len(results) or not results else f"{sum(result['mismatches'] for result in present):,}"
+
+
+def _share(result: Mapping[str, Any] | None) -> str:
     if result is None:
         return "not run"
     if "refused" in result:
         return "refused"
-    return f"{result['mismatches']:,}"
+    return f"{result['mismatches']:,} ({100 * result['mismatches'] / result['values']:.2g} %)"
 
 
 def main() -> None:

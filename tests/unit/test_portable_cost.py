@@ -21,7 +21,9 @@ FORMS = (PortableForm(kind="softmax", shape=(1, 2, 16, 16)), PortableForm(kind="
 def test_both_files_compute_the_same_function(form: PortableForm, tmp_path: Path) -> None:
     portable, own = write_pair(form, tmp_path)
     x = np.random.default_rng(0).normal(0, 2, (1, *form.shape)).astype(np.float32)
-    a, b = (ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(["output"], {"input": x})[0] for path in (portable, own))
+    a, b = (
+        ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(["output"], {"input": x})[0] for path in (portable, own)
+    )
     assert np.abs(a - b).max() < 1e-3
     kinds = [{node.op_type for node in onnx.load(str(path)).graph.node} for path in (portable, own)]
     assert not kinds[0] & {"Softmax", "LayerNormalization"}
