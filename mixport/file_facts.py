@@ -43,6 +43,8 @@ class LayerIntegers:
         x_scale: float32 value of the input's scale.
         w_scale: float32 [O] of the weights, or [1] of a whole tensor.
         y: of the output; None where the layer gives floats.
+        weight_zero_point: what was subtracted from the stored weights; kernels multiply the stored ones and correct the sum.
+        signed: whether the input's codes, and the weights' or second tensor's, are stored as signed integers.
     """
 
     site: str
@@ -57,6 +59,8 @@ class LayerIntegers:
     x_scale: float
     w_scale: NDArray[np.float32]
     y: OutputCodes | None
+    weight_zero_point: int = 0
+    signed: tuple[bool, bool] = (False, True)
 
 
 @dataclass(frozen=True, kw_only=True)

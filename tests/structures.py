@@ -95,6 +95,11 @@ def norm_shared_and_chained() -> nn.Module:
     return _make(body, a=_conv(), b=_conv(), n1=nn.BatchNorm2d(8), n2=nn.BatchNorm2d(8))
 
 
+def batch_of_one() -> nn.Module:
+    """A forward that names its batch: one image a call."""
+    return _make(lambda m, x: m.a(F.max_pool2d(x, 4).reshape(1, 8, 4, 4)), a=_conv())
+
+
 class MixesImages(nn.Module):
     """Batch statistics at inference: no fixed graph can stand for it."""
 

@@ -9,6 +9,9 @@ from mixport.pairs import forms_pairs, pair_reach, pair_violations
 
 INT16_LIMIT = 2**15 - 1
 
+_SHIFT = 128
+"""x64 kernels multiply unsigned by signed codes: signed input codes are shifted by this first, and the sum is corrected afterwards."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairBound:
@@ -30,23 +33,29 @@ class PairBound:
 def pair_bound(layer: LayerIntegers, *, limit: int = INT16_LIMIT) -> PairBound:
     """Bound the pairs of a layer.
 
-    Two tensors of u8 codes are widened to 16 bits before they are multiplied, so they form no pairs; u8 x s8 tensors do.
+    Unsigned weights, or a second tensor of unsigned codes, are widened to 16 bits before they are multiplied, so they form no pairs.
+    Signed ones do, as stored: the zero point is corrected in the sum. Signed input codes are shifted to unsigned ones first.
 
     Args:
         layer: its integers.
         limit: largest sum allowed; the smallest is -limit - 1.
     """
-    low, high, zero_point = layer.left
-    largest_code = max(high, zero_point, -low)  # padding holds the zero point
+    _, high, zero_point = layer.left
+    signed, other_signed = layer.signed
+    largest_code = max(high, zero_point) + (_SHIFT if signed else 0)  # padding holds the zero point
+    nothing = PairBound(largest=0, smallest=0, broken=0, first="")
+    if not other_signed and not signed:
+        return nothing
     if layer.weights is None:
-        signed = layer.right is not None and layer.right[0] < 0
-        reach = 2 * largest_code * max(abs(code) for code in layer.right[:2]) if signed and layer.right is not None else 0
+        widest = 0 if layer.right is None else max(abs(code) for code in layer.right[:2])
+        reach = 2 * largest_code * widest
         beyond = reach > limit
         return PairBound(largest=reach, smallest=-reach, broken=int(beyond), first="any two products of signed codes" if beyond else "")
     if not forms_pairs(layer.weights.shape, groups=layer.groups):
-        return PairBound(largest=0, smallest=0, broken=0, first="")
-    largest, smallest = pair_reach(layer.weights, largest_code=largest_code)
-    broken = pair_violations(layer.weights, largest_code=largest_code, limit=limit)
+        return nothing
+    stored = layer.weights + layer.weight_zero_point
+    largest, smallest = pair_reach(stored, largest_code=largest_code)
+    broken = pair_violations(stored, largest_code=largest_code, limit=limit)
     first = ""
     if broken.any():
         channel, pair = (int(i) for i in divmod(int(broken.argmax()), broken.shape[1]))

@@ -125,7 +125,10 @@ def float_logits(model: FloatModel, images: NDArray[np.uint8], *, progress: Prog
     progress = progress or SilentProgress()
     results: list[NDArray[np.float32]] = []
     with progress.track("float model", total=len(images)) as advance, torch.no_grad():
-        for batch in _batches(images, model, _batch_size(model)):
+        size = _batch_size(model)
+        if size > 1 and not _takes_batches(model, images[:2]):
+            size = 1
+        for batch in _batches(images, model, size):
             results.append(model.module(batch).numpy())
             advance(len(batch))
     return np.concatenate(results)
@@ -157,6 +160,15 @@ def _batch_size(model: FloatModel) -> int:
         return 1
     pixels = model.input_shape[2] * model.input_shape[3]
     return int(np.clip(131072 // pixels, 4, 64))
+
+
+def _takes_batches(model: FloatModel, images: NDArray[np.uint8]) -> bool:
+    """False for a model whose forward names a batch of 1: it fails on two images, or gives one row for both."""
+    pair = next(_batches(images, model, 2))
+    try:
+        return len(model.module(pair)) == len(pair)
+    except RuntimeError:
+        return False
 
 
 def _batches(images: NDArray[np.uint8], model: FloatModel, size: int) -> Iterator[Tensor]:

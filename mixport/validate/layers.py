@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -161,7 +162,13 @@ def _layer(unit: FusedUnit, shapes: Mapping[str, tuple[int | None, ...]]) -> Lay
         x_scale=float(source.scale),
         w_scale=w_scale,
         y=y,
+        weight_zero_point=unit.weight_zero_point,
+        signed=(_is_signed(source.dtype), unit.weight_signed if other is None else _is_signed(other.dtype)),
     )
+
+
+def _is_signed(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "i"
 
 
 def _range(source: CodeInput) -> tuple[int, int, int]:

@@ -49,6 +49,8 @@ class FusedUnit:
         inputs: code tensors that change with the model's input, in order.
         weight: centred integers, output channels first: [O, I / groups, ...] or [N, K]; None without a constant weight.
         weight_scale: float32 [O] or one value.
+        weight_zero_point: what was subtracted from the stored weights.
+        weight_signed: whether they are stored as signed integers.
         bias: int64 [O].
         saturation: output quantiser before the Clip; None where it gives floats.
         low: smallest output code, after the Clip.
@@ -72,6 +74,8 @@ class FusedUnit:
     nodes: tuple[Node, ...]
     warning: str = ""
     uncut: str = ""
+    weight_zero_point: int = 0
+    weight_signed: bool = True
 
 
 def fused_units(plan: Plan) -> tuple[FusedUnit, ...]:
@@ -131,6 +135,8 @@ def _unit(plan: Plan, step: Step, *, kind: UnitKind, data: tuple[str, ...], chai
         nodes=(*before, *nodes),
         warning=step.reason,
         uncut=uncut,
+        weight_zero_point=_weight_zero_point(plan, step.node),
+        weight_signed=_weight_signed(plan, step.node),
     )
 
 
@@ -177,12 +183,28 @@ def _code_input(name: str, info: TensorInfo) -> CodeInput:
     )
 
 
+def _weight_zero_point(plan: Plan, node: Node) -> int:
+    """Of the whole weight; 0 where there is none, and where each channel has its own, which kernels take only as 0."""
+    value = _weight(plan, node)
+    return int(value.quantisation.zero_point.reshape(-1)[0]) if value is not None and value.quantisation.zero_point.size == 1 else 0
+
+
+def _weight_signed(plan: Plan, node: Node) -> bool:
+    value = _weight(plan, node)
+    return value is None or value.codes.dtype.kind == "i"
+
+
+def _weight(plan: Plan, node: Node) -> Dequantised | None:
+    value = plan.constants.get(node.input(1)) if node.op in ("Conv", "Gemm", "MatMul") else None
+    return value if isinstance(value, Dequantised) else None
+
+
 Integers = tuple[NDArray[np.int64] | None, NDArray[np.float32] | None, NDArray[np.int64] | None]
 
 
 def _integers(plan: Plan, node: Node) -> Integers:
-    value = plan.constants.get(node.input(1)) if node.op in ("Conv", "Gemm", "MatMul") else None
-    if not isinstance(value, Dequantised):
+    value = _weight(plan, node)
+    if value is None:
         return None, None, None
     zero_point = value.quantisation.zero_point
     codes: NDArray[np.int64] = value.codes.astype(np.int64)

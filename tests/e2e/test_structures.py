@@ -19,6 +19,7 @@ NAMES = (
     "names_of_ours",
     "slices_written_in_place",
     "norm_shared_and_chained",
+    "batch_of_one",
 )
 
 
