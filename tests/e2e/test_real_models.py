@@ -108,6 +108,7 @@ def test_a_small_vit_keeps_its_accuracy(data_dir: Path, cifar_calibration: Path,
         cache=cache,
     )
     check_exact(bundle)
+    assert bundle.manifest.validation.float_islands == ()
     metrics = bundle.manifest.metrics
     assert metrics.top1_float is not None
     assert metrics.top1_quantized is not None

@@ -25,6 +25,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "scheme": "w4a8",
         "edge_bits": 8,
         "target": ("ort-cpu",),
+        "portable": True,
         "calib": "mixup",
         "classes_per_prompt": None,
         "template": None,
