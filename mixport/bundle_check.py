@@ -23,7 +23,8 @@ class BundleCheck:
     """What a check of a bundle found.
 
     Attributes:
-        verdict: `exact`; `mismatch` where a code differs or a proof that the manifest states does not hold; `damaged` where a hash differs, and then nothing was run.
+        verdict: `exact`; `mismatch` where a code differs or a proof that the manifest states does not hold; `damaged` where a hash
+            differs, and then nothing was run.
         hash_problems: one line each.
         proof_problems: bounds that the manifest says are kept and the file breaks, one line each; golden codes may miss them.
         runtimes: counts of each runtime that was run.
