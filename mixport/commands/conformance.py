@@ -77,11 +77,10 @@ def _files(out: Path | None, names: list[str]) -> list[Path]:
     """Where the results go, one path a runtime, and none without --out. The folder is made now: a run takes minutes."""
     if out is None:
         return []
-    if out.suffix == ".json":
-        if len(names) > 1:
-            raise BadOptionError(
-                f"--out is {out}, and there are {len(names)} runtimes: allowed is a folder", hint=f"--out {out.with_suffix('')}"
-            )
+    if out.suffix == ".json" and len(names) > 1:
+        raise BadOptionError(
+            f"--out is {out}, and there are {len(names)} runtimes: allowed is a folder", hint=f"--out {out.with_suffix('')}"
+        )
     try:
         (out.parent if out.suffix == ".json" else out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
