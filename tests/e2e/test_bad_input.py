@@ -214,7 +214,7 @@ def test_labels_that_are_no_classes(sandbox: Sandbox) -> None:
         (["--calib", "distill"], "not part of this version yet", 2),
         (["--calib", "pictures"], "--calib is 'pictures'", 2),
         (["--gate", "speed>=2"], "unknown metric speed", 2),
-        (["--runtime", "wasm"], "unknown runtime 'wasm'", 1),
+        (["--runtime", "abacus"], "unknown runtime 'abacus'", 1),
         (["--config", "absent.toml"], "absent.toml", 1),
         (["--classes", "absent.json"], "absent.json", 1),
         (["--eval", "absent.npz"], "absent.npz", 1),
