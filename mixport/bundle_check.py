@@ -1,17 +1,20 @@
-"""A bundle checked again: its hashes, then every code of its golden vectors on this machine."""
+"""A bundle checked again: its hashes, the proofs that its manifest states, then every code of its golden vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 from mixport.artifacts import Divergence, Localisation, RuntimeResult
 from mixport.progress import Progress, SilentProgress
-from mixport.release import read_bundle, read_golden, verify_hashes
+from mixport.proof.prove import prove
+from mixport.release import ReleaseBundle, read_bundle, read_golden, verify_hashes
 from mixport.runtimes import open_runtimes
 from mixport.targets import SessionRules
+from mixport.validate.interpreter import Interpreter
+from mixport.validate.layers import facts_of
 from mixport.validate.recheck import Recheck, recheck
 
 
@@ -20,8 +23,10 @@ class BundleCheck:
     """What a check of a bundle found.
 
     Attributes:
-        verdict: `exact`; `mismatch` where a code differs; `damaged` where a hash differs, and then nothing was run.
+        verdict: `exact`; `mismatch` where a code differs or a proof that the manifest states does not hold; `damaged` where a hash
+            differs, and then nothing was run.
         hash_problems: one line each.
+        proof_problems: bounds that the manifest says are kept and the file breaks, one line each; golden codes may miss them.
         runtimes: counts of each runtime that was run.
         divergences: first divergence of each runtime that differs.
         localisations: where and why that is.
@@ -30,6 +35,7 @@ class BundleCheck:
 
     verdict: Literal["exact", "mismatch", "damaged"]
     hash_problems: tuple[str, ...] = ()
+    proof_problems: tuple[str, ...] = ()
     runtimes: tuple[RuntimeResult, ...] = ()
     divergences: tuple[Divergence, ...] = ()
     localisations: tuple[Localisation, ...] = ()
@@ -63,10 +69,34 @@ def check_bundle(path: Path, *, runtimes: Sequence[str] = ("native",), progress:
             other = None if name == "native" else runtime
             found.append(recheck(bundle.model_path, golden.inputs, golden.codes, golden.output, policy, runtime=other))
             advance(1)
+    unproved = _proof_problems(bundle, golden.inputs.shape[1:])
     return BundleCheck(
-        verdict="mismatch" if any(one.result.mismatches for one in found) else "exact",
+        verdict="mismatch" if unproved or any(one.result.mismatches for one in found) else "exact",
+        proof_problems=unproved,
         runtimes=tuple(one.result for one in found),
         divergences=tuple(one.divergence for one in found if one.divergence is not None),
         localisations=tuple(one.located for one in found if one.located is not None),
         gates_not_met=tuple(gate.gate for gate in bundle.manifest.gates if not gate.passed),
     )
+
+
+_BOUNDS = ("int32_accumulators", "int16_pairs", "requantisation", "add_ratios")
+
+
+def _proof_problems(bundle: ReleaseBundle, image: tuple[int, ...]) -> tuple[str, ...]:
+    """What the manifest claims proved and the file does not keep, and scales that contradict each other."""
+    stated: Mapping[str, Any] = bundle.manifest.validation.proofs
+    limit = _entry(stated, "int16_pairs").get("limit")
+    facts = facts_of(Interpreter(bundle.model_path), input_shape=(1, *image), pair_limit=limit if isinstance(limit, int) else None)
+    found = prove(facts)
+    problems = [
+        f"the manifest says that {bound} hold, the file breaks them at {', '.join(found[bound]['exceptions'][:3])}"
+        for bound in _BOUNDS
+        if _entry(stated, bound).get("holds") is True and not found[bound]["holds"]
+    ]
+    return (*problems, *(f"node {one['node']}: {one['found']}" for one in found["violations"] if one["bound"] == "scales"))
+
+
+def _entry(proofs: Mapping[str, Any], bound: str) -> Mapping[str, Any]:
+    entry = proofs.get(bound)
+    return cast("Mapping[str, Any]", entry) if isinstance(entry, Mapping) else {}

@@ -84,7 +84,12 @@ def layer_norm(codes: NDArray[Any], *, weight: ArrayLike, bias: ArrayLike, epsil
     return normal * np.asarray(weight, np.float32) + np.asarray(bias, np.float32)
 
 
+LEAST_OFFSET = 2.0**-40
+"""A row of equal codes must not divide 0 by 0: runtimes give NaN different 16-bit codes. Next to any other row, whose variance is at
+least 1 in these units, it does not show in float32."""
+
+
 def variance_offset(length: int, *, epsilon: float, scale: float) -> float:
-    """D^2 epsilon / scale^2 in float64: epsilon in the units of D^2 times the variance of the codes."""
+    """D^2 epsilon / scale^2 in float64: epsilon in the units of D^2 times the variance of the codes; at least LEAST_OFFSET."""
     step = float(np.float32(scale))
-    return length * length * float(epsilon) / (step * step)
+    return max(length * length * float(epsilon) / (step * step), LEAST_OFFSET)

@@ -58,6 +58,45 @@ def boolean_mask() -> nn.Module:
     return _make(body, pool=nn.MaxPool2d(4), q=nn.Linear(8, 8), k=nn.Linear(8, 8), v=nn.Linear(8, 8))
 
 
+def _attention(mask: Tensor | None = None, *, heads: int = 2, groups: int = 2, causal: bool = False) -> nn.Module:
+    """Attention of 16 tokens; `groups` keys and values for all heads."""
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        tokens = m.pool(x).flatten(2).transpose(1, 2)
+        q, k, v = (part(tokens).reshape(-1, 16, number, 4).transpose(1, 2) for part, number in ((m.q, heads), (m.k, groups), (m.v, groups)))
+        shared = {"enable_gqa": True} if groups != heads else {}
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, **shared)
+        return m.o(y.transpose(1, 2).reshape(-1, 16, 4 * heads))[:, -1]
+
+    wide = nn.Linear(8, 4 * heads), nn.Linear(8, 4 * groups), nn.Linear(8, 4 * groups), nn.Linear(4 * heads, 8)
+    return _make(body, pool=nn.MaxPool2d(4), q=wide[0], k=wide[1], v=wide[2], o=wide[3])
+
+
+def causal_attention() -> nn.Module:
+    """A mask that the operator makes itself."""
+    return _attention(causal=True)
+
+
+def grouped_queries() -> nn.Module:
+    """Four heads share two keys and values."""
+    return _attention(heads=4)
+
+
+def attention_that_sees_nothing() -> nn.Module:
+    """A row of the mask hides everything: torch gives zeros, a softmax NaN."""
+    return _attention(torch.arange(15, -1, -1)[:, None] > torch.zeros(16))
+
+
+def cross_attention() -> nn.Module:
+    """torch's own module with three different inputs: it splits one constant weight in three."""
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        tokens = m.pool(x).flatten(2).transpose(1, 2)
+        return m.a(m.q(tokens), m.k(tokens), tokens, need_weights=False)[0][:, -1]
+
+    return _make(body, pool=nn.MaxPool2d(4), q=nn.Linear(8, 8), k=nn.Linear(8, 8), a=nn.MultiheadAttention(8, 2, batch_first=True))
+
+
 def average_of_averages() -> nn.Module:
     """Rewritten pools in a row: the second must know the first one's shape."""
     return _make(lambda m, x: F.avg_pool2d(F.avg_pool2d(m.a(x), 2), 3, 1, 1, divisor_override=5), a=_conv())

@@ -9,7 +9,7 @@ import typer
 
 from mixport.commands.flags import JsonFlag, QuietFlag
 from mixport.console import Console
-from mixport.errors import BadOptionError, ExitCode
+from mixport.errors import BadInputError, BadOptionError, ExitCode
 
 if TYPE_CHECKING:
     from mixport.conformance.kit import Kit
@@ -74,16 +74,19 @@ def conformance(
 
 
 def _files(out: Path | None, names: list[str]) -> list[Path]:
-    """Where the results go, one path a runtime, and none without --out."""
+    """Where the results go, one path a runtime, and none without --out. The folder is made now: a run takes minutes."""
     if out is None:
         return []
+    if out.suffix == ".json" and len(names) > 1:
+        raise BadOptionError(
+            f"--out is {out}, and there are {len(names)} runtimes: allowed is a folder", hint=f"--out {out.with_suffix('')}"
+        )
+    try:
+        (out.parent if out.suffix == ".json" else out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"--out {out} cannot be written: {error.strerror or error}", hint="choose another --out") from error
     if out.suffix == ".json":
-        if len(names) > 1:
-            raise BadOptionError(
-                f"--out is {out}, and there are {len(names)} runtimes: allowed is a folder", hint=f"--out {out.with_suffix('')}"
-            )
         return [out]
-    out.mkdir(parents=True, exist_ok=True)
     return [out / f"{''.join(c if c.isalnum() or c in '-_.' else '-' for c in name)}.json" for name in names]
 
 

@@ -22,13 +22,13 @@ def validate(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> int:
-    """Check hashes, run the model on each runtime, and compare every code with the bundle's golden vectors."""
+    """Check hashes and proofs, run the model on each runtime, and compare every code with the bundle's golden vectors."""
     console = Console(json=json, quiet=quiet)
 
     from mixport.bundle_check import check_bundle
 
     found = check_bundle(bundle, runtimes=runtime or ("native",), progress=console)
-    for problem in found.hash_problems:
+    for problem in (*found.hash_problems, *found.proof_problems):
         console.error(f"{bundle}: {problem}")
     located = {(place.executor, place.site, place.index) for place in found.localisations}
     for one in found.divergences:

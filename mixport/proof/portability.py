@@ -68,6 +68,8 @@ def _layer(layer: LayerProof | None) -> tuple[Portability, str]:
     proof = layer.requantisation
     if proof is None:
         return "exact on measured runtimes", "integer sums, then one IEEE multiplication by a factor that the kernel rounds first"
+    if not proof.finite:
+        return "not portable", "x_scale * w_scale / y_scale overflows float32, and a sum of 0 becomes NaN"
     if not proof.exact:
         return (
             "exact on measured runtimes",

@@ -33,6 +33,7 @@ class RequantisationProof:
         wrong_thresholds: thresholds that float32 puts elsewhere than exact arithmetic; 0 is the proof.
         wrong_channels: channels that have some.
         wrong_sums: sums with another code; None where not enumerated.
+        finite: the float32 multiplier of every channel is; infinity times a sum of 0 is NaN, whose code depends on the machine.
     """
 
     method: Literal["enumerated", "thresholds"]
@@ -40,6 +41,7 @@ class RequantisationProof:
     wrong_thresholds: int
     wrong_channels: int
     wrong_sums: int | None
+    finite: bool = True
 
     @property
     def exact(self) -> bool:
@@ -68,6 +70,17 @@ def prove_requantisation(layer: LayerIntegers, *, enumerate_up_to: int = ENUMERA
         qmin=layer.y.low,
         qmax=layer.y.high,
     )
+    with np.errstate(over="ignore"):
+        infinite = int((~np.isfinite(rule.multiplier)).sum())
+    if infinite:
+        return RequantisationProof(
+            method="thresholds",
+            sums=int((high - low + 1).sum()),
+            wrong_thresholds=infinite,
+            wrong_channels=infinite,
+            wrong_sums=None,
+            finite=False,
+        )
     wrong = wrong_thresholds(rule, low=low, high=high)
     sums = int((high - low + 1).sum())
     counted: int | None = None

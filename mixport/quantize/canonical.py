@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from types import MappingProxyType
 from typing import Any
 
@@ -107,18 +108,25 @@ def fold_constants(graph: fx.GraphModule) -> list[Decision]:
 
 
 def _evaluate(graph: fx.GraphModule, node: fx.Node) -> Tensor | None:
-    """Value of a call that reads only constants; None for any other, and for values that are no tensor."""
+    """Value of a call that reads only constants, a part of a split constant too; None for any other, and where it is no tensor."""
+    result = _value(graph, node)
+    if result is None and node.target is operator.getitem:
+        parts = _value(graph, tensor_arg(node, 0))
+        result = None if parts is None else parts[node.args[1]]
+    return result if isinstance(result, Tensor) else None
+
+
+def _value(graph: fx.GraphModule, node: fx.Node) -> Any:
     values: dict[fx.Node, Tensor] = {}
     for source in node.all_input_nodes:
         value = constant(graph, source)
         if value is None:
             return None
         values[source] = value
-    if not values:
+    if not values or node.op != "call_function":
         return None
     args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
-    result = operator_of(node)(*args, **kwargs)
-    return result if isinstance(result, Tensor) else None
+    return operator_of(node)(*args, **kwargs)
 
 
 def same_padding_to_pad(graph: fx.GraphModule) -> list[Decision]:

@@ -63,6 +63,8 @@ def sites_behind_islands(graph: fx.GraphModule) -> set[str]:
             operands = [source for source in node.args[: _INTEGER[node.target]] if isinstance(source, fx.Node)]
             if not all(code_params(source) is not None for source in operands):
                 islands.add(node)
+        elif node.target is aten.div.Tensor and isinstance(node.args[1], fx.Node) and node.args[1].op != "get_attr":
+            islands.add(node)  # 0 / 0 is NaN, which runtimes quantise differently
         elif node.target in _IEEE or node.target in CODE_MOVES:
             if inherits:
                 islands.add(node)

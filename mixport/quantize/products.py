@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import fx
 
 from mixport.artifacts import Decision
@@ -19,9 +20,7 @@ def expand_attention(graph: fx.GraphModule) -> list[Decision]:
             continue
         q, k, v = (tensor_arg(node, index) for index in range(3))
         mask, causal = argument(node, 3, "attn_mask"), argument(node, 5, "is_causal", False)
-        if causal or node.kwargs.get("enable_gqa", False):
-            continue
-        if not shape_of(q):
+        if not shape_of(q) or not shape_of(k) or (causal and mask is not None):
             continue
         given: Any = node.kwargs.get("scale")
         scale = float(given if given is not None else 1.0 / math.sqrt(shape_of(q)[-1]))
@@ -29,6 +28,11 @@ def expand_attention(graph: fx.GraphModule) -> list[Decision]:
         def emit(target: Any, *args: Any, at: fx.Node = node) -> fx.Node:
             return call(graph, target, *args, before=at, like=at)
 
+        if node.kwargs.get("enable_gqa", False):
+            k, v = (_for_every_head(operand, heads=shape_of(q)[-3], emit=emit) for operand in (k, v))
+        if causal:
+            lower = torch.ones(shape_of(q)[-2], shape_of(k)[-2], dtype=torch.bool).tril()
+            mask = add_constant(graph, lower, name=f"{node.name}_causal", before=node)
         scores = emit(aten.matmul.default, q, emit(aten.transpose.int, k, -2, -1))
         scores = emit(aten.mul.Tensor, scores, scale)
         if mask is not None:
@@ -37,6 +41,15 @@ def expand_attention(graph: fx.GraphModule) -> list[Decision]:
         node.replace_all_uses_with(product)
         graph.graph.erase_node(node)
     return []
+
+
+def _for_every_head(x: fx.Node, *, heads: int, emit: Callable[..., fx.Node]) -> fx.Node:
+    """Keys or values [N, G, L, D] that several heads share, as [N, heads, L, D]: data movement, codes stay codes."""
+    groups, length, width = shape_of(x)[-3:]
+    if groups == heads:
+        return x
+    repeated = emit(aten.expand.default, emit(aten.unsqueeze.default, x, 2), [-1, -1, heads // groups, -1, -1])
+    return emit(aten.reshape.default, repeated, [-1, heads, length, width])
 
 
 def _masked(graph: fx.GraphModule, scores: fx.Node, mask: fx.Node, emit: Callable[..., fx.Node]) -> fx.Node:

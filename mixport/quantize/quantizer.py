@@ -125,11 +125,8 @@ def float_logits(model: FloatModel, images: NDArray[np.uint8], *, progress: Prog
     progress = progress or SilentProgress()
     results: list[NDArray[np.float32]] = []
     with progress.track("float model", total=len(images)) as advance, torch.no_grad():
-        size = _batch_size(model)
-        if size > 1 and not _takes_batches(model, images[:2]):
-            size = 1
-        for batch in _batches(images, model, size):
-            results.append(model.module(batch).numpy())
+        for batch in _batches(images, model, _batch_size(model)):
+            results.append(_logits(model, batch))
             advance(len(batch))
     return np.concatenate(results)
 
@@ -162,13 +159,16 @@ def _batch_size(model: FloatModel) -> int:
     return int(np.clip(131072 // pixels, 4, 64))
 
 
-def _takes_batches(model: FloatModel, images: NDArray[np.uint8]) -> bool:
-    """False for a model whose forward names a batch of 1: it fails on two images, or gives one row for both."""
-    pair = next(_batches(images, model, 2))
+def _logits(model: FloatModel, batch: Tensor) -> NDArray[np.float32]:
+    """Of a batch; image by image where forward names a batch of 1, and so fails or gives one row for all."""
     try:
-        return len(model.module(pair)) == len(pair)
+        together = model.module(batch)
+        if len(together) == len(batch):
+            return together.numpy()
     except RuntimeError:
-        return False
+        if len(batch) == 1:
+            raise
+    return torch.cat([model.module(image[None]) for image in batch]).numpy()
 
 
 def _batches(images: NDArray[np.uint8], model: FloatModel, size: int) -> Iterator[Tensor]:

@@ -24,7 +24,7 @@ def check_sound(model: FloatModel, captured: Captured, images: Tensor) -> None:
         images: float32 [N, 3, H, W], N at least 2.
 
     Raises:
-        UnsupportedModelError: the output is random, or depends on the other images of a batch.
+        UnsupportedModelError: the output is random, depends on the other images of a batch, or comes from attention that sees nothing.
         InvariantError: a rewrite of ours changed the function.
     """
     with torch.no_grad():
@@ -40,6 +40,11 @@ def check_sound(model: FloatModel, captured: Captured, images: Tensor) -> None:
             )
         one_by_one = not captured.dynamic_batch
         got = torch.cat([_run(captured, image[None]) for image in images]) if one_by_one else _run(captured, images)
+        if got.isnan().any() and not single.isnan().any():
+            raise UnsupportedModelError(
+                f"{model.source}: written out operator by operator, the model gives NaN",
+                hint="an attention mask that hides every score of a row does this: leave such rows out",
+            )
         if not _close(got, single):
             error = float((got - single).abs().max())
             raise InvariantError(f"{model.source}: the captured graph differs from the model by {error:.3g}")

@@ -10,16 +10,23 @@ from collections.abc import Generator
 from pathlib import Path
 
 from mixport.atomic import sweep, sync_tree, temporary_folder
-from mixport.errors import RuntimeUnavailableError
+from mixport.errors import BadInputError, RuntimeUnavailableError
 
 _RECORD = "installed.json"
 
 
 def cache_folder() -> Path:
-    """MIXPORT_RUNTIMES, or mixport/runtimes in the user's cache folder."""
+    """MIXPORT_RUNTIMES, or mixport/runtimes in the user's cache folder.
+
+    Raises:
+        BadInputError: MIXPORT_RUNTIMES starts with the ~ of a user that does not exist.
+    """
     chosen = os.environ.get("MIXPORT_RUNTIMES")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        try:
+            return Path(chosen).expanduser().absolute()
+        except RuntimeError as error:
+            raise BadInputError(f"MIXPORT_RUNTIMES is {chosen!r}: no such user", hint="set MIXPORT_RUNTIMES to a folder") from error
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA")
         return (Path(base) if base else Path.home() / "AppData" / "Local") / "mixport" / "runtimes"

@@ -39,7 +39,7 @@ def wrong_shape(expected: int, got: int) -> Finding:
     """A tensor that is missing or has another shape: sizes are given."""
     return Finding(
         cause="shape",
-        explanation=f"the tensor has {got} values instead of {expected}",
+        explanation=f"the tensor has {got} values instead of {expected}" if got != expected else f"its {got} values come in another shape",
         repair="check that the runtime runs this very file, with this batch size",
     )
 

@@ -97,12 +97,23 @@ def _elementwise(node: Node, infos: Sequence[TensorInfo], around: Surroundings) 
         return Classified(how="island", info=_UNKNOWN, reason=f"{node.op} on codes is not part of the lowered forms")
     if any(i.kind == "float" and i.dtype is not None and i.dtype not in _FLOATS for i in infos):
         return Classified(how="island", info=_UNKNOWN, reason=f"{node.op} on floats other than float32 and float64")
+    if node.op == "Div" and _may_divide_by_zero(node, infos[1], around):
+        reason = "division by a value that may be 0: runtimes quantise the NaN of 0 / 0 differently"
+        return Classified(how="island", info=_UNKNOWN, reason=reason)
     data = infos[1:] if node.op == "Where" else infos
     floats = any(i.kind in ("float", "dequantised") for i in data)
     if node.op == "Mul" and all(i.integers for i in infos):
         corners = [a * b for a in (infos[0].low, infos[0].high) for b in (infos[1].low, infos[1].high)]
         return Classified(how="elementwise", info=TensorInfo(kind="float", low=min(corners), high=max(corners), integers=True))
     return Classified(how="elementwise", info=_FLOAT if floats else _INDEX)
+
+
+def _may_divide_by_zero(node: Node, divisor: TensorInfo, around: Surroundings) -> bool:
+    """Float divisors are constants; or sums of softmax numerators, of which the largest is not 0; or square roots (LayerNorm)."""
+    if divisor.kind == "index" or divisor.constant:
+        return False
+    producer = around.graph.producer.get(node.input(1))
+    return producer is None or producer.op not in ("ReduceSum", "Sqrt")
 
 
 def _reduction(node: Node, infos: Sequence[TensorInfo], around: Surroundings) -> Classified:

@@ -103,6 +103,9 @@ def recheck(
         mismatches=total.mismatches,
     )
     located = None if first.first is None else _locate(model_path, first.first, feeds, expected, found, answers[0].refused)
+    if located is None and plain.first is not None and answers[1].refused:
+        # Only the file as it ships was refused: its message must not get lost.
+        located = _locate(model_path, plain.first, feeds, expected, {}, answers[1].refused)
     return Recheck(result=result, divergence=total.first, located=located)
 
 

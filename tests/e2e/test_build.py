@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from mixport import stages
 from mixport.cli import run
@@ -169,6 +171,32 @@ def test_validate_finds_a_changed_file(name: str, capsys: Capture, tmp_path: Pat
     assert name in capsys.readouterr().err
 
 
+def hash_again(bundle: Path) -> None:
+    """Right hashes for whatever the files hold now."""
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"] = {name: hashlib.sha256((bundle / name).read_bytes()).hexdigest() for name in manifest["files"]}
+    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    sums = [(name, hashlib.sha256((bundle / name).read_bytes()).hexdigest()) for name in [*manifest["files"], "manifest.json"]]
+    (bundle / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sums), encoding="utf-8")
+
+
+@pytest.mark.parametrize("scale", ["depthwise.0.bias/scale", "branch.0.weight/scale"])
+def test_validate_finds_a_scale_off_by_one_ulp_that_no_golden_code_shows(
+    scale: str, capsys: Capture, tmp_path: Path, tiny_bundle: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    model = onnx.load(str(bundle / "model.onnx"))
+    tensor = next(one for one in model.graph.initializer if one.name == scale)
+    tensor.CopyFrom(numpy_helper.from_array(np.nextafter(numpy_helper.to_array(tensor), np.float32(np.inf)), scale))
+    onnx.save(model, str(bundle / "model.onnx"))
+    hash_again(bundle)
+    assert run(["validate", "bundle", "--json"]) == 3
+    written = capsys.readouterr()
+    [problem] = json.loads(written.out)["proof_problems"]
+    assert problem.startswith(f"node {scale[: scale.index('.0') + 2]}: ") and problem in written.err
+
+
 def test_validate_finds_a_wrong_code_behind_right_hashes(capsys: Capture, tmp_path: Path, tiny_bundle: Path) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, bundle)
@@ -178,11 +206,7 @@ def test_validate_finds_a_wrong_code_behind_right_hashes(capsys: Capture, tmp_pa
     site = list(codes)[2]
     codes[site].flat[5] ^= 1
     np.savez_compressed(path, **codes)
-    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    manifest["files"]["golden/codes.npz"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    sums = [(name, hashlib.sha256((bundle / name).read_bytes()).hexdigest()) for name in [*manifest["files"], "manifest.json"]]
-    (bundle / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sums), encoding="utf-8")
+    hash_again(bundle)
     assert run(["validate", "bundle", "--json"]) == 3
     document = json.loads(capsys.readouterr().out)
     assert document["verdict"] == "mismatch"

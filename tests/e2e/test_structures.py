@@ -20,6 +20,9 @@ NAMES = (
     "slices_written_in_place",
     "norm_shared_and_chained",
     "batch_of_one",
+    "causal_attention",
+    "grouped_queries",
+    "cross_attention",
 )
 
 
@@ -30,6 +33,14 @@ def test_structure(name: str, tmp_path: Path) -> None:
     assert bundle.manifest.validation.verdict == "exact"
     # 8-bit networks of a few layers stay well above this; a lost Relu or mask falls below 20 dB.
     assert bundle.manifest.metrics.sqnr_db > 25.0
+    if "attention" in name or "queries" in name:
+        assert bundle.manifest.validation.float_islands == ()
+
+
+def test_attention_that_sees_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="gives NaN") as caught:
+        build("tests.structures:attention_that_sees_nothing", calib="noise", images=16, out=tmp_path / "out", cache=tmp_path)
+    assert caught.value.hint and "mask" in caught.value.hint
 
 
 def test_a_model_that_mixes_the_images_of_a_batch_is_refused(tmp_path: Path) -> None:

@@ -63,3 +63,10 @@ def test_a_missing_runtime_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("PATH", "")
     assert run(["conformance", "--runtime", "arm64", "--form", "mul"]) == ExitCode.USER
     assert "mixport runtimes install arm64" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["file/result.json", "file/folder"])
+def test_a_folder_that_cannot_be_made_is_told_before_the_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    assert run(["conformance", *FEW, "--out", str(tmp_path / name)]) == ExitCode.USER
+    assert "cannot be written" in capsys.readouterr().err

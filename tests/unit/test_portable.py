@@ -94,6 +94,13 @@ def test_layer_norm_is_close_to_the_function(kind: str, length: int) -> None:
     assert np.all(np.abs(portable.layer_norm(**case) - wanted) <= allowed)
 
 
+@pytest.mark.parametrize(("epsilon", "scale"), [(0.0, 0.1), (1e-12, 1e30), (1e-30, 1e6)])
+def test_equal_codes_are_normalised_to_the_bias_whatever_epsilon_is(epsilon: float, scale: float) -> None:
+    """0 / 0 would be NaN, whose 16-bit code is 0 in WebAssembly and -32768 elsewhere (measured)."""
+    case = normalised("constant", 5) | {"epsilon": epsilon, "scale": float(f32(scale))}
+    np.testing.assert_array_equal(portable.layer_norm(**case), np.broadcast_to(case["bias"], case["codes"].shape))
+
+
 # -- three executions, one result -------------------------------------------------------------------------------------------
 
 

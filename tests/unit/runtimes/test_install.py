@@ -152,3 +152,9 @@ def test_every_missing_runtime_has_a_hint(monkeypatch: pytest.MonkeyPatch, tmp_p
             open_runtimes([one.name])
     with pytest.raises(BadInputError, match="cannot be installed"):
         install(["ssh:board"])
+
+
+def test_a_cache_folder_of_nobody_is_the_user_s_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIXPORT_RUNTIMES", "~no-such-user-here/runtimes")
+    with pytest.raises(BadInputError, match="no such user"):
+        survey()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from mixport.artifacts import Cause, Localisation, LoweredGraph, ValidationReport
+from mixport.artifacts import Cause, Localisation, LoweredGraph, RuntimeAnswer, RuntimeInfo, RuntimeJob, ValidationReport
 from mixport.errors import RuntimeUnavailableError
 from mixport.targets import SessionRules, Target
 from mixport.validate.interpreter import Interpreter
@@ -224,3 +225,29 @@ def test_golden_vectors_are_compared_on_another_runtime(save: Save, target: Targ
     assert [one.code for one in bad.located.operands] == [int(codes[name][2, 1, 2, 3]) for name in ("branch", "stem")]
     gone = recheck(path, x, codes, output, target.session, runtime=Planted(refuses="stem"))
     assert gone.located is not None and (gone.located.cause, gone.result.mismatches) == ("refused", gone.result.values - output.size)
+
+
+def test_the_message_of_a_runtime_that_refuses_only_the_file_as_it_ships_is_shown(save: Save, target: Target) -> None:
+    @dataclass(frozen=True)
+    class Refuses:
+        name: str = "planted"
+
+        def run(self, jobs: Sequence[RuntimeJob], *, policy: SessionRules) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
+            info, (codes, _) = Planted().run(jobs, policy=policy)
+            return info, (codes, RuntimeAnswer(runs=(), refused="no such kernel"))
+
+    path = save(build_network().build("head_sum"))
+    x = images(2)
+    codes, output = golden(lowered(path), x, target)
+    found = recheck(path, x, codes, output, target.session, runtime=Refuses())
+    assert found.located is not None and (found.located.site, found.located.cause) == ("output", "refused")
+    assert "no such kernel" in found.located.explanation and found.result.mismatches == output.size
+
+
+def test_values_in_another_shape_are_told_so(save: Save, target: Target) -> None:
+    def flatten(outputs: dict[str, np.ndarray], feeds: Arrays) -> None:
+        if "stem" in outputs:
+            outputs["stem"] = outputs["stem"].reshape(len(outputs["stem"]), -1)
+
+    _, place = checked(build_network().build("head_sum"), Planted(flatten), save, target)
+    assert place is not None and place.cause == "shape" and "in another shape" in place.explanation
