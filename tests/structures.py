@@ -47,6 +47,11 @@ def relu_on_a_stream() -> nn.Module:
     )
 
 
+def safe_quotient() -> nn.Module:
+    """Two activations divided. The second is never 0 here, which nothing in the file says."""
+    return _make(lambda m, x: m.c(m.b(x) / (1.0 + torch.relu(m.a(x)))), a=_conv(), b=_conv(), c=_conv())
+
+
 def boolean_mask() -> nn.Module:
     """Attention with a mask that selects."""
 

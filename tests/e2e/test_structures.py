@@ -37,6 +37,12 @@ def test_structure(name: str, tmp_path: Path) -> None:
         assert bundle.manifest.validation.float_islands == ()
 
 
+def test_a_quotient_of_activations_is_outside_the_claim_by_name(tmp_path: Path) -> None:
+    bundle = build("tests.structures:safe_quotient", calib="noise", images=16, validation_images=4, out=tmp_path / "out", cache=tmp_path)
+    assert bundle.manifest.validation.verdict == "exact"
+    assert any("Div" in name for name in bundle.manifest.validation.float_islands)
+
+
 def test_attention_that_sees_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="gives NaN") as caught:
         build("tests.structures:attention_that_sees_nothing", calib="noise", images=16, out=tmp_path / "out", cache=tmp_path)
