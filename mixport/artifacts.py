@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from mixport.errors import StoreError
 from mixport.quantspec import QuantParams, Role, Scheme
-from mixport.targets import SessionRules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,60 +250,6 @@ class Divergence:
     got: float
     executor: str
     inputs: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class RuntimeInfo:
-    """Who computed: name, version, and the CPU with the features that select integer kernels."""
-
-    name: str
-    version: str
-    cpu: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class RuntimeJob:
-    """One model to run.
-
-    Attributes:
-        model: a serialised ONNX file.
-        feeds: one mapping a run, arrays by input name.
-        outputs: graph outputs wanted, by name.
-    """
-
-    model: bytes
-    feeds: Sequence[Mapping[str, NDArray[np.generic]]]
-    outputs: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RuntimeAnswer:
-    """What a runtime made of one job.
-
-    Attributes:
-        runs: one mapping a feed, arrays by output name; empty where the model was refused.
-        refused: the runtime's own message where it did not load or run the model, empty otherwise.
-    """
-
-    runs: tuple[Mapping[str, NDArray[np.generic]], ...]
-    refused: str = ""
-
-
-class Runtime(Protocol):
-    """A runtime on this machine, emulated, or elsewhere: models and inputs go there, arrays come back."""
-
-    @property
-    def name(self) -> str:
-        """As in `--runtime NAME`."""
-        ...
-
-    def run(self, jobs: Sequence[RuntimeJob], *, policy: SessionRules) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
-        """Run every job in one process of the runtime; one answer a job, in order.
-
-        Raises:
-            RuntimeUnavailableError: the runtime is not installed, does not start, or breaks off.
-        """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

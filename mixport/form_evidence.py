@@ -14,8 +14,8 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from mixport.artifacts import RuntimeInfo
 from mixport.errors import BadInputError
+from mixport.runtime_records import RuntimeInfo
 from mixport.targets import SessionRules
 
 SCHEMA_VERSION = 1

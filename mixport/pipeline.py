@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mixport import calibration as calibrating
 from mixport import evaluate, stages
-from mixport.artifacts import CalibrationSet, LoweredGraph, Runtime, ValidationReport
+from mixport.artifacts import CalibrationSet, LoweredGraph, ValidationReport
 from mixport.build_plan import BuildPlan, describe_plan
 from mixport.conformance.evidence import with_evidence
 from mixport.conformance.used_forms import used_forms
@@ -28,6 +28,7 @@ from mixport.proof.prove import prove
 from mixport.quantize import FloatModel, PreprocessingOverrides, check_class_count, load_model, open_simulation
 from mixport.release import ReleaseBundle, check_replaceable, golden_count, release
 from mixport.report import StripImage, render, strip_images
+from mixport.runtime_records import Runtime
 from mixport.runtimes import open_runtimes
 from mixport.stage_keys import model_key
 from mixport.stages import StageLog, Workshop

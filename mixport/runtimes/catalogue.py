@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-from mixport.artifacts import Runtime
 from mixport.environment import cpu_name
 from mixport.errors import BadInputError, RuntimeUnavailableError
 from mixport.progress import Progress, SilentProgress
+from mixport.runtime_records import Runtime
 from mixport.runtimes import board, browser, local, web
 from mixport.runtimes.cache_folder import kept
 from mixport.runtimes.emulated import ARM64, X64_AVX2, Machine, find_qemu, install_machine, install_qemu, open_emulated

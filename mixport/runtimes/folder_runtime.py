@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixport.artifacts import RuntimeAnswer, RuntimeInfo, RuntimeJob
 from mixport.errors import RuntimeUnavailableError
+from mixport.runtime_records import RuntimeAnswer, RuntimeInfo, RuntimeJob
 from mixport.runtimes.protocol import read_answer, write_job
 from mixport.targets import SessionRules
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderRuntime:
-    """A runtime that works on job folders; implements `mixport.artifacts.Runtime`.
+    """A runtime that works on job folders; implements `mixport.runtime_records.Runtime`.
 
     Attributes:
         name: as in `--runtime NAME`.
@@ -28,7 +28,7 @@ class FolderRuntime:
     features: tuple[str, ...] = ()
 
     def run(self, jobs: Sequence[RuntimeJob], *, policy: SessionRules) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
-        """Run every job in one process of the runtime; see `mixport.artifacts.Runtime`."""
+        """Run every job in one process of the runtime; see `mixport.runtime_records.Runtime`."""
         with tempfile.TemporaryDirectory(prefix="mixport-job-") as name:
             folder = Path(name)
             write_job(folder, jobs, policy=policy)

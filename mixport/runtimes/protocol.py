@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mixport.artifacts import RuntimeAnswer, RuntimeInfo, RuntimeJob
 from mixport.errors import BadInputError, RuntimeUnavailableError
+from mixport.runtime_records import RuntimeAnswer, RuntimeInfo, RuntimeJob
 from mixport.runtimes.pins import RUNNER, WEB_RUNNER
 from mixport.targets import SessionRules
 

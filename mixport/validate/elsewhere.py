@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mixport.artifacts import Divergence, Localisation, Runtime, RuntimeAnswer, RuntimeJob, RuntimeResult
+from mixport.artifacts import Divergence, Localisation, RuntimeResult
+from mixport.runtime_records import Runtime, RuntimeAnswer, RuntimeJob
 from mixport.targets import SessionRules
 from mixport.validate.adversarial import UnitCheck, compare_unit, localise_unit
 from mixport.validate.compare import Comparison, compare, join

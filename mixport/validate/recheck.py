@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mixport.artifacts import Divergence, Localisation, LoweredGraph, Runtime, RuntimeAnswer, RuntimeInfo, RuntimeJob, RuntimeResult
+from mixport.artifacts import Divergence, Localisation, LoweredGraph, RuntimeResult
 from mixport.errors import BadInputError
+from mixport.runtime_records import Runtime, RuntimeAnswer, RuntimeInfo, RuntimeJob
 from mixport.targets import SessionRules, Target
 from mixport.validate.compare import compare, join
 from mixport.validate.executors import OUTPUT

@@ -13,9 +13,9 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from mixport.artifacts import RuntimeInfo
 from mixport.environment import cpu_name, vector_features
 from mixport.errors import BadInputError
+from mixport.runtime_records import RuntimeInfo
 from mixport.targets import SessionRules
 from mixport.validate.graph import Array, load_model
 from mixport.validate.interpreter import Interpreter

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.artifacts import LoweredGraph, Runtime, RuntimeResult, Simulation, ValidationReport
+from mixport.artifacts import LoweredGraph, RuntimeResult, Simulation, ValidationReport
 from mixport.errors import BadInputError, BadOptionError
 from mixport.file_facts import Prover
 from mixport.progress import Progress, SilentProgress
+from mixport.runtime_records import Runtime
 from mixport.targets import Target
 from mixport.validate.adversarial import Prepared, check_prepared, prepare_units
 from mixport.validate.audit import audit

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from mixport.artifacts import Runtime, RuntimeJob
 from mixport.errors import MixportError, ValidationFailedError
 from mixport.images import normalise
 from mixport.pipeline import build
 from mixport.quantize import FloatModel, PreprocessingOverrides, load_model
 from mixport.release import read_bundle
+from mixport.runtime_records import Runtime, RuntimeJob
 from mixport.runtimes import open_runtimes
 from mixport.targets import load_target
 from tests.benchmarks.static_quantizer import static_file

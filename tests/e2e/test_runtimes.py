@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixport.artifacts import RuntimeJob
 from mixport.cli import run
 from mixport.errors import RuntimeUnavailableError
+from mixport.runtime_records import RuntimeJob
 from mixport.runtimes import NAMES, open_runtimes, survey
 from tests.unit.runtimes.conftest import POLICY, jobs, quantised, quantiser
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from mixport.artifacts import RuntimeJob
 from mixport.errors import RuntimeUnavailableError
+from mixport.runtime_records import RuntimeJob
 from mixport.runtimes import runner
 from mixport.runtimes.protocol import DTYPES, read_answer, write_job
 from mixport.targets import SessionRules

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from mixport.artifacts import RuntimeInfo
 from mixport.errors import BadInputError
 from mixport.form_evidence import (
     SHIPPED,
@@ -18,6 +17,7 @@ from mixport.form_evidence import (
     shipped_results,
     write_result,
 )
+from mixport.runtime_records import RuntimeInfo
 from mixport.targets import load_target
 
 

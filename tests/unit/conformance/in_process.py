@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from mixport.artifacts import RuntimeAnswer, RuntimeInfo, RuntimeJob
 from mixport.errors import BadInputError
+from mixport.runtime_records import RuntimeAnswer, RuntimeInfo, RuntimeJob
 from mixport.targets import SessionRules
 from mixport.validate.session import open_session, runtime_info
 

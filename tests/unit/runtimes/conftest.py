@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from mixport.artifacts import RuntimeJob
+from mixport.runtime_records import RuntimeJob
 from mixport.targets import SessionRules
 
 POLICY = SessionRules(optimization_level="all", threads=1)

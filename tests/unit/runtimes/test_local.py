@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from mixport.artifacts import Runtime, RuntimeJob
 from mixport.errors import BadInputError, RuntimeUnavailableError
+from mixport.runtime_records import Runtime, RuntimeJob
 from mixport.runtimes import local, open_runtimes
 from mixport.runtimes.pins import RUNNER
 from mixport.targets import SessionRules

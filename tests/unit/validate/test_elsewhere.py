@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
-from mixport.artifacts import Cause, Localisation, LoweredGraph, RuntimeAnswer, RuntimeInfo, RuntimeJob, ValidationReport
+from mixport.artifacts import Cause, Localisation, LoweredGraph, ValidationReport
 from mixport.errors import RuntimeUnavailableError
+from mixport.runtime_records import RuntimeAnswer, RuntimeInfo, RuntimeJob
 from mixport.targets import SessionRules, Target
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.recheck import golden, recheck
