@@ -95,7 +95,7 @@ def _interrupts() -> Generator[threading.Event]:
 
 def _run(arguments: Sequence[str], console: Console, interrupted: threading.Event) -> int:
     try:
-        code = app(args=[*arguments], prog_name="mixport", standalone_mode=False)
+        code = app(args=[*arguments], prog_name="mixport", standalone_mode=False, obj=interrupted)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except MixportError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -180,7 +181,13 @@ def build(
         if not json:
             console.note(plan.text())
 
-    outcomes = build_all(options, progress=console, note=console.note, on_plan=show_plan)
+    def note(text: str) -> None:
+        # An interrupt that arrives inside a library's callback is dropped there: the next stage must not start.
+        if isinstance(context.obj, threading.Event) and context.obj.is_set():
+            raise KeyboardInterrupt
+        console.note(text)
+
+    outcomes = build_all(options, progress=console, note=note, on_plan=show_plan)
     for outcome in outcomes:
         _print_outcome(console, outcome)
     if json:

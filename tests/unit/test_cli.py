@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -413,4 +414,29 @@ def test_an_interrupt_that_a_library_turned_into_an_error_is_still_an_interrupt(
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+    assert "the same command goes on where it stopped" in capsys.readouterr().err
+
+
+def test_an_interrupt_that_a_library_dropped_ends_the_build_at_the_next_stage(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached: list[str] = []
+
+    def stages(options: object, *, note: Callable[[str], None], **rest: object) -> list[object]:
+        note("quantize ...")
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)  # what C code does with an exception inside a callback
+        reached.append("quantize")
+        note("lower ...")
+        reached.append("lower")
+        return []
+
+    monkeypatch.setattr("mixport.pipeline.build_all", stages)
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run(["build"]) == ExitCode.INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert reached == ["quantize"]
     assert "the same command goes on where it stopped" in capsys.readouterr().err
