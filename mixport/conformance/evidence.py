@@ -28,14 +28,13 @@ def with_evidence(
     exact = portable_forms(measured)
     forms = {one.node: one.form for one in used}
     nodes = [_node(record, forms.get(record["node"]), exact, measured) for record in proofs["nodes"]]
-    known = {(one["node"], one["bound"]) for one in proofs["violations"]}
     broken = [_violation(node) for node in nodes if node["portability"] == "not portable" and node["form"] not in exact]
-    named = {node for node, _ in known}
+    named = {one["node"] for one in proofs["violations"]}
     return {
         **proofs,
         "nodes": nodes,
         "portability": dict(Counter(node["portability"] for node in nodes)),
-        "forms": {form: count for form, count in sorted(Counter(one.form for one in used if one.form is not None).items())},
+        "forms": dict(sorted(Counter(one.form for one in used if one.form is not None).items())),
         "violations": [*proofs["violations"], *(one for one in broken if portable and one["node"] not in named)],
     }
 
