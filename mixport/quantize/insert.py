@@ -18,7 +18,6 @@ from mixport.quantize.fx_graph import (
     aten,
     call,
     constant,
-    module_path,
     operator_of,
     tensor_arg,
     tensor_list_arg,
@@ -27,9 +26,10 @@ from mixport.quantize.layer_graph import groups_of, live_nodes
 from mixport.quantize.layer_integers import RoundedLayer, fix_integers
 from mixport.quantize.plan import Plan, SitePlan
 from mixport.quantize.ranges import weight_scales
-from mixport.quantize.roles import CODE_MOVES, Kind
-from mixport.quantize.site_plan import short_op, unique_name
-from mixport.quantspec import QuantParams, Scheme
+from mixport.quantize.roles import CODE_MOVES
+from mixport.quantize.site_plan import short_op
+from mixport.quantize.widths import LayerWidths
+from mixport.quantspec import QuantParams
 from mixport.targets import Target
 from mixport.torch_ops import OPS
 
@@ -58,23 +58,19 @@ def insert_activations(graph: fx.GraphModule, plan: Plan, params: Mapping[str, Q
     return sites
 
 
-def insert_weights(graph: fx.GraphModule, plan: Plan, scheme: Scheme, target: Target) -> tuple[list[WeightSite], list[Decision]]:
-    """Replace every layer's weight and bias by integers. Layers must already read quantised activations."""
+def insert_weights(graph: fx.GraphModule, widths: LayerWidths, target: Target) -> tuple[list[WeightSite], list[Decision]]:
+    """Replace every layer's weight and bias by integers of its width. Layers must already read quantised activations."""
     sites: list[WeightSite] = []
     decisions: list[Decision] = []
-    used: set[str] = set()
     live = live_nodes(graph)
-    for node in list(graph.graph.nodes):
-        if plan.kinds.get(node) is not Kind.LAYER:
-            continue
+    for node, width in widths.items():
+        name, bits = width.name, width.bits
         x_params = code_params(tensor_arg(node, 0))
         if x_params is None:
             raise InvariantError(f"layer {node.name} reads no quantised activation")
-        name = unique_name(module_path(node) or node.name, used)
         weight = constant(graph, node.args[1])
         bias = constant(graph, node.args[2]) if len(node.args) > 2 else None
         assert weight is not None
-        bits, reason = _weight_bits(node, weight, plan, scheme)
         scales, codes = weight_scales(weight.numpy(), bits=bits)
         scales, codes, raised = _room_for_bias(weight.numpy(), bias, scales, codes, x_scale=x_params.scale, bits=bits)
         if raised:
@@ -107,7 +103,7 @@ def insert_weights(graph: fx.GraphModule, plan: Plan, scheme: Scheme, target: Ta
                 storage=target.weights.storage[bits],
                 shape=tuple(weight.shape),
                 input_site=site_name(tensor_arg(node, 0)),
-                reason=reason,
+                reason=width.reason,
             )
         )
     return sites, decisions
@@ -198,14 +194,6 @@ def _table(graph: fx.GraphModule, site: SitePlan, params: QuantParams) -> fx.Nod
         )
     _copy_provenance(node, tail)
     return node
-
-
-def _weight_bits(node: fx.Node, weight: Tensor, plan: Plan, scheme: Scheme) -> tuple[int, str]:
-    if weight[0].numel() == 1:
-        return 8, "one weight a channel: exact at any width"
-    if node in plan.edges:
-        return scheme.edge_bits, f"first or last layer: {scheme.edge_bits} edge bits"
-    return scheme.weight_bits, f"{scheme.name}"
 
 
 def _output_params(node: fx.Node, live: set[fx.Node]) -> QuantParams | None:

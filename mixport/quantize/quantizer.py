@@ -30,6 +30,7 @@ from mixport.quantize.ranges import ScaleRule, activation_params
 from mixport.quantize.roles import Kind
 from mixport.quantize.soundness import check_sound
 from mixport.quantize.statistics import Histogram, HistogramObserver, collect
+from mixport.quantize.widths import scheme_widths
 from mixport.quantspec import QuantParams, Scheme
 from mixport.targets import Target
 
@@ -74,10 +75,11 @@ def quantize(
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
+    widths = scheme_widths(graph, plan, scheme)
     histograms = _statistics(model, captured, plan, calibration, progress)
     params = choose_params(plan, histograms, target)
     sites = insert_activations(graph, plan, params)
-    weights, raised = insert_weights(graph, plan, scheme, target)
+    weights, raised = insert_weights(graph, widths, target)
     floats = insert_portable_forms(graph, plan, portable=target.portable)
     clean(graph)
     program = export_program(graph, input_shape=model.input_shape, dynamic_batch=captured.dynamic_batch)

@@ -15,6 +15,7 @@ from mixport.quantize.layer_graph import live_nodes
 from mixport.quantize.plan import make_plan
 from mixport.quantize.quantizer import choose_params
 from mixport.quantize.statistics import collect
+from mixport.quantize.widths import scheme_widths
 from mixport.quantspec import Scheme
 from mixport.requantisation import Requantisation, wrong_thresholds
 from mixport.targets import load_target
@@ -30,13 +31,14 @@ def test_every_layer_of_a_program_keeps_the_bounds(bounded: bool) -> None:
     captured = capture(tiny(), input_shape=(1, 3, 32, 32), dynamic_batch=True)
     graph = captured.graph
     plan = make_plan(graph, Scheme(weight_bits=8, activation_bits=8), stream_bits=16)
+    widths = scheme_widths(graph, plan, Scheme(weight_bits=8, activation_bits=8))
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     names = {site.tensor: site.name for site in reversed(plan.sites)}
     observers = [found for _, found in collect(graph, names, iter([images]))][-1]
     per_tensor = {node: observer.result() for node, observer in observers.items()}
     params = choose_params(plan, {site.name: per_tensor[site.tensor] for site in plan.sites}, target)
     insert_activations(graph, plan, params)
-    _, decisions = insert_weights(graph, plan, Scheme(weight_bits=8, activation_bits=8), target)
+    _, decisions = insert_weights(graph, widths, target)
     broken = requantised = 0
     for node in graph.graph.nodes:
         if node.target not in (aten.conv2d.default, aten.linear.default):
