@@ -136,6 +136,42 @@ class PortableForm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnitRecord:
+    """What reconstruction did to one unit of the model.
+
+    Attributes:
+        name: module path that its layers share.
+        layers: whose rounding was learned.
+        sites: whose step size was learned.
+        error_before: squared error of the unit's output relative to its square, rounded to nearest, behind the units before it.
+        error_after: the same with what was learned.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    sites: tuple[str, ...]
+    error_before: float
+    error_after: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """How the integers were learned.
+
+    Attributes:
+        preset: name of the recipe.
+        iters: steps a unit.
+        images: calibration images learned from.
+        units: in graph order.
+    """
+
+    preset: str
+    iters: int
+    images: int
+    units: tuple[UnitRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuantizedModel:
     """A model whose every integer is fixed.
 
@@ -149,6 +185,7 @@ class QuantizedModel:
         dynamic_batch: True when the batch axis is symbolic.
         float_bytes: size of the float parameters, 4 bytes each, before folding.
         portable_forms: softmaxes and normalisations in portable form, in graph order.
+        reconstruction: None where every weight was rounded to nearest.
     """
 
     program_path: Path
@@ -160,6 +197,7 @@ class QuantizedModel:
     dynamic_batch: bool
     float_bytes: int
     portable_forms: tuple[PortableForm, ...] = ()
+    reconstruction: Reconstruction | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

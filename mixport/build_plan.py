@@ -51,7 +51,8 @@ def describe_plan(
         folders: of the bundles, in the order of the targets.
     """
     scheme = options.parse_scheme()
-    rounding = f"{options.resolve_iters()} reconstruction steps a unit" if options.resolve_iters() else "rounded to nearest"
+    iters = options.resolve_iters()
+    rounding = f"{iters} reconstruction steps a unit ({options.reconstruction})" if iters else "rounded to nearest"
     return BuildPlan(
         lines=(
             ("model", _model_text(options, model)),

@@ -14,6 +14,8 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mixport.progress import Advance, ignore
+
 _LINE_SECONDS = 10.0
 
 
@@ -82,14 +84,18 @@ class Console:
             self.hint(hint)
 
     @contextmanager
-    def track(self, description: str, *, total: int, unit: str = "images") -> Generator[Callable[[int], None]]:
+    def track(self, description: str, *, total: int, unit: str = "images") -> Generator[Advance]:
         """A bar on a terminal, plain lines elsewhere, nothing when quiet. Implements `mixport.progress.Progress`."""
         if self.quiet:
-            yield lambda _: None
+            yield ignore
         elif self._err.is_terminal:
             with _bar(self._err, unit) as bar:
                 task = bar.add_task(description, total=total)
-                yield lambda count: bar.advance(task, count)
+
+                def advance(count: int, detail: str = "") -> None:
+                    bar.update(task, advance=count, description=f"{description}: {detail}" if detail else None)
+
+                yield advance
         else:
             yield _PlainLines(self.note, description=description, total=total, unit=unit).advance
 
@@ -103,14 +109,17 @@ class _PlainLines:
         self._total = total
         self._unit = unit
         self._done = 0
+        self._detail = ""
         self._last = time.monotonic()
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, detail: str = "") -> None:
         self._done += count
+        self._detail = detail or self._detail
         now = time.monotonic()
         if now - self._last >= _LINE_SECONDS:
             self._last = now
-            self._write(f"{self._description}: {self._done}/{self._total} {self._unit}")
+            detail = f" ({self._detail})" if self._detail else ""
+            self._write(f"{self._description}: {self._done}/{self._total} {self._unit}{detail}")
 
 
 def _bar(console: RichConsole, unit: str) -> Progress:

@@ -37,7 +37,7 @@ class DrawOptions(BaseModel):
         gen_dtype: of the generator's weights while it draws.
         gen_batch: images drawn at once; None chooses by device and size.
         gen_safety_checker: keep the generator's safety checker.
-        device: where the generator runs; everything else runs on the CPU.
+        device: where the generator runs and reconstruction learns; everything else runs on the CPU.
         keep_energy: share of the drawn images with the lowest energy under the float model.
         keep_statistics: share of the drawn images that fit the float model's statistics best.
     """
@@ -153,11 +153,10 @@ class DrawOptions(BaseModel):
     def _refuse_without_drawing(self, calib: str) -> None:
         for name, field in DrawOptions.model_fields.items():
             value = getattr(self, name)
-            if value == field.default or (name == "device" and value != "cuda"):
+            if value == field.default or name == "device":  # reconstruction uses the device too
                 continue
-            why = "which draws no images; everything but drawing runs on the CPU" if name == "device" else "which draws no images"
             raise BadOptionError(
-                f"{flag(name)} has no effect with --calib {calib}, {why}", hint=f"--calib mixup, or leave {flag(name)} out"
+                f"{flag(name)} has no effect with --calib {calib}, which draws no images", hint=f"--calib mixup, or leave {flag(name)} out"
             )
 
 

@@ -12,13 +12,17 @@ from pydantic import Field, ValidationError, field_validator
 from mixport import runtimes
 from mixport.artifacts import Preprocessing
 from mixport.calibration.recipe import CalibrationRecipe, PromptRecipe, parse_calibration
+from mixport.devices import resolve_device
 from mixport.draw_options import DrawOptions, drawn_method
 from mixport.errors import BadOptionError
 from mixport.evaluate import GATE_METRICS, Gate, parse_gate
 from mixport.option_text import check_size, flag, read_pairs, read_size, read_triple, spell
 from mixport.quantspec import Scheme
+from mixport.reconstruction_preset import DEFAULT, ReconstructionOptions, find_preset
 
 _SMALL_INPUT = 64
+_ITERS = ((3, 2000), (7, 500), (8, 0))
+"""Widest weights, reconstruction steps a unit: what is lost by rounding to nearest decides."""
 
 
 class BuildOptions(DrawOptions):
@@ -42,6 +46,7 @@ class BuildOptions(DrawOptions):
         images: number of calibration images.
         seed: of everything random.
         iters: reconstruction steps per unit; None chooses by weight width.
+        reconstruction: name of the recipe.
         eval: labelled images to measure accuracy on.
         validation_images: images compared code by code; None chooses by input size.
         gate: conditions on the metrics that make a build fail.
@@ -67,6 +72,7 @@ class BuildOptions(DrawOptions):
     images: int = Field(default=512, ge=1)
     seed: int = Field(default=0, ge=0)
     iters: int | None = Field(default=None, ge=0)
+    reconstruction: str = DEFAULT
     eval: Path | None = None
     validation_images: int | None = Field(default=None, ge=1)
     gate: tuple[str, ...] = ("mismatches==0",)
@@ -124,11 +130,7 @@ class BuildOptions(DrawOptions):
         self.parse_scheme()
         if self.random_weights and self.weights is not None:
             raise BadOptionError("--random-weights and --weights contradict each other", hint="leave one of them out")
-        if self.iters:
-            raise BadOptionError(
-                f"--iters is {self.iters}, but reconstruction is not part of this version yet: weights are rounded to nearest",
-                hint="leave --iters out, or --iters 0",
-            )
+        find_preset(self.reconstruction)
         if not self.runtime:
             raise BadOptionError("--runtime names no runtime", hint="mixport runtimes list")
         runtimes.check_names(self.runtime)
@@ -183,8 +185,19 @@ class BuildOptions(DrawOptions):
         return Scheme.parse(self.scheme, edge_bits=self.edge_bits)
 
     def resolve_iters(self) -> int:
-        """Reconstruction steps per unit: 0 while rounding is to nearest for every width."""
-        return self.iters or 0
+        """Reconstruction steps per unit: as asked for, else by the width of the weights; 0 rounds to nearest."""
+        if self.iters is not None:
+            return self.iters
+        bits = self.parse_scheme().weight_bits
+        return next(steps for widest, steps in _ITERS if bits <= widest)
+
+    def resolve_reconstruction(self) -> ReconstructionOptions | None:
+        """How rounding is learned; None rounds to nearest. Raises BadOptionError where the device is not here."""
+        iters = self.resolve_iters()
+        if iters == 0:
+            return None
+        preset = find_preset(self.reconstruction)
+        return ReconstructionOptions(preset=preset, iters=iters, seed=self.seed, device=resolve_device(self.device))
 
     def resolve_validation_images(self, size: tuple[int, int]) -> int:
         """Number of images compared code by code, for an input of (height, width) pixels."""

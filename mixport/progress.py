@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
+
+
+class Advance(Protocol):
+    """Moves a bar on."""
+
+    def __call__(self, count: int, detail: str = "") -> None:
+        """Say how many units were just finished, and in a few words what is under way; no words keep the last ones."""
+        ...
 
 
 class Progress(Protocol):
@@ -13,7 +21,7 @@ class Progress(Protocol):
     `track` opens one bar and gives a function: call it with the number of units just finished.
     """
 
-    def track(self, description: str, *, total: int, unit: str = "images") -> AbstractContextManager[Callable[[int], None]]:
+    def track(self, description: str, *, total: int, unit: str = "images") -> AbstractContextManager[Advance]:
         """Open a bar of `total` units; the function it gives takes the number of units just finished."""
         ...
 
@@ -22,6 +30,10 @@ class SilentProgress:
     """Shows nothing."""
 
     @contextmanager
-    def track(self, description: str, *, total: int, unit: str = "images") -> Generator[Callable[[int], None], None, None]:
+    def track(self, description: str, *, total: int, unit: str = "images") -> Generator[Advance]:
         """Give a function that ignores what it is told."""
-        yield lambda _: None
+        yield ignore
+
+
+def ignore(count: int, detail: str = "") -> None:
+    """An Advance that shows nothing."""

@@ -39,12 +39,16 @@ def quantized_key(*, model: str, calibration: CalibrationSet, target: Target, sc
             "calibration": calibration.content_sha256,
             "target": target.sha256,
             "scheme": scheme,
-            "iters": options.resolve_iters(),
-            "seed": options.seed,
+            "reconstruction": options.resolve_reconstruction(),
             "code": code_sha256(),
             "packages": _versions(_QUANTIZE_PACKAGES),
         }
     )
+
+
+def unit_key(*, quantized: str, index: int) -> str:
+    """SHA-256 of one reconstructed unit of a quantised model."""
+    return sha256_json({"quantized": quantized, "unit": index})
 
 
 def lowered_key(*, quantized: str, target: Target) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from mixport.progress import Progress
 from mixport.quantize import FloatModel
 from mixport.quantize.scores import ModelScores
 from mixport.quantspec import Scheme
-from mixport.stage_keys import float_logits_key, lowered_key, quantized_key
+from mixport.stage_keys import float_logits_key, lowered_key, quantized_key, unit_key
 from mixport.store import Store
 from mixport.targets import Target
 
@@ -126,15 +127,29 @@ def quantize(
             calibration,
             target,
             scheme=scheme,
-            seed=options.seed,
-            iters=options.resolve_iters(),
+            reconstruction=options.resolve_reconstruction(),
             workdir=workdir,
+            shelf=_StoreShelf(store=shop.store, quantized=key),
             progress=shop.progress,
         )
 
     with shop.log.stage("quantize"):
         folder = _stored(shop, "quantized", key, make, stage="quantize")
         return Quantized(model=quantizing.read_quantized(folder), key=key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoreShelf:
+    """Finished units of one quantised model as cache entries: a UnitShelf."""
+
+    store: Store
+    quantized: str
+
+    def find(self, index: int) -> Path | None:
+        return self.store.get("units", unit_key(quantized=self.quantized, index=index))
+
+    def keep(self, index: int) -> AbstractContextManager[Path]:
+        return self.store.create("units", unit_key(quantized=self.quantized, index=index))
 
 
 def lower(shop: Workshop, quantized: Quantized, target: Target) -> LoweredGraph:

@@ -69,6 +69,18 @@ def _(x: Tensor) -> Tensor:
     return x.new_empty((x.shape[0], x.shape[1], 1, 1))
 
 
+def _keep_size(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    ctx.size = inputs[0].shape[-2:]
+
+
+def _spread(ctx: Any, grad: Tensor) -> Tensor:
+    rows, columns = ctx.size
+    return (grad / (rows * columns)).expand(-1, -1, rows, columns)
+
+
+global_average_pool.register_autograd(_spread, setup_context=_keep_size)
+
+
 @torch.library.custom_op("mixport::softmax", mutates_args=())
 def softmax(x: Tensor, bits: int) -> Tensor:
     """Softmax over the last axis as mixport.portable.softmax computes it, operation by operation."""

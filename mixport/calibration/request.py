@@ -24,6 +24,7 @@ from mixport.calibration.file_hashes import file_hashes
 from mixport.calibration.generators import Generator, resolve_generator
 from mixport.calibration.phrases import ADJECTIVES, DEFAULT_TEMPLATE
 from mixport.calibration.recipe import GeneratorSettings, PromptRecipe
+from mixport.devices import resolve_device
 from mixport.errors import BadInputError, BadOptionError
 from mixport.fingerprint import sha256_json
 
@@ -96,7 +97,7 @@ def resolve_request(prompts: PromptRecipe, settings: GeneratorSettings, *, cache
     """
     _check(settings)
     generator = resolve_generator(settings.source, revision=settings.revision)
-    device = _device(settings.device)
+    device = resolve_device(settings.device)
     dtype = settings.dtype if settings.dtype != "auto" else "float32" if device == "cpu" else "float16"
     size = settings.size or generator.defaults.size
     batch = settings.batch or _default_batch(size or generator.folder.own_size() or _UNKNOWN_SIZE, device=device)
@@ -151,18 +152,6 @@ def _check(settings: GeneratorSettings) -> None:
         raise BadOptionError(f"--gen-batch is {settings.batch}, allowed 1 or more", hint="--gen-batch 16")
     if settings.size is not None and min(settings.size) < 1:
         raise BadOptionError(f"--gen-size is {settings.size}, allowed 1 or more pixels each way", hint="--gen-size 512x512")
-
-
-def _device(asked: str) -> str:
-    if asked == "cpu":
-        return asked
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if asked == "cuda":
-        raise BadOptionError("--device is cuda, and torch finds no CUDA device here", hint="--device cpu")
-    return "cpu"
 
 
 def _default_batch(size: tuple[int, int], *, device: str) -> int:

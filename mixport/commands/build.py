@@ -97,9 +97,18 @@ def build(
     iters: Annotated[
         int | None,
         typer.Option(
-            help="Reconstruction steps per unit; 0 rounds to nearest. Only 0 in this version, whatever the widths.",
+            help="Reconstruction steps per unit; 0 rounds to nearest.",
             metavar="N",
-            show_default="0",
+            show_default="0 for 8-bit weights, 500 for 4 to 7, 2000 below",
+            rich_help_panel=_QUANTISATION,
+        ),
+    ] = None,
+    reconstruction: Annotated[
+        str | None,
+        typer.Option(
+            help="How rounding is learned: mixport, or a published recipe by its name.",
+            metavar="NAME",
+            show_default="mixport",
             rich_help_panel=_QUANTISATION,
         ),
     ] = None,

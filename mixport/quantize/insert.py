@@ -17,26 +17,20 @@ from mixport.quantize.fx_graph import (
     arguments,
     aten,
     call,
-    constant,
     operator_of,
     tensor_arg,
     tensor_list_arg,
 )
 from mixport.quantize.layer_graph import groups_of, live_nodes
-from mixport.quantize.layer_integers import RoundedLayer, fix_integers
+from mixport.quantize.layer_integers import RoundedLayer, fix_scales
+from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.plan import Plan, SitePlan
-from mixport.quantize.ranges import weight_scales
 from mixport.quantize.roles import CODE_MOVES
 from mixport.quantize.site_plan import short_op
 from mixport.quantize.widths import LayerWidths
 from mixport.quantspec import QuantParams
 from mixport.targets import Target
 from mixport.torch_ops import OPS
-
-_BIAS_LIMIT = 2.0**29
-"""Bias codes stay below this, so that bias plus the largest weight sum fits int32."""
-_DEAD_BIAS_CODE = 2.0**20
-"""Bias code of a channel without weights: its error is a millionth of the bias."""
 
 
 def insert_activations(graph: fx.GraphModule, plan: Plan, params: Mapping[str, QuantParams]) -> list[ActivationSite]:
@@ -58,8 +52,10 @@ def insert_activations(graph: fx.GraphModule, plan: Plan, params: Mapping[str, Q
     return sites
 
 
-def insert_weights(graph: fx.GraphModule, widths: LayerWidths, target: Target) -> tuple[list[WeightSite], list[Decision]]:
-    """Replace every layer's weight and bias by integers of its width. Layers must already read quantised activations."""
+def insert_weights(
+    graph: fx.GraphModule, widths: LayerWidths, integers: Mapping[fx.Node, LayerIntegers], target: Target
+) -> tuple[list[WeightSite], list[Decision]]:
+    """Replace every layer's weight and bias by its integers. Layers must already read quantised activations."""
     sites: list[WeightSite] = []
     decisions: list[Decision] = []
     live = live_nodes(graph)
@@ -68,29 +64,17 @@ def insert_weights(graph: fx.GraphModule, widths: LayerWidths, target: Target) -
         x_params = code_params(tensor_arg(node, 0))
         if x_params is None:
             raise InvariantError(f"layer {node.name} reads no quantised activation")
-        weight = constant(graph, node.args[1])
-        bias = constant(graph, node.args[2]) if len(node.args) > 2 else None
-        assert weight is not None
-        scales, codes = weight_scales(weight.numpy(), bits=bits)
-        scales, codes, raised = _room_for_bias(weight.numpy(), bias, scales, codes, x_scale=x_params.scale, bits=bits)
-        if raised:
-            decisions.append(Decision(where=name, what=f"weight scale of {raised} channels raised", why="their bias would not fit int32"))
-        fixed = fix_integers(
-            RoundedLayer(name=name, weight=weight.numpy(), bias=None if bias is None else bias.numpy(), groups=groups_of(node), bits=bits),
-            scales,
-            codes,
-            x=x_params,
-            y=_output_params(node, live),
-            pair_limit=target.accumulator.pair_limit,
-        )
-        scales, codes = fixed.scales, fixed.codes
+        codes, bias = integers[node].codes, integers[node].bias
+        layer = RoundedLayer(name=name, codes=codes, bias=bias, groups=groups_of(node))
+        fixed = fix_scales(layer, integers[node].scales, x=x_params, y=_output_params(node, live), pair_limit=target.accumulator.pair_limit)
+        scales = fixed.scales
         decisions.extend(fixed.decisions)
         scale_node = add_constant(graph, torch.as_tensor(scales), name=f"{name}_weight_scale", before=node)
         code_node = add_constant(graph, torch.as_tensor(codes), name=f"{name}_weight_codes", before=node)
         operands = list(node.args)
         operands[1] = call(graph, OPS.dequantize_weight.default, code_node, scale_node, f"{name}.weight", bits, before=node, like=node)
         if bias is not None:
-            bias_codes, bias_scale = integer.quantise_bias(bias.numpy(), x_scale=x_params.scale, w_scale=scales)
+            bias_codes, bias_scale = integer.quantise_bias(bias, x_scale=x_params.scale, w_scale=scales)
             bias_node = add_constant(graph, torch.as_tensor(bias_codes), name=f"{name}_bias_codes", before=node)
             bias_scale_node = add_constant(graph, torch.as_tensor(np.ascontiguousarray(bias_scale)), name=f"{name}_bias_scale", before=node)
             operands[2] = call(graph, OPS.dequantize_weight.default, bias_node, bias_scale_node, f"{name}.bias", 32, before=node, like=node)
@@ -101,7 +85,7 @@ def insert_weights(graph: fx.GraphModule, widths: LayerWidths, target: Target) -
                 op=short_op(node),
                 bits=bits,
                 storage=target.weights.storage[bits],
-                shape=tuple(weight.shape),
+                shape=tuple(codes.shape),
                 input_site=site_name(tensor_arg(node, 0)),
                 reason=width.reason,
             )
@@ -204,23 +188,6 @@ def _output_params(node: fx.Node, live: set[fx.Node]) -> QuantParams | None:
     if len(users) != 1 or users[0].target is not OPS.quantize_dequantize.default:
         return None
     return code_params(users[0])
-
-
-def _room_for_bias(
-    weight: np.ndarray, bias: Tensor | None, scales: np.ndarray, codes: np.ndarray, *, x_scale: float, bits: int
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Raise scales of channels whose bias code would leave int32; all-zero channels take a scale that holds their bias finely."""
-    magnitude = (np.abs(bias.numpy()) if bias is not None else np.zeros(len(scales), np.float32)).astype(np.float64)
-    least = np.maximum(magnitude / (float(x_scale) * _BIAS_LIMIT), 2.0**-60)
-    dead = ~codes.reshape(len(codes), -1).any(1)
-    scales = np.where(dead, np.maximum(magnitude / (float(x_scale) * _DEAD_BIAS_CODE), 2.0**-60), scales).astype(np.float32)
-    low = (scales < least) & ~dead
-    if not low.any():
-        return scales, codes, 0
-    raised = np.where(low, least, scales).astype(np.float32)
-    shape = (-1, *[1] * (weight.ndim - 1))
-    requantised = np.rint(weight.astype(np.float64) / raised.astype(np.float64).reshape(shape)).astype(np.int8)
-    return raised, np.where(low.reshape(shape), requantised, codes), int(low.sum())
 
 
 def _record(site: SitePlan, name: str, params: QuantParams) -> ActivationSite:

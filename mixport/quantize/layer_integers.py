@@ -19,74 +19,82 @@ Float = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class RoundedLayer:
-    """One layer on the way to its integers.
+    """One layer whose codes are chosen.
 
     Attributes:
-        name: of its weight.
-        weight: float32 [O, C / groups, ...].
+        name: of the layer.
+        codes: of its weight, int8 [O, C / groups, ...].
         bias: float32 [O], None without one.
         groups: of a convolution.
-        bits: width of the codes.
     """
 
     name: str
-    weight: Float
+    codes: NDArray[np.int8]
     bias: Float | None
     groups: int
-    bits: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedIntegers:
-    """Scales float32 [O] and int8 codes that stay as they are, and what was changed to get there."""
+class FixedScales:
+    """Scales float32 [O] that stay as they are, and what was changed to get there."""
 
     scales: Float
-    codes: NDArray[np.int8]
     decisions: tuple[Decision, ...]
 
 
-def fix_integers(
-    layer: RoundedLayer, scales: Float, codes: NDArray[np.int8], *, x: QuantParams, y: QuantParams | None, pair_limit: int | None
-) -> FixedIntegers:
-    """Repair pairs that could saturate, then move scales until requantisation is exact.
+def fix_scales(layer: RoundedLayer, scales: Float, *, x: QuantParams, y: QuantParams | None, pair_limit: int | None) -> FixedScales:
+    """Check the pair bound once more, then move scales until requantisation is exact. Codes are never touched.
 
     Args:
-        layer: the float layer.
+        layer: codes and bias.
         scales: chosen for it, float32 [O].
-        codes: chosen for it, int8 of the weight's shape.
         x: of the codes that it reads.
         y: of the codes that its quantiser gives; None where floats follow.
         pair_limit: of the target.
 
     Raises:
-        InvariantError: the codes still break the pair bound.
+        InvariantError: the codes break the pair bound.
     """
-    decisions: list[Decision] = []
     if pair_limit is not None:
-        scales, codes, found = _within_pairs(layer, scales, codes, x=x, limit=pair_limit)
-        decisions += found
-    if y is not None and y.storage == "uint8":
-        moved = exact_scales(Layer(codes=codes, bias=layer.bias, x=x, y=y), scales)
-        scales = moved.scales
-        decisions += _moves(layer.name, channels=moved.channels, furthest=moved.furthest, inexact=moved.inexact)
-    return FixedIntegers(scales=scales, codes=codes, decisions=tuple(decisions))
+        check_pairs(layer.name, layer.codes, bound=_bound(x, pair_limit), groups=layer.groups)
+    if y is None or y.storage != "uint8":
+        return FixedScales(scales=scales, decisions=())
+    moved = exact_scales(Layer(codes=layer.codes, bias=layer.bias, x=x, y=y), scales)
+    decisions = _moves(layer.name, channels=moved.channels, furthest=moved.furthest, inexact=moved.inexact)
+    return FixedScales(scales=moved.scales, decisions=tuple(decisions))
 
 
-def _within_pairs(
-    layer: RoundedLayer, scales: Float, codes: NDArray[np.int8], *, x: QuantParams, limit: int
+def within_pairs(
+    name: str, weight: Float, scales: Float, codes: NDArray[np.int8], *, bits: int, groups: int, x: QuantParams, limit: int
 ) -> tuple[Float, NDArray[np.int8], list[Decision]]:
-    # Padding holds the zero point, which may lie above the largest code.
-    bound = PairBound(largest_code=max(x.qmax, x.zero_point), limit=limit)
-    repaired = repair_pairs(layer.weight, scales, codes, bits=layer.bits, bound=bound, groups=layer.groups)
-    check_pairs(layer.name, repaired.codes, bound=bound, groups=layer.groups)
+    """Repair pairs of weights that could saturate; see `pair_bound`.
+
+    Args:
+        name: of the layer.
+        weight: float32 [O, C / groups, ...].
+        scales: float32 [O].
+        codes: int8, shape of weight.
+        bits: width of the codes.
+        groups: of a convolution.
+        x: of the codes that it reads.
+        limit: of the target.
+    """
+    bound = _bound(x, limit)
+    repaired = repair_pairs(weight, scales, codes, bits=bits, bound=bound, groups=groups)
+    check_pairs(name, repaired.codes, bound=bound, groups=groups)
     if not repaired.beyond:
         return scales, codes, []
     decision = Decision(
-        where=layer.name,
+        where=name,
         what=f"{repaired.moved} pairs of neighbouring weights made smaller, scale of {repaired.channels} channels raised",
         why=f"two products of {repaired.beyond} pairs could leave [{-limit - 1}, {limit}], where some machines saturate",
     )
     return repaired.scales, repaired.codes, [decision]
+
+
+def _bound(x: QuantParams, limit: int) -> PairBound:
+    # Padding holds the zero point, which may lie above the largest code.
+    return PairBound(largest_code=max(x.qmax, x.zero_point), limit=limit)
 
 
 def check_pairs(name: str, codes: NDArray[np.int8], *, bound: PairBound, groups: int) -> None:

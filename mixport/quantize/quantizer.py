@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, fx
 
 from mixport.artifacts import CalibrationSet, QuantizedModel
-from mixport.errors import BadOptionError, UnsupportedModelError
+from mixport.errors import UnsupportedModelError
 from mixport.images import normalise
 from mixport.progress import Progress, SilentProgress
 from mixport.quantize.capture import Captured, capture, export_program
@@ -23,18 +23,25 @@ from mixport.quantize.float_model import FloatModel
 from mixport.quantize.fx_graph import clean
 from mixport.quantize.insert import insert_activations, insert_weights, mark_islands
 from mixport.quantize.islands import sites_behind_islands
+from mixport.quantize.nearest import nearest_integers
 from mixport.quantize.output_classes import output_classes
 from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.portable_forms import insert_portable_forms, portable_forms
 from mixport.quantize.ranges import ScaleRule, activation_params
+from mixport.quantize.reconstruction.caches import Room
+from mixport.quantize.reconstruction.reconstruct import Reconstructed, Task, reconstruct
+from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
 from mixport.quantize.roles import Kind
 from mixport.quantize.soundness import check_sound
 from mixport.quantize.statistics import Histogram, HistogramObserver, collect
 from mixport.quantize.widths import scheme_widths
 from mixport.quantspec import QuantParams, Scheme
+from mixport.reconstruction_preset import ReconstructionOptions
 from mixport.targets import Target
 
 _PROGRAM, _RECORD = "program.pt2", "quantized.json"
+_LARGEST_IN_MEMORY = 300_000_000
+"""Bytes of one tensor for all calibration images; larger ones lie in mapped files. Four are alive at once."""
 
 
 def quantize(
@@ -43,9 +50,9 @@ def quantize(
     target: Target,
     *,
     scheme: Scheme,
-    seed: int = 0,
-    iters: int = 0,
+    reconstruction: ReconstructionOptions | None = None,
     workdir: Path,
+    shelf: UnitShelf | None = None,
     progress: Progress | None = None,
 ) -> QuantizedModel:
     """Quantise `model` for `target`; writes program.pt2 and quantized.json into `workdir`.
@@ -55,16 +62,14 @@ def quantize(
         calibration: images; statistics are streamed over them once.
         target: what storage, zero points and shapes are allowed.
         scheme: widths.
-        seed: unused while rounding is to nearest; part of the interface.
-        iters: reconstruction steps per unit, 0 only in this version.
+        reconstruction: how rounding is learned; None rounds to nearest.
         workdir: existing folder.
+        shelf: finished units of an interrupted run, None keeps none.
         progress: bars.
 
     Raises:
         UnsupportedModelError, TargetError, BadOptionError.
     """
-    if iters:
-        raise BadOptionError(f"--iters is {iters}, allowed 0 in this version (rounding to nearest)", hint="drop --iters")
     progress = progress or SilentProgress()
     target.check_scheme(scheme)
     output_classes(model)
@@ -78,8 +83,23 @@ def quantize(
     widths = scheme_widths(graph, plan, scheme)
     histograms = _statistics(model, captured, plan, calibration, progress)
     params = choose_params(plan, histograms, target)
+    integers, raised = nearest_integers(graph, plan, widths, params, pair_limit=target.accumulator.pair_limit)
+    learned = None
+    if reconstruction is not None:
+        task = Task(
+            graph=graph,
+            plan=plan,
+            widths=widths,
+            params=params,
+            integers=integers,
+            input_shape=model.input_shape,
+            dynamic_batch=captured.dynamic_batch,
+        )
+        learned = _reconstruct(task, model, calibration, reconstruction, workdir=workdir, shelf=shelf or NoShelf(), progress=progress)
+        params, integers = learned.params, learned.integers
+        raised += learned.decisions
     sites = insert_activations(graph, plan, params)
-    weights, raised = insert_weights(graph, widths, target)
+    weights, moved = insert_weights(graph, widths, integers, target)
     floats = insert_portable_forms(graph, plan, portable=target.portable)
     clean(graph)
     program = export_program(graph, input_shape=model.input_shape, dynamic_batch=captured.dynamic_batch)
@@ -91,14 +111,43 @@ def quantize(
         scheme=scheme,
         activations=tuple(mark_islands(sites, sites_behind_islands(graph))),
         weights=tuple(weights),
-        decisions=(*model.notes, *captured.decisions, *plan.decisions, *raised, *floats),
+        decisions=(*model.notes, *captured.decisions, *plan.decisions, *raised, *moved, *floats),
         input_shape=(captured.example_batch, *model.input_shape[1:]),
         dynamic_batch=captured.dynamic_batch,
         portable_forms=portable_forms(graph, batch=captured.example_batch),
+        reconstruction=None if learned is None else learned.record,
         float_bytes=4 * sum(p.numel() for p in model.module.state_dict().values() if p.is_floating_point()),
     )
     (workdir / _RECORD).write_bytes(TypeAdapter(QuantizedModel).dump_json(record, indent=1))
     return record
+
+
+def _reconstruct(
+    task: Task,
+    model: FloatModel,
+    calibration: CalibrationSet,
+    options: ReconstructionOptions,
+    *,
+    workdir: Path,
+    shelf: UnitShelf,
+    progress: Progress,
+) -> Reconstructed:
+    images = calibration.open_images()
+
+    def pixels(part: slice) -> Tensor:
+        return torch.as_tensor(normalise(np.asarray(images[part]), preprocessing=model.preprocessing))
+
+    return reconstruct(
+        task,
+        pixels,
+        count=calibration.count,
+        preset=options.preset,
+        iters=options.iters,
+        seed=options.seed,
+        room=Room(workdir, largest=_LARGEST_IN_MEMORY, device=torch.device(options.device)),
+        shelf=shelf,
+        progress=progress,
+    )
 
 
 def read_quantized(workdir: Path) -> QuantizedModel:

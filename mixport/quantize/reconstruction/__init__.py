@@ -1,0 +1,1 @@
+"""Learned rounding: unit by unit, until the quantised output is closest to the float one."""

@@ -1,0 +1,145 @@
+"""Run one unit of the float graph: as it is, or with quantisers and other weights in the places that the plan names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_arg
+
+from mixport.quantize.fx_graph import constant, operator_of
+from mixport.quantize.plan import Plan, SitePlan
+from mixport.quantize.reconstruction.units import Unit
+from mixport.quantize.roles import Kind
+
+
+class Quantised(Protocol):
+    """What replaces float values and weights while a unit runs quantised."""
+
+    def activation(self, site: SitePlan, value: Tensor) -> Tensor:
+        """The fake-quantised value of a site, of `value`'s shape."""
+        ...
+
+    def weights(self, layer: fx.Node) -> tuple[Tensor, Tensor | None] | None:
+        """Fake-quantised weight and bias of a layer; None leaves the float ones."""
+        ...
+
+
+class Executor:
+    """Runs units of one canonical float graph; units of the same graph share their constants.
+
+    Args:
+        graph: canonical float graph.
+        plan: made for it.
+        input_shape: [1, 3, H, W] of the model.
+        dynamic_batch: True where the graph holds for every batch; else images run one by one.
+        device: where constants live and units run.
+    """
+
+    def __init__(
+        self, graph: fx.GraphModule, plan: Plan, *, input_shape: tuple[int, ...], dynamic_batch: bool, device: torch.device
+    ) -> None:
+        self.graph, self.plan, self.device = graph, plan, device
+        self._dynamic_batch = dynamic_batch
+        self._input_shape = input_shape
+        self._first = {site.tensor: site for site in plan.sites if site.base is None}
+        self._further = {pair: site for site in plan.sites if site.base is not None for pair in site.consumers}
+        self._constants = self._fold_constants()
+        self._sizes: dict[int, Mapping[fx.Node, Any]] = {}
+
+    def run(self, unit: Unit, x: Tensor, *, images: int, quantised: Quantised | None = None) -> Tensor:
+        """Value of the unit's output before its own quantiser.
+
+        Args:
+            unit: of this graph.
+            x: value of the unit's input before its quantiser.
+            images: how many images x stands for; rows of a tensor may be windows or tokens.
+            quantised: None runs the float unit.
+        """
+        if images > 1 and not self._dynamic_batch:
+            parts = x.split(x.shape[0] // images)
+            return torch.cat([self.run(unit, part, images=1, quantised=quantised) for part in parts])
+        sizes = self._sizes_for(images)
+        values: dict[fx.Node, Any] = {unit.input: self._read(unit.input, x, quantised)}
+
+        def operand(source: fx.Node) -> Any:
+            if source in values:
+                return values[source]
+            return self._constants[source] if source in self._constants else sizes[source]
+
+        for node in unit.nodes:
+
+            def read(source: fx.Node, at: fx.Node = node) -> Any:
+                return self._operand(at, source, operand(source), quantised)
+
+            args, kwargs = map_arg((node.args, node.kwargs), read)
+            if quantised is not None and self.plan.kinds[node] is Kind.LAYER:
+                replaced = quantised.weights(node)
+                args = args if replaced is None else (args[0], *replaced, *args[3:])
+            value = operator_of(node)(*args, **kwargs)
+            values[node] = value if node is unit.output else self._read(node, value, quantised)
+        return values[unit.output]
+
+    def sites(self, unit: Unit) -> list[SitePlan]:
+        """Sites whose values the unit quantises: of its input and of its inner tensors, not of its output."""
+        inside = {unit.input, *unit.nodes} - {unit.output}
+        consumers = set(unit.nodes)
+        first = [site for site in self.plan.sites if site.base is None and site.tensor in inside]
+        further = [site for site in self.plan.sites if site.base is not None and any(node in consumers for node, _ in site.consumers)]
+        return [*first, *further]
+
+    def _read(self, node: fx.Node, value: Any, quantised: Quantised | None) -> Any:
+        site = self._first.get(node)
+        return value if quantised is None or site is None else quantised.activation(site, value)
+
+    def _operand(self, node: fx.Node, source: fx.Node, value: Any, quantised: Quantised | None) -> Any:
+        site = self._further.get((node, source))
+        return value if quantised is None or site is None else quantised.activation(site, value)
+
+    def _fold_constants(self) -> dict[fx.Node, Any]:
+        """Values of all nodes that depend on no activation."""
+        values: dict[fx.Node, Any] = {}
+        for node in self.graph.graph.nodes:
+            if node.op == "get_attr":
+                found = constant(self.graph, node)
+                if found is not None:
+                    values[node] = found.to(self.device)
+                continue
+            is_call = node.op == "call_function" and self.plan.kinds[node] is Kind.CONSTANT
+            if is_call and all(source in values for source in node.all_input_nodes):
+                args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+                values[node] = operator_of(node)(*args, **kwargs)
+        return values
+
+    def _sizes_for(self, images: int) -> Mapping[fx.Node, Any]:
+        """Values of the nodes that are no tensors (sizes of the batch axis), for a number of images."""
+        if images not in self._sizes:
+            recorder = _SizeRecorder(self.graph)
+            if any(_is_size(node) for node in self.graph.graph.nodes):
+                with torch.no_grad():
+                    recorder.run(torch.empty((images, *self._input_shape[1:]), device="meta"))
+            self._sizes[images] = recorder.sizes
+        return self._sizes[images]
+
+
+def _is_size(node: fx.Node) -> bool:
+    is_tensor = bool(node.meta.get("shape")) or node.meta.get("is_tuple", False) or node.meta.get("is_float", False)
+    return node.op == "call_function" and not is_tensor
+
+
+class _SizeRecorder(fx.Interpreter):
+    """Runs the graph on the meta device: shapes alone, no arithmetic."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.sizes: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.op == "get_attr" and isinstance(value, Tensor):
+            return value.to("meta")
+        if _is_size(n):
+            self.sizes[n] = value
+        return value

@@ -1,0 +1,187 @@
+"""The loop: learn rounding, scales and step sizes of one unit until its output is closest to the float one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from mixport.quantize.plan import SitePlan
+from mixport.quantize.reconstruction.caches import Activations, slices
+from mixport.quantize.reconstruction.execute import Executor
+from mixport.quantize.reconstruction.rounding import Rounding, beta_at
+from mixport.quantize.reconstruction.state import UnitState
+from mixport.quantize.reconstruction.steps import MaskPool
+from mixport.quantize.reconstruction.units import Unit
+from mixport.reconstruction_preset import Preset
+
+
+class LossNotFiniteError(ArithmeticError):
+    """The loss became NaN or infinite at a step; nothing that was learned may be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitData:
+    """What a unit reads and should give, for every calibration image.
+
+    Attributes:
+        float_input: of the float model.
+        quantised_input: behind the quantised units before this one, before its own quantiser.
+        target: output of the float model.
+    """
+
+    float_input: Activations
+    quantised_input: Activations
+    target: Activations
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What is to be learned in a unit.
+
+    Attributes:
+        layers: whose rounding is learned, in the order of `rounding`.
+        rounding: of these layers; None where every weight is fixed.
+        sites: whose step sizes are learned.
+    """
+
+    layers: Sequence[fx.Node]
+    rounding: Rounding | None
+    sites: Sequence[str]
+
+
+def relative_error(executor: Executor, unit: Unit, data: UnitData, state: UnitState, *, batch: int) -> float:
+    """Squared error of the unit's output over all images, relative to the output's own square."""
+    wrong = total = 0.0
+    with torch.no_grad():
+        for part in slices(len(data.target), batch):
+            target = data.target.at(part)
+            got = executor.run(unit, data.quantised_input.at(part), images=part.stop - part.start, quantised=state)
+            wrong += float((got - target).square().sum(dtype=torch.float64))
+            total += float(target.square().sum(dtype=torch.float64))
+    return wrong / max(total, 1e-30)
+
+
+def optimise(
+    executor: Executor,
+    unit: Unit,
+    data: UnitData,
+    state: UnitState,
+    learned: Learned,
+    *,
+    preset: Preset,
+    iters: int,
+    seed: int,
+    advance: Callable[[int, float], None],
+) -> None:
+    """Learn in place: the rounding, and the factors in `state`.
+
+    Args:
+        executor: of the graph.
+        unit: to learn.
+        data: its inputs and targets.
+        state: its quantisers.
+        learned: what may move.
+        preset: how.
+        iters: steps.
+        seed: of batches and masks.
+        advance: is told the number of steps just done, and the latest loss.
+
+    Raises:
+        LossNotFiniteError: the loss is no number.
+    """
+    count, batch, device = len(data.target), min(preset.batch, len(data.target)), executor.device
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randint(0, count, (iters, batch), generator=generator).to(device)
+    inner, outer = _masks(executor, unit, data, batch=batch, preset=preset, generator=generator)
+    groups = _parameters(state, learned, preset, device=device)
+    if not groups:
+        return
+    optimizer = torch.optim.Adam(groups, fused=True)
+    first = [float(group["lr"]) for group in optimizer.param_groups]
+    state.drop = inner
+    pending, scale = 0, _channels(data.target.at(slice(0, 1)))
+    for step in range(iters):
+        falling = 0.5 * (1.0 + math.cos(math.pi * step / iters))
+        for group, lr in zip(optimizer.param_groups, first, strict=True):
+            group["lr"] = lr * falling if group["falls"] else lr
+        x = data.quantised_input.at(order[step])
+        if outer is not None:
+            x = torch.lerp(data.float_input.at(order[step]), x, outer.like(x))
+        if learned.rounding is not None:
+            state.learned = dict(zip(learned.layers, learned.rounding.weights(), strict=True))
+        got = executor.run(unit, x, images=batch, quantised=state)
+        loss = torch.nn.functional.mse_loss(got, data.target.at(order[step])) * scale
+        total = loss + _regulariser(learned.rounding, step, iters, preset)
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        optimizer.step()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise LossNotFiniteError(f"loss {value} at step {step + 1}")
+        pending += 1
+        if pending == 20 or step + 1 == iters:
+            advance(pending, value)
+            pending = 0
+    state.drop, state.learned = None, {}
+    state.factors = {name: factor.detach() for name, factor in state.factors.items()}
+
+
+def _parameters(state: UnitState, learned: Learned, preset: Preset, *, device: torch.device) -> list[dict[str, Any]]:
+    """Adam's parameter groups; what is not learned asks for no gradient."""
+    groups: list[dict[str, Any]] = []
+    rounding = learned.rounding
+    if rounding is not None:
+        groups.append({"params": [rounding.codes_at], "lr": preset.rounding_lr, "falls": preset.rounding == "free"})
+        for parameters, lr in ((rounding.scale_factors, preset.scale_lr), (rounding.bias_moves, preset.bias_lr)):
+            parameters.requires_grad_(lr > 0)
+            if lr > 0:
+                groups.append({"params": list(parameters), "lr": lr, "falls": True})
+    if preset.step_lr > 0 and learned.sites:
+        groups.append({"params": state.learn_steps(learned.sites, device=device), "lr": preset.step_lr, "falls": True})
+    return groups
+
+
+def _regulariser(rounding: Rounding | None, step: int, iters: int, preset: Preset) -> Tensor | float:
+    if rounding is None or preset.rounding != "sigmoid":
+        return 0.0
+    beta = beta_at(step, iters, warmup=preset.warmup)
+    return 0.0 if beta is None else preset.rounding_weight * rounding.undecided(beta)
+
+
+def _channels(output: Tensor) -> int:
+    """Channels of the unit's output: the published losses sum over them and average over the rest."""
+    return output.shape[-1] if output.dim() == 3 else output.shape[1]
+
+
+def _masks(
+    executor: Executor, unit: Unit, data: UnitData, *, batch: int, preset: Preset, generator: torch.Generator
+) -> tuple[MaskPool | None, MaskPool | None]:
+    """Masks for the quantisers inside, and for the unit's input."""
+
+    def pool(drop: float, largest: int) -> MaskPool | None:
+        return MaskPool(1.0 - drop, largest=largest * batch, generator=generator, device=executor.device) if drop > 0 else None
+
+    one = data.quantised_input.at(slice(0, 1))
+    sizes = _Sizes()
+    with torch.no_grad():
+        executor.run(unit, one, images=1, quantised=sizes)
+    return pool(preset.inner_drop, sizes.largest), pool(preset.input_drop, one.numel())
+
+
+class _Sizes:
+    """Looks at the tensors with codes, and changes nothing; an `execute.Quantised`."""
+
+    def __init__(self) -> None:
+        self.largest = 1
+
+    def activation(self, site: SitePlan, value: Tensor) -> Tensor:
+        self.largest = max(self.largest, value.numel())
+        return value
+
+    def weights(self, layer: fx.Node) -> None:
+        return None

@@ -1,0 +1,125 @@
+"""Weights while their rounding is learned: AdaRound (arXiv 2004.10568), GENIE-M (arXiv 2212.04780), and free codes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mixport.dtypes import IntType
+from mixport.reconstruction_preset import Method
+
+ZETA, GAMMA = 1.1, -0.1
+"""Stretch of the rectified sigmoid (AdaRound, equation 23)."""
+_LEAST_FACTOR = 1 / 16
+"""A weight scale may shrink to this part of its first value; further, its codes would all saturate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerStart:
+    """A layer before reconstruction.
+
+    Attributes:
+        weight: float32 [O, ...].
+        bias: float32 [O], None without one.
+        scales: float32 [O], chosen for rounding to nearest.
+        least: float32 [O], what the scales may not fall below.
+        bias_unit: float32 [O], what a step of 1 moves a bias by.
+        bits: width.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    scales: Tensor
+    least: Tensor
+    bias_unit: Tensor
+    bits: int
+
+
+class Rounding(nn.Module):
+    """The weights of one unit's layers as functions of what is learned; all layers in one flat tensor, so that one call serves them.
+
+    `sigmoid`: code = clamp(floor(w / s0) + h), h in [0, 1] a rectified sigmoid of the learned logits; the floor stays that of the first
+    scale while the scale itself may move (GENIE-M), which keeps joint training well posed.
+    `free`: code = clamp(round(u)) with u = w / s0 learned directly and straight through: a code may end anywhere.
+    """
+
+    def __init__(self, layers: Sequence[LayerStart], *, method: Method) -> None:
+        super().__init__()
+        self.layers, self.method = tuple(layers), method
+        self._sizes = [layer.weight.numel() for layer in layers]
+        kinds = [IntType(bits=layer.bits, signed=True, narrow=layer.bits == 8) for layer in layers]
+        ratio = torch.cat([(layer.weight / _wide(layer.scales, layer.weight)).flatten() for layer in layers])
+        self._low = self._spread([kind.qmin for kind in kinds], ratio)
+        self._high = self._spread([kind.qmax for kind in kinds], ratio)
+        self._floor = torch.floor(ratio)
+        if method == "sigmoid":
+            rest = ratio - self._floor
+            self.codes_at = nn.Parameter(-torch.log((ZETA - GAMMA) / (rest - GAMMA) - 1))
+        else:
+            self.codes_at = nn.Parameter(self._held(ratio))
+        self.scale_factors = nn.ParameterList([nn.Parameter(torch.ones_like(layer.scales)) for layer in layers])
+        self.bias_moves = nn.ParameterList([nn.Parameter(torch.zeros_like(layer.scales)) for layer in layers])
+
+    def soft(self) -> Tensor:
+        """h of every weight, flat; of `sigmoid`."""
+        return torch.clamp(torch.sigmoid(self.codes_at) * (ZETA - GAMMA) + GAMMA, 0.0, 1.0)
+
+    def codes(self, *, hard: bool) -> Tensor:
+        """Codes of every weight, flat: continuous while `sigmoid` is learned, integers where `hard`."""
+        if self.method == "sigmoid":
+            up = (self.codes_at >= 0).float() if hard else self.soft()
+            return torch.minimum(torch.maximum(self._floor + up, self._low), self._high)
+        inside = self._held(self.codes_at)
+        rounded = torch.minimum(torch.maximum(torch.round(self.codes_at.detach()), self._low), self._high)
+        return rounded if hard else inside + (rounded - inside.detach())
+
+    def scales(self, index: int) -> Tensor:
+        """Positive scales of one layer, float32 [O]."""
+        layer = self.layers[index]
+        return torch.maximum(layer.scales * self.scale_factors[index].clamp_min(_LEAST_FACTOR), layer.least)
+
+    def at_floor(self, index: int) -> int:
+        """Channels whose scale wanted to be smaller than it may."""
+        return int((self.scale_factors[index].detach() < _LEAST_FACTOR).sum())
+
+    def split_codes(self, *, hard: bool) -> list[Tensor]:
+        """Codes of each layer in its weight's shape."""
+        parts = torch.split(self.codes(hard=hard), self._sizes)
+        return [part.view(layer.weight.shape) for part, layer in zip(parts, self.layers, strict=True)]
+
+    def weights(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Fake-quantised weight and bias of each layer, differentiable."""
+        return [(codes * _wide(self.scales(index), codes), self.bias(index)) for index, codes in enumerate(self.split_codes(hard=False))]
+
+    def bias(self, index: int) -> Tensor | None:
+        """Bias of one layer, None without one."""
+        layer = self.layers[index]
+        return None if layer.bias is None else layer.bias + self.bias_moves[index] * layer.bias_unit
+
+    def undecided(self, beta: float) -> Tensor:
+        """Sum of 1 - |2h - 1|^beta over all weights (AdaRound, equation 24)."""
+        distance = torch.abs(2.0 * self.soft() - 1.0)
+        return (1.0 - torch.exp(beta * torch.log(distance.clamp_min(1e-12)))).sum()
+
+    def _held(self, values: Tensor) -> Tensor:
+        # Half a step beyond the last code and no further: a weight that left for good could not come back.
+        return torch.minimum(torch.maximum(values, self._low - 0.5), self._high + 0.5)
+
+    def _spread(self, values: Sequence[int], like: Tensor) -> Tensor:
+        return torch.repeat_interleave(torch.tensor(values, dtype=like.dtype), torch.tensor(self._sizes)).to(like.device)
+
+
+def beta_at(step: int, steps: int, *, warmup: float, start: float = 20.0, end: float = 2.0) -> float | None:
+    """Exponent of the rounding regulariser: None during warm-up, then linear from `start` to `end`."""
+    first = math.ceil(warmup * steps)
+    if step < first:
+        return None
+    return start + (end - start) * (step - first) / max(1, steps - 1 - first)
+
+
+def _wide(per_channel: Tensor, weight: Tensor) -> Tensor:
+    return per_channel.view(-1, *([1] * (weight.dim() - 1)))

@@ -1,0 +1,64 @@
+"""Quantisers and weights of one unit while it is reconstructed: some fixed, some learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from mixport.quantize.nearest import LayerIntegers
+from mixport.quantize.plan import SitePlan
+from mixport.quantize.reconstruction.steps import FakeQuantise, MaskPool
+from mixport.quantspec import QuantParams
+
+LEAST_FACTOR, LARGEST_FACTOR = 0.25, 4.0
+"""How far a learned activation step may go from its calibrated value."""
+
+Weights = tuple[Tensor, Tensor | None]
+
+
+class UnitState:
+    """What a unit runs with; an `execute.Quantised`.
+
+    Attributes:
+        factors: learned step size of a site / its calibrated one, scalar tensors by site name.
+        learned: fake-quantised weights that replace the fixed ones while rounding is learned.
+        drop: masks that let float values through behind learned quantisers; None quantises all.
+    """
+
+    def __init__(
+        self, params: Mapping[str, QuantParams], integers: Mapping[fx.Node, LayerIntegers], *, sites: Iterable[str], device: torch.device
+    ) -> None:
+        self._params = params
+        self._steps = {name: torch.tensor(params[name].scale, device=device) for name in sites}
+        self._fixed = {layer: dequantised(fixed, device=device) for layer, fixed in integers.items()}
+        self.factors: dict[str, Tensor] = {}
+        self.learned: Mapping[fx.Node, Weights] = {}
+        self.drop: MaskPool | None = None
+
+    def activation(self, site: SitePlan, value: Tensor) -> Tensor:
+        """See execute.Quantised."""
+        params, factor = self._params[site.name], self.factors.get(site.name)
+        step, keep = self._steps[site.name], None
+        if factor is not None:
+            step = step * factor.clamp(LEAST_FACTOR, LARGEST_FACTOR)
+            keep = None if self.drop is None else self.drop.like(value)
+        return FakeQuantise.apply(value, step, params.qmin - params.zero_point, params.qmax - params.zero_point, keep)
+
+    def weights(self, layer: fx.Node) -> Weights | None:
+        """See execute.Quantised."""
+        return self.learned.get(layer) or self._fixed.get(layer)
+
+    def learn_steps(self, names: Sequence[str], *, device: torch.device) -> list[Tensor]:
+        """Make the step sizes of these sites learnable; returns the factors."""
+        self.factors = {name: torch.ones((), device=device, requires_grad=True) for name in names}
+        return list(self.factors.values())
+
+
+def dequantised(integers: LayerIntegers, *, device: torch.device) -> Weights:
+    """Weight and bias as the float32 values that the integers stand for."""
+    wide = integers.scales.reshape(-1, *[1] * (integers.codes.ndim - 1))
+    weight = torch.as_tensor(integers.codes.astype(np.float32) * wide, device=device)
+    return weight, None if integers.bias is None else torch.as_tensor(integers.bias, device=device)

@@ -1,0 +1,94 @@
+"""One finished unit on disk: its integers and steps as safetensors, and what happened to it as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+import numpy as np
+from pydantic import TypeAdapter
+from safetensors.numpy import load_file, save_file
+from torch import fx
+
+from mixport.artifacts import Decision, UnitRecord
+from mixport.quantize.nearest import LayerIntegers
+from mixport.quantize.widths import LayerWidths
+
+_TENSORS, _RECORD = "unit.safetensors", "unit.json"
+
+
+class UnitShelf(Protocol):
+    """Where finished units wait for a run that goes on."""
+
+    def find(self, index: int) -> Path | None:
+        """Folder of the unit at this place, None where it is not finished."""
+        ...
+
+    def keep(self, index: int) -> AbstractContextManager[Path]:
+        """A folder to write the unit into; it counts once the block ends without an error."""
+        ...
+
+
+class NoShelf:
+    """Keeps nothing: what is written is thrown away."""
+
+    def find(self, index: int) -> Path | None:
+        """Nothing is ever finished."""
+        return None
+
+    @contextmanager
+    def keep(self, index: int) -> Generator[Path]:
+        """A folder that goes when the block ends."""
+        with TemporaryDirectory() as folder:
+            yield Path(folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedUnit:
+    """What reconstruction made of one unit.
+
+    Attributes:
+        integers: of the layers whose rounding was learned.
+        steps: learned activation step sizes by site, real units.
+        record: error before and after.
+        decisions: what was declined or recovered.
+    """
+
+    integers: dict[fx.Node, LayerIntegers]
+    steps: dict[str, float]
+    record: UnitRecord
+    decisions: tuple[Decision, ...]
+
+
+def write_unit(folder: Path, unit: FinishedUnit, widths: LayerWidths) -> None:
+    """Write unit.safetensors and unit.json."""
+    tensors: dict[str, np.ndarray] = {}
+    for layer, integers in unit.integers.items():
+        name = widths[layer].name
+        tensors[f"{name}/codes"], tensors[f"{name}/scales"] = integers.codes, integers.scales
+        if integers.bias is not None:
+            tensors[f"{name}/bias"] = integers.bias
+    for site, step in unit.steps.items():
+        tensors[f"step/{site}"] = np.array([step], np.float32)
+    save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, folder / _TENSORS)
+    (folder / _RECORD).write_bytes(_Json.dump_json((unit.record, unit.decisions)))
+
+
+def read_unit(folder: Path, layers: dict[str, fx.Node]) -> FinishedUnit:
+    """Read back what `write_unit` wrote; `layers` by name."""
+    tensors = load_file(folder / _TENSORS)
+    record, decisions = _Json.validate_json((folder / _RECORD).read_bytes())
+    integers = {
+        layer: LayerIntegers(scales=tensors[f"{name}/scales"], codes=tensors[f"{name}/codes"], bias=tensors.get(f"{name}/bias"))
+        for name, layer in layers.items()
+        if f"{name}/codes" in tensors
+    }
+    steps = {name.removeprefix("step/"): float(values[0]) for name, values in tensors.items() if name.startswith("step/")}
+    return FinishedUnit(integers=integers, steps=steps, record=record, decisions=decisions)
+
+
+_Json = TypeAdapter(tuple[UnitRecord, tuple[Decision, ...]])
