@@ -1,13 +1,16 @@
 """One range for all channels of a tensor: which shift and ratio to give each channel before it is quantised per tensor.
 
 y = (x - shift) / ratio, and the layer that reads y takes ratio * weight. RepQ-ViT (ICCV 2023) makes all ranges equal: exponent 1.
-That is best for the activation and worst for the weight, whose columns then differ as the channels did; the shift is free, the
-bias takes it. So the exponent of the ratio, and where a channel's range ends, are chosen by the error of the layer's own output.
+That is best for the activation and worst for the weight, whose columns then differ as the channels did. The shift is free, the bias
+takes it: by the middle of a channel its codes are used evenly, by its mean the error of the weights no longer moves the output's mean.
+So the exponent, the shift, and where a range ends are chosen by the error of the layer's own output.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -21,11 +24,11 @@ Array = NDArray[np.float64]
 Float = NDArray[np.float32]
 
 _EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_TAILS = (0.0, 0.001, 0.01)
+_TAILS = (0.0, 0.01)
 """Share of a channel's values beyond either end of its range."""
 _LARGEST_RATIO = 64.0
 """Of two channels' ratios to their mean; a channel that is almost constant needs no more room than this gives."""
-_ROWS, _OUTPUTS = 2048, 192
+_ROWS, _OUTPUTS = 1024, 128
 """Tokens and output channels on which candidates are compared."""
 
 
@@ -62,23 +65,25 @@ def choose_affine(sample: Float, weight: Float, *, activation_bits: int, weight_
     exact = np.asarray(rows @ outputs.T, np.float64)
     power = max(float(((exact - exact.mean(0)) ** 2).mean()), np.finfo(np.float64).tiny)
 
-    def error(shift: Array, ratio: Array) -> float:
-        x = ((rows - shift) / ratio).astype(np.float32)
-        w = (outputs * ratio).astype(np.float32)
-        wanted = exact - shift @ outputs.T.astype(np.float64)
-        got = _rounded(x, bits=activation_bits, rule=rule) @ _rounded_weight(w, bits=weight_bits).T
-        return float(((got - wanted) ** 2).mean()) / power
+    def best_of(ratio: Array, shifts: Iterable[Array]) -> tuple[float, Array]:
+        weight_codes = _rounded_weight((outputs * ratio).astype(np.float32), bits=weight_bits)
+        errors: list[tuple[float, Array]] = []
+        for shift in shifts:
+            x = ((rows - shift) / ratio).astype(np.float32)
+            got = _rounded(x, bits=activation_bits, rule=rule) @ weight_codes.T
+            wanted = exact - outputs.astype(np.float64) @ shift
+            errors.append((float(((got - wanted) ** 2).mean()) / power, shift))
+        return min(errors, key=lambda pair: pair[0])
 
-    channels = sample.shape[1]
-    before = error(np.zeros(channels), np.ones(channels))
+    mean = np.asarray(sample.mean(0, dtype=np.float64), np.float64)
+    before, _ = best_of(np.ones_like(mean), [np.zeros_like(mean)])
     best: ChannelAffine | None = None
-    for tail in _TAILS:
-        shift, half = _ranges(sample, tail)
-        for exponent in _EXPONENTS:
-            ratio = _ratios(half, exponent)
-            after = error(shift, ratio)
-            if best is None or after < best.after:
-                best = ChannelAffine(shift=shift, ratio=ratio, exponent=exponent, before=before, after=after)
+    for tail, exponent in product(_TAILS, _EXPONENTS):
+        middle, half = _ranges(sample, tail)
+        ratio = _ratios(half, exponent)
+        after, shift = best_of(ratio, (middle, mean))
+        if best is None or after < best.after:
+            best = ChannelAffine(shift=shift, ratio=ratio, exponent=exponent, before=before, after=after)
     assert best is not None
     return best
 
@@ -104,7 +109,7 @@ def _spread(rows: Float, count: int) -> Float:
 
 
 def _rounded(x: Float, *, bits: int, rule: ScaleRule) -> Float:
-    p = activation_params(histogram_of(torch.from_numpy(x)), bits=bits, storage="uint8", bounds=None, rule=rule)
+    p = activation_params(histogram_of(torch.as_tensor(x)), bits=bits, storage="uint8", bounds=None, rule=rule)
     codes = quantise(x, scale=p.scale, zero_point=p.zero_point, qmin=p.qmin, qmax=p.qmax)
     return (codes.astype(np.float32) - np.float32(p.zero_point)) * np.float32(p.scale)
 

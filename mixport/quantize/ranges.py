@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,9 @@ from mixport.quantspec import QuantParams
 
 P = 2.4
 _SHRINKS = np.linspace(1.0, 0.2, 81)
+_WIDTHS = np.geomspace(1.0, 0.1, 48)
+_ZERO_POINTS = 8
+"""Tried for each width of a range with two sides."""
 
 Array = NDArray[np.float64]
 
@@ -53,7 +57,25 @@ def activation_params(
             error = histogram_error(values, counts, scale=scale, zero_point=zero_point, levels=levels)
             if error < best_error:
                 best, best_error = (scale, zero_point), error
+    if low < 0.0 < high and rule.zero_point == "any" and not rule.power_of_two:
+        for scale, zero_point in _two_sided(low, high, levels):
+            error = histogram_error(values, counts, scale=scale, zero_point=zero_point, levels=levels)
+            if error < best_error:
+                best, best_error = (scale, zero_point), error
     return _finish(*best, bits, storage, bounds)
+
+
+def _two_sided(low: float, high: float, levels: int) -> Iterator[tuple[float, int]]:
+    """Scales with zero points that cut one side alone.
+
+    The short side of a lopsided tensor (GELU: -0.17 to 9) must keep its one code when the long side is cut: shrinking both loses it.
+    """
+    for width in _WIDTHS:
+        scale = float(np.float32((high - low) / levels * width))
+        whole_low, whole_high = int(np.ceil(-low / scale)), levels - int(np.ceil(high / scale))
+        first, last = sorted(int(np.clip(z, 0, levels)) for z in (whole_high, whole_low))
+        for zero_point in np.unique(np.linspace(first, last, min(last - first + 1, _ZERO_POINTS)).astype(np.int64)):
+            yield scale, int(zero_point)
 
 
 def histogram_error(values: Array, counts: Array, *, scale: float, zero_point: int, levels: int) -> float:
