@@ -27,7 +27,7 @@ from mixport.quantize.layernorm_channels import level_layernorms
 from mixport.quantize.output_classes import output_classes
 from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.portable_forms import insert_portable_forms, portable_forms
-from mixport.quantize.ranges import ScaleRule, activation_params
+from mixport.quantize.ranges import ATTENTION_P, P, ScaleRule, activation_params
 from mixport.quantize.roles import Kind
 from mixport.quantize.soundness import check_sound
 from mixport.quantize.statistics import Histogram, HistogramObserver, collect
@@ -124,7 +124,14 @@ def choose_params(plan: Plan, histograms: dict[str, Histogram], target: Target) 
     for site in plan.sites:
         if site.name not in params:
             storage = "int16" if site.bits > 8 else "uint8"
-            params[site.name] = activation_params(histograms[site.name], bits=site.bits, storage=storage, bounds=site.bounds, rule=rule)
+            params[site.name] = activation_params(
+                histograms[site.name],
+                bits=site.bits,
+                storage=storage,
+                bounds=site.bounds,
+                rule=rule,
+                power=ATTENTION_P if site.op == "softmax" else P,
+            )
     return params
 
 

@@ -96,3 +96,12 @@ def test_a_lopsided_tensor_is_cut_on_its_long_side_alone() -> None:
     assert found.zero_point >= 1
     best = min(error(scale, z) for scale in np.linspace(0.1, 0.6, 101) for z in range(4))
     assert error(found.scale, found.zero_point) <= 1.02 * best
+
+
+def test_a_lower_power_keeps_the_many_small_values() -> None:
+    """Attention weights: nearly all small, a few up to 1. The smaller the power, the finer the step."""
+    scores = torch.randn(4000, 64, generator=torch.Generator().manual_seed(2))
+    scores[:20] *= 8.0
+    seen = histogram(torch.softmax(scores, -1).numpy())
+    fine, coarse = (activation_params(seen, bits=4, storage="uint8", bounds=None, rule=ANY, power=p).scale for p in (2.0, 3.0))
+    assert fine < 0.9 * coarse
