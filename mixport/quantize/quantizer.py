@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import Tensor, fx
 
-from mixport.artifacts import CalibrationSet, QuantizedModel
+from mixport.artifacts import CalibrationSet, Decision, QuantizedModel
 from mixport.errors import UnsupportedModelError
 from mixport.images import normalise
 from mixport.progress import Progress, SilentProgress
@@ -23,11 +23,12 @@ from mixport.quantize.float_model import FloatModel
 from mixport.quantize.fx_graph import clean
 from mixport.quantize.insert import insert_activations, insert_weights, mark_islands
 from mixport.quantize.islands import sites_behind_islands
+from mixport.quantize.layernorm_channels import level_layernorms
 from mixport.quantize.nearest import nearest_integers
 from mixport.quantize.output_classes import output_classes
 from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.portable_forms import insert_portable_forms, portable_forms
-from mixport.quantize.ranges import ScaleRule, activation_params
+from mixport.quantize.ranges import ATTENTION_P, P, ScaleRule, activation_params
 from mixport.quantize.reconstruction.caches import Room
 from mixport.quantize.reconstruction.reconstruct import Reconstructed, Task, reconstruct
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
@@ -42,6 +43,7 @@ from mixport.targets import Target
 _PROGRAM, _RECORD = "program.pt2", "quantized.json"
 _LARGEST_IN_MEMORY = 300_000_000
 """Bytes of one tensor for all calibration images; larger ones lie in mapped files. Four are alive at once."""
+_LEVEL_IMAGES = 256
 
 
 def quantize(
@@ -77,6 +79,7 @@ def quantize(
     captured = capture(model.module, input_shape=model.input_shape, dynamic_batch=dynamic)
     graph = captured.graph
     check_sound(model, captured, _first_images(model, calibration))
+    levelled = _level_layernorms(model, captured, calibration, scheme, rule=scale_rule(target), progress=progress)
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
@@ -111,7 +114,7 @@ def quantize(
         scheme=scheme,
         activations=tuple(mark_islands(sites, sites_behind_islands(graph))),
         weights=tuple(weights),
-        decisions=(*model.notes, *captured.decisions, *plan.decisions, *raised, *moved, *floats),
+        decisions=(*model.notes, *captured.decisions, *levelled, *plan.decisions, *raised, *moved, *floats),
         input_shape=(captured.example_batch, *model.input_shape[1:]),
         dynamic_batch=captured.dynamic_batch,
         portable_forms=portable_forms(graph, batch=captured.example_batch),
@@ -157,9 +160,14 @@ def read_quantized(workdir: Path) -> QuantizedModel:
     return QuantizedModel(**fields)
 
 
+def scale_rule(target: Target) -> ScaleRule:
+    """What the target allows of activation scales."""
+    return ScaleRule(zero_point=target.activations.zero_point, power_of_two=target.scale.form == "power-of-two")
+
+
 def choose_params(plan: Plan, histograms: dict[str, Histogram], target: Target) -> dict[str, QuantParams]:
     """Scale, zero point and range of every site: tied carriers first, then the free ones."""
-    rule = ScaleRule(zero_point=target.activations.zero_point, power_of_two=target.scale.form == "power-of-two")
+    rule = scale_rule(target)
     by_name = {site.name: site for site in plan.sites}
     params: dict[str, QuantParams] = {}
     for group in plan.groups:
@@ -167,7 +175,14 @@ def choose_params(plan: Plan, histograms: dict[str, Histogram], target: Target) 
     for site in plan.sites:
         if site.name not in params:
             storage = "int16" if site.bits > 8 else "uint8"
-            params[site.name] = activation_params(histograms[site.name], bits=site.bits, storage=storage, bounds=site.bounds, rule=rule)
+            params[site.name] = activation_params(
+                histograms[site.name],
+                bits=site.bits,
+                storage=storage,
+                bounds=site.bounds,
+                rule=rule,
+                power=ATTENTION_P if site.op == "softmax" else P,
+            )
     return params
 
 
@@ -194,6 +209,21 @@ def _statistics(model: FloatModel, captured: Captured, plan: Plan, calibration: 
             done, observers = seen, current
     per_tensor = {node: observer.result() for node, observer in observers.items()}
     return {site.name: per_tensor[site.tensor] for site in plan.sites}
+
+
+def _level_layernorms(
+    model: FloatModel, captured: Captured, calibration: CalibrationSet, scheme: Scheme, *, rule: ScaleRule, progress: Progress
+) -> list[Decision]:
+    images = calibration.open_images()[: min(calibration.count, _LEVEL_IMAGES)]
+    batches = _batches(images, model, _batch_size(model) if captured.dynamic_batch else 1)
+    with progress.track("normalisations", total=len(images)) as advance:
+        return level_layernorms(captured.graph, _counted(batches, advance), images=len(images), scheme=scheme, rule=rule)
+
+
+def _counted(batches: Iterator[Tensor], advance: Callable[[int], None]) -> Iterator[Tensor]:
+    for batch in batches:
+        yield batch
+        advance(len(batch))
 
 
 def _first_images(model: FloatModel, calibration: CalibrationSet) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,12 @@ from mixport.quantize.statistics import Histogram
 from mixport.quantspec import QuantParams
 
 P = 2.4
+ATTENTION_P = 2.0
+"""Of attention weights: they average values, so squared errors add up, and the many small ones together matter as the few large do."""
 _SHRINKS = np.linspace(1.0, 0.2, 81)
+_WIDTHS = np.geomspace(1.0, 0.1, 48)
+_ZERO_POINTS = 8
+"""Tried for each width of a range with two sides."""
 
 Array = NDArray[np.float64]
 
@@ -28,7 +34,13 @@ class ScaleRule:
 
 
 def activation_params(
-    histogram: Histogram, *, bits: int, storage: Storage, bounds: tuple[float, float | None] | None, rule: ScaleRule
+    histogram: Histogram,
+    *,
+    bits: int,
+    storage: Storage,
+    bounds: tuple[float, float | None] | None,
+    rule: ScaleRule,
+    power: float = P,
 ) -> QuantParams:
     """Best per-tensor parameters for one free activation.
 
@@ -38,6 +50,7 @@ def activation_params(
         storage: uint8 (any width up to 8) or int16 (streams: full range, symmetric).
         bounds: of the absorbed clamp.
         rule: of the target.
+        power: of the error that is least.
     """
     low, high = _span(histogram, bounds)
     if storage == "int16":
@@ -50,16 +63,34 @@ def activation_params(
         shrinks = _SHRINKS if not low < 0 < high else [s for s in (low_shrink, 1.0, 0.9, 0.8, 0.65, 0.5) if s <= 1.0]
         for high_shrink in shrinks:
             scale, zero_point = _affine(low * low_shrink, high * high_shrink, levels, rule)
-            error = histogram_error(values, counts, scale=scale, zero_point=zero_point, levels=levels)
+            error = histogram_error(values, counts, scale=scale, zero_point=zero_point, levels=levels, power=power)
+            if error < best_error:
+                best, best_error = (scale, zero_point), error
+    if low < 0.0 < high and rule.zero_point == "any" and not rule.power_of_two:
+        for scale, zero_point in _two_sided(low, high, levels):
+            error = histogram_error(values, counts, scale=scale, zero_point=zero_point, levels=levels, power=power)
             if error < best_error:
                 best, best_error = (scale, zero_point), error
     return _finish(*best, bits, storage, bounds)
 
 
-def histogram_error(values: Array, counts: Array, *, scale: float, zero_point: int, levels: int) -> float:
-    """Sum of counts * |dequantised - value|^p."""
+def _two_sided(low: float, high: float, levels: int) -> Iterator[tuple[float, int]]:
+    """Scales with zero points that cut one side alone.
+
+    The short side of a lopsided tensor (GELU: -0.17 to 9) must keep its one code when the long side is cut: shrinking both loses it.
+    """
+    for width in _WIDTHS:
+        scale = float(np.float32((high - low) / levels * width))
+        whole_low, whole_high = int(np.ceil(-low / scale)), levels - int(np.ceil(high / scale))
+        first, last = sorted(int(np.clip(z, 0, levels)) for z in (whole_high, whole_low))
+        for zero_point in np.unique(np.linspace(first, last, min(last - first + 1, _ZERO_POINTS)).astype(np.int64)):
+            yield scale, int(zero_point)
+
+
+def histogram_error(values: Array, counts: Array, *, scale: float, zero_point: int, levels: int, power: float = P) -> float:
+    """Sum of counts * |dequantised - value|^power."""
     codes = np.clip(np.rint(values / scale), -zero_point, levels - zero_point)
-    return float((counts * np.abs(codes * scale - values) ** P).sum())
+    return float((counts * np.abs(codes * scale - values) ** power).sum())
 
 
 def carrier_zero_point(histogram: Histogram, *, scale: float, levels: int, bounds: tuple[float, float | None] | None) -> tuple[int, float]:

@@ -110,6 +110,13 @@ class HistogramObserver:
             self.limit *= 2.0
 
 
+def histogram_of(values: Tensor) -> Histogram:
+    """Of one float32 tensor of any shape. Raises BadInputError on NaN or infinity."""
+    observer = HistogramObserver("values")
+    observer.update(values)
+    return observer.result()
+
+
 class _Collector(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule, observers: dict[fx.Node, HistogramObserver]) -> None:
         super().__init__(graph)

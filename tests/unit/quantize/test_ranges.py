@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mixport import integer
 from mixport.dtypes import IntType
-from mixport.quantize.ranges import P, ScaleRule, activation_params, short_mantissa, weight_scales
+from mixport.quantize.ranges import P, ScaleRule, activation_params, histogram_error, short_mantissa, weight_scales
 from mixport.quantize.statistics import Histogram, HistogramObserver
 
 ANY = ScaleRule(zero_point="any", power_of_two=False)
@@ -82,3 +82,26 @@ def test_symmetric_and_power_of_two_targets() -> None:
 def test_a_constant_zero_tensor_gets_a_positive_scale() -> None:
     params = activation_params(histogram(np.zeros(10)), bits=8, storage="uint8", bounds=None, rule=ANY)
     assert params.scale > 0
+
+
+def test_a_lopsided_tensor_is_cut_on_its_long_side_alone() -> None:
+    """GELU: many small negative values, few large ones. Cutting both ends by one factor would leave no code below zero."""
+    values = torch.nn.functional.gelu(torch.randn(200_000, generator=torch.Generator().manual_seed(1)) * 1.5 - 0.5)
+    seen = histogram(values.numpy())
+    found = activation_params(seen, bits=4, storage="uint8", bounds=None, rule=ANY)
+
+    def error(scale: float, zero_point: int) -> float:
+        return histogram_error(*seen.fine, scale=scale, zero_point=zero_point, levels=15)
+
+    assert found.zero_point >= 1
+    best = min(error(scale, z) for scale in np.linspace(0.1, 0.6, 101) for z in range(4))
+    assert error(found.scale, found.zero_point) <= 1.02 * best
+
+
+def test_a_lower_power_keeps_the_many_small_values() -> None:
+    """Attention weights: nearly all small, a few up to 1. The smaller the power, the finer the step."""
+    scores = torch.randn(4000, 64, generator=torch.Generator().manual_seed(2))
+    scores[:20] *= 8.0
+    seen = histogram(torch.softmax(scores, -1).numpy())
+    fine, coarse = (activation_params(seen, bits=4, storage="uint8", bounds=None, rule=ANY, power=p).scale for p in (2.0, 3.0))
+    assert fine < 0.9 * coarse
