@@ -17,6 +17,7 @@ from mixport.artifacts import CalibrationSet, QuantizedModel
 from mixport.errors import BadOptionError, UnsupportedModelError
 from mixport.images import normalise
 from mixport.progress import Progress, SilentProgress
+from mixport.quantize.auto_widths import Sizes, choose_widths
 from mixport.quantize.capture import Captured, capture, export_program
 from mixport.quantize.carriers import group_params
 from mixport.quantize.float_model import FloatModel
@@ -28,6 +29,7 @@ from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.portable_forms import insert_portable_forms, portable_forms
 from mixport.quantize.ranges import ScaleRule, activation_params
 from mixport.quantize.roles import Kind
+from mixport.quantize.sensitivity import nearest
 from mixport.quantize.soundness import check_sound
 from mixport.quantize.statistics import Histogram, HistogramObserver, collect
 from mixport.quantize.widths import scheme_widths
@@ -35,6 +37,8 @@ from mixport.quantspec import QuantParams, Scheme
 from mixport.targets import Target
 
 _PROGRAM, _RECORD = "program.pt2", "quantized.json"
+_SENSITIVITY_IMAGES, _SENSITIVITY_PIXELS = (32, 256), 1 << 22
+"""Fewest and most images that widths are chosen on, and how many pixels they have together in between."""
 
 
 def quantize(
@@ -45,6 +49,7 @@ def quantize(
     scheme: Scheme,
     seed: int = 0,
     iters: int = 0,
+    smallest_bytes: int | None = None,
     workdir: Path,
     progress: Progress | None = None,
 ) -> QuantizedModel:
@@ -57,11 +62,14 @@ def quantize(
         scheme: widths.
         seed: unused while rounding is to nearest; part of the interface.
         iters: reconstruction steps per unit, 0 only in this version.
+        smallest_bytes: size of the file with the weights of every layer but the edges at the fewest bits of
+            `target.budget_widths()`; needed where the scheme has a size budget.
         workdir: existing folder.
         progress: bars.
 
     Raises:
         UnsupportedModelError, TargetError, BadOptionError.
+        SizeBudgetError: no widths keep the scheme's budget.
     """
     if iters:
         raise BadOptionError(f"--iters is {iters}, allowed 0 in this version (rounding to nearest)", hint="drop --iters")
@@ -75,7 +83,25 @@ def quantize(
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
-    widths = scheme_widths(graph, plan, scheme)
+    float_bytes = 4 * sum(p.numel() for p in model.module.state_dict().values() if p.is_floating_point())
+    widths, search = scheme_widths(graph, plan, scheme), None
+    if scheme.budget is not None:
+        if smallest_bytes is None:
+            raise BadOptionError(
+                f"scheme {scheme.name} has a size budget, but smallest_bytes is not given", hint="mixport.pipeline.build(...)"
+            )
+        images = _sensitivity_images(model, calibration)
+        widths, search = choose_widths(
+            graph,
+            widths,
+            lambda: _batches(images, model, _batch_size(model) if captured.dynamic_batch else 1),
+            scheme=scheme,
+            target=target,
+            sizes=Sizes(smallest=smallest_bytes, floats=float_bytes),
+            images=len(images),
+            rounding=nearest,
+            progress=progress,
+        )
     histograms = _statistics(model, captured, plan, calibration, progress)
     params = choose_params(plan, histograms, target)
     sites = insert_activations(graph, plan, params)
@@ -95,7 +121,8 @@ def quantize(
         input_shape=(captured.example_batch, *model.input_shape[1:]),
         dynamic_batch=captured.dynamic_batch,
         portable_forms=portable_forms(graph, batch=captured.example_batch),
-        float_bytes=4 * sum(p.numel() for p in model.module.state_dict().values() if p.is_floating_point()),
+        float_bytes=float_bytes,
+        width_search=search,
     )
     (workdir / _RECORD).write_bytes(TypeAdapter(QuantizedModel).dump_json(record, indent=1))
     return record
@@ -145,6 +172,14 @@ def _statistics(model: FloatModel, captured: Captured, plan: Plan, calibration: 
             done, observers = seen, current
     per_tensor = {node: observer.result() for node, observer in observers.items()}
     return {site.name: per_tensor[site.tensor] for site in plan.sites}
+
+
+def _sensitivity_images(model: FloatModel, calibration: CalibrationSet) -> NDArray[np.uint8]:
+    """Evenly spaced calibration images: 256 small ones, fewer large ones."""
+    images = calibration.open_images()[: calibration.count]
+    pixels = model.input_shape[2] * model.input_shape[3]
+    wanted = min(len(images), int(np.clip(_SENSITIVITY_PIXELS // pixels, *_SENSITIVITY_IMAGES)))
+    return np.asarray(images[np.linspace(0, len(images) - 1, wanted).astype(np.int64)])
 
 
 def _first_images(model: FloatModel, calibration: CalibrationSet) -> Tensor:
