@@ -174,8 +174,8 @@ class WidthSearch:
         smallest_bytes: size of the file with every layer at its fewest bits, measured.
         bound_bytes: upper bound of the file's size with the widths chosen.
         images: calibration images behind every loss.
-        exponent: the programme that was kept minimises the sum over layers of loss ** exponent.
-        predicted: that sum.
+        exponent: the programme that was kept minimises the sum over layers of loss ** exponent; None where a uniform width was kept.
+        predicted: sum of the losses that the layers cost alone at the widths chosen.
         loss: measured with all layers rounded to the widths chosen, activations in float.
         uniform: the same with one width for all layers whose width is free, by bits; `fits` says which of them keep the budget.
         fits: see `uniform`.
@@ -186,7 +186,7 @@ class WidthSearch:
     smallest_bytes: int
     bound_bytes: int
     images: int
-    exponent: float
+    exponent: float | None
     predicted: float
     loss: float
     uniform: Mapping[int, float]

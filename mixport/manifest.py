@@ -289,7 +289,7 @@ class WidthsEntry(_Part):
     smallest_bytes: int
     bound_bytes: int
     images: int
-    exponent: float
+    exponent: float | None
     predicted: float
     loss: float
     uniform: dict[int, float]

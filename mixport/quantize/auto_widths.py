@@ -100,14 +100,13 @@ def choose_widths(
     fits = [i for i, choice in enumerate(choices) if bounds.of(choice) <= budget]
     best = min(fits, key=lambda i: (measured[i], i))
     picked = dict(zip(free, choices[best], strict=True))
-    exponent = EXPONENTS[best] if best < len(EXPONENTS) else EXPONENTS[0]
     search = WidthSearch(
         budget_bytes=budget,
         smallest_bytes=bounds.smallest,
         bound_bytes=bounds.of(choices[best]),
         images=images,
-        exponent=exponent,
-        predicted=sum(losses[node][i] ** exponent for node, i in picked.items()),
+        exponent=EXPONENTS[best] if best < len(EXPONENTS) else None,
+        predicted=sum(losses[node][i] for node, i in picked.items()),
         loss=measured[best],
         uniform={bits: measured[len(found) + i] for i, bits in enumerate(offered)},
         fits=tuple(bits for i, bits in enumerate(offered) if bounds.of(uniform[i]) <= budget),
