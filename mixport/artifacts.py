@@ -172,6 +172,65 @@ class Reconstruction:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WidthOption:
+    """One width that a layer could have had.
+
+    Attributes:
+        bits: of its weights.
+        loss: mean Kullback-Leibler divergence from the float model's output, in nats, with only this layer's weights rounded.
+        file_bytes: of its weights in the file.
+    """
+
+    bits: int
+    loss: float
+    file_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerChoice:
+    """What was chosen for one layer under a size budget, and from what.
+
+    Attributes:
+        name: of the layer.
+        bits: chosen.
+        options: ascending in bits.
+    """
+
+    name: str
+    bits: int
+    options: tuple[WidthOption, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WidthSearch:
+    """How weight bits were chosen under a size budget.
+
+    Attributes:
+        budget_bytes: largest size of the file.
+        smallest_bytes: size of the file with every layer at its fewest bits, measured.
+        bound_bytes: upper bound of the file's size with the widths chosen.
+        images: calibration images behind every loss.
+        exponent: the programme that was kept minimises the sum over layers of loss ** exponent; None where a uniform width was kept.
+        predicted: sum of the losses that the layers cost alone at the widths chosen.
+        loss: measured with all layers rounded to the widths chosen, activations in float.
+        uniform: the same with one width for all layers whose width is free, by bits; `fits` says which of them keep the budget.
+        fits: see `uniform`.
+        layers: those whose width was free, in graph order.
+    """
+
+    budget_bytes: int
+    smallest_bytes: int
+    bound_bytes: int
+    images: int
+    exponent: float | None
+    predicted: float
+    loss: float
+    uniform: Mapping[int, float]
+    fits: tuple[int, ...]
+    layers: tuple[LayerChoice, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuantizedModel:
     """A model whose every integer is fixed.
 
@@ -186,6 +245,7 @@ class QuantizedModel:
         float_bytes: size of the float parameters, 4 bytes each, before folding.
         portable_forms: softmaxes and normalisations in portable form, in graph order.
         reconstruction: None where every weight was rounded to nearest.
+        width_search: how the weight bits of layers were chosen; None where the scheme names them.
     """
 
     program_path: Path
@@ -198,6 +258,7 @@ class QuantizedModel:
     float_bytes: int
     portable_forms: tuple[PortableForm, ...] = ()
     reconstruction: Reconstruction | None = None
+    width_search: WidthSearch | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,10 @@ STORAGE_RANGE: dict[str, tuple[int, int]] = {
 }
 
 
+#: Bits that one value takes in a file: int4 and int2 values are packed.
+STORAGE_BITS: dict[str, int] = {"uint8": 8, "int8": 8, "uint16": 16, "int16": 16, "int4": 4, "int2": 2, "int32": 32}
+
+
 @dataclass(frozen=True, kw_only=True)
 class IntType:
     """An integer code type.

@@ -49,6 +49,10 @@ class TargetError(MixportError):
     """A target file is damaged, unknown, or cannot do what was asked of it."""
 
 
+class SizeBudgetError(MixportError):
+    """No choice of widths keeps the file within the size asked for."""
+
+
 class StoreError(MixportError):
     """A record on disk cannot be read or written."""
 

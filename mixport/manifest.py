@@ -266,6 +266,37 @@ class PortableCostEntry(_Part):
     forms: tuple[FormCostEntry, ...]
 
 
+class WidthOptionEntry(_Part):
+    """One width a layer could have had: loss alone (KL divergence in nats), bytes of its weights in the file."""
+
+    bits: int
+    loss: float
+    file_bytes: int
+
+
+class LayerChoiceEntry(_Part):
+    """Bits chosen for one layer, and from what."""
+
+    name: str
+    bits: int
+    options: tuple[WidthOptionEntry, ...]
+
+
+class WidthsEntry(_Part):
+    """How weight bits were chosen under a size budget; the fields are those of `mixport.artifacts.WidthSearch`."""
+
+    budget_bytes: int
+    smallest_bytes: int
+    bound_bytes: int
+    images: int
+    exponent: float | None
+    predicted: float
+    loss: float
+    uniform: dict[int, float]
+    fits: tuple[int, ...]
+    layers: tuple[LayerChoiceEntry, ...]
+
+
 class Manifest(_Part):
     """The whole of manifest.json. `files` maps every other file of the bundle to its SHA-256; `release` fills it."""
 
@@ -291,6 +322,7 @@ class Manifest(_Part):
     golden_images: int | None = None
     timings_s: dict[str, float] = Field(default_factory=dict)
     portable_cost: PortableCostEntry | None = None
+    widths: WidthsEntry | None = None
 
     def document(self) -> dict[str, Any]:
         """Plain JSON values, as in the file and on stdout with --json."""

@@ -27,6 +27,7 @@ from mixport.manifest import (
     SiteEntry,
     TargetEntry,
     ValidationEntry,
+    WidthsEntry,
 )
 from mixport.portable_cost import PortableCost
 from mixport.targets import Target
@@ -95,6 +96,7 @@ def build_manifest(
         metrics=MetricsEntry.model_validate(metrics, from_attributes=True),
         validation=ValidationEntry.model_validate(validation, from_attributes=True),
         portable_cost=None if portable_cost is None else PortableCostEntry.model_validate(portable_cost, from_attributes=True),
+        widths=None if quantized.width_search is None else WidthsEntry.model_validate(quantized.width_search, from_attributes=True),
         gates=tuple(GateEntry.model_validate(gate, from_attributes=True) for gate in gates),
         decisions=tuple(DecisionEntry.model_validate(one, from_attributes=True) for one in (*quantized.decisions, *lowered.decisions)),
         preprocessing=PreprocessingEntry.model_validate(preprocessing, from_attributes=True),

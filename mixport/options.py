@@ -37,7 +37,7 @@ class BuildOptions(DrawOptions):
         mean: per RGB channel in units of [0, 1]; None keeps the model's own.
         std: per RGB channel in units of [0, 1]; None keeps the model's own.
         crop: crop side / resized shorter side; None keeps the model's own.
-        scheme: wWaA.
+        scheme: wWaA, or auto:SIZE for mixed widths under a size budget, see `mixport.quantspec.Scheme.parse`.
         edge_bits: bits of the first and the last layer.
         target: names or .toml files, one bundle each.
         portable: only forms that give the same codes on every runtime; False overrides the target file.
@@ -177,11 +177,6 @@ class BuildOptions(DrawOptions):
 
     def parse_scheme(self) -> Scheme:
         """Bit widths of the build. Raises BadOptionError."""
-        if self.scheme.startswith("auto:"):
-            raise BadOptionError(
-                f"--scheme {self.scheme}: mixed widths under a size budget are not part of this version yet, allowed wWaA",
-                hint="mixport build --scheme w4a8 ...",
-            )
         return Scheme.parse(self.scheme, edge_bits=self.edge_bits)
 
     def resolve_iters(self) -> int:

@@ -16,7 +16,7 @@ from mixport.targets import Target
 if TYPE_CHECKING:
     from mixport.quantize import FloatModel
 
-_QUANTIZE_PACKAGES = ("torch", "timm", "numpy")
+_QUANTIZE_PACKAGES = ("torch", "timm", "numpy", "scipy")
 _LOWER_PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript")
 
 
@@ -31,8 +31,10 @@ def model_key(model: FloatModel) -> str:
     return sha256_json([model.source, model.sha256, repr(module), code, model.preprocessing, model.input_shape])
 
 
-def quantized_key(*, model: str, calibration: CalibrationSet, target: Target, scheme: Scheme, options: BuildOptions) -> str:
-    """SHA-256 of everything that decides the integers."""
+def quantized_key(
+    *, model: str, calibration: CalibrationSet, target: Target, scheme: Scheme, options: BuildOptions, smallest_bytes: int | None = None
+) -> str:
+    """SHA-256 of everything that decides the integers; `smallest_bytes` is the size that a budget was measured against."""
     return sha256_json(
         {
             "model": model,
@@ -40,6 +42,7 @@ def quantized_key(*, model: str, calibration: CalibrationSet, target: Target, sc
             "target": target.sha256,
             "scheme": scheme,
             "reconstruction": options.resolve_reconstruction(),
+            "smallest_bytes": smallest_bytes,
             "code": code_sha256(),
             "packages": _versions(_QUANTIZE_PACKAGES),
         }

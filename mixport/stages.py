@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from mixport import lower as lowering
 from mixport import quantize as quantizing
 from mixport.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
 from mixport.calibration import CalibrationRecipe
-from mixport.errors import StoreError
+from mixport.errors import InvariantError, StoreError
 from mixport.fingerprint import sha256_arrays
 from mixport.options import BuildOptions
 from mixport.progress import Progress
@@ -117,9 +117,11 @@ def calibrate(shop: Workshop, model: FloatModel, recipe: CalibrationRecipe) -> C
 def quantize(
     shop: Workshop, model: FloatModel, calibration: CalibrationSet, target: Target, *, scheme: Scheme, model_key: str
 ) -> Quantized:
-    """Fix every integer, or take them from the store."""
-    options = shop.options
-    key = quantized_key(model=model_key, calibration=calibration, target=target, scheme=scheme, options=options)
+    """Fix every integer, or take them from the store. Under a size budget the smallest file is made first, to be measured."""
+    options, smallest = shop.options, None
+    if scheme.budget is not None:
+        smallest = _smallest_bytes(shop, model, calibration, target, scheme=scheme, model_key=model_key)
+    key = quantized_key(model=model_key, calibration=calibration, target=target, scheme=scheme, options=options, smallest_bytes=smallest)
 
     def make(workdir: Path) -> None:
         quantizing.quantize(
@@ -128,6 +130,7 @@ def quantize(
             target,
             scheme=scheme,
             reconstruction=options.resolve_reconstruction(),
+            smallest_bytes=smallest,
             workdir=workdir,
             shelf=_StoreShelf(store=shop.store, quantized=key),
             progress=shop.progress,
@@ -152,15 +155,28 @@ class _StoreShelf:
         return self.store.create("units", unit_key(quantized=self.quantized, index=index))
 
 
+def _smallest_bytes(
+    shop: Workshop, model: FloatModel, calibration: CalibrationSet, target: Target, *, scheme: Scheme, model_key: str
+) -> int:
+    """Size of the file with every layer but the edges at the fewest bits on offer, rounded to nearest."""
+    plain = replace(shop, options=shop.options.model_copy(update={"iters": 0}), log=StageLog(shop.log.note))
+    with shop.log.stage("smallest file"):
+        narrow = scheme.at(target.budget_widths()[0])
+        quantized = quantize(plain, model, calibration, target, scheme=narrow, model_key=model_key)
+        return lower(plain, quantized, target).model_path.stat().st_size
+
+
 def lower(shop: Workshop, quantized: Quantized, target: Target) -> LoweredGraph:
-    """Write the ONNX file, or take it from the store."""
+    """Write the ONNX file, or take it from the store. Raises InvariantError where it breaks the scheme's size budget."""
     key = lowered_key(quantized=quantized.key, target=target)
 
     def make(workdir: Path) -> None:
         lowering.lower(quantized.model, target, workdir=workdir)
 
     with shop.log.stage("lower"):
-        return lowering.read_lowered(_stored(shop, "lowered", key, make, stage="lower"))
+        lowered = lowering.read_lowered(_stored(shop, "lowered", key, make, stage="lower"))
+    _check_budget(quantized.model, lowered)
+    return lowered
 
 
 def float_logits(shop: Workshop, model: FloatModel, images: NDArray[np.uint8], *, model_key: str) -> NDArray[np.float32]:
@@ -173,6 +189,15 @@ def float_logits(shop: Workshop, model: FloatModel, images: NDArray[np.uint8], *
     with shop.log.stage("float model"):
         folder = _stored(shop, "float-logits", key, make, stage="float model")
         return np.load(folder / _LOGITS_FILE, allow_pickle=False)
+
+
+def _check_budget(quantized: QuantizedModel, lowered: LoweredGraph) -> None:
+    search, size = quantized.width_search, lowered.model_path.stat().st_size
+    if search is not None and size > search.budget_bytes:
+        raise InvariantError(
+            f"the file takes {size} bytes, more than the bound of {search.bound_bytes} that widths were chosen by; "
+            f"{quantized.scheme.name} allows {search.budget_bytes}"
+        )
 
 
 def tell_damaged(shop: Workshop, *, since: int = 0) -> None:

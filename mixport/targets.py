@@ -9,10 +9,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mixport.dtypes import Storage
+from mixport.dtypes import STORAGE_BITS, Storage
 from mixport.errors import TargetError
 from mixport.fingerprint import sha256_bytes
-from mixport.quantspec import Scheme
+from mixport.quantspec import AUTO_WIDTHS, Scheme
 
 _MAX_BYTES = 1 << 20
 
@@ -115,8 +115,9 @@ class Target(_Table):
 
     def check_scheme(self, scheme: Scheme) -> None:
         """Raise TargetError where the target cannot hold the scheme."""
+        inner = {scheme.weight_bits} if scheme.budget is None else set(self.budget_widths())
         wanted = {
-            "weight bits": ({scheme.weight_bits, scheme.edge_bits}, self.weights.bits),
+            "weight bits": (inner | {scheme.edge_bits}, self.weights.bits),
             "activation bits": ({scheme.activation_bits, scheme.edge_bits}, self.activations.bits),
         }
         for what, (got, allowed) in wanted.items():
@@ -131,6 +132,30 @@ class Target(_Table):
                     raise TargetError(
                         f"target {self.name}: no storage type for {missing[0]}-bit weights", hint="add it to [weights] storage"
                     )
+
+    def budget_widths(self) -> tuple[int, ...]:
+        """Weight bits to choose from under a size budget, ascending: of those that take the same room in the file only the widest.
+
+        Raises:
+            TargetError: the target holds none of them.
+        """
+        widest = {STORAGE_BITS[self.weights.storage[bits]]: bits for bits in AUTO_WIDTHS if bits in self.held_widths}
+        if not widest:
+            raise TargetError(
+                f"target {self.name}: weight bits {', '.join(map(str, AUTO_WIDTHS))} to choose from under a size budget, "
+                f"allowed {', '.join(map(str, self.weights.bits))}",
+                hint=f"mixport targets show {self.name}",
+            )
+        return tuple(sorted(widest.values()))
+
+    @property
+    def held_widths(self) -> frozenset[int]:
+        """Weight bits that are allowed and have a type in the file."""
+        return frozenset(self.weights.bits) & self.weights.storage.keys()
+
+    def weight_bytes(self, count: int, *, bits: int) -> int:
+        """Bytes of `count` weights of a width in the file, packed as their storage type packs them."""
+        return -(-count * STORAGE_BITS[self.weights.storage[bits]] // 8)
 
     def opset_for(self, storages: set[str]) -> int:
         """Opset of a file whose initialisers have these types (INT2 needs opset 25)."""

@@ -69,8 +69,9 @@ def build(
     scheme: Annotated[
         str | None,
         typer.Option(
-            help="Weight and activation bits, 2 to 8. auto:SIZE is yet to come.",
-            metavar="wWaA",
+            help="Weight and activation bits, 2 to 8. auto:SIZE[:aA]: mixed weight bits in a model.onnx of at most SIZE, "
+            "a ratio of the float parameters (auto:0.10) or a size (auto:80KB is 80,000 bytes, auto:80KiB 81,920); A is 8.",
+            metavar="wWaA|auto:SIZE",
             show_default="w4a8",
             rich_help_panel=_QUANTISATION,
         ),

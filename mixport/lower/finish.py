@@ -57,6 +57,7 @@ class FinishPass(InPlacePass):
         model.metadata_props.clear()
         model.graph.name = "model"
         model.graph.doc_string = None
+        model.graph.metadata_props.clear()  # the exporter keeps its account of the program here: a fifth of a 2-bit file
         self._rename(model.graph)
         model.graph.inputs[0].name, model.graph.outputs[0].name = "input", "output"
         return PassResult(model, modified=True)

@@ -14,9 +14,10 @@ from pydantic import TypeAdapter
 from torch import Tensor, fx
 
 from mixport.artifacts import CalibrationSet, Decision, QuantizedModel
-from mixport.errors import UnsupportedModelError
+from mixport.errors import BadOptionError, UnsupportedModelError
 from mixport.images import normalise
 from mixport.progress import Progress, SilentProgress
+from mixport.quantize.auto_widths import Sizes, choose_widths
 from mixport.quantize.capture import Captured, capture, export_program
 from mixport.quantize.carriers import group_params
 from mixport.quantize.float_model import FloatModel
@@ -33,6 +34,7 @@ from mixport.quantize.reconstruction.caches import Room
 from mixport.quantize.reconstruction.reconstruct import Reconstructed, Task, reconstruct
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
 from mixport.quantize.roles import Kind
+from mixport.quantize.sensitivity import nearest
 from mixport.quantize.soundness import check_sound
 from mixport.quantize.statistics import Histogram, HistogramObserver, collect
 from mixport.quantize.widths import scheme_widths
@@ -44,6 +46,8 @@ _PROGRAM, _RECORD = "program.pt2", "quantized.json"
 _LARGEST_IN_MEMORY = 300_000_000
 """Bytes of one tensor for all calibration images; larger ones lie in mapped files. Four are alive at once."""
 _LEVEL_IMAGES = 256
+_SENSITIVITY_IMAGES, _SENSITIVITY_PIXELS = (32, 256), 1 << 22
+"""Fewest and most images that widths are chosen on, and how many pixels they have together in between."""
 
 
 def quantize(
@@ -53,6 +57,7 @@ def quantize(
     *,
     scheme: Scheme,
     reconstruction: ReconstructionOptions | None = None,
+    smallest_bytes: int | None = None,
     workdir: Path,
     shelf: UnitShelf | None = None,
     progress: Progress | None = None,
@@ -65,12 +70,15 @@ def quantize(
         target: what storage, zero points and shapes are allowed.
         scheme: widths.
         reconstruction: how rounding is learned; None rounds to nearest.
+        smallest_bytes: size of the file with the weights of every layer but the edges at the fewest bits of
+            `target.budget_widths()`; needed where the scheme has a size budget.
         workdir: existing folder.
         shelf: finished units of an interrupted run, None keeps none.
         progress: bars.
 
     Raises:
         UnsupportedModelError, TargetError, BadOptionError.
+        SizeBudgetError: no widths keep the scheme's budget.
     """
     progress = progress or SilentProgress()
     target.check_scheme(scheme)
@@ -83,7 +91,25 @@ def quantize(
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
-    widths = scheme_widths(graph, plan, scheme)
+    float_bytes = 4 * sum(p.numel() for p in model.module.state_dict().values() if p.is_floating_point())
+    widths, search = scheme_widths(graph, plan, scheme), None
+    if scheme.budget is not None:
+        if smallest_bytes is None:
+            raise BadOptionError(
+                f"scheme {scheme.name} has a size budget, but smallest_bytes is not given", hint="mixport.pipeline.build(...)"
+            )
+        images = _sensitivity_images(model, calibration)
+        widths, search = choose_widths(
+            graph,
+            widths,
+            lambda: _batches(images, model, _batch_size(model) if captured.dynamic_batch else 1),
+            scheme=scheme,
+            target=target,
+            sizes=Sizes(smallest=smallest_bytes, floats=float_bytes),
+            images=len(images),
+            rounding=nearest,
+            progress=progress,
+        )
     histograms = _statistics(model, captured, plan, calibration, progress)
     params = choose_params(plan, histograms, target)
     integers, raised = nearest_integers(graph, plan, widths, params, pair_limit=target.accumulator.pair_limit)
@@ -119,7 +145,8 @@ def quantize(
         dynamic_batch=captured.dynamic_batch,
         portable_forms=portable_forms(graph, batch=captured.example_batch),
         reconstruction=None if learned is None else learned.record,
-        float_bytes=4 * sum(p.numel() for p in model.module.state_dict().values() if p.is_floating_point()),
+        float_bytes=float_bytes,
+        width_search=search,
     )
     (workdir / _RECORD).write_bytes(TypeAdapter(QuantizedModel).dump_json(record, indent=1))
     return record
@@ -224,6 +251,14 @@ def _counted(batches: Iterator[Tensor], advance: Callable[[int], None]) -> Itera
     for batch in batches:
         yield batch
         advance(len(batch))
+
+
+def _sensitivity_images(model: FloatModel, calibration: CalibrationSet) -> NDArray[np.uint8]:
+    """Evenly spaced calibration images: 256 small ones, fewer large ones."""
+    images = calibration.open_images()[: calibration.count]
+    pixels = model.input_shape[2] * model.input_shape[3]
+    wanted = min(len(images), int(np.clip(_SENSITIVITY_PIXELS // pixels, *_SENSITIVITY_IMAGES)))
+    return np.asarray(images[np.linspace(0, len(images) - 1, wanted).astype(np.int64)])
 
 
 def _first_images(model: FloatModel, calibration: CalibrationSet) -> Tensor:

@@ -7,6 +7,7 @@ import pytest
 
 from mixport.errors import BadInputError, BadOptionError, ExitCode
 from mixport.options import BuildOptions, command_line
+from mixport.quantspec import Scheme
 
 NOISE = {"calib": "noise"}
 
@@ -80,9 +81,10 @@ def test_reconstruction_steps_are_refused() -> None:
         BuildOptions.of({**NOISE, "iters": 500})
 
 
-def test_mixed_widths_are_refused() -> None:
-    with pytest.raises(BadOptionError, match=r"--scheme auto:1MB: .* not part of this version yet"):
-        BuildOptions.of({**NOISE, "scheme": "auto:1MB"})
+def test_mixed_widths_are_a_scheme() -> None:
+    assert BuildOptions.of({**NOISE, "scheme": "auto:0.10:a4"}).parse_scheme() == Scheme.parse("auto:0.10:a4")
+    with pytest.raises(BadOptionError, match=r"--scheme is 'auto:1XB', allowed wWaA"):
+        BuildOptions.of({**NOISE, "scheme": "auto:1XB"})
 
 
 @pytest.mark.parametrize(

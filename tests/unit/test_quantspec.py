@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mixport.errors import BadOptionError
-from mixport.quantspec import QuantParams, Scheme
+from mixport.quantspec import QuantParams, Scheme, SizeBudget
 
 
 @pytest.mark.parametrize("text", ["w2a4", "w4a4", "w4a8", "w8a8", "w3a5"])
@@ -20,6 +20,54 @@ def test_other_spellings_are_refused_with_what_is_allowed(text: str) -> None:
     with pytest.raises(BadOptionError, match="allowed wWaA with W and A from 2 to 8") as caught:
         Scheme.parse(text)
     assert caught.value.hint == "mixport build --scheme w4a8 ..."
+
+
+@pytest.mark.parametrize(
+    ("text", "budget", "activation_bits"),
+    [
+        ("auto:0.10", SizeBudget(ratio=0.1), 8),
+        ("auto:1", SizeBudget(ratio=1.0), 8),
+        ("auto:0.10:a4", SizeBudget(ratio=0.1), 4),
+        ("auto:80KB", SizeBudget(size_bytes=80_000), 8),
+        ("auto:80kb:a6", SizeBudget(size_bytes=80_000), 6),
+        ("auto:80KiB", SizeBudget(size_bytes=81_920), 8),
+        ("auto:1.5MB", SizeBudget(size_bytes=1_500_000), 8),
+        ("auto:123456B", SizeBudget(size_bytes=123_456), 8),
+    ],
+)
+def test_a_budget_is_a_ratio_or_a_size_with_a_unit(text: str, budget: SizeBudget, activation_bits: int) -> None:
+    scheme = Scheme.parse(f" {text} ")
+    assert (scheme.budget, scheme.activation_bits, scheme.weight_bits, scheme.name) == (budget, activation_bits, 2, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["auto", "auto:", "auto:KB", "auto:-1KB", "auto:80TB", "auto:1e3KB", "auto:0.1a4", "auto:0.1:a1", "auto:0.1:w4", "auto:\uff11KB"],
+)
+def test_other_budgets_are_refused_with_what_is_allowed(text: str) -> None:
+    with pytest.raises(BadOptionError, match="auto:RATIO, auto:SIZE with B, KB, MB, KiB or MiB"):
+        Scheme.parse(text)
+
+
+@pytest.mark.parametrize("text", ["auto:80", "auto:0", "auto:0.0", "auto:1.01"])
+def test_a_ratio_outside_0_to_1_is_refused_with_the_units_of_a_size(text: str) -> None:
+    with pytest.raises(BadOptionError, match="a ratio is above 0 and at most 1, and a size has a unit") as caught:
+        Scheme.parse(text)
+    assert caught.value.hint is not None and "KB" in caught.value.hint
+
+
+def test_a_size_below_one_byte_is_refused() -> None:
+    with pytest.raises(BadOptionError, match="the size is 0 bytes, allowed 1 and more"):
+        Scheme.parse("auto:0.4B")
+
+
+def test_a_budget_has_a_limit_in_bytes() -> None:
+    assert SizeBudget(ratio=0.1).limit(1001) == 100
+    assert SizeBudget(size_bytes=80_000).limit(1001) == 80_000
+
+
+def test_one_width_in_place_of_a_budget() -> None:
+    assert Scheme.parse("auto:0.10:a4", edge_bits=6).at(3) == Scheme.parse("w3a4", edge_bits=6)
 
 
 @pytest.mark.parametrize("edge_bits", [1, 9, -8])

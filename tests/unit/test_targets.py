@@ -113,3 +113,18 @@ def test_a_width_without_a_storage_type_is_refused(tmp_path: Path) -> None:
     path = edited(tmp_path, '4 = "int4", ', "")
     with pytest.raises(TargetError, match="no storage type for 4-bit weights"):
         load_target(str(path)).check_scheme(Scheme(weight_bits=4, activation_bits=8))
+
+
+def test_widths_that_take_the_same_room_are_no_choice(tmp_path: Path) -> None:
+    assert load_target("ort-cpu").budget_widths() == (2, 4, 8)
+    assert load_target("onnx-int8").budget_widths() == (8,)
+    path = edited(tmp_path, "[weights]\nbits = [2, 3, 4, 5, 6, 7, 8]", "[weights]\nbits = [3, 5, 6]")
+    assert load_target(str(path)).budget_widths() == (3, 6)
+    path = edited(tmp_path, "[weights]\nbits = [2, 3, 4, 5, 6, 7, 8]", "[weights]\nbits = [5, 7]")
+    with pytest.raises(TargetError, match=r"weight bits 2, 3, 4, 6, 8 to choose from under a size budget, allowed 5, 7"):
+        load_target(str(path)).check_scheme(Scheme.parse("auto:0.1", edge_bits=7))
+
+
+@pytest.mark.parametrize(("count", "bits", "size"), [(9, 2, 3), (8, 2, 2), (9, 3, 5), (9, 4, 5), (9, 6, 9), (9, 8, 9), (0, 2, 0)])
+def test_weights_take_what_their_storage_type_packs_them_to(count: int, bits: int, size: int) -> None:
+    assert load_target("ort-cpu").weight_bytes(count, bits=bits) == size

@@ -68,6 +68,7 @@ def test_standard_operators_only_and_no_value_info(w2a4: Made) -> None:
     assert [o.domain for o in model.opset_import] == [""]
     assert not model.graph.value_info
     assert not model.metadata_props
+    assert not model.graph.metadata_props
 
 
 def test_operator_counts(w2a4: Made) -> None:
