@@ -59,7 +59,7 @@ class Executor:
             quantised: None runs the float unit.
         """
         if images > 1 and not self._dynamic_batch:
-            parts = x.split(x.shape[0] // images)
+            parts = torch.chunk(x, images)
             return torch.cat([self.run(unit, part, images=1, quantised=quantised) for part in parts])
         sizes = self._sizes_for(images)
         values: dict[fx.Node, Any] = {unit.input: self._read(unit.input, x, quantised)}

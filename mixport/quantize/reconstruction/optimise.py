@@ -1,5 +1,8 @@
 """The loop: learn rounding, scales and step sizes of one unit until its output is closest to the float one."""
 
+# torch leaves some signatures of tensors and optimisers without types.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import math

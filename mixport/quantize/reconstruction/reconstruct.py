@@ -96,7 +96,7 @@ def reconstruct(
     batch = run.batch()
     source = fill(count, batch, images, room=room)
     if preset.mirrored:
-        source = fill(2 * count, batch, lambda part: _mirrored(source, part, count), room=room)
+        source = fill(2 * count, batch, _mirrored(source), room=room)
     float_input = quantised_input = source
     todo = [index for index, unit in enumerate(units) if run.learned_names(unit)]
     last = max(todo, default=-1)
@@ -123,11 +123,15 @@ def reconstruct(
     return Reconstructed(params=params, integers=integers, record=record, decisions=tuple(decisions))
 
 
-def _mirrored(source: Activations, part: slice, count: int) -> Tensor:
-    """Images from `count` on are those before, mirrored left to right."""
-    wanted = torch.arange(part.start, part.stop)
-    values = source.at(wanted % count)
-    return torch.where((wanted >= count).view(-1, 1, 1, 1).to(values.device), values.flip(3), values)
+def _mirrored(source: Activations) -> Callable[[slice], Tensor]:
+    """The images, and behind them the same ones mirrored left to right."""
+
+    def values(part: slice) -> Tensor:
+        wanted = torch.arange(part.start, part.stop)
+        found = source.at(wanted % len(source))
+        return torch.where((wanted >= len(source)).view(-1, 1, 1, 1).to(found.device), found.flip(3), found)
+
+    return values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,7 @@ class MaskPool:
 
     def __init__(self, probability: float, *, largest: int, generator: torch.Generator, device: torch.device) -> None:
         self._bits = (torch.rand(4 * largest + 1, generator=generator) < probability).to(device, torch.float32)
-        self._offsets = torch.randint(0, 3 * largest + 1, (4096,), generator=generator).tolist()
+        self._offsets = [int(offset) for offset in torch.randint(0, 3 * largest + 1, (4096,), generator=generator)]
         self._next = 0
 
     def like(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 from pydantic import TypeAdapter
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import fx
 
 from mixport.artifacts import Decision, UnitRecord
