@@ -33,6 +33,11 @@ class Preset:
         warmup: fraction of the steps without it.
         mirrored: images are learned from as they are and mirrored left to right.
         batch: images a step.
+        joint_steps: steps of the last stage, in which all units learn together, as a part of the steps of one unit; 0 leaves it out.
+        joint_lr: rates of the last stage, as a part of those above.
+        joint_features: weight of the relative error behind each unit, next to the divergence of the outputs.
+        joint_temperature: of that divergence.
+        joint_batch: images a step of the last stage.
     """
 
     name: str
@@ -49,6 +54,11 @@ class Preset:
     warmup: float = 0.2
     mirrored: bool = False
     batch: int = 32
+    joint_steps: float = 0.0
+    joint_lr: float = 0.03
+    joint_features: float = 1.0
+    joint_temperature: float = 2.0
+    joint_batch: int = 64
 
 
 DEFAULT = "mixport"
@@ -68,6 +78,7 @@ PRESETS = MappingProxyType(
                 input_drop=0.5,
                 inner_drop=0.5,
                 mirrored=True,
+                joint_steps=0.25,
             ),
         )
     }

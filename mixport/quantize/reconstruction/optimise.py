@@ -101,7 +101,7 @@ def optimise(
     generator = torch.Generator().manual_seed(seed)
     order = torch.randint(0, count, (iters, batch), generator=generator).to(device)
     inner, outer = _masks(executor, unit, data, batch=batch, preset=preset, generator=generator)
-    groups = _parameters(state, learned, preset, device=device)
+    groups = parameters(state, learned, preset, device=device)
     if not groups:
         return
     optimizer = torch.optim.Adam(groups, fused=True)
@@ -130,12 +130,11 @@ def optimise(
         if pending == 20 or step + 1 == iters:
             advance(pending, value)
             pending = 0
-    state.drop, state.learned = None, {}
-    state.factors = {name: factor.detach() for name, factor in state.factors.items()}
+    state.freeze()
 
 
-def _parameters(state: UnitState, learned: Learned, preset: Preset, *, device: torch.device) -> list[dict[str, Any]]:
-    """Adam's parameter groups; what is not learned asks for no gradient."""
+def parameters(state: UnitState, learned: Learned, preset: Preset, *, device: torch.device) -> list[dict[str, Any]]:
+    """Adam's parameter groups; what is not learned asks for no gradient, and the state's steps become learnable."""
     groups: list[dict[str, Any]] = []
     rounding = learned.rounding
     if rounding is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from mixport.artifacts import Decision, Reconstruction, UnitRecord
@@ -16,6 +17,7 @@ from mixport.quantize.plan import Plan
 from mixport.quantize.ranges import finish_carrier
 from mixport.quantize.reconstruction.caches import Activations, Room, fill
 from mixport.quantize.reconstruction.execute import Executor
+from mixport.quantize.reconstruction.joint import JointUnit, learn_jointly, output_error
 from mixport.quantize.reconstruction.optimise import Learned, LossNotFiniteError, UnitData, optimise, relative_error
 from mixport.quantize.reconstruction.rounding import LayerStart, Rounding
 from mixport.quantize.reconstruction.state import LARGEST_FACTOR, LEAST_FACTOR, UnitState
@@ -93,6 +95,15 @@ def reconstruct(
     params, integers = dict(task.params), dict(task.integers)
     records: list[UnitRecord] = []
     decisions: list[Decision] = []
+    latents: dict[fx.Node, NDArray[np.float32]] = {}
+
+    def take(made: FinishedUnit) -> None:
+        integers.update(made.integers)
+        latents.update(made.latents)
+        params.update({name: run.with_step(params[name], name, step) for name, step in made.steps.items()})
+        records.append(made.record)
+        decisions.extend(made.decisions)
+
     batch = run.batch()
     source = fill(count, batch, images, room=room)
     if preset.mirrored:
@@ -100,7 +111,8 @@ def reconstruct(
     float_input = quantised_input = source
     todo = [index for index, unit in enumerate(units) if run.learned_names(unit)]
     last = max(todo, default=-1)
-    with progress.track("reconstruct", total=iters * len(todo), unit="steps") as advance:
+    together = round(iters * preset.joint_steps) if len(todo) > 1 else 0
+    with progress.track("reconstruct", total=iters * len(todo) + together, unit="steps") as advance:
         for index, unit in enumerate(units[: last + 1]):
             float_output = fill(len(source), batch, run.forward(unit, float_input, None), room=room)
             state = run.state(unit, params, integers)
@@ -111,14 +123,18 @@ def reconstruct(
                     advance(steps, f"{at}, loss {loss:.3g}")
 
                 made = run.unit(index, unit, data, params, integers, advance=report)
-                integers.update(made.integers)
-                params.update({name: run.with_step(params[name], name, step) for name, step in made.steps.items()})
-                records.append(made.record)
-                decisions.extend(made.decisions)
+                take(made)
                 state = run.state(unit, params, integers)
             if index < last:
                 quantised_input = fill(len(source), batch, run.forward(unit, quantised_input, state), room=room)
             float_input = float_output
+        del float_input, quantised_input
+        if together:
+
+            def report_all(steps: int, loss: float) -> None:
+                advance(steps, f"all units, loss {loss:.3g}")
+
+            take(run.together(units, source, params, integers, latents, steps=together, advance=report_all))
     record = Reconstruction(preset=preset.name, iters=iters, images=count, units=tuple(records))
     return Reconstructed(params=params, integers=integers, record=record, decisions=tuple(decisions))
 
@@ -223,17 +239,17 @@ class _Run:
                 advance=advance,
             )
             steps = {name: _step(params[name], factor) for name, factor in state.factors.items()}
-            learned = {} if rounding is None else self._finish(layers, rounding, params, integers)
+            learned, latents = ({}, {}) if rounding is None else self._finish(layers, rounding, params)
             decisions += _at_limit(unit, state, rounding)
             moved = {**params, **{name: self.with_step(params[name], name, step) for name, step in steps.items()}}
             shipped = self.state(unit, moved, {**integers, **learned})
             after = relative_error(self.executor, unit, data, shipped, batch=self.batch())
             why = f"the error of its output would be {after:.3g}, not {before:.3g}"
         except LossNotFiniteError as problem:
-            steps, learned, after, why = {}, {}, float("nan"), str(problem)
+            steps, learned, latents, after, why = {}, {}, {}, float("nan"), str(problem)
         if not after <= before:
             decisions.append(Decision(where=unit.name, what="left rounded to nearest", why=why))
-            steps, learned, after = {}, {}, before
+            steps, learned, latents, after = {}, {}, {}, before
         record = UnitRecord(
             name=unit.name,
             layers=tuple(self.task.widths[layer].name for layer in learned),
@@ -241,10 +257,15 @@ class _Run:
             error_before=before,
             error_after=after,
         )
-        return FinishedUnit(integers=learned, steps=steps, record=record, decisions=tuple(decisions))
+        return FinishedUnit(integers=learned, latents=latents, steps=steps, record=record, decisions=tuple(decisions))
 
-    def _start(self, layer: fx.Node, integers: LayerIntegers, params: Mapping[str, QuantParams]) -> LayerStart:
+    def _start(
+        self, layer: fx.Node, integers: LayerIntegers, params: Mapping[str, QuantParams], latent: NDArray[np.float32] | None = None
+    ) -> LayerStart:
+        """From the float weights, or from where an earlier stage left the codes."""
         weight, bias = float_weights(self.task.graph, layer)
+        if latent is not None:
+            weight, bias = latent * integers.scales.reshape(-1, *[1] * (latent.ndim - 1)), integers.bias
         x_scale = read_params(self.task.plan, layer, params).scale
         # Room for a bias that grows to twice its size while the step of the input shrinks as far as it may.
         least = least_scales(None if bias is None else 2 * bias, len(integers.scales), x_scale=x_scale * LEAST_FACTOR)
@@ -259,20 +280,94 @@ class _Run:
             bits=self.task.widths[layer].bits,
         )
 
+    def together(
+        self,
+        units: Sequence[Unit],
+        images: Activations,
+        params: Mapping[str, QuantParams],
+        integers: Mapping[fx.Node, LayerIntegers],
+        latents: Mapping[fx.Node, NDArray[np.float32]],
+        *,
+        steps: int,
+        advance: Callable[[int, float], None],
+    ) -> FinishedUnit:
+        """The joint stage, from where the units ended; taken from the shelf where it was done before."""
+        names = {width.name: layer for layer, width in self.task.widths.items()}
+        found = self.shelf.find(len(units))
+        if found is not None:
+            advance(steps, 0.0)
+            return read_unit(found, names)
+        parts: list[JointUnit] = []
+        for unit in units:
+            layers, sites = self.learned_names(unit) or ([], [])
+            starts = [self._start(layer, integers[layer], params, latents.get(layer)) for layer in layers]
+            rounding = Rounding(starts, method=self.preset.rounding) if starts else None
+            learned = Learned(layers=layers, rounding=rounding, sites=sites)
+            parts.append(JointUnit(unit=unit, state=self.state(unit, params, integers), learned=learned))
+        made = self._together(parts, images, params, integers, steps=steps, seed=self.seed * 7919 + len(units), advance=advance)
+        with self.shelf.keep(len(units)) as folder:
+            write_unit(folder, made, self.task.widths)
+        return made
+
+    def _together(
+        self,
+        parts: Sequence[JointUnit],
+        images: Activations,
+        params: Mapping[str, QuantParams],
+        integers: Mapping[fx.Node, LayerIntegers],
+        *,
+        steps: int,
+        seed: int,
+        advance: Callable[[int, float], None],
+    ) -> FinishedUnit:
+        before = output_error(self.executor, parts, images, batch=self.batch())
+        learned: dict[fx.Node, LayerIntegers] = {}
+        moved: dict[str, float] = {}
+        decisions: list[Decision] = []
+        try:
+            learn_jointly(self.executor, parts, images, preset=self.preset, steps=steps, seed=seed, advance=advance)
+            for part in parts:
+                moved.update({name: _step(params[name], factor) for name, factor in part.state.factors.items()})
+                if part.learned.rounding is not None:
+                    learned.update(self._finish(list(part.learned.layers), part.learned.rounding, params)[0])
+                decisions += _at_limit(part.unit, part.state, part.learned.rounding)
+            new_params = {**params, **{name: self.with_step(params[name], name, step) for name, step in moved.items()}}
+            new_integers = {**integers, **learned}
+            shipped = [replace(part, state=self.state(part.unit, new_params, new_integers)) for part in parts]
+            after = output_error(self.executor, shipped, images, batch=self.batch())
+            why = f"the error of the model's output would be {after:.3g}, not {before:.3g}"
+        except LossNotFiniteError as problem:
+            after, why = float("nan"), str(problem)
+        if not after <= before:
+            decisions = [Decision(where="all units", what="left as the units ended", why=why)]
+            learned, moved, after = {}, {}, before
+        record = UnitRecord(
+            name="all units",
+            layers=tuple(self.task.widths[layer].name for layer in learned),
+            sites=tuple(moved),
+            error_before=before,
+            error_after=after,
+        )
+        return FinishedUnit(integers=learned, latents={}, steps=moved, record=record, decisions=tuple(decisions))
+
     def _finish(
-        self, layers: list[fx.Node], rounding: Rounding, params: Mapping[str, QuantParams], integers: Mapping[fx.Node, LayerIntegers]
-    ) -> dict[fx.Node, LayerIntegers]:
-        """The learned weights as stored integers."""
+        self, layers: list[fx.Node], rounding: Rounding, params: Mapping[str, QuantParams]
+    ) -> tuple[dict[fx.Node, LayerIntegers], dict[fx.Node, NDArray[np.float32]]]:
+        """The learned weights as stored integers, and where they were before they were rounded."""
         made: dict[fx.Node, LayerIntegers] = {}
+        latents: dict[fx.Node, NDArray[np.float32]] = {}
         with torch.no_grad():
-            for number, (layer, codes) in enumerate(zip(layers, rounding.split_codes(hard=True), strict=True)):
+            places = rounding.split(rounding.codes_at) if rounding.method == "free" else [None] * len(layers)
+            for number, (layer, codes, place) in enumerate(zip(layers, rounding.split(rounding.codes(hard=True)), places, strict=True)):
                 bias = rounding.bias(number)
                 bias_values = None if bias is None else bias.cpu().numpy().astype(np.float32)
                 stored = codes.cpu().numpy().astype(np.int8)
                 x_scale = read_params(self.task.plan, layer, params).scale
                 scales = scales_of_dead(bias_values, rounding.scales(number).cpu().numpy(), stored, x_scale=x_scale)
                 made[layer] = LayerIntegers(scales=scales, codes=stored, bias=bias_values)
-        return made
+                if place is not None:
+                    latents[layer] = place.cpu().numpy().copy()
+        return made, latents
 
     def with_step(self, params: QuantParams, name: str, step: float) -> QuantParams:
         """Parameters of a site with another step size; the code of an absorbed clamp's upper bound follows."""

@@ -86,14 +86,16 @@ class Rounding(nn.Module):
         """Channels whose scale wanted to be smaller than it may."""
         return int((self.scale_factors[index].detach() < _LEAST_FACTOR).sum())
 
-    def split_codes(self, *, hard: bool) -> list[Tensor]:
-        """Codes of each layer in its weight's shape."""
-        parts = torch.split(self.codes(hard=hard), self._sizes)
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """Values of all weights, layer by layer in their weights' shapes."""
+        parts = torch.split(flat, self._sizes)
         return [part.view(layer.weight.shape) for part, layer in zip(parts, self.layers, strict=True)]
 
     def weights(self) -> list[tuple[Tensor, Tensor | None]]:
         """Fake-quantised weight and bias of each layer, differentiable."""
-        return [(codes * _wide(self.scales(index), codes), self.bias(index)) for index, codes in enumerate(self.split_codes(hard=False))]
+        return [
+            (codes * _wide(self.scales(index), codes), self.bias(index)) for index, codes in enumerate(self.split(self.codes(hard=False)))
+        ]
 
     def bias(self, index: int) -> Tensor | None:
         """Bias of one layer, None without one."""

@@ -56,6 +56,11 @@ class UnitState:
         self.factors = {name: torch.ones((), device=device, requires_grad=True) for name in names}
         return list(self.factors.values())
 
+    def freeze(self) -> None:
+        """End learning: factors stay as they are, weights are the fixed ones again, nothing is dropped."""
+        self.drop, self.learned = None, {}
+        self.factors = {name: factor.detach() for name, factor in self.factors.items()}
+
 
 def dequantised(integers: LayerIntegers, *, device: torch.device) -> Weights:
     """Weight and bias as the float32 values that the integers stand for."""
