@@ -22,6 +22,10 @@ from mixport.quantize.reconstruction.steps import MaskPool
 from mixport.quantize.reconstruction.units import Unit
 from mixport.reconstruction_preset import Preset
 
+_LARGEST_TENSOR = 1 << 24
+"""Elements of the largest tensor with codes in one step: 64 MB each of its copies."""
+_SMALLEST_BATCH = 4
+
 
 class LossNotFiniteError(ArithmeticError):
     """The loss became NaN or infinite at a step; nothing that was learned may be used."""
@@ -97,10 +101,14 @@ def optimise(
     Raises:
         LossNotFiniteError: the loss is no number.
     """
-    count, batch, device = len(data.target), min(preset.batch, len(data.target)), executor.device
+    count, device = len(data.target), executor.device
+    sizes = coded_sizes(executor, unit, data.quantised_input.at(slice(0, 1)))
+    batch = batch_for(sizes.largest, wanted=preset.batch, images=count, elements=_LARGEST_TENSOR)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randint(0, count, (iters, batch), generator=generator).to(device)
-    inner, outer = _masks(executor, unit, data, batch=batch, preset=preset, generator=generator)
+    input_size = data.quantised_input.at(slice(0, 1)).numel()
+    inner = _masks(preset.inner_drop, sizes.largest * batch, generator=generator, device=device)
+    outer = _masks(preset.input_drop, input_size * batch, generator=generator, device=device)
     groups = parameters(state, learned, preset, device=device)
     if not groups:
         return
@@ -160,29 +168,39 @@ def _channels(output: Tensor) -> int:
     return output.shape[-1] if output.dim() == 3 else output.shape[1]
 
 
-def _masks(
-    executor: Executor, unit: Unit, data: UnitData, *, batch: int, preset: Preset, generator: torch.Generator
-) -> tuple[MaskPool | None, MaskPool | None]:
-    """Masks for the quantisers inside, and for the unit's input."""
+def _masks(drop: float, largest: int, *, generator: torch.Generator, device: torch.device) -> MaskPool | None:
+    return MaskPool(1.0 - drop, largest=largest, generator=generator, device=device) if drop > 0 else None
 
-    def pool(drop: float, largest: int) -> MaskPool | None:
-        return MaskPool(1.0 - drop, largest=largest * batch, generator=generator, device=executor.device) if drop > 0 else None
 
-    one = data.quantised_input.at(slice(0, 1))
+def batch_for(size: int, *, wanted: int, images: int, elements: int) -> int:
+    """Images a step: as many as wanted, fewer where `size` elements an image would be more than `elements` together, at least 4."""
+    return min(images, max(min(wanted, elements // max(size, 1)), min(wanted, _SMALLEST_BATCH)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodedSizes:
+    """Elements of the tensors with codes in a unit, for one image: of the largest one, and of all."""
+
+    largest: int
+    total: int
+
+
+def coded_sizes(executor: Executor, unit: Unit, x: Tensor) -> CodedSizes:
+    """Run the unit once on the values `x` of one image, and look."""
     sizes = _Sizes()
     with torch.no_grad():
-        executor.run(unit, one, images=1, quantised=sizes)
-    return pool(preset.inner_drop, sizes.largest), pool(preset.input_drop, one.numel())
+        executor.run(unit, x, images=1, quantised=sizes)
+    return CodedSizes(largest=max(sizes.found, default=1), total=sum(sizes.found))
 
 
 class _Sizes:
     """Looks at the tensors with codes, and changes nothing; an `execute.Quantised`."""
 
     def __init__(self) -> None:
-        self.largest = 1
+        self.found: list[int] = []
 
     def activation(self, site: SitePlan, value: Tensor) -> Tensor:
-        self.largest = max(self.largest, value.numel())
+        self.found.append(value.numel())
         return value
 
     def weights(self, layer: fx.Node) -> None:
