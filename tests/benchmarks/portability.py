@@ -88,6 +88,7 @@ def build_row(row: Row, scheme: str, *, data: Path, work: Path, runtimes: tuple[
         "calib": f"images:{files[row.images]}" if row.images in files else "noise",
         "images": 128 if row.images in files else IMAGES,
         "validation_images": IMAGES,
+        "iters": 0,
         "model_arg": dict(row.model_arg),
         "runtime": runtimes,
         "out": work / f"{row.title}-{scheme}",

@@ -97,19 +97,14 @@ def _size(executor: Executor, units: Sequence[JointUnit], images: Activations) -
     return total
 
 
-def output_error(executor: Executor, units: Sequence[JointUnit], images: Activations, *, batch: int) -> float:
-    """Squared error of the model's output over all images, relative to the output's own square."""
-    wrong = total = 0.0
+def mean_loss(executor: Executor, units: Sequence[JointUnit], images: Activations, *, preset: Preset, batch: int) -> float:
+    """The loss over all images, as the units stand."""
+    total = 0.0
     with torch.no_grad():
         for part in slices(len(images), batch):
             count = part.stop - part.start
-            expected = got = images.at(part)
-            for one in units:
-                expected = executor.run(one.unit, expected, images=count)
-                got = executor.run(one.unit, got, images=count, quantised=one.state)
-            wrong += float((got - expected).square().sum(dtype=torch.float64))
-            total += float(expected.square().sum(dtype=torch.float64))
-    return wrong / max(total, 1e-30)
+            total += count * float(_loss(executor, units, images.at(part), images=count, preset=preset))
+    return total / len(images)
 
 
 def _loss(executor: Executor, units: Sequence[JointUnit], x: Tensor, *, images: int, preset: Preset) -> Tensor:
@@ -119,7 +114,7 @@ def _loss(executor: Executor, units: Sequence[JointUnit], x: Tensor, *, images: 
     for one in units:
         with torch.no_grad():
             expected = executor.run(one.unit, expected, images=images)
-        if one.learned.rounding is not None:
+        if one.learned.rounding is not None and torch.is_grad_enabled():
             one.state.learned = dict(zip(one.learned.layers, one.learned.rounding.weights(), strict=True))
         got = executor.run(one.unit, got, images=images, quantised=one.state)
         if one is not units[-1]:

@@ -17,7 +17,7 @@ from mixport.quantize.plan import Plan
 from mixport.quantize.ranges import finish_carrier
 from mixport.quantize.reconstruction.caches import Activations, Room, fill
 from mixport.quantize.reconstruction.execute import Executor
-from mixport.quantize.reconstruction.joint import JointUnit, learn_jointly, output_error
+from mixport.quantize.reconstruction.joint import JointUnit, learn_jointly, mean_loss
 from mixport.quantize.reconstruction.optimise import Learned, LossNotFiniteError, UnitData, optimise, relative_error
 from mixport.quantize.reconstruction.rounding import LayerStart, Rounding
 from mixport.quantize.reconstruction.state import LARGEST_FACTOR, LEAST_FACTOR, UnitState
@@ -320,7 +320,7 @@ class _Run:
         seed: int,
         advance: Callable[[int, float], None],
     ) -> FinishedUnit:
-        before = output_error(self.executor, parts, images, batch=self.batch())
+        before = mean_loss(self.executor, parts, images, preset=self.preset, batch=self.batch())
         learned: dict[fx.Node, LayerIntegers] = {}
         moved: dict[str, float] = {}
         decisions: list[Decision] = []
@@ -334,8 +334,8 @@ class _Run:
             new_params = {**params, **{name: self.with_step(params[name], name, step) for name, step in moved.items()}}
             new_integers = {**integers, **learned}
             shipped = [replace(part, state=self.state(part.unit, new_params, new_integers)) for part in parts]
-            after = output_error(self.executor, shipped, images, batch=self.batch())
-            why = f"the error of the model's output would be {after:.3g}, not {before:.3g}"
+            after = mean_loss(self.executor, shipped, images, preset=self.preset, batch=self.batch())
+            why = f"the loss would be {after:.3g}, not {before:.3g}"
         except LossNotFiniteError as problem:
             after, why = float("nan"), str(problem)
         if not after <= before:

@@ -12,6 +12,7 @@ from mixport.quantize.capture import capture
 from mixport.quantize.fx_graph import argument, aten, constant, tensor_arg
 from mixport.quantize.insert import code_params, insert_activations, insert_weights
 from mixport.quantize.layer_graph import live_nodes
+from mixport.quantize.nearest import nearest_integers
 from mixport.quantize.plan import make_plan
 from mixport.quantize.quantizer import choose_params
 from mixport.quantize.statistics import collect
@@ -37,8 +38,10 @@ def test_every_layer_of_a_program_keeps_the_bounds(bounded: bool) -> None:
     observers = [found for _, found in collect(graph, names, iter([images]))][-1]
     per_tensor = {node: observer.result() for node, observer in observers.items()}
     params = choose_params(plan, {site.name: per_tensor[site.tensor] for site in plan.sites}, target)
+    integers, changed = nearest_integers(graph, plan, widths, params, pair_limit=target.accumulator.pair_limit)
     insert_activations(graph, plan, params)
-    _, decisions = insert_weights(graph, widths, target)
+    _, moved = insert_weights(graph, widths, integers, target)
+    decisions = [*changed, *moved]
     broken = requantised = 0
     for node in graph.graph.nodes:
         if node.target not in (aten.conv2d.default, aten.linear.default):

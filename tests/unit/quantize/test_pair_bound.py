@@ -11,7 +11,7 @@ from mixport import integer
 from mixport.dtypes import IntType
 from mixport.errors import InvariantError
 from mixport.pairs import forms_pairs, from_kernel_order, in_pairs, kernel_order, pair_violations
-from mixport.quantize.layer_integers import RoundedLayer, check_pairs, fix_integers
+from mixport.quantize.layer_integers import RoundedLayer, check_pairs, fix_scales, within_pairs
 from mixport.quantize.pair_bound import PairBound, project_pairs, repair_pairs
 from mixport.quantize.ranges import P, weight_scales
 from mixport.quantspec import QuantParams
@@ -141,12 +141,14 @@ def test_a_bound_that_codes_break_is_our_bug() -> None:
         check_pairs("fc", codes, bound=FULL, groups=1)
 
 
-def test_scales_raised_for_the_bias_keep_the_bound_too() -> None:
-    layer = RoundedLayer(name="fc", weight=np.ones((1, 8), np.float32), bias=None, groups=1, bits=8)
+def test_codes_from_somewhere_else_are_repaired_and_those_left_broken_are_refused() -> None:
     x = QuantParams(scale=0.1, zero_point=0, qmin=0, qmax=255, storage="uint8")
-    codes = np.full((1, 8), 100, np.int8)  # scale 0.01, from somewhere else
-    fixed = fix_integers(layer, np.array([0.01], np.float32), codes, x=x, y=None, pair_limit=32767)
-    assert not pair_violations(fixed.codes, largest_code=255, limit=32767).any()
-    assert [d.where for d in fixed.decisions] == ["fc"]
-    free = fix_integers(layer, np.array([0.01], np.float32), codes, x=x, y=None, pair_limit=None)
-    assert (free.codes == codes).all() and not free.decisions
+    scales, codes = np.array([0.01], np.float32), np.full((1, 8), 100, np.int8)
+    repaired = within_pairs("fc", np.ones((1, 8), np.float32), scales, codes, bits=8, groups=1, x=x, limit=32767)
+    assert not pair_violations(repaired[1], largest_code=255, limit=32767).any()
+    assert [d.where for d in repaired[2]] == ["fc"]
+    layer = RoundedLayer(name="fc", codes=codes, bias=None, groups=1)
+    with pytest.raises(InvariantError, match="fc: weights 0 and 1 of channel 0"):
+        fix_scales(layer, scales, x=x, y=None, pair_limit=32767)
+    free = fix_scales(layer, scales, x=x, y=None, pair_limit=None)
+    assert (free.scales == scales).all() and not free.decisions
