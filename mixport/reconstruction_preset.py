@@ -34,6 +34,7 @@ class Preset:
         mirrored: images are learned from as they are and mirrored left to right.
         batch: images a step.
         joint_steps: steps of the last stage, in which all units learn together, as a part of the steps of one unit; 0 leaves it out.
+        joint_centre: the last stage starts with codes this part of their way from the middle of their step: 1 where they ended, 0 amid.
         joint_lr: rates of the last stage, as a part of those above.
         joint_features: weight of the relative error behind each unit, next to the divergence of the outputs.
         joint_temperature: of that divergence.
@@ -55,7 +56,8 @@ class Preset:
     mirrored: bool = False
     batch: int = 32
     joint_steps: float = 0.0
-    joint_lr: float = 0.03
+    joint_centre: float = 0.5
+    joint_lr: float = 0.1
     joint_features: float = 1.0
     joint_temperature: float = 2.0
     joint_batch: int = 64

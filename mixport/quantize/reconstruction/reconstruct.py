@@ -265,6 +265,8 @@ class _Run:
         """From the float weights, or from where an earlier stage left the codes."""
         weight, bias = float_weights(self.task.graph, layer)
         if latent is not None:
+            # Straight-through learning leaves many codes on the brink: a small step would flip them all at once.
+            latent = integers.codes + np.float32(self.preset.joint_centre) * (latent - integers.codes)
             weight, bias = latent * integers.scales.reshape(-1, *[1] * (latent.ndim - 1)), integers.bias
         x_scale = read_params(self.task.plan, layer, params).scale
         # Room for a bias that grows to twice its size while the step of the input shrinks as far as it may.
