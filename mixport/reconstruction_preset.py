@@ -31,6 +31,7 @@ class Preset:
         inner_drop: probability of the float value behind each learned quantiser inside (QDrop).
         rounding_weight: of the rounding regulariser (sigmoid).
         warmup: fraction of the steps without it.
+        damping: of free codes: weight of what keeps them from the brink between two codes, growing from 0 to this over the steps.
         mirrored: images are learned from as they are and mirrored left to right.
         batch: images a step.
         joint_steps: steps of the last stage, in which all units learn together, as a part of the steps of one unit; 0 leaves it out.
@@ -53,6 +54,7 @@ class Preset:
     inner_drop: float = 0.0
     rounding_weight: float = 0.01
     warmup: float = 0.2
+    damping: float = 0.0
     mirrored: bool = False
     batch: int = 32
     joint_steps: float = 0.0

@@ -157,8 +157,10 @@ def parameters(state: UnitState, learned: Learned, preset: Preset, *, device: to
 
 
 def _regulariser(rounding: Rounding | None, step: int, iters: int, preset: Preset) -> Tensor | float:
-    if rounding is None or preset.rounding != "sigmoid":
+    if rounding is None:
         return 0.0
+    if preset.rounding == "free":
+        return preset.damping * (step / iters) * rounding.unsettled() if preset.damping > 0 else 0.0
     beta = beta_at(step, iters, warmup=preset.warmup)
     return 0.0 if beta is None else preset.rounding_weight * rounding.undecided(beta)
 

@@ -266,8 +266,9 @@ class _Run:
         weight, bias = float_weights(self.task.graph, layer)
         if latent is not None:
             # Straight-through learning leaves many codes on the brink: a small step would flip them all at once.
-            latent = integers.codes + np.float32(self.preset.joint_centre) * (latent - integers.codes)
-            weight, bias = latent * integers.scales.reshape(-1, *[1] * (latent.ndim - 1)), integers.bias
+            codes = integers.codes.astype(np.float32)
+            placed = codes + np.float32(self.preset.joint_centre) * (latent - codes)
+            weight, bias = placed * integers.scales.reshape(-1, *[1] * (codes.ndim - 1)), integers.bias
         x_scale = read_params(self.task.plan, layer, params).scale
         # Room for a bias that grows to twice its size while the step of the input shrinks as far as it may.
         least = least_scales(None if bias is None else 2 * bias, len(integers.scales), x_scale=x_scale * LEAST_FACTOR)

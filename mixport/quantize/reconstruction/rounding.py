@@ -107,6 +107,11 @@ class Rounding(nn.Module):
         distance = torch.abs(2.0 * self.soft() - 1.0)
         return (1.0 - torch.exp(beta * torch.log(distance.clamp_min(1e-12)))).sum()
 
+    def unsettled(self) -> Tensor:
+        """Sum over all weights of the squared distance from the middle of their code's step (arXiv 2203.11086, equation 5)."""
+        inside = self._held(self.codes_at)
+        return (inside - torch.round(inside.detach())).square().sum()
+
     def _held(self, values: Tensor) -> Tensor:
         # Half a step beyond the last code and no further: a weight that left for good could not come back.
         return torch.minimum(torch.maximum(values, self._low - 0.5), self._high + 0.5)
