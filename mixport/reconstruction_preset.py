@@ -12,6 +12,8 @@ Grain = Literal["layer", "block"]
 """Size of a unit: as fine as the graph allows, or a block."""
 Method = Literal["sigmoid", "free"]
 """What is learned of the codes: up or down (AdaRound), or any code."""
+WIDEST_LEARNED = 7
+"""8-bit weights and activations are rounded to nearest: their error is small, and the pair bound holds their codes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,6 +90,7 @@ def build_row(row: Row, scheme: str, *, data: Path, work: Path, runtimes: tuple[
         "validation_images": IMAGES,
         "model_arg": dict(row.model_arg),
         "runtime": runtimes,
+        "iters": 0,
         "out": work / f"{row.title}-{scheme}",
         "cache": work / "cache",
     }

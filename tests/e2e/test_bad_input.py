@@ -53,7 +53,7 @@ class Sandbox:
 
 def build_words(*words: str) -> list[str]:
     options = [] if "--calib" in words else ["--calib", "noise"]
-    return ["build", *words, *options, "--images", "4", "--validation-images", "2", "--out", "out"]
+    return ["build", *words, *options, "--images", "4", "--iters", "0", "--validation-images", "2", "--out", "out"]
 
 
 @pytest.fixture

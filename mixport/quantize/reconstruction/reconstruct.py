@@ -23,10 +23,7 @@ from mixport.quantize.reconstruction.unit_file import FinishedUnit, UnitShelf, r
 from mixport.quantize.reconstruction.units import Unit, find_units
 from mixport.quantize.widths import LayerWidths
 from mixport.quantspec import QuantParams
-from mixport.reconstruction_preset import Preset
-
-WIDEST_LEARNED = 7
-"""8-bit weights and activations are rounded to nearest: their error is small, and the pair bound holds their codes."""
+from mixport.reconstruction_preset import WIDEST_LEARNED, Preset
 
 
 @dataclass(frozen=True, kw_only=True)
