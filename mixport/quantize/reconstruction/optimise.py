@@ -23,8 +23,8 @@ from mixport.quantize.reconstruction.units import Unit
 from mixport.reconstruction_preset import Preset
 
 
-class LossNotFiniteError(ArithmeticError):
-    """The loss became NaN or infinite at a step; nothing that was learned may be used."""
+class NotLearnedError(ArithmeticError):
+    """Nothing that was learned may be used: the loss became NaN or infinite, no gradient reaches what is learned, or it is no better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +58,18 @@ class Learned:
 
 
 def relative_error(executor: Executor, unit: Unit, data: UnitData, state: UnitState, *, batch: int) -> float:
-    """Squared error of the unit's output over all images, relative to the output's own square."""
+    """Squared error of the unit's output over all images, relative to the output's own square, or to 1 where that is 0.
+
+    NaN or infinite where the output is. Summed in float64: squares of float32 values may leave float32.
+    """
     wrong = total = 0.0
     with torch.no_grad():
         for part in slices(len(data.target), batch):
             target = data.target.at(part)
             got = executor.run(unit, data.quantised_input.at(part), images=part.stop - part.start, quantised=state)
-            wrong += float((got - target).square().sum(dtype=torch.float64))
-            total += float(target.square().sum(dtype=torch.float64))
-    return wrong / max(total, 1e-30)
+            wrong += float((got - target).double().square().sum())
+            total += float(target.double().square().sum())
+    return wrong / total if total > 0 else wrong
 
 
 def optimise(
@@ -95,7 +98,7 @@ def optimise(
         advance: is told the number of steps just done, and the latest loss.
 
     Raises:
-        LossNotFiniteError: the loss is no number.
+        NotLearnedError: the loss or what was learned is no finite number, or no gradient reaches what is learned.
     """
     count, batch, device = len(data.target), min(preset.batch, len(data.target)), executor.device
     generator = torch.Generator().manual_seed(seed)
@@ -121,17 +124,30 @@ def optimise(
         loss = torch.nn.functional.mse_loss(got, data.target.at(order[step])) * scale
         total = loss + _regulariser(learned.rounding, step, iters, preset)
         optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        _backward(total)
         optimizer.step()
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise LossNotFiniteError(f"loss {value} at step {step + 1}")
+            raise NotLearnedError(f"loss {value} at step {step + 1}")
         pending += 1
         if pending == 20 or step + 1 == iters:
             advance(pending, value)
             pending = 0
+    if not all(bool(torch.isfinite(parameter).all()) for group in groups for parameter in group["params"]):
+        raise NotLearnedError(f"what was learned is not finite after step {iters}")
     state.drop, state.learned = None, {}
     state.factors = {name: factor.detach() for name, factor in state.factors.items()}
+
+
+def _backward(loss: Tensor) -> None:
+    if not loss.requires_grad:
+        raise NotLearnedError("its output does not depend on what could be learned")
+    try:
+        loss.backward()
+    except RuntimeError as error:
+        if "derivative for" not in str(error):
+            raise
+        raise NotLearnedError(str(error).splitlines()[0]) from error
 
 
 def _parameters(state: UnitState, learned: Learned, preset: Preset, *, device: torch.device) -> list[dict[str, Any]]:

@@ -84,7 +84,8 @@ class Rounding(nn.Module):
 
     def at_floor(self, index: int) -> int:
         """Channels whose scale wanted to be smaller than it may."""
-        return int((self.scale_factors[index].detach() < _LEAST_FACTOR).sum())
+        layer, factor = self.layers[index], self.scale_factors[index].detach()
+        return int(((factor < _LEAST_FACTOR) | (layer.scales * factor < layer.least)).sum())
 
     def split_codes(self, *, hard: bool) -> list[Tensor]:
         """Codes of each layer in its weight's shape."""
