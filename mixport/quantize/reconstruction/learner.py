@@ -126,7 +126,7 @@ class UnitLearner:
         )
         steps = {name: _step(params[name], factor) for name, factor in state.factors.items()}
         fixed = [layer for layer in unit.layers if layer not in layers]
-        steps, kept = self._with_room_for_biases(steps, fixed, params, integers)
+        steps, kept = steps_with_room(self.task, steps, fixed, params, integers)
         learned = {} if rounding is None else self._finish(layers, rounding, self.with_steps(params, steps))
         return steps, learned, [*_at_limit(unit, state, rounding), *kept]
 
@@ -160,22 +160,31 @@ class UnitLearner:
                 made[layer] = LayerIntegers(scales=scales, codes=stored, bias=bias_values)
         return made
 
-    def _with_room_for_biases(
-        self, steps: Mapping[str, float], fixed: Sequence[fx.Node], params: Params, integers: Integers
-    ) -> tuple[dict[str, float], list[Decision]]:
-        """Steps without those at which the bias of a layer that is not learned would leave int32."""
-        kept, decisions = dict(steps), list[Decision]()
-        for layer in fixed:
-            site, stored = read_site(self.task.plan, layer).name, integers[layer]
-            if site not in kept:
-                continue
-            least = least_scales(stored.bias, len(stored.scales), x_scale=kept[site])
-            alive = stored.codes.reshape(len(stored.codes), -1).any(1)
-            if bool((alive & (stored.scales < least)).any()):
-                del kept[site]
-                why = f"with a smaller one the bias of {self.task.widths[layer].name} would not fit int32"
-                decisions.append(Decision(where=site, what="activation step kept as calibrated", why=why))
-        return kept, decisions
+
+def steps_with_room(
+    task: Task, steps: Mapping[str, float], fixed: Sequence[fx.Node], params: Params, integers: Integers
+) -> tuple[dict[str, float], list[Decision]]:
+    """Learned steps without those at which the bias of a layer that is not learned would leave int32.
+
+    Args:
+        task: see Task.
+        steps: by site, real units.
+        fixed: layers that keep their integers.
+        params: of every site, calibrated.
+        integers: of every layer.
+    """
+    kept, decisions = dict(steps), list[Decision]()
+    for layer in fixed:
+        site, stored = read_site(task.plan, layer).name, integers[layer]
+        if site not in kept or kept[site] >= params[site].scale:
+            continue
+        least = least_scales(stored.bias, len(stored.scales), x_scale=kept[site])
+        alive = stored.codes.reshape(len(stored.codes), -1).any(1)
+        if bool((alive & (stored.scales < least)).any()):
+            del kept[site]
+            why = f"with a smaller one the bias of {task.widths[layer].name} would not fit int32"
+            decisions.append(Decision(where=site, what="activation step kept as calibrated", why=why))
+    return kept, decisions
 
 
 def _step(params: QuantParams, factor: Tensor) -> float:
