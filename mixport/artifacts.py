@@ -165,6 +165,7 @@ class Reconstruction:
         images: calibration images learned from.
         seed: of batches and masks.
         device: where it was learned, cpu or cuda.
+        threads: of the CPU.
         units: those with something to learn, in graph order.
     """
 
@@ -173,6 +174,7 @@ class Reconstruction:
     images: int
     seed: int
     device: str
+    threads: int
     units: tuple[UnitRecord, ...]
 
 

@@ -311,13 +311,14 @@ class UnitEntry(_Part):
 
 
 class ReconstructionEntry(_Part):
-    """How the integers were learned: recipe, steps a unit, calibration images, seed, device (cpu or cuda), units in graph order."""
+    """How the integers were learned: recipe, steps a unit, calibration images, seed, device (cpu or cuda), CPU threads, units in order."""
 
     preset: str
     iters: int
     images: int
     seed: int
     device: str
+    threads: int
     units: tuple[UnitEntry, ...]
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator
 from mixport import runtimes
 from mixport.artifacts import Preprocessing
 from mixport.calibration.recipe import CalibrationRecipe, PromptRecipe, parse_calibration
-from mixport.devices import resolve_device
+from mixport.devices import compute_threads, resolve_device
 from mixport.draw_options import DrawOptions, drawn_method
 from mixport.errors import BadOptionError
 from mixport.evaluate import GATE_METRICS, Gate, parse_gate
@@ -197,7 +197,8 @@ class BuildOptions(DrawOptions):
         if iters == 0:
             return None
         preset = find_preset(self.reconstruction)
-        return ReconstructionOptions(preset=preset, iters=iters, seed=self.seed, device=resolve_device(self.device))
+        device = resolve_device(self.device)
+        return ReconstructionOptions(preset=preset, iters=iters, seed=self.seed, device=device, threads=compute_threads())
 
     def resolve_validation_images(self, size: tuple[int, int]) -> int:
         """Number of images compared code by code, for an input of (height, width) pixels."""

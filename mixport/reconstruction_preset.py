@@ -92,9 +92,11 @@ class ReconstructionOptions:
         iters: steps a unit, at least 1.
         seed: of batches and masks.
         device: cpu or cuda.
+        threads: of the CPU; what is learned depends on their number in the last places. None where nobody asked.
     """
 
     preset: Preset
     iters: int
     seed: int = 0
     device: str = "cpu"
+    threads: int | None = None

@@ -44,7 +44,7 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_others(capsys: C
 
 
 def test_the_bundle_says_what_was_learned(capsys: Capture) -> None:
-    document, errors = build(capsys, "tests.models:tiny", "--iters", "8")
+    document, _ = build(capsys, "tests.models:tiny", "--iters", "8")
     found = document["reconstruction"]
     assert {name: found[name] for name in ("preset", "iters", "images", "seed", "device")} == {
         "preset": "mixport", "iters": 8, "images": 12, "seed": 0, "device": "cpu",

@@ -88,6 +88,7 @@ def records(tmp_path: Path) -> Records:
                 images=32,
                 seed=3,
                 device="cpu",
+                threads=2,
                 units=(
                     UnitRecord(name="body <b>", layers=("fc",), sites=("conv.relu",), error_before=0.5, error_after=0.125),
                     UnitRecord(name="late", layers=(), sites=(), error_before=None, error_after=None),

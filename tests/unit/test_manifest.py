@@ -82,6 +82,7 @@ def test_the_manifest_says_what_was_learned(records: Any) -> None:
         "images": 32,
         "seed": 3,
         "device": "cpu",
+        "threads": 2,
         "units": [
             {"name": "body <b>", "layers": ["fc"], "sites": ["conv.relu"], "error_before": 0.5, "error_after": 0.125},
             {"name": "late", "layers": [], "sites": [], "error_before": None, "error_after": None},

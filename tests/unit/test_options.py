@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from mixport.errors import BadInputError, BadOptionError, ExitCode
 from mixport.options import BuildOptions, command_line
@@ -82,6 +83,7 @@ def test_reconstruction_steps_follow_the_width_of_the_weights(scheme: str, expec
     assert (found is None) == (expected == 0)
     if found is not None:
         assert (found.preset.name, found.iters, found.seed, found.device) == ("mixport", expected, 0, "cpu")
+        assert found.threads == torch.get_num_threads()
 
 
 @pytest.mark.parametrize("scheme", [scheme for scheme, _ in WIDTHS])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from mixport.artifacts import Decision, Reconstruction, UnitRecord
+from mixport.devices import compute_threads
 from mixport.progress import Advance, Progress
 from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.reconstruction.caches import Activations, Room, fill
@@ -91,7 +92,15 @@ def reconstruct(
                 state = learner.state(unit, params, integers)
                 quantised_input = fill(len(float_input), batch, _outputs(executor, unit, quantised_input, state), room=room)
             float_input = float_output
-    record = Reconstruction(preset=preset.name, iters=iters, images=count, seed=seed, device=room.device.type, units=tuple(records))
+    record = Reconstruction(
+        preset=preset.name,
+        iters=iters,
+        images=count,
+        seed=seed,
+        device=room.device.type,
+        threads=compute_threads(),
+        units=tuple(records),
+    )
     return Reconstructed(params=params, integers=integers, record=record, decisions=tuple(decisions))
 
 

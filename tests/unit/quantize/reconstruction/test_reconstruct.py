@@ -69,6 +69,7 @@ def test_narrow_codes_are_learned_and_edges_are_not(stack: tuple[Task, Source], 
         ("third", ("third",), ("second",)),
     ]
     assert all(unit.error_after < unit.error_before for unit in made.record.units)
+    assert made.record.threads == torch.get_num_threads()
     assert (made.record.preset, made.record.iters, made.record.images, made.record.seed, made.record.device) == (
         "mixport",
         20,
