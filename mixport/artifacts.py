@@ -143,15 +143,16 @@ class UnitRecord:
         name: module path that its layers share.
         layers: whose rounding was learned.
         sites: whose step size was learned.
-        error_before: squared error of the unit's output relative to its square, rounded to nearest, behind the units before it.
+        error_before: squared error of the unit's output relative to its square, rounded to nearest, behind the units before it;
+            None where it is no finite number.
         error_after: the same with what was learned.
     """
 
     name: str
     layers: tuple[str, ...]
     sites: tuple[str, ...]
-    error_before: float
-    error_after: float
+    error_before: float | None
+    error_after: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +163,18 @@ class Reconstruction:
         preset: name of the recipe.
         iters: steps a unit.
         images: calibration images learned from.
-        units: in graph order.
+        seed: of batches and masks.
+        device: where it was learned, cpu or cuda.
+        threads: of the CPU.
+        units: those with something to learn, in graph order.
     """
 
     preset: str
     iters: int
     images: int
+    seed: int
+    device: str
+    threads: int
     units: tuple[UnitRecord, ...]
 
 

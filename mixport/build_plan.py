@@ -51,13 +51,12 @@ def describe_plan(
         folders: of the bundles, in the order of the targets.
     """
     scheme = options.parse_scheme()
-    iters = options.resolve_iters()
-    rounding = f"{iters} reconstruction steps a unit ({options.reconstruction})" if iters else "rounded to nearest"
     return BuildPlan(
         lines=(
             ("model", _model_text(options, model)),
             *_preprocessing_lines(model),
-            ("scheme", f"{scheme.name}, first and last layer {scheme.edge_bits} bits, {rounding}, seed {options.seed}"),
+            ("scheme", f"{scheme.name}, first and last layer {scheme.edge_bits} bits, seed {options.seed}"),
+            ("rounding", _rounding_text(options)),
             ("target", ", ".join(target.name if target.portable else f"{target.name}, not portable" for target in targets)),
             ("calibration", _calibration_text(recipe, preview)),
             *(("", line) for line in _drawing_lines(recipe, preview)),
@@ -73,6 +72,14 @@ def _model_text(options: BuildOptions, model: FloatModel) -> str:
     weights = "random weights" if options.random_weights else str(options.weights) if options.weights is not None else "its own weights"
     classes = f"{len(model.class_names)} class names" if model.class_names is not None else "no class names"
     return f"{model.source} ({weights}), {classes}"
+
+
+def _rounding_text(options: BuildOptions) -> str:
+    iters = options.resolve_iters()
+    if iters == 0:
+        return "to nearest" if not options.iters else "to nearest: 8-bit weights and activations are not learned"
+    steps = "1 step" if iters == 1 else f"{iters} steps"
+    return f"learned unit by unit, {steps} each ({options.reconstruction}), device {options.device}"
 
 
 def _preprocessing_lines(model: FloatModel) -> list[tuple[str, str]]:

@@ -16,3 +16,10 @@ def resolve_device(asked: str) -> str:
     if asked == "cuda":
         raise BadOptionError("--device is cuda, and torch finds no CUDA device here", hint="--device cpu")
     return "cpu"
+
+
+def compute_threads() -> int:
+    """How many threads torch computes with on the CPU: sums are split among them, so float results depend on their number."""
+    import torch
+
+    return torch.get_num_threads()

@@ -153,7 +153,7 @@ class DrawOptions(BaseModel):
     def _refuse_without_drawing(self, calib: str) -> None:
         for name, field in DrawOptions.model_fields.items():
             value = getattr(self, name)
-            if value == field.default or name == "device":  # reconstruction uses the device too
+            if value == field.default or name == "device":  # reconstruction uses the device too: BuildOptions looks at both
                 continue
             raise BadOptionError(
                 f"{flag(name)} has no effect with --calib {calib}, which draws no images", hint=f"--calib mixup, or leave {flag(name)} out"

@@ -297,6 +297,31 @@ class WidthsEntry(_Part):
     layers: tuple[LayerChoiceEntry, ...]
 
 
+class UnitEntry(_Part):
+    """One reconstructed unit: layers and activation sites that were learned; error of its output relative to its own square.
+
+    The errors are None where they are no finite number. Without layers and sites the unit stayed rounded to nearest.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    sites: tuple[str, ...]
+    error_before: float | None
+    error_after: float | None
+
+
+class ReconstructionEntry(_Part):
+    """How the integers were learned: recipe, steps a unit, calibration images, seed, device (cpu or cuda), CPU threads, units in order."""
+
+    preset: str
+    iters: int
+    images: int
+    seed: int
+    device: str
+    threads: int
+    units: tuple[UnitEntry, ...]
+
+
 class Manifest(_Part):
     """The whole of manifest.json. `files` maps every other file of the bundle to its SHA-256; `release` fills it."""
 
@@ -323,6 +348,7 @@ class Manifest(_Part):
     timings_s: dict[str, float] = Field(default_factory=dict)
     portable_cost: PortableCostEntry | None = None
     widths: WidthsEntry | None = None
+    reconstruction: ReconstructionEntry | None = None
 
     def document(self) -> dict[str, Any]:
         """Plain JSON values, as in the file and on stdout with --json."""

@@ -24,6 +24,7 @@ from mixport.manifest import (
     PortableCostEntry,
     PreprocessingEntry,
     PromptsEntry,
+    ReconstructionEntry,
     SiteEntry,
     TargetEntry,
     ValidationEntry,
@@ -74,7 +75,7 @@ def build_manifest(
         timings_s: wall time of each stage, in seconds.
         site_sqnr_db: SQNR of activation sites against the float model, where measured.
     """
-    scheme = quantized.scheme
+    scheme, learned = quantized.scheme, quantized.reconstruction
     return Manifest(
         mixport_version=mixport.__version__,
         model=model,
@@ -97,6 +98,7 @@ def build_manifest(
         validation=ValidationEntry.model_validate(validation, from_attributes=True),
         portable_cost=None if portable_cost is None else PortableCostEntry.model_validate(portable_cost, from_attributes=True),
         widths=None if quantized.width_search is None else WidthsEntry.model_validate(quantized.width_search, from_attributes=True),
+        reconstruction=None if learned is None else ReconstructionEntry.model_validate(learned, from_attributes=True),
         gates=tuple(GateEntry.model_validate(gate, from_attributes=True) for gate in gates),
         decisions=tuple(DecisionEntry.model_validate(one, from_attributes=True) for one in (*quantized.decisions, *lowered.decisions)),
         preprocessing=PreprocessingEntry.model_validate(preprocessing, from_attributes=True),

@@ -12,13 +12,13 @@ from pydantic import Field, ValidationError, field_validator
 from mixport import runtimes
 from mixport.artifacts import Preprocessing
 from mixport.calibration.recipe import CalibrationRecipe, PromptRecipe, parse_calibration
-from mixport.devices import resolve_device
+from mixport.devices import compute_threads, resolve_device
 from mixport.draw_options import DrawOptions, drawn_method
 from mixport.errors import BadOptionError
 from mixport.evaluate import GATE_METRICS, Gate, parse_gate
 from mixport.option_text import check_size, flag, read_pairs, read_size, read_triple, spell
 from mixport.quantspec import Scheme
-from mixport.reconstruction_preset import DEFAULT, ReconstructionOptions, find_preset
+from mixport.reconstruction_preset import DEFAULT, WIDEST_LEARNED, ReconstructionOptions, find_preset
 
 _SMALL_INPUT = 64
 _ITERS = ((3, 2000), (7, 500), (8, 0))
@@ -45,8 +45,8 @@ class BuildOptions(DrawOptions):
         classes: JSON list of class names.
         images: number of calibration images.
         seed: of everything random.
-        iters: reconstruction steps per unit; None chooses by weight width.
-        reconstruction: name of the recipe.
+        iters: reconstruction steps per unit, 0 rounds to nearest; None chooses by weight width.
+        reconstruction: name of the recipe by which rounding is learned.
         eval: labelled images to measure accuracy on.
         validation_images: images compared code by code; None chooses by input size.
         gate: conditions on the metrics that make a build fail.
@@ -130,7 +130,7 @@ class BuildOptions(DrawOptions):
         self.parse_scheme()
         if self.random_weights and self.weights is not None:
             raise BadOptionError("--random-weights and --weights contradict each other", hint="leave one of them out")
-        find_preset(self.reconstruction)
+        self._check_reconstruction()
         if not self.runtime:
             raise BadOptionError("--runtime names no runtime", hint="mixport runtimes list")
         runtimes.check_names(self.runtime)
@@ -180,11 +180,16 @@ class BuildOptions(DrawOptions):
         return Scheme.parse(self.scheme, edge_bits=self.edge_bits)
 
     def resolve_iters(self) -> int:
-        """Reconstruction steps per unit: as asked for, else by the width of the weights; 0 rounds to nearest."""
+        """Reconstruction steps per unit: as asked for, else by the width of the weights; 0 rounds to nearest.
+
+        Always 0 where every code has 8 bits, since none of them is learned.
+        """
+        scheme = self.parse_scheme()
+        if min(scheme.weight_bits, scheme.activation_bits, scheme.edge_bits) > WIDEST_LEARNED:
+            return 0
         if self.iters is not None:
             return self.iters
-        bits = self.parse_scheme().weight_bits
-        return next(steps for widest, steps in _ITERS if bits <= widest)
+        return next(steps for widest, steps in _ITERS if scheme.weight_bits <= widest)
 
     def resolve_reconstruction(self) -> ReconstructionOptions | None:
         """How rounding is learned; None rounds to nearest. Raises BadOptionError where the device is not here."""
@@ -192,13 +197,29 @@ class BuildOptions(DrawOptions):
         if iters == 0:
             return None
         preset = find_preset(self.reconstruction)
-        return ReconstructionOptions(preset=preset, iters=iters, seed=self.seed, device=resolve_device(self.device))
+        device = resolve_device(self.device)
+        return ReconstructionOptions(preset=preset, iters=iters, seed=self.seed, device=device, threads=compute_threads())
 
     def resolve_validation_images(self, size: tuple[int, int]) -> int:
         """Number of images compared code by code, for an input of (height, width) pixels."""
         if self.validation_images is not None:
             return self.validation_images
         return 256 if max(size) <= _SMALL_INPUT else 32
+
+    def _check_reconstruction(self) -> None:
+        """The recipe exists, and neither it nor the device is named where nothing is learned."""
+        find_preset(self.reconstruction)
+        if self.resolve_iters() > 0:
+            return
+        nearest = "with --iters 0" if self.iters == 0 else f"with --scheme {self.scheme}, whose weights are rounded to nearest"
+        if self.reconstruction != DEFAULT:
+            raise BadOptionError(
+                f"--reconstruction {self.reconstruction} has no effect {nearest}", hint="--iters N, or leave --reconstruction out"
+            )
+        if self.device == "cuda" and drawn_method(self.calib) is None:
+            raise BadOptionError(
+                f"--device cuda has no effect {nearest} and --calib {self.calib}, which draws no images", hint="leave --device out"
+            )
 
     def _check_calib(self) -> None:
         """What can be told before the model is loaded: a method that does not exist, numbers out of range, options without effect."""

@@ -116,6 +116,7 @@ def build_all(
         target.check_scheme(scheme)
     gates = options.parse_gates()
     # Before hours of work, not after them.
+    options.resolve_reconstruction()
     others = open_runtimes([name for name in options.runtime if name != "native"])
     model = _load(shop)
     out = options.out or Path("dist") / model.name

@@ -12,6 +12,8 @@ Grain = Literal["layer", "block"]
 """Size of a unit: as fine as the graph allows, or a block."""
 Method = Literal["sigmoid", "free"]
 """What is learned of the codes: up or down (AdaRound), or any code."""
+WIDEST_LEARNED = 7
+"""8-bit weights and activations are rounded to nearest: their error is small, and the pair bound holds their codes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,8 @@ class Preset:
         inner_drop: probability of the float value behind each learned quantiser inside (QDrop).
         rounding_weight: of the rounding regulariser (sigmoid).
         warmup: fraction of the steps without it.
-        damping: of free codes: weight of what keeps them from the brink between two codes, growing from 0 to this over the steps.
+        damping: of free codes: weight of what keeps them from the brink between two codes, next to the relative error of the output,
+            growing from 0 to this over the steps.
         mirrored: images are learned from as they are and mirrored left to right.
         batch: images a step.
         joint_steps: steps of the last stage, in which all units learn together, as a part of the steps of one unit; 0 leaves it out.
@@ -59,7 +62,7 @@ class Preset:
     batch: int = 32
     joint_steps: float = 0.0
     joint_centre: float = 0.5
-    joint_lr: float = 0.1
+    joint_lr: float = 0.3
     joint_features: float = 1.0
     joint_temperature: float = 2.0
     joint_batch: int = 64
@@ -79,8 +82,9 @@ PRESETS = MappingProxyType(
                 scale_lr=2e-3,
                 step_lr=2e-3,
                 bias_lr=5e-3,
-                input_drop=0.5,
-                inner_drop=0.5,
+                input_drop=0.25,
+                inner_drop=0.25,
+                damping=0.2,
                 mirrored=True,
                 joint_steps=0.25,
             ),
@@ -105,9 +109,11 @@ class ReconstructionOptions:
         iters: steps a unit, at least 1.
         seed: of batches and masks.
         device: cpu or cuda.
+        threads: of the CPU; what is learned depends on their number in the last places. None where nobody asked.
     """
 
     preset: Preset
     iters: int
     seed: int = 0
     device: str = "cpu"
+    threads: int | None = None

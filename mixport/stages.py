@@ -214,8 +214,10 @@ def _stored(shop: Workshop, kind: str, key: str, make: Callable[[Path], None], *
     if found is not None:
         shop.log.reuse(stage)
         return found
+    known = len(shop.store.damaged)
     with shop.store.create(kind, key) as workdir:
         make(workdir)
+    tell_damaged(shop, since=known)  # parts that it goes on from: reconstructed units
     made = shop.store.get(kind, key)
     if made is None:
         raise StoreError(f"cache entry {kind}/{key} cannot be read back", hint="check the disk, or choose another --cache DIR")

@@ -32,9 +32,9 @@ def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_cache: Path) -> Path:
-    """Bundle of tests.models:tiny at w4a8. Tests must not change it."""
+    """Bundle of tests.models:tiny at w4a8, rounded to nearest. Tests must not change it."""
     from mixport.pipeline import build
 
     folder = tmp_path_factory.mktemp("tiny") / "bundle"
-    build("tests.models:tiny", calib="noise", images=16, validation_images=8, out=folder, cache=tiny_cache)
+    build("tests.models:tiny", calib="noise", images=16, iters=0, validation_images=8, out=folder, cache=tiny_cache)
     return folder

@@ -98,7 +98,7 @@ def build(
     iters: Annotated[
         int | None,
         typer.Option(
-            help="Reconstruction steps per unit; 0 rounds to nearest.",
+            help="Reconstruction steps per unit; 0 rounds to nearest. 8-bit codes are never learned.",
             metavar="N",
             show_default="0 for 8-bit weights, 500 for 4 to 7, 2000 below",
             rich_help_panel=_QUANTISATION,

@@ -70,7 +70,7 @@ GeneratorOption = Annotated[
 DeviceOption = Annotated[
     str | None,
     typer.Option(
-        help="Where the generator draws. Everything else, quantisation too, runs on the CPU in this version.",
+        help="Where the generator draws and reconstruction learns. Everything else runs on the CPU.",
         metavar="auto|cpu|cuda",
         show_default="auto",
         rich_help_panel=_GENERATOR,

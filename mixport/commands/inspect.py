@@ -1,4 +1,4 @@
-"""mixport inspect: every node of a file, integer or float, and why."""
+"""mixport inspect: every node of a file, integer or float, and why; of a bundle also what reconstruction did to each unit."""
 
 from __future__ import annotations
 
@@ -22,11 +22,28 @@ def model_file(path: Path) -> Path:
     return file
 
 
+def _units(path: Path) -> list[list[object]]:
+    """Rows on the units of a bundle whose rounding was learned; none for a file, or a folder without a manifest."""
+    from mixport.release import read_bundle
+
+    try:
+        found = read_bundle(path).manifest.reconstruction
+    except BadInputError:
+        return []
+    return [
+        [unit.name, len(unit.layers), len(unit.sites), unit.error_before, unit.error_after]
+        for unit in (found.units if found is not None else ())
+    ]
+
+
 def inspect(
     model: Annotated[Path, typer.Argument(help="ONNX file or bundle.", metavar="MODEL.onnx|BUNDLE")],
     json: JsonFlag = False,
 ) -> None:
-    """Show every node: integer or float, bits, accumulator bound, portability class, and why."""
+    """Show every node: integer or float, bits, accumulator bound, portability class, and why.
+
+    Of a bundle whose rounding was learned, also the error of each unit before and after.
+    """
     console = Console(json=json)
     file = model_file(model)
 
@@ -52,3 +69,7 @@ def inspect(
             for node in nodes
         ],
     )
+    units = _units(model)
+    if units:
+        console.line("")
+        console.table(["unit", "layers learned", "steps learned", "error to nearest", "error learned"], units)

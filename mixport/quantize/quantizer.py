@@ -31,7 +31,8 @@ from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.portable_forms import insert_portable_forms, portable_forms
 from mixport.quantize.ranges import ATTENTION_P, P, ScaleRule, activation_params
 from mixport.quantize.reconstruction.caches import Room
-from mixport.quantize.reconstruction.reconstruct import Reconstructed, Task, reconstruct
+from mixport.quantize.reconstruction.reconstruct import Reconstructed, reconstruct
+from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
 from mixport.quantize.roles import Kind
 from mixport.quantize.sensitivity import nearest
@@ -123,6 +124,7 @@ def quantize(
             integers=integers,
             input_shape=model.input_shape,
             dynamic_batch=captured.dynamic_batch,
+            fixed_steps=scale_rule(target).power_of_two,
         )
         learned = _reconstruct(task, model, calibration, reconstruction, workdir=workdir, shelf=shelf or NoShelf(), progress=progress)
         params, integers = learned.params, learned.integers

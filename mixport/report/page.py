@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mixport.manifest import CalibrationEntry, Manifest
-from mixport.report.plots import size_figure, sqnr_figure
+from mixport.report.plots import size_figure, sqnr_figure, unit_figure
 from mixport.report.recheck import recheck_script
 from mixport.report.strip import StripImage
 
@@ -46,6 +46,7 @@ def render(manifest: Manifest, *, strip: Sequence[StripImage] = ()) -> str:
     measured = sorted((site for site in activations if site.sqnr_db is not None), key=lambda site: cast("float", site.sqnr_db))
     float_bytes = manifest.metrics.float_bytes
     figure = sqnr_figure(activations)
+    units = unit_figure(manifest.reconstruction.units) if manifest.reconstruction is not None else None
     return environment.get_template("page.html.j2").render(
         m=manifest,
         style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
@@ -54,6 +55,7 @@ def render(manifest: Manifest, *, strip: Sequence[StripImage] = ()) -> str:
         weakest=measured[:_WEAKEST],
         failed_gates=[gate for gate in manifest.gates if not gate.passed],
         sqnr_figure=Markup(figure) if figure else None,
+        unit_figure=Markup(units) if units else None,
         size_figure=Markup(size_figure(float_bytes=float_bytes, size_bytes=manifest.metrics.size_bytes)) if float_bytes else None,
         proofs=[_proof(name, value) for name, value in manifest.validation.proofs.items() if name not in _TABLES],
         proved_nodes=_rows(manifest, "nodes"),

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mixport.manifest import SiteEntry
+from mixport.manifest import SiteEntry, UnitEntry
 
 #: Colours that no figure uses otherwise, and what the page puts in their place, so that light and dark mode both work.
 _INK, _ACCENT, _MUTED, _WARN = "#010203", "#010204", "#010205", "#010206"
@@ -63,6 +63,33 @@ def sqnr_figure(sites: Sequence[SiteEntry]) -> str | None:
             axes.set_xlabel("activation site, in graph order")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return _svg(figure, label="SQNR of each activation site")
+
+
+def unit_figure(units: Sequence[UnitEntry]) -> str | None:
+    """Two bars a unit, in graph order: the error of its output rounded to nearest, and with what was learned; None without any."""
+    measured = [(unit.name, unit.error_before, unit.error_after) for unit in units if unit.error_before and unit.error_after]
+    if not measured:
+        return None
+    names, before, after = zip(*measured, strict=True)
+    with mpl.rc_context({**_SETTINGS, "svg.hashsalt": "units"}):
+        named = len(names) <= _NAMED_SITES
+        figure = Figure(figsize=(10.0, 3.9 if named else 2.8), layout="constrained")
+        axes = figure.subplots()
+        axes.bar([place - 0.2 for place in range(len(names))], before, color=_MUTED, width=0.4, label="rounded to nearest")
+        axes.bar([place + 0.2 for place in range(len(names))], after, color=_ACCENT, width=0.4, label="learned")
+        axes.set_yscale("log")
+        axes.set_ylabel("relative squared error")
+        axes.set_xlim(-0.7, len(names) - 0.3)
+        axes.grid(axis="y", color=_MUTED, alpha=0.3, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+        if named:
+            axes.set_xticks(range(len(names)), [_shortened(name) for name in names], rotation=55, ha="right", rotation_mode="anchor")
+            axes.tick_params(axis="x", length=0)
+        else:
+            axes.set_xlabel("unit, in graph order")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return _svg(figure, label="error of each unit before and after reconstruction")
 
 
 def size_figure(*, float_bytes: int, size_bytes: int) -> str:

@@ -74,7 +74,7 @@ def main() -> None:
     print("| model | scheme | float top-1 | top-1 | file / float | codes that differ | float islands |")
     print("|---|---|---|---|---|---|---|")
     for number, (title, model, arguments) in enumerate(cases(options.data, options.work)):
-        bundle = build(model, out=options.work / f"{number:02}", cache=options.work / "cache", **arguments)
+        bundle = build(model, out=options.work / f"{number:02}", cache=options.work / "cache", iters=0, **arguments)
         print(row(title, arguments["scheme"], bundle), flush=True)
 
 

@@ -36,6 +36,7 @@ def top1(data: Path, work: Path, *, model: str, scheme: str, images: int, seed: 
         scheme=scheme,
         images=images,
         seed=seed,
+        iters=0,
         eval=data / "cifar10_test.npz",
         validation_images=8,
         out=work / "bundle",

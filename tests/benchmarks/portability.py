@@ -88,9 +88,9 @@ def build_row(row: Row, scheme: str, *, data: Path, work: Path, runtimes: tuple[
         "calib": f"images:{files[row.images]}" if row.images in files else "noise",
         "images": 128 if row.images in files else IMAGES,
         "validation_images": IMAGES,
-        "iters": 0,
         "model_arg": dict(row.model_arg),
         "runtime": runtimes,
+        "iters": 0,
         "out": work / f"{row.title}-{scheme}",
         "cache": work / "cache",
     }

@@ -114,6 +114,7 @@ def attempt(architecture: Architecture, scheme: str, folder: Path) -> Outcome:
             random_weights=True,
             calib="noise",
             images=8,
+            iters=0,
             validation_images=2,
             scheme=scheme,
             input_size=(architecture.size, architecture.size),

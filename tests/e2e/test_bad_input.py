@@ -53,7 +53,7 @@ class Sandbox:
 
 def build_words(*words: str) -> list[str]:
     options = [] if "--calib" in words else ["--calib", "noise"]
-    return ["build", *words, *options, "--images", "4", "--validation-images", "2", "--out", "out"]
+    return ["build", *words, *options, "--images", "4", "--iters", "0", "--validation-images", "2", "--out", "out"]
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_labels_that_are_no_classes(sandbox: Sandbox) -> None:
     [
         (["--target", "absent"], "unknown target 'absent'", 1),
         (["--scheme", "w9a8"], "--scheme is 'w9a8'", 2),
-        (["--scheme", "auto:1MB"], "not part of this version yet", 2),
+        (["--scheme", "auto:1XB"], "--scheme is 'auto:1XB'", 2),
         (["--calib", "mixup"], "--calib mixup needs class names", 2),
         (["--calib", "distill"], "not part of this version yet", 2),
         (["--calib", "pictures"], "--calib is 'pictures'", 2),

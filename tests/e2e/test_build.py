@@ -25,7 +25,7 @@ from mixport.cli import run
 pytestmark = pytest.mark.e2e
 
 Capture = pytest.CaptureFixture[str]
-TINY = ["build", "tests.models:tiny", "--calib", "noise", "--images", "16", "--validation-images", "8"]
+TINY = ["build", "tests.models:tiny", "--calib", "noise", "--images", "16", "--iters", "0", "--validation-images", "8"]
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +127,7 @@ def test_a_gate_on_accuracy_without_labelled_images_is_refused_at_once(capsys: C
 
 def test_options_come_from_the_file_too(capsys: Capture, tmp_path: Path, tiny_cache: Path) -> None:
     (tmp_path / "mixport.toml").write_text(
-        f'[build]\nmodel = "tests.models:tiny"\ncalib = "noise"\nimages = 16\nvalidation-images = 8\nedge-bits = 7\n'
+        f'[build]\nmodel = "tests.models:tiny"\ncalib = "noise"\nimages = 16\niters = 0\nvalidation-images = 8\nedge-bits = 7\n'
         f'cache = "{tiny_cache}"\n'
     )
     assert run(["build", "--out", "out", "--json"]) == 0
@@ -140,7 +140,14 @@ def test_python_s_door_gives_the_same_file(tiny_bundle: Path, tmp_path: Path, ti
     import mixport
 
     bundle = mixport.build(
-        "tests.models:tiny", calib="noise", images=16, validation_images=8, out=tmp_path / "out", cache=tiny_cache, target="ort-cpu"
+        "tests.models:tiny",
+        calib="noise",
+        images=16,
+        iters=0,
+        validation_images=8,
+        out=tmp_path / "out",
+        cache=tiny_cache,
+        target="ort-cpu",
     )
     assert bundle.model_path.read_bytes() == (tiny_bundle / "model.onnx").read_bytes()
 
@@ -151,7 +158,14 @@ def test_python_s_door_raises_when_a_gate_fails(tmp_path: Path, tiny_cache: Path
 
     with pytest.raises(ValidationFailedError, match=r"gate size_bytes<=1(\.0)? is not met"):
         mixport.build(
-            "tests.models:tiny", calib="noise", images=16, validation_images=8, gate="size_bytes<=1", out=tmp_path / "out", cache=tiny_cache
+            "tests.models:tiny",
+            calib="noise",
+            images=16,
+            iters=0,
+            validation_images=8,
+            gate="size_bytes<=1",
+            out=tmp_path / "out",
+            cache=tiny_cache,
         )
     assert (tmp_path / "out" / "manifest.json").is_file()
 

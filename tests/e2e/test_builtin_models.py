@@ -61,7 +61,7 @@ def test_the_vit_is_small_and_timm_s() -> None:
 
 def test_build_needs_no_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    few = ["--images", "64", "--validation-images", "8"]
+    few = ["--images", "64", "--iters", "0", "--validation-images", "8"]
     assert run(["build", *few, "--json"]) == 0
     manifest = json.loads(capsys.readouterr().out)
     assert manifest["model"]["source"] == "builtin:cifar10-resnet20"

@@ -48,7 +48,7 @@ def options(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def build(capsys: Capture, options: list[str], *words: str) -> tuple[dict[str, Any], str]:
     """The manifest and stderr of a build."""
-    assert run(["build", *options, "--validation-images", "4", "--out", "out", *words, "--json"]) == 0
+    assert run(["build", *options, "--iters", "0", "--validation-images", "4", "--out", "out", *words, "--json"]) == 0
     captured = capsys.readouterr()
     return json.loads(captured.out), captured.err
 
@@ -138,7 +138,7 @@ def test_the_cache_is_listed_shown_drawn_verified_and_pruned(capsys: Capture, op
 def test_real_images_stay_out_of_the_report(capsys: Capture, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     np.savez("few.npz", images=np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8))
-    words = ["--calib", "images:few.npz", "--images", "8", "--out", "out", "--cache", str(workplace / "cache")]
+    words = ["--calib", "images:few.npz", "--images", "8", "--iters", "0", "--out", "out", "--cache", str(workplace / "cache")]
     assert run(["build", "tests.models:tiny", *words]) == 0
     errors = capsys.readouterr().err
     assert "5 real images from few.npz (8 were asked for)" in errors

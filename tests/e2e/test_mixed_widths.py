@@ -32,7 +32,7 @@ def words(cache: Path, scheme: str, *, target: str = "ort-cpu") -> list[str]:
     if not images.is_file():
         np.savez(images, images=np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8))
     model = ["tests.wide_model:wide", "--scheme", scheme, "--target", target, "--calib", f"images:{images}"]
-    return ["build", *model, "--images", "16", "--validation-images", "8", "--cache", str(cache), "--out", "out"]
+    return ["build", *model, "--images", "16", "--iters", "0", "--validation-images", "8", "--cache", str(cache), "--out", "out"]
 
 
 def built(capsys: Capture, cache: Path, scheme: str, **options: str) -> dict[str, Any]:

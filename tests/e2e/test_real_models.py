@@ -46,6 +46,7 @@ def test_resnet20(data_dir: Path, cifar_calibration: Path, cache: Path, tmp_path
         calib=f"images:{cifar_calibration}",
         images=512,
         scheme=scheme,
+        iters=0,
         eval=data_dir / "cifar10_test.npz",
         out=tmp_path / "out",
         cache=cache,

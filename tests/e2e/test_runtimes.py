@@ -38,7 +38,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, tiny_cache: Path) -> dict[
     made: dict[tuple[str, str], Path] = {}
     for model, scheme in MODELS:
         out = folder / f"{model}-{scheme}"
-        words = ["build", f"tests.models:{model}", "--scheme", scheme, "--calib", "noise", "--images", "16"]
+        words = ["build", f"tests.models:{model}", "--scheme", scheme, "--calib", "noise", "--images", "16", "--iters", "20"]
         assert run([*words, "--validation-images", "4", "--cache", str(tiny_cache), "--out", str(out), "--quiet"]) == 0
         made[model, scheme] = out
     return made
@@ -79,7 +79,7 @@ def test_a_build_names_every_runtime(tiny_cache: Path, tmp_path: Path, capsys: C
     names = [one.name for one in survey() if one.present]
     if len(names) == 1:
         pytest.skip("only native is installed; mixport runtimes install all")
-    words = ["build", "tests.models:tiny", "--scheme", "w2a4", "--calib", "noise", "--images", "16"]
+    words = ["build", "tests.models:tiny", "--scheme", "w2a4", "--calib", "noise", "--images", "16", "--iters", "20"]
     words += ["--validation-images", "4", "--cache", str(tiny_cache), "--out", str(tmp_path / "out"), "--json", "--quiet"]
     assert run([*words, *(word for name in names for word in ("--runtime", name))]) == 0
     validation = json.loads(capsys.readouterr().out)["validation"]

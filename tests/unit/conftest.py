@@ -14,7 +14,9 @@ from mixport.artifacts import (
     LoweredGraph,
     Preprocessing,
     QuantizedModel,
+    Reconstruction,
     RuntimeResult,
+    UnitRecord,
     ValidationReport,
     WeightSite,
 )
@@ -80,6 +82,18 @@ def records(tmp_path: Path) -> Records:
             input_shape=(1, 3, 8, 8),
             dynamic_batch=True,
             float_bytes=1000,
+            reconstruction=Reconstruction(
+                preset="mixport",
+                iters=2000,
+                images=32,
+                seed=3,
+                device="cpu",
+                threads=2,
+                units=(
+                    UnitRecord(name="body <b>", layers=("fc",), sites=("conv.relu",), error_before=0.5, error_after=0.125),
+                    UnitRecord(name="late", layers=(), sites=(), error_before=None, error_after=None),
+                ),
+            ),
         ),
         lowered=LoweredGraph(
             model_path=model_path,

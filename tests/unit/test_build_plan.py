@@ -61,7 +61,8 @@ def test_a_default_build() -> None:
     assert plan({}, cached=100) == {
         "model": "tests:small (its own weights), 3 class names",
         "input": "32x24 pixels, mean 0.5 0.25 0, std 1 1 1",
-        "scheme": "w4a8, first and last layer 8 bits, rounded to nearest, seed 0",
+        "scheme": "w4a8, first and last layer 8 bits, seed 0",
+        "rounding": "learned unit by unit, 500 steps each (mixport), device auto",
         "target": "ort-cpu",
         "calibration": "512 drawn images, prompts: mixup, 2 of 3 classes each, balanced; generator: builtin, device auto; "
         "448 will be drawn, in whole batches of 64; 100 of them are in calib_cache already",
@@ -162,3 +163,17 @@ def test_several_targets_and_other_weights() -> None:
     assert found["model"] == "tests:small (w.safetensors), 3 class names"
     assert found["scheme"].startswith("w8a8, first and last layer 7 bits")
     assert plan({"random_weights": True})["model"].startswith("tests:small (random weights)")
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"iters": 0}, "to nearest"),
+        ({"scheme": "w8a8"}, "to nearest"),
+        ({"scheme": "w8a8", "iters": 9}, "to nearest: 8-bit weights and activations are not learned"),
+        ({"scheme": "w2a4", "device": "cpu"}, "learned unit by unit, 2000 steps each (mixport), device cpu"),
+        ({"iters": 1}, "learned unit by unit, 1 step each (mixport), device auto"),
+    ],
+)
+def test_how_weights_are_rounded(values: dict[str, object], text: str) -> None:
+    assert plan(values)["rounding"] == text

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,3 +72,21 @@ def test_a_manifest_survives_its_file_and_keeps_unknown_fields(records: Any) -> 
 def test_other_documents_are_refused(records: Any, name: str, value: object) -> None:
     with pytest.raises(ValidationError):
         Manifest.model_validate({**records.manifest().document(), name: value})
+
+
+def test_the_manifest_says_what_was_learned(records: Any) -> None:
+    document = json.loads(records.manifest().text())
+    assert document["reconstruction"] == {
+        "preset": "mixport",
+        "iters": 2000,
+        "images": 32,
+        "seed": 3,
+        "device": "cpu",
+        "threads": 2,
+        "units": [
+            {"name": "body <b>", "layers": ["fc"], "sites": ["conv.relu"], "error_before": 0.5, "error_after": 0.125},
+            {"name": "late", "layers": [], "sites": [], "error_before": None, "error_after": None},
+        ],
+    }
+    nearest = replace(records, quantized=replace(records.quantized, reconstruction=None))
+    assert json.loads(nearest.manifest().text())["reconstruction"] is None

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from mixport.errors import BadInputError, BadOptionError, ExitCode
 from mixport.options import BuildOptions, command_line
 from mixport.quantspec import Scheme
+from mixport.reconstruction_preset import PRESETS
 
 NOISE = {"calib": "noise"}
 
@@ -49,6 +52,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "seed": 0,
         "device": "auto",
         "iters": None,
+        "reconstruction": "mixport",
         "eval": None,
         "validation_images": None,
         "gate": ("mismatches==0",),
@@ -68,17 +72,62 @@ def test_a_calibration_method_that_is_none_is_refused_before_the_model_is_loaded
         BuildOptions.of({"calib": method})
 
 
-@pytest.mark.parametrize("scheme", ["w2a4", "w4a4", "w4a8", "w8a8"])
-@pytest.mark.parametrize("iters", [None, 0])
-def test_every_scheme_works_without_reconstruction(scheme: str, iters: int | None) -> None:
-    options = BuildOptions.of({**NOISE, "scheme": scheme, "iters": iters})
-    assert options.resolve_iters() == 0
-    assert options.parse_scheme().name == scheme
+WIDTHS = [("w2a4", 2000), ("w3a8", 2000), ("w4a8", 500), ("w4a4", 500), ("w7a8", 500), ("w8a4", 0), ("w8a8", 0), ("auto:0.1", 2000)]
 
 
-def test_reconstruction_steps_are_refused() -> None:
-    with pytest.raises(BadOptionError, match="--iters is 500, but reconstruction is not part of this version yet"):
-        BuildOptions.of({**NOISE, "iters": 500})
+@pytest.mark.parametrize(("scheme", "expected"), WIDTHS)
+def test_reconstruction_steps_follow_the_width_of_the_weights(scheme: str, expected: int) -> None:
+    options = BuildOptions.of({**NOISE, "scheme": scheme, "device": "cpu"})
+    assert options.resolve_iters() == expected
+    found = options.resolve_reconstruction()
+    assert (found is None) == (expected == 0)
+    if found is not None:
+        assert (found.preset.name, found.iters, found.seed, found.device) == ("mixport", expected, 0, "cpu")
+        assert found.threads == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("scheme", [scheme for scheme, _ in WIDTHS])
+def test_steps_may_be_asked_for(scheme: str) -> None:
+    assert BuildOptions.of({**NOISE, "scheme": scheme, "iters": 0}).resolve_reconstruction() is None
+    learned = BuildOptions.of({**NOISE, "scheme": scheme, "iters": 7, "seed": 3, "device": "cpu"}).resolve_reconstruction()
+    if scheme == "w8a8":
+        assert learned is None, "8-bit codes are never learned"
+    else:
+        assert learned is not None
+        assert (learned.iters, learned.seed) == (7, 3)
+
+
+def test_edges_alone_may_be_learned() -> None:
+    assert BuildOptions.of({**NOISE, "scheme": "w8a8", "edge_bits": 4, "iters": 7}).resolve_iters() == 7
+
+
+@pytest.mark.parametrize("values", [{"iters": 0}, {"scheme": "w8a8"}, {"scheme": "w8a8", "iters": 9}])
+def test_what_has_no_effect_on_rounding_to_nearest_is_refused(values: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    other = replace(PRESETS["mixport"], name="other")
+    monkeypatch.setattr("mixport.reconstruction_preset.PRESETS", {**PRESETS, "other": other})
+    with pytest.raises(BadOptionError, match="--reconstruction other has no effect with --") as caught:
+        BuildOptions.of({**NOISE, **values, "reconstruction": "other"})
+    assert caught.value.hint == "--iters N, or leave --reconstruction out"
+    with pytest.raises(BadOptionError, match=r"--device cuda has no effect with --.* and --calib noise") as caught:
+        BuildOptions.of({**NOISE, **values, "device": "cuda"})
+    assert caught.value.hint == "leave --device out"
+    assert BuildOptions.of({**values, "device": "cuda"}).device == "cuda", "the generator draws there"
+    assert BuildOptions.of({**NOISE, "iters": 9, "device": "cuda", "reconstruction": "other"}).reconstruction == "other"
+
+
+def test_a_recipe_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(BadOptionError, match="--reconstruction is 'best', allowed mixport") as caught:
+        BuildOptions.of({**NOISE, "reconstruction": "best"})
+    assert caught.value.exit_code is ExitCode.USAGE
+    assert caught.value.hint == "mixport build --help"
+
+
+def test_a_device_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(BadOptionError, match="--device is cuda, and torch finds no CUDA device"):
+        BuildOptions.of({**NOISE, "device": "cuda"}).resolve_reconstruction()
+    found = BuildOptions.of(NOISE).resolve_reconstruction()
+    assert found is not None and found.device == "cpu"
 
 
 def test_mixed_widths_are_a_scheme() -> None:
@@ -97,7 +146,6 @@ def test_mixed_widths_are_a_scheme() -> None:
         ({"seed": -1}, "--seed: .*got -1"),
         ({"iters": -1}, "--iters: .*got -1"),
         ({"device": "tpu"}, "--device: .*'auto', 'cpu' or 'cuda', got 'tpu'"),
-        ({"device": "cuda"}, "--device has no effect with --calib noise, which draws no images; everything but drawing runs on the CPU"),
         ({"input_size": "0"}, "--input-size: sides are in pixels"),
         ({"input_size": "axb"}, "--input-size: .*got 'a'"),
         ({"input_size": "1x2x3"}, "--input-size: "),
@@ -209,12 +257,13 @@ def test_the_command_line_repeats_the_build() -> None:
             "calib": "noise",
             "target": ["ort-cpu", "onnx-int8"],
             "images": 64,
+            "iters": 0,
             "out": Path("dist/demo"),
         }
     )
     text = command_line(options)
     assert text == (
         "mixport build timm:resnet18 --random-weights --model-arg depth=4 --model-arg 'name=two words' --input-size 64x32 "
-        "--mean 0.5,0.5,0.5 --target ort-cpu --target onnx-int8 --calib noise --images 64 --out dist/demo"
+        "--mean 0.5,0.5,0.5 --target ort-cpu --target onnx-int8 --calib noise --images 64 --iters 0 --out dist/demo"
     )
     assert shlex.split(text)[:2] == ["mixport", "build"]

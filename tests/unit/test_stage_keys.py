@@ -46,6 +46,8 @@ def test_equal_inputs_give_equal_keys(model: FloatModel) -> None:
         {"scheme": Scheme.parse("w8a8")},
         {"scheme": Scheme.parse("w4a8", edge_bits=7)},
         {"options": BuildOptions(seed=1)},
+        {"options": BuildOptions(iters=7)},
+        {"options": BuildOptions(iters=0)},
     ],
 )
 def test_everything_that_decides_the_integers_is_in_the_key(changes: dict[str, object]) -> None:
@@ -80,3 +82,11 @@ def test_the_code_counts_once_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mixport.stage_keys.code_sha256", lambda: "edited")
     assert key() != before
     assert len(code_sha256()) == 64
+
+
+def test_the_number_of_threads_counts_where_something_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    nearest = key(options=BuildOptions(iters=0))
+    learned = key()
+    monkeypatch.setattr("torch.get_num_threads", lambda: 77)
+    assert key(options=BuildOptions(iters=0)) == nearest
+    assert key() != learned

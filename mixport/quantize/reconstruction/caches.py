@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,11 +15,16 @@ class Activations:
     """One tensor for every image, filled batch by batch.
 
     Four-dimensional values are kept channels last, as convolutions read them fastest on CPUs.
+
+    Attributes:
+        rows: of the first axis that belong to one image (windows, tokens); 1 for most tensors.
+        device: of the values.
     """
 
     def __init__(self, first: Tensor, *, images: int, batch: int, allocate: Callable[[tuple[int, ...]], Tensor]) -> None:
         self.rows = first.shape[0] // batch
         self._spatial = first.dim() == 4
+        self.device = first.device
         ordered = self._ordered(first)
         self._values = allocate((images, self.rows, *ordered.shape[1:]))
 
@@ -46,9 +52,9 @@ class Room:
     """Where activations are kept: memory up to a limit for each tensor, files in a folder above it.
 
     Args:
-        folder: for mapped files; they go when the room is closed.
+        folder: for mapped files; their names go at once, their space with the tensor.
         largest: bytes that one tensor may take in memory.
-        device: of tensors in memory.
+        device: of tensors in memory. Other devices than CPUs hold all of them.
     """
 
     def __init__(self, folder: Path, *, largest: int, device: torch.device) -> None:
@@ -56,16 +62,26 @@ class Room:
         self._numbers = itertools.count()
 
     def allocate(self, shape: tuple[int, ...]) -> Tensor:
-        """A float32 tensor of this shape."""
+        """A float32 tensor of this shape. Raises OSError where the disk is full."""
         count = 1
         for size in shape:
             count *= size
         if 4 * count <= self.largest or self.device.type != "cpu":
             return torch.empty(shape, device=self.device)
         path = self.folder / f"activations-{next(self._numbers)}.bin"
+        _reserve(path, 4 * count)
         values = torch.from_file(str(path), shared=True, size=count, dtype=torch.float32)
         path.unlink()  # the mapping keeps the file alive, and nothing stays behind when the process dies
         return values.view(shape)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Take the space now: a write into a mapping for which the disk has no room kills the process."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
 
 
 def fill(images: int, batch: int, value: Callable[[slice], Tensor], *, room: Room) -> Activations:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_arg
 
-from mixport.quantize.fx_graph import constant, operator_of
+from mixport.quantize.fx_graph import aten, constant, operator_of
 from mixport.quantize.plan import Plan, SitePlan
 from mixport.quantize.reconstruction.units import Unit
 from mixport.quantize.roles import Kind
+
+_TWO_BATCHES = (3, 5)
+"""Numbers of images that no other axis is likely to follow."""
 
 
 class Quantised(Protocol):
@@ -78,7 +82,7 @@ class Executor:
             if quantised is not None and self.plan.kinds[node] is Kind.LAYER:
                 replaced = quantised.weights(node)
                 args = args if replaced is None else (args[0], *replaced, *args[3:])
-            value = operator_of(node)(*args, **kwargs)
+            value = _differentiable(operator_of(node))(*args, **kwargs)
             values[node] = value if node is unit.output else self._read(node, value, quantised)
         return values[unit.output]
 
@@ -113,15 +117,25 @@ class Executor:
                 values[node] = operator_of(node)(*args, **kwargs)
         return values
 
+    def is_by_image(self, node: fx.Node) -> bool:
+        """True where the first axis of a tensor has the images one behind the other, and no other axis depends on their number."""
+        if not self._dynamic_batch:
+            return True
+        few, more = (self._shapes_for(images).shapes[node] for images in _TWO_BATCHES)
+        return len(few) > 0 and few[1:] == more[1:] and few[0] * _TWO_BATCHES[1] == more[0] * _TWO_BATCHES[0]
+
     def _sizes_for(self, images: int) -> Mapping[fx.Node, Any]:
         """Values of the nodes that are no tensors (sizes of the batch axis), for a number of images."""
         if images not in self._sizes:
-            recorder = _SizeRecorder(self.graph)
-            if any(_is_size(node) for node in self.graph.graph.nodes):
-                with torch.no_grad():
-                    recorder.run(torch.empty((images, *self._input_shape[1:]), device="meta"))
-            self._sizes[images] = recorder.sizes
+            any_size = any(_is_size(node) for node in self.graph.graph.nodes)
+            self._sizes[images] = self._shapes_for(images).sizes if any_size else {}
         return self._sizes[images]
+
+    def _shapes_for(self, images: int) -> _ShapeRecorder:
+        recorder = _ShapeRecorder(self.graph)
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            recorder.run(torch.empty((images, *self._input_shape[1:])))
+        return recorder
 
 
 def _is_size(node: fx.Node) -> bool:
@@ -129,17 +143,32 @@ def _is_size(node: fx.Node) -> bool:
     return node.op == "call_function" and not is_tensor
 
 
-class _SizeRecorder(fx.Interpreter):
-    """Runs the graph on the meta device: shapes alone, no arithmetic."""
+def _differentiable(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """The operator itself, or one with the same values and a derivative: a slice assignment leaves a copy without one."""
+    return _copied if operator is aten.copy.default else operator
+
+
+def _copied(like: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    return source.to(like.dtype).expand_as(like)
+
+
+class _ShapeRecorder(fx.Interpreter):
+    """Runs the graph on fake tensors: shapes alone, no arithmetic.
+
+    Attributes:
+        sizes: values of the nodes that are no tensors.
+        shapes: of those that are.
+    """
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.sizes: dict[fx.Node, Any] = {}
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if n.op == "get_attr" and isinstance(value, Tensor):
-            return value.to("meta")
-        if _is_size(n):
+        if isinstance(value, Tensor):
+            self.shapes[n] = tuple(value.shape)
+        elif _is_size(n):
             self.sizes[n] = value
         return value

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mixport.quantize.reconstruction.caches import Activations, slices
 from mixport.quantize.reconstruction.execute import Executor
-from mixport.quantize.reconstruction.optimise import Learned, LossNotFiniteError, batch_for, coded_sizes, parameters
+from mixport.quantize.reconstruction.optimise import Learned, NotLearnedError, backward, batch_for, check_learned, coded_sizes, parameters
 from mixport.quantize.reconstruction.state import UnitState
 from mixport.quantize.reconstruction.units import Unit
 from mixport.reconstruction_preset import Preset
@@ -59,7 +59,7 @@ def learn_jointly(
         advance: is told the number of steps just done, and the latest loss.
 
     Raises:
-        LossNotFiniteError: the loss is no number.
+        NotLearnedError: the loss is no number.
     """
     generator = torch.Generator().manual_seed(seed)
     batch = batch_for(_size(executor, units, images), wanted=preset.joint_batch, images=len(images), elements=_MOST_ELEMENTS)
@@ -74,15 +74,16 @@ def learn_jointly(
             group["lr"] = lr * falling
         loss = _loss(executor, units, images.at(order[step]), images=batch, preset=preset)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        backward(loss)
         optimizer.step()
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise LossNotFiniteError(f"joint loss {value} at step {step + 1}")
+            raise NotLearnedError(f"joint loss {value} at step {step + 1}")
         pending += 1
         if pending == 10 or step + 1 == steps:
             advance(pending, value)
             pending = 0
+    check_learned(groups, steps=steps)
     for one in units:
         one.state.freeze()
 

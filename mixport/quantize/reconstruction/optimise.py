@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +25,12 @@ from mixport.reconstruction_preset import Preset
 _LARGEST_TENSOR = 1 << 24
 """Elements of the largest tensor with codes in one step: 64 MB each of its copies."""
 _SMALLEST_BATCH = 4
+_POWER_IMAGES = 64
+"""Enough to know the size of a unit's output."""
 
 
-class LossNotFiniteError(ArithmeticError):
-    """The loss became NaN or infinite at a step; nothing that was learned may be used."""
+class NotLearnedError(ArithmeticError):
+    """Nothing that was learned may be used: the loss became NaN or infinite, no gradient reaches what is learned, or it is no better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +64,18 @@ class Learned:
 
 
 def relative_error(executor: Executor, unit: Unit, data: UnitData, state: UnitState, *, batch: int) -> float:
-    """Squared error of the unit's output over all images, relative to the output's own square."""
+    """Squared error of the unit's output over all images, relative to the output's own square, or to 1 where that is 0.
+
+    NaN or infinite where the output is. Summed in float64: squares of float32 values may leave float32.
+    """
     wrong = total = 0.0
     with torch.no_grad():
         for part in slices(len(data.target), batch):
             target = data.target.at(part)
             got = executor.run(unit, data.quantised_input.at(part), images=part.stop - part.start, quantised=state)
-            wrong += float((got - target).square().sum(dtype=torch.float64))
-            total += float(target.square().sum(dtype=torch.float64))
-    return wrong / max(total, 1e-30)
+            wrong += float((got - target).double().square().sum())
+            total += float(target.double().square().sum())
+    return wrong / total if total > 0 else wrong
 
 
 def optimise(
@@ -99,7 +104,7 @@ def optimise(
         advance: is told the number of steps just done, and the latest loss.
 
     Raises:
-        LossNotFiniteError: the loss is no number.
+        NotLearnedError: the loss or what was learned is no finite number, or no gradient reaches what is learned.
     """
     count, device = len(data.target), executor.device
     sizes = coded_sizes(executor, unit, data.quantised_input.at(slice(0, 1)))
@@ -116,6 +121,7 @@ def optimise(
     first = [float(group["lr"]) for group in optimizer.param_groups]
     state.drop = inner
     pending, scale = 0, _channels(data.target.at(slice(0, 1)))
+    power = scale * float(data.target.at(slice(0, min(count, _POWER_IMAGES))).square().mean())
     for step in range(iters):
         falling = 0.5 * (1.0 + math.cos(math.pi * step / iters))
         for group, lr in zip(optimizer.param_groups, first, strict=True):
@@ -127,18 +133,37 @@ def optimise(
             state.learned = dict(zip(learned.layers, learned.rounding.weights(), strict=True))
         got = executor.run(unit, x, images=batch, quantised=state)
         loss = torch.nn.functional.mse_loss(got, data.target.at(order[step])) * scale
-        total = loss + _regulariser(learned.rounding, step, iters, preset)
+        total = loss + _regulariser(learned.rounding, step, iters, preset, power=power)
         optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        backward(total)
         optimizer.step()
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise LossNotFiniteError(f"loss {value} at step {step + 1}")
+            raise NotLearnedError(f"loss {value} at step {step + 1}")
         pending += 1
         if pending == 20 or step + 1 == iters:
             advance(pending, value)
             pending = 0
+    check_learned(groups, steps=iters)
     state.freeze()
+
+
+def check_learned(groups: Iterable[Mapping[str, Any]], *, steps: int) -> None:
+    """Raise NotLearnedError where a parameter is not finite."""
+    if not all(bool(torch.isfinite(parameter).all()) for group in groups for parameter in group["params"]):
+        raise NotLearnedError(f"what was learned is not finite after step {steps}")
+
+
+def backward(loss: Tensor) -> None:
+    """Gradients of a loss. Raises NotLearnedError where none reaches what is learned."""
+    if not loss.requires_grad:
+        raise NotLearnedError("its output does not depend on what could be learned")
+    try:
+        loss.backward()
+    except RuntimeError as error:
+        if "derivative for" not in str(error):
+            raise
+        raise NotLearnedError(str(error).splitlines()[0]) from error
 
 
 def parameters(state: UnitState, learned: Learned, preset: Preset, *, device: torch.device) -> list[dict[str, Any]]:
@@ -156,11 +181,11 @@ def parameters(state: UnitState, learned: Learned, preset: Preset, *, device: to
     return groups
 
 
-def _regulariser(rounding: Rounding | None, step: int, iters: int, preset: Preset) -> Tensor | float:
+def _regulariser(rounding: Rounding | None, step: int, iters: int, preset: Preset, *, power: float) -> Tensor | float:
     if rounding is None:
         return 0.0
     if preset.rounding == "free":
-        return preset.damping * (step / iters) * rounding.unsettled() if preset.damping > 0 else 0.0
+        return preset.damping * power * (step / iters) * rounding.unsettled() if preset.damping > 0 else 0.0
     beta = beta_at(step, iters, warmup=preset.warmup)
     return 0.0 if beta is None else preset.rounding_weight * rounding.undecided(beta)
 

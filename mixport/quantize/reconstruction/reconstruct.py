@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,47 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from mixport.artifacts import Decision, Reconstruction, UnitRecord
-from mixport.progress import Progress
-from mixport.quantize.nearest import LayerIntegers, float_weights, least_scales, read_params, scales_of_dead
-from mixport.quantize.plan import Plan
-from mixport.quantize.ranges import finish_carrier
+from mixport.devices import compute_threads
+from mixport.progress import Advance, Progress
+from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.reconstruction.caches import Activations, Room, fill
 from mixport.quantize.reconstruction.execute import Executor
-from mixport.quantize.reconstruction.joint import JointUnit, learn_jointly, mean_loss
-from mixport.quantize.reconstruction.optimise import Learned, LossNotFiniteError, UnitData, optimise, relative_error
-from mixport.quantize.reconstruction.rounding import LayerStart, Rounding
-from mixport.quantize.reconstruction.state import LARGEST_FACTOR, LEAST_FACTOR, UnitState
+from mixport.quantize.reconstruction.joint_learner import NAME, learn_together
+from mixport.quantize.reconstruction.learner import UnitLearner
+from mixport.quantize.reconstruction.optimise import UnitData
+from mixport.quantize.reconstruction.state import UnitState
+from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import FinishedUnit, UnitShelf, read_unit, write_unit
-from mixport.quantize.reconstruction.units import Unit, find_units
-from mixport.quantize.widths import LayerWidths
+from mixport.quantize.reconstruction.units import Unit, find_units, merge_units
 from mixport.quantspec import QuantParams
 from mixport.reconstruction_preset import Preset
-
-WIDEST_LEARNED = 7
-"""8-bit weights and activations are rounded to nearest: their error is small, and the pair bound holds their codes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What is to be reconstructed: everything chosen before, which later units start from.
-
-    Attributes:
-        graph: captured float graph.
-        plan: of this graph.
-        widths: of its layers.
-        params: calibrated, by site.
-        integers: rounded to nearest, by layer.
-        input_shape: [1, 3, H, W].
-        dynamic_batch: True where the graph holds for every batch.
-    """
-
-    graph: fx.GraphModule
-    plan: Plan
-    widths: LayerWidths
-    params: Mapping[str, QuantParams]
-    integers: Mapping[fx.Node, LayerIntegers]
-    input_shape: tuple[int, int, int, int]
-    dynamic_batch: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,310 +65,122 @@ def reconstruct(
         shelf: finished units; a run that was interrupted goes on behind them.
         progress: one bar over all steps.
     """
-    units = find_units(task.graph, task.plan, grain=preset.grain)
     executor = Executor(task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=task.dynamic_batch, device=room.device)
-    run = _Run(task=task, executor=executor, preset=preset, iters=iters, seed=seed, room=room, shelf=shelf)
+    units = _by_image(find_units(task.graph, task.plan, grain=preset.grain), executor)
+    batch = int(np.clip(131072 // (task.input_shape[2] * task.input_shape[3]), 4, 64))
+    learner = UnitLearner(task=task, executor=executor, preset=preset, iters=iters, seed=seed, batch=batch)
     params, integers = dict(task.params), dict(task.integers)
     records: list[UnitRecord] = []
     decisions: list[Decision] = []
-    latents: dict[fx.Node, NDArray[np.float32]] = {}
-
-    def take(made: FinishedUnit) -> None:
-        integers.update(made.integers)
-        latents.update(made.latents)
-        params.update({name: run.with_step(params[name], name, step) for name, step in made.steps.items()})
-        records.append(made.record)
-        decisions.extend(made.decisions)
-
-    batch = run.batch()
-    source = fill(count, batch, images, room=room)
-    if preset.mirrored:
-        source = fill(2 * count, batch, _mirrored(source), room=room)
-    float_input = quantised_input = source
-    todo = [index for index, unit in enumerate(units) if run.learned_names(unit)]
+    if task.fixed_steps and preset.step_lr > 0:
+        why = "the target's scales are powers of two"
+        decisions.append(Decision(where="reconstruction", what="activation steps kept as calibrated", why=why))
+    todo = {index for index, unit in enumerate(units) if learner.names(unit) is not None}
     last = max(todo, default=-1)
     together = round(iters * preset.joint_steps) if len(todo) > 1 else 0
-    with progress.track("reconstruct", total=iters * len(todo) + together, unit="steps") as advance:
+    latents: dict[fx.Node, NDArray[np.float32]] = {}
+    with _float32(room.device), progress.track("reconstruct", total=iters * len(todo) + together, unit="steps") as advance:
+        source = fill(count, batch, images, room=room)
+        if preset.mirrored:
+            source = fill(2 * count, batch, _mirrored(source), room=room)
+        float_input = quantised_input = source
         for index, unit in enumerate(units[: last + 1]):
-            float_output = fill(len(source), batch, run.forward(unit, float_input, None), room=room)
-            state = run.state(unit, params, integers)
+            float_output = fill(len(float_input), batch, _outputs(executor, unit, float_input, None), room=room)
             if index in todo:
                 data = UnitData(float_input=float_input, quantised_input=quantised_input, target=float_output)
-
-                def report(steps: int, loss: float, at: str = unit.name) -> None:
-                    advance(steps, f"{at}, loss {loss:.3g}")
-
-                made = run.unit(index, unit, data, params, integers, advance=report)
-                take(made)
-                state = run.state(unit, params, integers)
+                learn = partial(learner.learn, index, unit, data, params, integers)
+                made = _finished(learner, index, unit.name, iters, learn, shelf=shelf, advance=advance)
+                integers.update(made.integers)
+                latents.update(made.latents)
+                params = learner.with_steps(params, made.steps)
+                records.append(made.record)
+                decisions.extend(made.decisions)
+                del data
             if index < last:
-                quantised_input = fill(len(source), batch, run.forward(unit, quantised_input, state), room=room)
+                state = learner.state(unit, params, integers)
+                quantised_input = fill(len(float_input), batch, _outputs(executor, unit, quantised_input, state), room=room)
             float_input = float_output
         del float_input, quantised_input
         if together:
-
-            def report_all(steps: int, loss: float) -> None:
-                advance(steps, f"all units, loss {loss:.3g}")
-
-            take(run.together(units, source, params, integers, latents, steps=together, advance=report_all))
-    record = Reconstruction(preset=preset.name, iters=iters, images=count, units=tuple(records))
+            learn = partial(learn_together, learner, units, source, params, integers, latents, steps=together)
+            made = _finished(learner, len(units), NAME, together, learn, shelf=shelf, advance=advance)
+            integers.update(made.integers)
+            params = learner.with_steps(params, made.steps)
+            records.append(made.record)
+            decisions.extend(made.decisions)
+    record = Reconstruction(
+        preset=preset.name,
+        iters=iters,
+        images=count,
+        seed=seed,
+        device=room.device.type,
+        threads=compute_threads(),
+        units=tuple(records),
+    )
     return Reconstructed(params=params, integers=integers, record=record, decisions=tuple(decisions))
+
+
+class _Learn(Protocol):
+    def __call__(self, *, advance: Callable[[int, float], None]) -> FinishedUnit: ...
+
+
+def _finished(
+    learner: UnitLearner, index: int, name: str, steps: int, learn: _Learn, *, shelf: UnitShelf, advance: Advance
+) -> FinishedUnit:
+    """One unit, taken from the shelf or learned and put there."""
+    found = shelf.find(index)
+    if found is not None:
+        advance(steps, f"{name}, from the cache")
+        return read_unit(found, {width.name: layer for layer, width in learner.task.widths.items()})
+    done = 0
+
+    def report(count: int, loss: float) -> None:
+        nonlocal done
+        done += count
+        advance(count, f"{name}, loss {loss:.3g}")
+
+    made = learn(advance=report)
+    advance(steps - done)
+    with shelf.keep(index) as folder:
+        write_unit(folder, made, learner.task.widths)
+    return made
+
+
+def _by_image(units: tuple[Unit, ...], executor: Executor) -> list[Unit]:
+    """Units joined until each gives its images one behind the other; torch's own attention puts tokens first in between."""
+    found: list[Unit] = []
+    waiting: list[Unit] = []
+    for unit in units:
+        waiting.append(unit)
+        if executor.is_by_image(unit.output) or unit is units[-1]:
+            found.append(merge_units(waiting))
+            waiting = []
+    return found
+
+
+def _outputs(executor: Executor, unit: Unit, inputs: Activations, state: UnitState | None) -> Callable[[slice], Tensor]:
+    """Outputs of a unit for some images."""
+
+    def values(part: slice) -> Tensor:
+        with torch.no_grad():
+            return executor.run(unit, inputs.at(part), images=part.stop - part.start, quantised=state)
+
+    return values
 
 
 def _mirrored(source: Activations) -> Callable[[slice], Tensor]:
     """The images, and behind them the same ones mirrored left to right."""
 
     def values(part: slice) -> Tensor:
-        wanted = torch.arange(part.start, part.stop)
+        wanted = torch.arange(part.start, part.stop, device=source.device)
         found = source.at(wanted % len(source))
-        return torch.where((wanted >= len(source)).view(-1, 1, 1, 1).to(found.device), found.flip(3), found)
+        return torch.where((wanted >= len(source)).view(-1, 1, 1, 1), found.flip(3), found)
 
     return values
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """What every unit of one run shares."""
-
-    task: Task
-    executor: Executor
-    preset: Preset
-    iters: int
-    seed: int
-    room: Room
-    shelf: UnitShelf
-
-    def batch(self) -> int:
-        """Images at once where nothing is learned."""
-        pixels = self.task.input_shape[2] * self.task.input_shape[3]
-        return int(np.clip(131072 // pixels, 4, 64))
-
-    def forward(self, unit: Unit, inputs: Activations, state: UnitState | None) -> Callable[[slice], Tensor]:
-        """Outputs of a unit for some images."""
-
-        def outputs(part: slice) -> Tensor:
-            with torch.no_grad():
-                return self.executor.run(unit, inputs.at(part), images=part.stop - part.start, quantised=state)
-
-        return outputs
-
-    def state(self, unit: Unit, params: Mapping[str, QuantParams], integers: Mapping[fx.Node, LayerIntegers]) -> UnitState:
-        """The unit as it would ship with these parameters and integers."""
-        layers = {layer: integers[layer] for layer in unit.layers}
-        return UnitState(params, layers, sites=[site.name for site in self.executor.sites(unit)], device=self.room.device)
-
-    def learned_names(self, unit: Unit) -> tuple[list[fx.Node], list[str]] | None:
-        """Layers and sites of a unit that are learned; None where there are none."""
-        tied = {name for group in self.task.plan.groups for name in group.members}
-        layers = [layer for layer in unit.layers if self.task.widths[layer].bits <= WIDEST_LEARNED]
-        sites = [site.name for site in self.executor.sites(unit) if site.bits <= WIDEST_LEARNED and site.name not in tied]
-        learned = layers or (sites and self.preset.step_lr > 0)
-        return (layers, sites) if learned else None
-
-    def unit(
-        self,
-        index: int,
-        unit: Unit,
-        data: UnitData,
-        params: Mapping[str, QuantParams],
-        integers: Mapping[fx.Node, LayerIntegers],
-        *,
-        advance: Callable[[int, float], None],
-    ) -> FinishedUnit:
-        """Learn one unit, or take it from the shelf."""
-        names = {self.task.widths[layer].name: layer for layer in unit.layers}
-        found = self.shelf.find(index)
-        if found is not None:
-            advance(self.iters, 0.0)
-            return read_unit(found, names)
-        made = self._learn(index, unit, data, params, integers, advance=advance)
-        with self.shelf.keep(index) as folder:
-            write_unit(folder, made, self.task.widths)
-        return made
-
-    def _learn(
-        self,
-        index: int,
-        unit: Unit,
-        data: UnitData,
-        params: Mapping[str, QuantParams],
-        integers: Mapping[fx.Node, LayerIntegers],
-        *,
-        advance: Callable[[int, float], None],
-    ) -> FinishedUnit:
-        layers, sites = self.learned_names(unit) or ([], [])
-        state = self.state(unit, params, integers)
-        before = relative_error(self.executor, unit, data, state, batch=self.batch())
-        starts = [self._start(layer, integers[layer], params) for layer in layers]
-        rounding = Rounding(starts, method=self.preset.rounding) if starts else None
-        decisions: list[Decision] = []
-        try:
-            optimise(
-                self.executor,
-                unit,
-                data,
-                state,
-                Learned(layers=layers, rounding=rounding, sites=sites),
-                preset=self.preset,
-                iters=self.iters,
-                seed=self.seed * 7919 + index,
-                advance=advance,
-            )
-            steps = {name: _step(params[name], factor) for name, factor in state.factors.items()}
-            learned, latents = ({}, {}) if rounding is None else self._finish(layers, rounding, params)
-            decisions += _at_limit(unit, state, rounding)
-            moved = {**params, **{name: self.with_step(params[name], name, step) for name, step in steps.items()}}
-            shipped = self.state(unit, moved, {**integers, **learned})
-            after = relative_error(self.executor, unit, data, shipped, batch=self.batch())
-            why = f"the error of its output would be {after:.3g}, not {before:.3g}"
-        except LossNotFiniteError as problem:
-            steps, learned, latents, after, why = {}, {}, {}, float("nan"), str(problem)
-        if not after <= before:
-            decisions.append(Decision(where=unit.name, what="left rounded to nearest", why=why))
-            steps, learned, latents, after = {}, {}, {}, before
-        record = UnitRecord(
-            name=unit.name,
-            layers=tuple(self.task.widths[layer].name for layer in learned),
-            sites=tuple(steps),
-            error_before=before,
-            error_after=after,
-        )
-        return FinishedUnit(integers=learned, latents=latents, steps=steps, record=record, decisions=tuple(decisions))
-
-    def _start(
-        self, layer: fx.Node, integers: LayerIntegers, params: Mapping[str, QuantParams], latent: NDArray[np.float32] | None = None
-    ) -> LayerStart:
-        """From the float weights, or from where an earlier stage left the codes."""
-        weight, bias = float_weights(self.task.graph, layer)
-        if latent is not None:
-            # Straight-through learning leaves many codes on the brink: a small step would flip them all at once.
-            codes = integers.codes.astype(np.float32)
-            placed = codes + np.float32(self.preset.joint_centre) * (latent - codes)
-            weight, bias = placed * integers.scales.reshape(-1, *[1] * (codes.ndim - 1)), integers.bias
-        x_scale = read_params(self.task.plan, layer, params).scale
-        # Room for a bias that grows to twice its size while the step of the input shrinks as far as it may.
-        least = least_scales(None if bias is None else 2 * bias, len(integers.scales), x_scale=x_scale * LEAST_FACTOR)
-        norm = np.sqrt(np.square(weight.reshape(len(weight), -1).astype(np.float64)).sum(1))
-        device = self.room.device
-        return LayerStart(
-            weight=torch.as_tensor(weight, device=device),
-            bias=None if bias is None else torch.as_tensor(bias, device=device),
-            scales=torch.as_tensor(integers.scales, device=device),
-            least=torch.as_tensor(least, device=device),
-            bias_unit=torch.as_tensor((norm * x_scale).astype(np.float32), device=device),
-            bits=self.task.widths[layer].bits,
-        )
-
-    def together(
-        self,
-        units: Sequence[Unit],
-        images: Activations,
-        params: Mapping[str, QuantParams],
-        integers: Mapping[fx.Node, LayerIntegers],
-        latents: Mapping[fx.Node, NDArray[np.float32]],
-        *,
-        steps: int,
-        advance: Callable[[int, float], None],
-    ) -> FinishedUnit:
-        """The joint stage, from where the units ended; taken from the shelf where it was done before."""
-        names = {width.name: layer for layer, width in self.task.widths.items()}
-        found = self.shelf.find(len(units))
-        if found is not None:
-            advance(steps, 0.0)
-            return read_unit(found, names)
-        parts: list[JointUnit] = []
-        for unit in units:
-            layers, sites = self.learned_names(unit) or ([], [])
-            starts = [self._start(layer, integers[layer], params, latents.get(layer)) for layer in layers]
-            rounding = Rounding(starts, method=self.preset.rounding) if starts else None
-            learned = Learned(layers=layers, rounding=rounding, sites=sites)
-            parts.append(JointUnit(unit=unit, state=self.state(unit, params, integers), learned=learned))
-        made = self._together(parts, images, params, integers, steps=steps, seed=self.seed * 7919 + len(units), advance=advance)
-        with self.shelf.keep(len(units)) as folder:
-            write_unit(folder, made, self.task.widths)
-        return made
-
-    def _together(
-        self,
-        parts: Sequence[JointUnit],
-        images: Activations,
-        params: Mapping[str, QuantParams],
-        integers: Mapping[fx.Node, LayerIntegers],
-        *,
-        steps: int,
-        seed: int,
-        advance: Callable[[int, float], None],
-    ) -> FinishedUnit:
-        before = mean_loss(self.executor, parts, images, preset=self.preset, batch=self.batch())
-        learned: dict[fx.Node, LayerIntegers] = {}
-        moved: dict[str, float] = {}
-        decisions: list[Decision] = []
-        try:
-            learn_jointly(self.executor, parts, images, preset=self.preset, steps=steps, seed=seed, advance=advance)
-            for part in parts:
-                moved.update({name: _step(params[name], factor) for name, factor in part.state.factors.items()})
-                if part.learned.rounding is not None:
-                    learned.update(self._finish(list(part.learned.layers), part.learned.rounding, params)[0])
-                decisions += _at_limit(part.unit, part.state, part.learned.rounding)
-            new_params = {**params, **{name: self.with_step(params[name], name, step) for name, step in moved.items()}}
-            new_integers = {**integers, **learned}
-            shipped = [replace(part, state=self.state(part.unit, new_params, new_integers)) for part in parts]
-            after = mean_loss(self.executor, shipped, images, preset=self.preset, batch=self.batch())
-            why = f"the loss would be {after:.3g}, not {before:.3g}"
-        except LossNotFiniteError as problem:
-            after, why = float("nan"), str(problem)
-        if not after <= before:
-            decisions = [Decision(where="all units", what="left as the units ended", why=why)]
-            learned, moved, after = {}, {}, before
-        record = UnitRecord(
-            name="all units",
-            layers=tuple(self.task.widths[layer].name for layer in learned),
-            sites=tuple(moved),
-            error_before=before,
-            error_after=after,
-        )
-        return FinishedUnit(integers=learned, latents={}, steps=moved, record=record, decisions=tuple(decisions))
-
-    def _finish(
-        self, layers: list[fx.Node], rounding: Rounding, params: Mapping[str, QuantParams]
-    ) -> tuple[dict[fx.Node, LayerIntegers], dict[fx.Node, NDArray[np.float32]]]:
-        """The learned weights as stored integers, and where they were before they were rounded."""
-        made: dict[fx.Node, LayerIntegers] = {}
-        latents: dict[fx.Node, NDArray[np.float32]] = {}
-        with torch.no_grad():
-            places = rounding.split(rounding.codes_at) if rounding.method == "free" else [None] * len(layers)
-            for number, (layer, codes, place) in enumerate(zip(layers, rounding.split(rounding.codes(hard=True)), places, strict=True)):
-                bias = rounding.bias(number)
-                bias_values = None if bias is None else bias.cpu().numpy().astype(np.float32)
-                stored = codes.cpu().numpy().astype(np.int8)
-                x_scale = read_params(self.task.plan, layer, params).scale
-                scales = scales_of_dead(bias_values, rounding.scales(number).cpu().numpy(), stored, x_scale=x_scale)
-                made[layer] = LayerIntegers(scales=scales, codes=stored, bias=bias_values)
-                if place is not None:
-                    latents[layer] = place.cpu().numpy().copy()
-        return made, latents
-
-    def with_step(self, params: QuantParams, name: str, step: float) -> QuantParams:
-        """Parameters of a site with another step size; the code of an absorbed clamp's upper bound follows."""
-        site = next(site for site in self.task.plan.sites if site.name == name)
-        return finish_carrier(scale=step, zero_point=params.zero_point, bits=site.bits, storage=params.storage, bounds=site.bounds)
-
-
-def _step(params: QuantParams, factor: Tensor) -> float:
-    return float(np.float32(params.scale * float(factor.clamp(LEAST_FACTOR, LARGEST_FACTOR))))
-
-
-def _at_limit(unit: Unit, state: UnitState, rounding: Rounding | None) -> list[Decision]:
-    """What wanted to leave its range: named, and held at its limit."""
-    found = [
-        Decision(where=name, what=f"activation step held at {limit} times its calibrated size", why="reconstruction drove it further")
-        for name, factor in state.factors.items()
-        for limit in (LEAST_FACTOR, LARGEST_FACTOR)
-        if (float(factor) <= limit if limit < 1 else float(factor) >= limit)
-    ]
-    if rounding is not None:
-        channels = sum(rounding.at_floor(number) for number in range(len(rounding.layers)))
-        if channels:
-            what = f"weight scale of {channels} channels held at its floor"
-            found.append(Decision(where=unit.name, what=what, why="reconstruction drove it towards zero"))
-    return found
+def _float32(device: torch.device) -> AbstractContextManager[None]:
+    """On CUDA, convolutions in float32 proper, and by algorithms that give the same sum each time."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

@@ -84,7 +84,8 @@ class Rounding(nn.Module):
 
     def at_floor(self, index: int) -> int:
         """Channels whose scale wanted to be smaller than it may."""
-        return int((self.scale_factors[index].detach() < _LEAST_FACTOR).sum())
+        layer, factor = self.layers[index], self.scale_factors[index].detach()
+        return int(((factor < _LEAST_FACTOR) | (layer.scales * factor < layer.least)).sum())
 
     def split(self, flat: Tensor) -> list[Tensor]:
         """Values of all weights, layer by layer in their weights' shapes."""
@@ -108,9 +109,9 @@ class Rounding(nn.Module):
         return (1.0 - torch.exp(beta * torch.log(distance.clamp_min(1e-12)))).sum()
 
     def unsettled(self) -> Tensor:
-        """Sum over all weights of the squared distance from the middle of their code's step (arXiv 2203.11086, equation 5)."""
+        """Mean over all weights of the squared distance from the middle of their code's step (arXiv 2203.11086, equation 5)."""
         inside = self._held(self.codes_at)
-        return (inside - torch.round(inside.detach())).square().sum()
+        return (inside - torch.round(inside.detach())).square().mean()
 
     def _held(self, values: Tensor) -> Tensor:
         # Half a step beyond the last code and no further: a weight that left for good could not come back.

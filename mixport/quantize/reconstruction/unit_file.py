@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,7 @@ class FinishedUnit:
     """
 
     integers: dict[fx.Node, LayerIntegers]
-    latents: dict[fx.Node, NDArray[np.float32]]
+    latents: Mapping[fx.Node, NDArray[np.float32]]
     steps: dict[str, float]
     record: UnitRecord
     decisions: tuple[Decision, ...]

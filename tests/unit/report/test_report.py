@@ -15,9 +15,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from mixport.errors import InvariantError
-from mixport.manifest import Manifest, SessionPolicy, SiteEntry
+from mixport.manifest import Manifest, SessionPolicy, SiteEntry, UnitEntry
 from mixport.report import StripImage, recheck_script, render
-from mixport.report.plots import size_figure, sqnr_figure
+from mixport.report.plots import size_figure, sqnr_figure, unit_figure
 
 VOID = {"meta", "br", "img", "path", "use", "rect"}
 
@@ -295,3 +295,29 @@ def test_portability_of_every_node_and_broken_bounds_have_tables(manifest: Manif
     assert "No static bounds" not in words
     plain = render(with_proofs(manifest))
     assert "No static bounds were computed." in plain and "How far each node" not in plain
+
+
+def test_what_was_learned_shows_unit_by_unit(manifest: Manifest) -> None:
+    text = render(manifest)
+    words = " ".join(Checker(text).text.split())
+    assert "Learned unit by unit by mixport : 2,000 steps a unit on 32 images, seed 3, cpu, 2 CPU threads." in words
+    assert "body <b> fc 1 0.5 0.125" in words and "<b>" not in re.sub(r"<b>[^<>]*</b>", "", text)
+    assert "late left to nearest 0 - -" in words
+    assert "error of each unit before and after reconstruction" in text
+    nearest = render(manifest.model_copy(update={"reconstruction": None}))
+    assert "Every weight is rounded to its nearest code." in nearest
+    assert "before and after reconstruction" not in nearest
+
+
+def unit(name: str, before: float | None, after: float | None) -> UnitEntry:
+    return UnitEntry(name=name, layers=(), sites=(), error_before=before, error_after=after)
+
+
+def test_a_unit_has_a_bar_before_and_one_after() -> None:
+    figure = unit_figure([unit("a", 0.5, 0.1), unit("b", 0.25, 0.2), unit("broken", None, None), unit("dead", 0.0, 0.0)])
+    assert figure is not None
+    assert figure.count("fill: var(--accent)") == 3, "two units, and the legend"
+    assert "broken" not in figure and "dead" not in figure
+    assert unit_figure([unit("broken", None, None)]) is None
+    many = unit_figure([unit(f"unit{number}", 0.5, 0.1) for number in range(60)])
+    assert many is not None and "unit17" not in many

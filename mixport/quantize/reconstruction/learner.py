@@ -1,0 +1,233 @@
+"""One unit: from rounding to nearest to learned integers and steps, or the reason why it stays as it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from mixport.artifacts import Decision, UnitRecord
+from mixport.quantize.nearest import LayerIntegers, float_weights, least_scales, read_params, read_site, scales_of_dead
+from mixport.quantize.ranges import finish_carrier
+from mixport.quantize.reconstruction.execute import Executor
+from mixport.quantize.reconstruction.optimise import Learned, NotLearnedError, UnitData, optimise, relative_error
+from mixport.quantize.reconstruction.rounding import LayerStart, Rounding
+from mixport.quantize.reconstruction.state import LARGEST_FACTOR, LEAST_FACTOR, UnitState
+from mixport.quantize.reconstruction.task import Task
+from mixport.quantize.reconstruction.unit_file import FinishedUnit
+from mixport.quantize.reconstruction.units import Unit
+from mixport.quantspec import QuantParams
+from mixport.reconstruction_preset import WIDEST_LEARNED, Preset
+
+Params = Mapping[str, QuantParams]
+Integers = Mapping[fx.Node, LayerIntegers]
+Latents = Mapping[fx.Node, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitLearner:
+    """What every unit of one run shares.
+
+    Attributes:
+        task: what is reconstructed.
+        executor: of its graph.
+        preset: how.
+        iters: steps a unit.
+        seed: of batches and masks.
+        batch: images at once where nothing is learned.
+    """
+
+    task: Task
+    executor: Executor
+    preset: Preset
+    iters: int
+    seed: int
+    batch: int
+
+    def state(self, unit: Unit, params: Params, integers: Integers) -> UnitState:
+        """The unit as it would ship with these parameters and integers."""
+        layers = {layer: integers[layer] for layer in unit.layers}
+        return UnitState(params, layers, sites=[site.name for site in self.executor.sites(unit)], device=self.executor.device)
+
+    def names(self, unit: Unit) -> tuple[list[fx.Node], list[str]] | None:
+        """Layers and sites of a unit that are learned; None where there are none."""
+        tied = {name for group in self.task.plan.groups for name in group.members}
+        layers = [layer for layer in unit.layers if self.task.widths[layer].bits <= WIDEST_LEARNED]
+        free = [] if self.task.fixed_steps or self.preset.step_lr == 0 else self.executor.sites(unit)
+        sites = [site.name for site in free if site.bits <= WIDEST_LEARNED and site.name not in tied]
+        return (layers, sites) if layers or sites else None
+
+    def with_steps(self, params: Params, steps: Mapping[str, float]) -> dict[str, QuantParams]:
+        """All parameters, some with another step size; the code of an absorbed clamp's upper bound follows."""
+        moved = dict(params)
+        for site in self.task.plan.sites:
+            if site.name in steps:
+                old = params[site.name]
+                moved[site.name] = finish_carrier(
+                    scale=steps[site.name], zero_point=old.zero_point, bits=site.bits, storage=old.storage, bounds=site.bounds
+                )
+        return moved
+
+    def learn(
+        self, index: int, unit: Unit, data: UnitData, params: Params, integers: Integers, *, advance: Callable[[int, float], None]
+    ) -> FinishedUnit:
+        """Learn one unit; it stays rounded to nearest where that leaves less error, or where learning breaks down."""
+        layers, sites = self.names(unit) or ([], [])
+        before = relative_error(self.executor, unit, data, self.state(unit, params, integers), batch=self.batch)
+        try:
+            if not math.isfinite(before):
+                raise NotLearnedError("the error of its output is no finite number")
+            steps, learned, latents, decisions = self._attempt(index, unit, data, params, integers, layers, sites, advance=advance)
+            shipped = self.state(unit, self.with_steps(params, steps), {**integers, **learned})
+            after = relative_error(self.executor, unit, data, shipped, batch=self.batch)
+            if not after <= before:
+                raise NotLearnedError(f"the error of its output would be {after:.3g}, not {before:.3g}")
+        except NotLearnedError as problem:
+            steps, learned, latents, after = {}, {}, {}, before
+            decisions = [Decision(where=unit.name, what="left rounded to nearest", why=str(problem))]
+        record = UnitRecord(
+            name=unit.name,
+            layers=tuple(self.task.widths[layer].name for layer in learned),
+            sites=tuple(steps),
+            error_before=before if math.isfinite(before) else None,
+            error_after=after if math.isfinite(after) else None,
+        )
+        return FinishedUnit(integers=learned, latents=latents, steps=steps, record=record, decisions=tuple(decisions))
+
+    def _attempt(
+        self,
+        index: int,
+        unit: Unit,
+        data: UnitData,
+        params: Params,
+        integers: Integers,
+        layers: list[fx.Node],
+        sites: list[str],
+        *,
+        advance: Callable[[int, float], None],
+    ) -> tuple[dict[str, float], dict[fx.Node, LayerIntegers], Latents, list[Decision]]:
+        """Steps, integers, where codes were, and what wanted to leave its range. Raises NotLearnedError."""
+        state = self.state(unit, params, integers)
+        learned = self.to_learn(layers, sites, params, integers)
+        optimise(
+            self.executor,
+            unit,
+            data,
+            state,
+            learned,
+            preset=self.preset,
+            iters=self.iters,
+            seed=self.seed * 7919 + index,
+            advance=advance,
+        )
+        steps, kept = self.steps(unit, state, layers, params, integers)
+        made, latents = self.finish(learned, self.with_steps(params, steps))
+        return steps, made, latents, [*at_limit(unit, state, learned.rounding), *kept]
+
+    def to_learn(
+        self, layers: Sequence[fx.Node], sites: Sequence[str], params: Params, integers: Integers, latents: Latents | None = None
+    ) -> Learned:
+        """What is learned, at its start: rounding to nearest, or where an earlier stage left the codes."""
+        starts = [self._start(layer, integers[layer], params, (latents or {}).get(layer)) for layer in layers]
+        rounding = Rounding(starts, method=self.preset.rounding) if starts else None
+        return Learned(layers=layers, rounding=rounding, sites=sites)
+
+    def steps(
+        self, unit: Unit, state: UnitState, layers: Sequence[fx.Node], params: Params, integers: Integers
+    ) -> tuple[dict[str, float], list[Decision]]:
+        """Learned steps in real units, less those that would leave a bias no room."""
+        steps = {name: _step(params[name], factor) for name, factor in state.factors.items()}
+        return steps_with_room(self.task, steps, [layer for layer in unit.layers if layer not in layers], params, integers)
+
+    def _start(self, layer: fx.Node, integers: LayerIntegers, params: Params, latent: NDArray[np.float32] | None) -> LayerStart:
+        weight, bias = float_weights(self.task.graph, layer)
+        if latent is not None:
+            # Straight-through learning leaves many codes on the brink: a small step would flip them all at once.
+            codes = integers.codes.astype(np.float32)
+            placed = codes + np.float32(self.preset.joint_centre) * (latent - codes)
+            weight, bias = placed * integers.scales.reshape(-1, *[1] * (codes.ndim - 1)), integers.bias
+        x_scale = read_params(self.task.plan, layer, params).scale
+        # Room for a bias that grows to twice its size while the step of the input shrinks as far as it may.
+        least = least_scales(None if bias is None else 2 * bias, len(integers.scales), x_scale=x_scale * LEAST_FACTOR)
+        norm = np.sqrt(np.square(weight.reshape(len(weight), -1).astype(np.float64)).sum(1))
+        device = self.executor.device
+        return LayerStart(
+            weight=torch.as_tensor(weight, device=device),
+            bias=None if bias is None else torch.as_tensor(bias, device=device),
+            # Codes start as weight / scale: a scale below the least would be raised behind their back.
+            scales=torch.as_tensor(np.maximum(integers.scales, least), device=device),
+            least=torch.as_tensor(least, device=device),
+            bias_unit=torch.as_tensor((norm * x_scale).astype(np.float32), device=device),
+            bits=self.task.widths[layer].bits,
+        )
+
+    def finish(self, learned: Learned, params: Params) -> tuple[dict[fx.Node, LayerIntegers], Latents]:
+        """The learned weights as stored integers, and where free codes were before they were rounded; `params` as they will ship."""
+        made: dict[fx.Node, LayerIntegers] = {}
+        latents: dict[fx.Node, NDArray[np.float32]] = {}
+        rounding = learned.rounding
+        if rounding is None:
+            return made, latents
+        with torch.no_grad():
+            codes, places = rounding.split(rounding.codes(hard=True)), rounding.split(rounding.codes_at)
+            for number, layer in enumerate(learned.layers):
+                bias = rounding.bias(number)
+                bias_values = None if bias is None else bias.cpu().numpy().astype(np.float32)
+                stored = codes[number].cpu().numpy().astype(np.int8)
+                x_scale = read_params(self.task.plan, layer, params).scale
+                scales = scales_of_dead(bias_values, rounding.scales(number).cpu().numpy(), stored, x_scale=x_scale)
+                made[layer] = LayerIntegers(scales=scales, codes=stored, bias=bias_values)
+                if rounding.method == "free":
+                    latents[layer] = places[number].cpu().numpy().copy()
+        return made, latents
+
+
+def steps_with_room(
+    task: Task, steps: Mapping[str, float], fixed: Sequence[fx.Node], params: Params, integers: Integers
+) -> tuple[dict[str, float], list[Decision]]:
+    """Learned steps without those at which the bias of a layer that is not learned would leave int32.
+
+    Args:
+        task: see Task.
+        steps: by site, real units.
+        fixed: layers that keep their integers.
+        params: of every site, calibrated.
+        integers: of every layer.
+    """
+    kept, decisions = dict(steps), list[Decision]()
+    for layer in fixed:
+        site, stored = read_site(task.plan, layer).name, integers[layer]
+        if site not in kept or kept[site] >= params[site].scale:
+            continue
+        least = least_scales(stored.bias, len(stored.scales), x_scale=kept[site])
+        alive = stored.codes.reshape(len(stored.codes), -1).any(1)
+        if bool((alive & (stored.scales < least)).any()):
+            del kept[site]
+            why = f"with a smaller one the bias of {task.widths[layer].name} would not fit int32"
+            decisions.append(Decision(where=site, what="activation step kept as calibrated", why=why))
+    return kept, decisions
+
+
+def _step(params: QuantParams, factor: Tensor) -> float:
+    return float(np.float32(params.scale * float(factor.clamp(LEAST_FACTOR, LARGEST_FACTOR))))
+
+
+def at_limit(unit: Unit, state: UnitState, rounding: Rounding | None) -> list[Decision]:
+    """What wanted to leave its range: named, and held at its limit."""
+    found = [
+        Decision(where=name, what=f"activation step held at {limit} times its calibrated size", why="reconstruction drove it further")
+        for name, factor in state.factors.items()
+        for limit in (LEAST_FACTOR, LARGEST_FACTOR)
+        if (float(factor) <= limit if limit < 1 else float(factor) >= limit)
+    ]
+    if rounding is not None:
+        channels = sum(rounding.at_floor(number) for number in range(len(rounding.layers)))
+        if channels:
+            what = f"weight scale of {channels} channels held at its floor"
+            found.append(Decision(where=unit.name, what=what, why="reconstruction drove it towards zero"))
+    return found

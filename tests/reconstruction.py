@@ -1,0 +1,196 @@
+"""Small modules for reconstruction, and what `mixport.quantize` hands to the engine, without building a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mixport.artifacts import CalibrationSet, Preprocessing
+from mixport.progress import Advance
+from mixport.quantize import quantizer
+from mixport.quantize.float_model import FloatModel
+from mixport.quantize.reconstruction.caches import Room
+from mixport.quantize.reconstruction.reconstruct import Reconstructed, reconstruct
+from mixport.quantize.reconstruction.task import Task
+from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
+from mixport.quantspec import Scheme
+from mixport.reconstruction_preset import PRESETS, Preset, ReconstructionOptions
+from mixport.targets import load_target
+
+_CONFIG = {"input_size": (3, 16, 16), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+DEFAULT = PRESETS["mixport"]
+
+
+class Stack(nn.Module):
+    """Three convolutions and a head; the middle ones are what is learned at w2a4."""
+
+    def __init__(self, *, bias: bool = True) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, bias=bias), nn.Conv2d(8, 8, 3, bias=bias)
+        self.head = nn.Linear(8, 5, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        x = torch.relu(self.third(torch.relu(self.second(x))))
+        return self.head(x.mean((2, 3)))
+
+
+class Windows(nn.Module):
+    """Four windows an image: between the splits the first axis has four rows an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.a, self.b, self.head = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).reshape(-1, 8, 2, 4, 2, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, 8)
+        x = x + self.b(torch.relu(self.a(x)))
+        return self.head(x.reshape(-1, 4, 16, 8).mean((1, 2)))
+
+
+def seeded(make: Callable[[], nn.Module], change: Callable[[Any], None] | None = None) -> nn.Module:
+    """A module with seeded weights and stated preprocessing, changed in place."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(5)
+        module = make().eval()
+        if change is not None:
+            change(module)
+    module.pretrained_cfg = _CONFIG  # type: ignore[assignment]
+    return module
+
+
+def stack() -> nn.Module:
+    """Stack as it is."""
+    return seeded(Stack)
+
+
+def without_biases() -> nn.Module:
+    """Stack whose learned layers have no bias."""
+    return seeded(lambda: Stack(bias=False))
+
+
+def windows() -> nn.Module:
+    """Windows as it is."""
+    return seeded(Windows)
+
+
+def dead() -> nn.Module:
+    """A channel of zero weights, one that is always negative before its Relu, and a layer that gives zeros alone."""
+
+    def kill(m: Stack) -> None:
+        m.second.weight[0] = 0.0
+        m.second.bias[1] = -100.0
+        m.third.weight.zero_()
+        m.third.bias.fill_(-1.0)
+
+    return seeded(Stack, kill)
+
+
+def huge() -> nn.Module:
+    """Weights whose outputs are finite and their squares are not."""
+
+    def grow(m: Stack) -> None:
+        m.second.weight *= 1e22
+        m.second.bias *= 1e22
+        m.third.weight *= 1e-22
+
+    return seeded(Stack, grow)
+
+
+@dataclass
+class Recorder:
+    """A Progress that remembers what it is told."""
+
+    calls: list[tuple[int, str]] = field(default_factory=list)
+    total: int = 0
+
+    @contextmanager
+    def track(self, description: str, *, total: int, unit: str = "images") -> Any:
+        def advance(count: int, detail: str = "") -> None:
+            if description == "reconstruct":
+                self.calls.append((count, detail))
+
+        self.total = total if description == "reconstruct" else self.total
+        advance_: Advance = advance
+        yield advance_
+
+
+class _Stop(Exception):
+    pass
+
+
+def task_of(
+    module: nn.Module, folder: Path, *, scheme: str = "w2a4", images: int = 12, **calibrated: Any
+) -> tuple[Task, Callable[..., Tensor]]:
+    """The task of a module, and its preprocessed images by slice: exactly what `quantize` would reconstruct."""
+    size = (16, 16)
+    pixels = np.random.default_rng(0).integers(0, 256, (images, *size, 3), np.uint8)
+    np.save(folder / "images.npy", pixels)
+    calibration = CalibrationSet(
+        images_path=folder / "images.npy", count=images, method="images", recipe_key="a" * 64, content_sha256="b" * 64
+    )
+    model = FloatModel(
+        module=module.requires_grad_(False),
+        name="small",
+        source="tests",
+        sha256="c" * 64,
+        preprocessing=Preprocessing(size=size, mean=(0.5,) * 3, std=(0.25,) * 3),
+        class_names=None,
+        input_shape=(1, 3, *size),
+    )
+    caught: list[Any] = []
+
+    def stop(task: Task, pixels: Callable[[slice], Tensor], **_: Any) -> Reconstructed:
+        caught.extend((task, pixels))
+        raise _Stop
+
+    real, quantizer.reconstruct = quantizer.reconstruct, stop
+    try:
+        quantizer.quantize(
+            model,
+            calibration,
+            load_target("ort-cpu"),
+            scheme=Scheme.parse(scheme),
+            reconstruction=ReconstructionOptions(preset=DEFAULT, iters=1),
+            workdir=folder,
+        )
+    except _Stop:
+        pass
+    finally:
+        quantizer.reconstruct = real
+    task, source = caught
+    return replace(task, **calibrated), source
+
+
+def learn(
+    task: Task,
+    images: Callable[[slice], Tensor],
+    folder: Path,
+    *,
+    count: int = 12,
+    iters: int = 20,
+    seed: int = 0,
+    shelf: UnitShelf | None = None,
+    largest: int = 1 << 30,
+    progress: Recorder | None = None,
+    preset: Preset = DEFAULT,
+) -> Reconstructed:
+    """Reconstruct on the CPU."""
+    return reconstruct(
+        task,
+        images,
+        count=count,
+        preset=preset,
+        iters=iters,
+        seed=seed,
+        room=Room(folder, largest=largest, device=torch.device("cpu")),
+        shelf=shelf or NoShelf(),
+        progress=progress or Recorder(),
+    )
