@@ -88,7 +88,8 @@ class UnitLearner:
             if not after <= before:
                 raise NotLearnedError(f"the error of its output would be {after:.3g}, not {before:.3g}")
         except NotLearnedError as problem:
-            steps, learned, latents, after = {}, {}, {}, before
+            steps, learned, after = {}, {}, before
+            latents: Latents = {}
             decisions = [Decision(where=unit.name, what="left rounded to nearest", why=str(problem))]
         record = UnitRecord(
             name=unit.name,
