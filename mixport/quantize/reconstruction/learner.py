@@ -111,7 +111,7 @@ class UnitLearner:
     ) -> tuple[dict[str, float], dict[fx.Node, LayerIntegers], list[Decision]]:
         """Steps, integers, and what wanted to leave its range. Raises NotLearnedError."""
         state = self.state(unit, params, integers)
-        starts = [self._start(layer, integers[layer], params) for layer in layers]
+        starts = [self.start(layer, integers[layer], params) for layer in layers]
         rounding = Rounding(starts, method=self.preset.rounding) if starts else None
         optimise(
             self.executor,
@@ -130,7 +130,8 @@ class UnitLearner:
         learned = {} if rounding is None else self._finish(layers, rounding, self.with_steps(params, steps))
         return steps, learned, [*_at_limit(unit, state, rounding), *kept]
 
-    def _start(self, layer: fx.Node, integers: LayerIntegers, params: Params) -> LayerStart:
+    def start(self, layer: fx.Node, integers: LayerIntegers, params: Params) -> LayerStart:
+        """A layer as its rounding is learned from: float weights, and scales that leave room for the bias."""
         weight, bias = float_weights(self.task.graph, layer)
         x_scale = read_params(self.task.plan, layer, params).scale
         # Room for a bias that grows to twice its size while the step of the input shrinks as far as it may.
