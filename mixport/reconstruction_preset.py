@@ -37,12 +37,6 @@ class Preset:
             growing from 0 to this over the steps.
         mirrored: images are learned from as they are and mirrored left to right.
         batch: images a step.
-        joint_steps: steps of the last stage, in which all units learn together, as a part of the steps of one unit; 0 leaves it out.
-        joint_centre: the last stage starts with codes this part of their way from the middle of their step: 1 where they ended, 0 amid.
-        joint_lr: rates of the last stage, as a part of those above.
-        joint_features: weight of the relative error behind each unit, next to the divergence of the outputs.
-        joint_temperature: of that divergence.
-        joint_batch: images a step of the last stage.
     """
 
     name: str
@@ -60,12 +54,6 @@ class Preset:
     damping: float = 0.0
     mirrored: bool = False
     batch: int = 32
-    joint_steps: float = 0.0
-    joint_centre: float = 0.5
-    joint_lr: float = 0.3
-    joint_features: float = 1.0
-    joint_temperature: float = 2.0
-    joint_batch: int = 64
 
 
 DEFAULT = "mixport"
@@ -86,7 +74,6 @@ PRESETS = MappingProxyType(
                 inner_drop=0.25,
                 damping=0.2,
                 mirrored=True,
-                joint_steps=0.25,
             ),
         )
     }

@@ -87,13 +87,13 @@ class Case:
 
 _PARTS: dict[str, dict[str, Any]] = {
     "all": {},
-    "without the joint stage": {"joint_steps": 0.0},
+    "without damping": {"damping": 0.0},
     "without mirrored images": {"mirrored": False},
     "without dropping": {"input_drop": 0.0, "inner_drop": 0.0},
     "without learned biases": {"bias_lr": 0.0},
     "without learned weight scales": {"scale_lr": 0.0},
     "without learned activation steps": {"step_lr": 0.0},
-    "AdaRound's sigmoid for free codes": {"rounding": "sigmoid", "joint_steps": 0.0},
+    "AdaRound's sigmoid for free codes": {"rounding": "sigmoid"},
 }
 
 TABLES: dict[str, dict[str, Case]] = {

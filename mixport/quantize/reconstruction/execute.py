@@ -51,7 +51,9 @@ class Executor:
         self._first = {site.tensor: site for site in plan.sites if site.base is None}
         self._further = {pair: site for site in plan.sites if site.base is not None for pair in site.consumers}
         self._constants = self._fold_constants()
+        self._has_sizes = any(_is_size(node) for node in graph.graph.nodes)
         self._sizes: dict[int, Mapping[fx.Node, Any]] = {}
+        self._shapes: dict[int, Mapping[fx.Node, tuple[int, ...]]] = {}
 
     def run(self, unit: Unit, x: Tensor, *, images: int, quantised: Quantised | None = None) -> Tensor:
         """Value of the unit's output before its own quantiser.
@@ -121,21 +123,26 @@ class Executor:
         """True where the first axis of a tensor has the images one behind the other, and no other axis depends on their number."""
         if not self._dynamic_batch:
             return True
-        few, more = (self._shapes_for(images).shapes[node] for images in _TWO_BATCHES)
+        for images in _TWO_BATCHES:
+            self._record(images)
+        few, more = (self._shapes[images][node] for images in _TWO_BATCHES)
         return len(few) > 0 and few[1:] == more[1:] and few[0] * _TWO_BATCHES[1] == more[0] * _TWO_BATCHES[0]
 
     def _sizes_for(self, images: int) -> Mapping[fx.Node, Any]:
         """Values of the nodes that are no tensors (sizes of the batch axis), for a number of images."""
-        if images not in self._sizes:
-            any_size = any(_is_size(node) for node in self.graph.graph.nodes)
-            self._sizes[images] = self._shapes_for(images).sizes if any_size else {}
+        if not self._has_sizes:
+            return {}
+        self._record(images)
         return self._sizes[images]
 
-    def _shapes_for(self, images: int) -> _ShapeRecorder:
+    def _record(self, images: int) -> None:
+        """Note shapes and sizes for a number of images, once."""
+        if images in self._sizes:
+            return
         recorder = _ShapeRecorder(self.graph)
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             recorder.run(torch.empty((images, *self._input_shape[1:])))
-        return recorder
+        self._sizes[images], self._shapes[images] = recorder.sizes, recorder.shapes
 
 
 def _is_size(node: fx.Node) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from mixport.artifacts import Decision, UnitRecord
@@ -26,7 +25,6 @@ from mixport.reconstruction_preset import WIDEST_LEARNED, Preset
 
 Params = Mapping[str, QuantParams]
 Integers = Mapping[fx.Node, LayerIntegers]
-Latents = Mapping[fx.Node, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +80,13 @@ class UnitLearner:
         try:
             if not math.isfinite(before):
                 raise NotLearnedError("the error of its output is no finite number")
-            steps, learned, latents, decisions = self._attempt(index, unit, data, params, integers, layers, sites, advance=advance)
+            steps, learned, decisions = self._attempt(index, unit, data, params, integers, layers, sites, advance=advance)
             shipped = self.state(unit, self.with_steps(params, steps), {**integers, **learned})
             after = relative_error(self.executor, unit, data, shipped, batch=self.batch)
             if not after <= before:
                 raise NotLearnedError(f"the error of its output would be {after:.3g}, not {before:.3g}")
         except NotLearnedError as problem:
             steps, learned, after = {}, {}, before
-            latents: Latents = {}
             decisions = [Decision(where=unit.name, what="left rounded to nearest", why=str(problem))]
         record = UnitRecord(
             name=unit.name,
@@ -98,7 +95,7 @@ class UnitLearner:
             error_before=before if math.isfinite(before) else None,
             error_after=after if math.isfinite(after) else None,
         )
-        return FinishedUnit(integers=learned, latents=latents, steps=steps, record=record, decisions=tuple(decisions))
+        return FinishedUnit(integers=learned, steps=steps, record=record, decisions=tuple(decisions))
 
     def _attempt(
         self,
@@ -111,47 +108,31 @@ class UnitLearner:
         sites: list[str],
         *,
         advance: Callable[[int, float], None],
-    ) -> tuple[dict[str, float], dict[fx.Node, LayerIntegers], Latents, list[Decision]]:
-        """Steps, integers, where codes were, and what wanted to leave its range. Raises NotLearnedError."""
+    ) -> tuple[dict[str, float], dict[fx.Node, LayerIntegers], list[Decision]]:
+        """Steps, integers, and what wanted to leave its range. Raises NotLearnedError."""
         state = self.state(unit, params, integers)
-        learned = self.to_learn(layers, sites, params, integers)
+        starts = [self.start(layer, integers[layer], params) for layer in layers]
+        rounding = Rounding(starts, method=self.preset.rounding) if starts else None
         optimise(
             self.executor,
             unit,
             data,
             state,
-            learned,
+            Learned(layers=layers, rounding=rounding, sites=sites),
             preset=self.preset,
             iters=self.iters,
             seed=self.seed * 7919 + index,
             advance=advance,
         )
-        steps, kept = self.steps(unit, state, layers, params, integers)
-        made, latents = self.finish(learned, self.with_steps(params, steps))
-        return steps, made, latents, [*at_limit(unit, state, learned.rounding), *kept]
-
-    def to_learn(
-        self, layers: Sequence[fx.Node], sites: Sequence[str], params: Params, integers: Integers, latents: Latents | None = None
-    ) -> Learned:
-        """What is learned, at its start: rounding to nearest, or where an earlier stage left the codes."""
-        starts = [self._start(layer, integers[layer], params, (latents or {}).get(layer)) for layer in layers]
-        rounding = Rounding(starts, method=self.preset.rounding) if starts else None
-        return Learned(layers=layers, rounding=rounding, sites=sites)
-
-    def steps(
-        self, unit: Unit, state: UnitState, layers: Sequence[fx.Node], params: Params, integers: Integers
-    ) -> tuple[dict[str, float], list[Decision]]:
-        """Learned steps in real units, less those that would leave a bias no room."""
         steps = {name: _step(params[name], factor) for name, factor in state.factors.items()}
-        return steps_with_room(self.task, steps, [layer for layer in unit.layers if layer not in layers], params, integers)
+        fixed = [layer for layer in unit.layers if layer not in layers]
+        steps, kept = steps_with_room(self.task, steps, fixed, params, integers)
+        learned = {} if rounding is None else self._finish(layers, rounding, self.with_steps(params, steps))
+        return steps, learned, [*_at_limit(unit, state, rounding), *kept]
 
-    def _start(self, layer: fx.Node, integers: LayerIntegers, params: Params, latent: NDArray[np.float32] | None) -> LayerStart:
+    def start(self, layer: fx.Node, integers: LayerIntegers, params: Params) -> LayerStart:
+        """A layer as its rounding is learned from: float weights, and scales that leave room for the bias."""
         weight, bias = float_weights(self.task.graph, layer)
-        if latent is not None:
-            # Straight-through learning leaves many codes on the brink: a small step would flip them all at once.
-            codes = integers.codes.astype(np.float32)
-            placed = codes + np.float32(self.preset.joint_centre) * (latent - codes)
-            weight, bias = placed * integers.scales.reshape(-1, *[1] * (codes.ndim - 1)), integers.bias
         x_scale = read_params(self.task.plan, layer, params).scale
         # Room for a bias that grows to twice its size while the step of the input shrinks as far as it may.
         least = least_scales(None if bias is None else 2 * bias, len(integers.scales), x_scale=x_scale * LEAST_FACTOR)
@@ -167,25 +148,18 @@ class UnitLearner:
             bits=self.task.widths[layer].bits,
         )
 
-    def finish(self, learned: Learned, params: Params) -> tuple[dict[fx.Node, LayerIntegers], Latents]:
-        """The learned weights as stored integers, and where free codes were before they were rounded; `params` as they will ship."""
+    def _finish(self, layers: Sequence[fx.Node], rounding: Rounding, params: Params) -> dict[fx.Node, LayerIntegers]:
+        """The learned weights as stored integers; `params` as they will ship."""
         made: dict[fx.Node, LayerIntegers] = {}
-        latents: dict[fx.Node, NDArray[np.float32]] = {}
-        rounding = learned.rounding
-        if rounding is None:
-            return made, latents
         with torch.no_grad():
-            codes, places = rounding.split(rounding.codes(hard=True)), rounding.split(rounding.codes_at)
-            for number, layer in enumerate(learned.layers):
+            for number, (layer, codes) in enumerate(zip(layers, rounding.split(rounding.codes(hard=True)), strict=True)):
                 bias = rounding.bias(number)
                 bias_values = None if bias is None else bias.cpu().numpy().astype(np.float32)
-                stored = codes[number].cpu().numpy().astype(np.int8)
+                stored = codes.cpu().numpy().astype(np.int8)
                 x_scale = read_params(self.task.plan, layer, params).scale
                 scales = scales_of_dead(bias_values, rounding.scales(number).cpu().numpy(), stored, x_scale=x_scale)
                 made[layer] = LayerIntegers(scales=scales, codes=stored, bias=bias_values)
-                if rounding.method == "free":
-                    latents[layer] = places[number].cpu().numpy().copy()
-        return made, latents
+        return made
 
 
 def steps_with_room(
@@ -218,7 +192,7 @@ def _step(params: QuantParams, factor: Tensor) -> float:
     return float(np.float32(params.scale * float(factor.clamp(LEAST_FACTOR, LARGEST_FACTOR))))
 
 
-def at_limit(unit: Unit, state: UnitState, rounding: Rounding | None) -> list[Decision]:
+def _at_limit(unit: Unit, state: UnitState, rounding: Rounding | None) -> list[Decision]:
     """What wanted to leave its range: named, and held at its limit."""
     found = [
         Decision(where=name, what=f"activation step held at {limit} times its calibrated size", why="reconstruction drove it further")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +114,7 @@ def optimise(
     input_size = data.quantised_input.at(slice(0, 1)).numel()
     inner = _masks(preset.inner_drop, sizes.largest * batch, generator=generator, device=device)
     outer = _masks(preset.input_drop, input_size * batch, generator=generator, device=device)
-    groups = parameters(state, learned, preset, device=device)
+    groups = _parameters(state, learned, preset, device=device)
     if not groups:
         return
     optimizer = torch.optim.Adam(groups, fused=True)
@@ -135,7 +135,7 @@ def optimise(
         loss = torch.nn.functional.mse_loss(got, data.target.at(order[step])) * scale
         total = loss + _regulariser(learned.rounding, step, iters, preset, power=power)
         optimizer.zero_grad(set_to_none=True)
-        backward(total)
+        _backward(total)
         optimizer.step()
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -144,17 +144,12 @@ def optimise(
         if pending == 20 or step + 1 == iters:
             advance(pending, value)
             pending = 0
-    check_learned(groups, steps=iters)
+    if not all(bool(torch.isfinite(parameter).all()) for group in groups for parameter in group["params"]):
+        raise NotLearnedError(f"what was learned is not finite after step {iters}")
     state.freeze()
 
 
-def check_learned(groups: Iterable[Mapping[str, Any]], *, steps: int) -> None:
-    """Raise NotLearnedError where a parameter is not finite."""
-    if not all(bool(torch.isfinite(parameter).all()) for group in groups for parameter in group["params"]):
-        raise NotLearnedError(f"what was learned is not finite after step {steps}")
-
-
-def backward(loss: Tensor) -> None:
+def _backward(loss: Tensor) -> None:
     """Gradients of a loss. Raises NotLearnedError where none reaches what is learned."""
     if not loss.requires_grad:
         raise NotLearnedError("its output does not depend on what could be learned")
@@ -166,7 +161,7 @@ def backward(loss: Tensor) -> None:
         raise NotLearnedError(str(error).splitlines()[0]) from error
 
 
-def parameters(state: UnitState, learned: Learned, preset: Preset, *, device: torch.device) -> list[dict[str, Any]]:
+def _parameters(state: UnitState, learned: Learned, preset: Preset, *, device: torch.device) -> list[dict[str, Any]]:
     """Adam's parameter groups; what is not learned asks for no gradient, and the state's steps become learnable."""
     groups: list[dict[str, Any]] = []
     rounding = learned.rounding

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from mixport.artifacts import Decision, Reconstruction, UnitRecord
@@ -19,7 +16,6 @@ from mixport.progress import Advance, Progress
 from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.reconstruction.caches import Activations, Room, fill
 from mixport.quantize.reconstruction.execute import Executor
-from mixport.quantize.reconstruction.joint_learner import NAME, learn_together
 from mixport.quantize.reconstruction.learner import UnitLearner
 from mixport.quantize.reconstruction.optimise import UnitData
 from mixport.quantize.reconstruction.state import UnitState
@@ -77,21 +73,17 @@ def reconstruct(
         decisions.append(Decision(where="reconstruction", what="activation steps kept as calibrated", why=why))
     todo = {index for index, unit in enumerate(units) if learner.names(unit) is not None}
     last = max(todo, default=-1)
-    together = round(iters * preset.joint_steps) if len(todo) > 1 else 0
-    latents: dict[fx.Node, NDArray[np.float32]] = {}
-    with _float32(room.device), progress.track("reconstruct", total=iters * len(todo) + together, unit="steps") as advance:
-        source = fill(count, batch, images, room=room)
+    with _float32(room.device), progress.track("reconstruct", total=iters * len(todo), unit="steps") as advance:
+        float_input = fill(count, batch, images, room=room)
         if preset.mirrored:
-            source = fill(2 * count, batch, _mirrored(source), room=room)
-        float_input = quantised_input = source
+            float_input = fill(2 * count, batch, _mirrored(float_input), room=room)
+        quantised_input = float_input
         for index, unit in enumerate(units[: last + 1]):
             float_output = fill(len(float_input), batch, _outputs(executor, unit, float_input, None), room=room)
             if index in todo:
                 data = UnitData(float_input=float_input, quantised_input=quantised_input, target=float_output)
-                learn = partial(learner.learn, index, unit, data, params, integers)
-                made = _finished(learner, index, unit.name, iters, learn, shelf=shelf, advance=advance)
+                made = _finished(learner, index, unit, data, params, integers, shelf=shelf, advance=advance)
                 integers.update(made.integers)
-                latents.update(made.latents)
                 params = learner.with_steps(params, made.steps)
                 records.append(made.record)
                 decisions.extend(made.decisions)
@@ -100,14 +92,6 @@ def reconstruct(
                 state = learner.state(unit, params, integers)
                 quantised_input = fill(len(float_input), batch, _outputs(executor, unit, quantised_input, state), room=room)
             float_input = float_output
-        del float_input, quantised_input
-        if together:
-            learn = partial(learn_together, learner, units, source, params, integers, latents, steps=together)
-            made = _finished(learner, len(units), NAME, together, learn, shelf=shelf, advance=advance)
-            integers.update(made.integers)
-            params = learner.with_steps(params, made.steps)
-            records.append(made.record)
-            decisions.extend(made.decisions)
     record = Reconstruction(
         preset=preset.name,
         iters=iters,
@@ -120,27 +104,31 @@ def reconstruct(
     return Reconstructed(params=params, integers=integers, record=record, decisions=tuple(decisions))
 
 
-class _Learn(Protocol):
-    def __call__(self, *, advance: Callable[[int, float], None]) -> FinishedUnit: ...
-
-
 def _finished(
-    learner: UnitLearner, index: int, name: str, steps: int, learn: _Learn, *, shelf: UnitShelf, advance: Advance
+    learner: UnitLearner,
+    index: int,
+    unit: Unit,
+    data: UnitData,
+    params: dict[str, QuantParams],
+    integers: dict[fx.Node, LayerIntegers],
+    *,
+    shelf: UnitShelf,
+    advance: Advance,
 ) -> FinishedUnit:
     """One unit, taken from the shelf or learned and put there."""
     found = shelf.find(index)
     if found is not None:
-        advance(steps, f"{name}, from the cache")
-        return read_unit(found, {width.name: layer for layer, width in learner.task.widths.items()})
+        advance(learner.iters, f"{unit.name}, from the cache")
+        return read_unit(found, {learner.task.widths[layer].name: layer for layer in unit.layers})
     done = 0
 
-    def report(count: int, loss: float) -> None:
+    def report(steps: int, loss: float) -> None:
         nonlocal done
-        done += count
-        advance(count, f"{name}, loss {loss:.3g}")
+        done += steps
+        advance(steps, f"{unit.name}, loss {loss:.3g}")
 
-    made = learn(advance=report)
-    advance(steps - done)
+    made = learner.learn(index, unit, data, params, integers, advance=report)
+    advance(learner.iters - done)
     with shelf.keep(index) as folder:
         write_unit(folder, made, learner.task.widths)
     return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from safetensors.numpy import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import fx
@@ -54,14 +53,12 @@ class FinishedUnit:
 
     Attributes:
         integers: of the layers whose rounding was learned.
-        latents: where the codes of those layers were before they were rounded, float32 of the weight's shape, for the joint stage.
         steps: learned activation step sizes by site, real units.
         record: error before and after.
         decisions: what was declined or recovered.
     """
 
     integers: dict[fx.Node, LayerIntegers]
-    latents: Mapping[fx.Node, NDArray[np.float32]]
     steps: dict[str, float]
     record: UnitRecord
     decisions: tuple[Decision, ...]
@@ -75,8 +72,6 @@ def write_unit(folder: Path, unit: FinishedUnit, widths: LayerWidths) -> None:
         tensors[f"{name}/codes"], tensors[f"{name}/scales"] = integers.codes, integers.scales
         if integers.bias is not None:
             tensors[f"{name}/bias"] = integers.bias
-    for layer, latent in unit.latents.items():
-        tensors[f"{widths[layer].name}/latent"] = latent
     for site, step in unit.steps.items():
         tensors[f"step/{site}"] = np.array([step], np.float32)
     save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, folder / _TENSORS)
@@ -92,9 +87,8 @@ def read_unit(folder: Path, layers: dict[str, fx.Node]) -> FinishedUnit:
         for name, layer in layers.items()
         if f"{name}/codes" in tensors
     }
-    latents = {layer: tensors[f"{name}/latent"] for name, layer in layers.items() if f"{name}/latent" in tensors}
     steps = {name.removeprefix("step/"): float(values[0]) for name, values in tensors.items() if name.startswith("step/")}
-    return FinishedUnit(integers=integers, latents=latents, steps=steps, record=record, decisions=decisions)
+    return FinishedUnit(integers=integers, steps=steps, record=record, decisions=decisions)
 
 
 _Json = TypeAdapter(tuple[UnitRecord, tuple[Decision, ...]])

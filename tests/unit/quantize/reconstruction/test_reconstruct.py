@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from mixport.quantize.nearest import least_scales, read_params
-from mixport.quantize.reconstruction.learner import steps_with_room
+from mixport.quantize.reconstruction.execute import Executor
+from mixport.quantize.reconstruction.learner import UnitLearner, steps_with_room
 from mixport.quantize.reconstruction.reconstruct import Reconstructed
+from mixport.quantize.reconstruction.rounding import Rounding
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.units import find_units
 from tests import reconstruction as small
@@ -225,15 +227,20 @@ def test_a_scale_below_its_floor_takes_its_codes_along(tmp_path: Path) -> None:
     """A bias that needs a larger scale than the weights: raising the scale alone would multiply the weights."""
 
     def heavy(m: small.Stack) -> None:
-        m.second.bias[2] = 1e6
-        m.third.weight[:, 2] = 0.0
+        m.second.bias[2] = 5e6
 
     task, images = task_of(small.seeded(small.Stack, heavy), tmp_path)
-    made = learn(task, images, tmp_path)
-    check_integers(made, task)
-    before, after = learned(made, task, "second")
-    assert before.scales[2] < least_scales(2 * before.bias, 8, x_scale=task.params["first"].scale / 4)[2], "the case is the one meant"
-    assert np.abs(after.codes[2] * after.scales[2]).max() <= 2 * np.abs(before.codes[2] * before.scales[2]).max() + after.scales[2]
+    layer = next(node for node, width in task.widths.items() if width.name == "second")
+    executor = Executor(task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=True, device=torch.device("cpu"))
+    learner = UnitLearner(task=task, executor=executor, preset=DEFAULT, iters=1, seed=0, batch=4)
+    start = learner.start(layer, task.integers[layer], task.params)
+    assert task.integers[layer].scales[2] < start.least[2], "the case is the one meant"
+    rounding = Rounding([start], method="free")
+    (codes,) = rounding.split_codes(hard=True)
+    inside = (start.weight / start.scales.view(-1, 1, 1, 1)).clamp(-2, 1)
+    assert float((codes - inside).abs().max()) <= 0.5
+    assert torch.equal(rounding.scales(0).detach(), start.scales)
+    check_integers(learn(task, images, tmp_path), task)
 
 
 def test_a_step_keeps_room_for_the_bias_of_a_layer_that_is_not_learned(tmp_path: Path) -> None:
