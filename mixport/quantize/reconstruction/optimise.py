@@ -1,5 +1,8 @@
 """The loop: learn rounding, scales and step sizes of one unit until its output is closest to the float one."""
 
+# torch leaves some signatures of tensors and optimisers without types.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import math
@@ -13,11 +16,12 @@ from torch import Tensor, fx
 from mixport.quantize.plan import SitePlan
 from mixport.quantize.reconstruction.caches import Activations, slices
 from mixport.quantize.reconstruction.execute import Executor
+from mixport.quantize.reconstruction.losses import UnitLoss
 from mixport.quantize.reconstruction.rounding import Rounding, beta_at
 from mixport.quantize.reconstruction.state import UnitState
 from mixport.quantize.reconstruction.steps import MaskPool
 from mixport.quantize.reconstruction.units import Unit
-from mixport.reconstruction_preset import Preset
+from mixport.reconstruction_preset import Stage
 
 
 class LossNotFiniteError(ArithmeticError):
@@ -54,16 +58,20 @@ class Learned:
     sites: Sequence[str]
 
 
-def relative_error(executor: Executor, unit: Unit, data: UnitData, state: UnitState, *, batch: int) -> float:
-    """Squared error of the unit's output over all images, relative to the output's own square."""
+def relative_error(executor: Executor, unit: Unit, data: UnitData, state: UnitState, *, batch: int, weights: Tensor | None = None) -> float:
+    """Squared error of the unit's output over all images, relative to the output's own square; both weighted where there are `weights`."""
     wrong = total = 0.0
     with torch.no_grad():
         for part in slices(len(data.target), batch):
             target = data.target.at(part)
             got = executor.run(unit, data.quantised_input.at(part), images=part.stop - part.start, quantised=state)
-            wrong += float((got - target).square().sum(dtype=torch.float64))
-            total += float(target.square().sum(dtype=torch.float64))
+            wrong += float(_squares(got - target, weights).sum(dtype=torch.float64))
+            total += float(_squares(target, weights).sum(dtype=torch.float64))
     return wrong / max(total, 1e-30)
+
+
+def _squares(values: Tensor, weights: Tensor | None) -> Tensor:
+    return values.square() if weights is None else values.square().reshape(-1, *weights.shape) * weights
 
 
 def optimise(
@@ -73,7 +81,9 @@ def optimise(
     state: UnitState,
     learned: Learned,
     *,
-    preset: Preset,
+    stage: Stage,
+    loss: UnitLoss,
+    batch: int,
     iters: int,
     seed: int,
     advance: Callable[[int, float], None],
@@ -86,7 +96,9 @@ def optimise(
         data: its inputs and targets.
         state: its quantisers.
         learned: what may move.
-        preset: how.
+        stage: how.
+        loss: what becomes small.
+        batch: images a step.
         iters: steps.
         seed: of batches and masks.
         advance: is told the number of steps just done, and the latest loss.
@@ -94,17 +106,17 @@ def optimise(
     Raises:
         LossNotFiniteError: the loss is no number.
     """
-    count, batch, device = len(data.target), min(preset.batch, len(data.target)), executor.device
+    count, batch, device = len(data.target), min(batch, len(data.target)), executor.device
     generator = torch.Generator().manual_seed(seed)
     order = torch.randint(0, count, (iters, batch), generator=generator).to(device)
-    inner, outer = _masks(executor, unit, data, batch=batch, preset=preset, generator=generator)
-    groups = _parameters(state, learned, preset, device=device)
+    inner, outer = _masks(executor, unit, data, batch=batch, stage=stage, generator=generator)
+    groups = _parameters(state, learned, stage, device=device)
     if not groups:
         return
     optimizer = torch.optim.Adam(groups, fused=True)
     first = [float(group["lr"]) for group in optimizer.param_groups]
     state.drop = inner
-    pending, scale = 0, _channels(data.target.at(slice(0, 1)))
+    pending = 0
     for step in range(iters):
         falling = 0.5 * (1.0 + math.cos(math.pi * step / iters))
         for group, lr in zip(optimizer.param_groups, first, strict=True):
@@ -115,12 +127,12 @@ def optimise(
         if learned.rounding is not None:
             state.learned = dict(zip(learned.layers, learned.rounding.weights(), strict=True))
         got = executor.run(unit, x, images=batch, quantised=state)
-        loss = torch.nn.functional.mse_loss(got, data.target.at(order[step])) * scale
-        total = loss + _regulariser(learned.rounding, step, iters, preset)
+        wrong = loss(got, data.target.at(order[step]), order[step])
+        total = wrong + _regulariser(learned.rounding, step, iters, stage)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer.step()
-        value = float(loss.detach())
+        value = float(wrong.detach())
         if not math.isfinite(value):
             raise LossNotFiniteError(f"loss {value} at step {step + 1}")
         pending += 1
@@ -128,38 +140,34 @@ def optimise(
             advance(pending, value)
             pending = 0
     state.drop, state.learned = None, {}
-    state.factors = {name: factor.detach() for name, factor in state.factors.items()}
+    state.fix_steps()
 
 
-def _parameters(state: UnitState, learned: Learned, preset: Preset, *, device: torch.device) -> list[dict[str, Any]]:
+def _parameters(state: UnitState, learned: Learned, stage: Stage, *, device: torch.device) -> list[dict[str, Any]]:
     """Adam's parameter groups; what is not learned asks for no gradient."""
     groups: list[dict[str, Any]] = []
     rounding = learned.rounding
     if rounding is not None:
-        groups.append({"params": [rounding.codes_at], "lr": preset.rounding_lr, "falls": preset.rounding == "free"})
-        for parameters, lr in ((rounding.scale_factors, preset.scale_lr), (rounding.bias_moves, preset.bias_lr)):
+        groups.append({"params": [rounding.codes_at], "lr": stage.rounding_lr, "falls": rounding.method == "free"})
+        for parameters, lr in ((rounding.scales_at, stage.scale_lr), (rounding.bias_moves, stage.bias_lr)):
             parameters.requires_grad_(lr > 0)
             if lr > 0:
                 groups.append({"params": list(parameters), "lr": lr, "falls": True})
-    if preset.step_lr > 0 and learned.sites:
-        groups.append({"params": state.learn_steps(learned.sites, device=device), "lr": preset.step_lr, "falls": True})
+    if stage.step_lr > 0 and learned.sites:
+        steps = state.learn_steps(learned.sites, device=device, absolute=stage.absolute)
+        groups.append({"params": steps, "lr": stage.step_lr, "falls": True})
     return groups
 
 
-def _regulariser(rounding: Rounding | None, step: int, iters: int, preset: Preset) -> Tensor | float:
-    if rounding is None or preset.rounding != "sigmoid":
+def _regulariser(rounding: Rounding | None, step: int, iters: int, stage: Stage) -> Tensor | float:
+    if rounding is None or rounding.method != "sigmoid":
         return 0.0
-    beta = beta_at(step, iters, warmup=preset.warmup)
-    return 0.0 if beta is None else preset.rounding_weight * rounding.undecided(beta)
-
-
-def _channels(output: Tensor) -> int:
-    """Channels of the unit's output: the published losses sum over them and average over the rest."""
-    return output.shape[-1] if output.dim() == 3 else output.shape[1]
+    beta = beta_at(step, iters, warmup=stage.warmup)
+    return 0.0 if beta is None else stage.rounding_weight * rounding.undecided(beta)
 
 
 def _masks(
-    executor: Executor, unit: Unit, data: UnitData, *, batch: int, preset: Preset, generator: torch.Generator
+    executor: Executor, unit: Unit, data: UnitData, *, batch: int, stage: Stage, generator: torch.Generator
 ) -> tuple[MaskPool | None, MaskPool | None]:
     """Masks for the quantisers inside, and for the unit's input."""
 
@@ -170,7 +178,7 @@ def _masks(
     sizes = _Sizes()
     with torch.no_grad():
         executor.run(unit, one, images=1, quantised=sizes)
-    return pool(preset.inner_drop, sizes.largest), pool(preset.input_drop, one.numel())
+    return pool(stage.inner_drop, sizes.largest), pool(stage.input_drop, one.numel())
 
 
 class _Sizes:

@@ -45,9 +45,10 @@ class Rounding(nn.Module):
     `sigmoid`: code = clamp(floor(w / s0) + h), h in [0, 1] a rectified sigmoid of the learned logits; the floor stays that of the first
     scale while the scale itself may move (GENIE-M), which keeps joint training well posed.
     `free`: code = clamp(round(u)) with u = w / s0 learned directly and straight through: a code may end anywhere.
+    Scales are learned relative to s0, or themselves where `absolute`.
     """
 
-    def __init__(self, layers: Sequence[LayerStart], *, method: Method) -> None:
+    def __init__(self, layers: Sequence[LayerStart], *, method: Method, absolute: bool = False) -> None:
         super().__init__()
         self.layers, self.method = tuple(layers), method
         self._sizes = [layer.weight.numel() for layer in layers]
@@ -61,7 +62,11 @@ class Rounding(nn.Module):
             self.codes_at = nn.Parameter(-torch.log((ZETA - GAMMA) / (rest - GAMMA) - 1))
         else:
             self.codes_at = nn.Parameter(self._held(ratio))
-        self.scale_factors = nn.ParameterList([nn.Parameter(torch.ones_like(layer.scales)) for layer in layers])
+        # Of a learned scale: in units of the first one, or of 1, so that Adam's rate is relative or absolute.
+        self._scale_units = [torch.ones_like(layer.scales) if absolute else layer.scales for layer in layers]
+        self.scales_at = nn.ParameterList(
+            [nn.Parameter(layer.scales / unit) for layer, unit in zip(layers, self._scale_units, strict=True)]
+        )
         self.bias_moves = nn.ParameterList([nn.Parameter(torch.zeros_like(layer.scales)) for layer in layers])
 
     def soft(self) -> Tensor:
@@ -80,11 +85,13 @@ class Rounding(nn.Module):
     def scales(self, index: int) -> Tensor:
         """Positive scales of one layer, float32 [O]."""
         layer = self.layers[index]
-        return torch.maximum(layer.scales * self.scale_factors[index].clamp_min(_LEAST_FACTOR), layer.least)
+        floor = torch.maximum(layer.scales * _LEAST_FACTOR, layer.least)
+        return torch.maximum(self.scales_at[index] * self._scale_units[index], floor)
 
     def at_floor(self, index: int) -> int:
         """Channels whose scale wanted to be smaller than it may."""
-        return int((self.scale_factors[index].detach() < _LEAST_FACTOR).sum())
+        wanted = self.scales_at[index].detach() * self._scale_units[index]
+        return int((wanted < self.layers[index].scales * _LEAST_FACTOR).sum())
 
     def split_codes(self, *, hard: bool) -> list[Tensor]:
         """Codes of each layer in its weight's shape."""

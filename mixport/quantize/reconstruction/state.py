@@ -23,15 +23,24 @@ class UnitState:
     """What a unit runs with; an `execute.Quantised`.
 
     Attributes:
-        factors: learned step size of a site / its calibrated one, scalar tensors by site name.
+        factors: learned step size of a site / its calibrated one, by site name; where `learn_steps` has an absolute unit, that step
+            size itself, until `fix_steps`.
         learned: fake-quantised weights that replace the fixed ones while rounding is learned.
         drop: masks that let float values through behind learned quantisers; None quantises all.
     """
 
     def __init__(
-        self, params: Mapping[str, QuantParams], integers: Mapping[fx.Node, LayerIntegers], *, sites: Iterable[str], device: torch.device
+        self,
+        params: Mapping[str, QuantParams],
+        integers: Mapping[fx.Node, LayerIntegers],
+        *,
+        sites: Iterable[str],
+        device: torch.device,
+        activations: bool = True,
     ) -> None:
         self._params = params
+        self._activations = activations
+        self._units: dict[str, float] = {}
         self._steps = {name: torch.tensor(params[name].scale, device=device) for name in sites}
         self._fixed = {layer: dequantised(fixed, device=device) for layer, fixed in integers.items()}
         self.factors: dict[str, Tensor] = {}
@@ -39,11 +48,14 @@ class UnitState:
         self.drop: MaskPool | None = None
 
     def activation(self, site: SitePlan, value: Tensor) -> Tensor:
-        """See execute.Quantised."""
+        """See execute.Quantised; `value` itself where activations are not quantised."""
+        if not self._activations:
+            return value
         params, factor = self._params[site.name], self.factors.get(site.name)
         step, keep = self._steps[site.name], None
         if factor is not None:
-            step = step * factor.clamp(LEAST_FACTOR, LARGEST_FACTOR)
+            unit = self._units.get(site.name, 1.0)
+            step = step / unit * factor.clamp(LEAST_FACTOR * unit, LARGEST_FACTOR * unit)
             keep = None if self.drop is None else self.drop.like(value)
         return FakeQuantise.apply(value, step, params.qmin - params.zero_point, params.qmax - params.zero_point, keep)
 
@@ -51,10 +63,16 @@ class UnitState:
         """See execute.Quantised."""
         return self.learned.get(layer) or self._fixed.get(layer)
 
-    def learn_steps(self, names: Sequence[str], *, device: torch.device) -> list[Tensor]:
-        """Make the step sizes of these sites learnable; returns the factors."""
-        self.factors = {name: torch.ones((), device=device, requires_grad=True) for name in names}
+    def learn_steps(self, names: Sequence[str], *, device: torch.device, absolute: bool = False) -> list[Tensor]:
+        """Make the step sizes of these sites learnable: relative to the calibrated ones, or themselves; returns what is learned."""
+        self._units = {name: self._params[name].scale if absolute else 1.0 for name in names}
+        self.factors = {name: torch.tensor(self._units[name], device=device, requires_grad=True) for name in names}
         return list(self.factors.values())
+
+    def fix_steps(self) -> None:
+        """End of learning: factors relative to the calibrated step sizes, without gradients."""
+        self.factors = {name: factor.detach() / self._units[name] for name, factor in self.factors.items()}
+        self._units = {}
 
 
 def dequantised(integers: LayerIntegers, *, device: torch.device) -> Weights:
