@@ -41,6 +41,7 @@ class Stage:
         input_drop: probability of the float value in the unit's input, element by element (QDrop).
         inner_drop: probability of the float value behind each learned quantiser inside (QDrop).
         loss: weights of the output's elements.
+        random_signs: `aph` moves elements up and down at random; False moves all alike, which LayerNorms do not see.
         power: of the output's error; `aph` has 2.
         loss_start: the output's error is multiplied so that its first value is this; None leaves it.
         logits_weight: of the Kullback-Leibler divergence between the float model's outputs and those behind the unit (PD-Quant).
@@ -61,6 +62,7 @@ class Stage:
     input_drop: float = 0.0
     inner_drop: float = 0.0
     loss: Loss = "mse"
+    random_signs: bool = False
     power: float = 2.0
     loss_start: float | None = None
     logits_weight: float = 0.0
@@ -169,9 +171,9 @@ PRESETS = MappingProxyType(
             Preset(
                 name="aphq",
                 title="APHQ-ViT (arXiv 2504.02508): QDrop with errors weighted by what they do to the outputs; published with 20,000 steps",
-                differs="MLP reconstruction is left out: GELU stays; the perturbation is relative to the output's size, not 1e-6, "
-                "which float32 loses.",
-                stages=(replace(_QDROP, loss="aph", loss_start=2.0, temperature=20.0),),
+                differs="MLP reconstruction is left out: GELU stays; the perturbation is a thousandth of the output's size with random "
+                "signs, not 1e-6 everywhere, which float32 loses and LayerNorms take away.",
+                stages=(replace(_QDROP, loss="aph", random_signs=True, loss_start=2.0, temperature=20.0),),
             ),
         )
     }

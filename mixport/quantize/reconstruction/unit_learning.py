@@ -94,7 +94,7 @@ class UnitLearner:
         layers, sites = self.names(unit) or ([], [])
         state = self.state(unit, params, integers)
         decisions: list[Decision] = []
-        weights = self._weights(unit, data, behind, decisions)
+        weights = self._weights(unit, data, behind, decisions, seed=seed)
         before = relative_error(self.executor, unit, data, state, batch=self.batch, weights=weights)
         starts = [self._start(layer, integers[layer], params) for layer in layers]
         rounding = Rounding(starts, method=self.preset.rounding, absolute=self.stage.absolute) if starts else None
@@ -139,11 +139,12 @@ class UnitLearner:
         site = next(site for site in self.plan.sites if site.name == name)
         return finish_carrier(scale=step, zero_point=params.zero_point, bits=site.bits, storage=params.storage, bounds=site.bounds)
 
-    def _weights(self, unit: Unit, data: UnitData, behind: Behind | None, decisions: list[Decision]) -> Tensor | None:
+    def _weights(self, unit: Unit, data: UnitData, behind: Behind | None, decisions: list[Decision], *, seed: int) -> Tensor | None:
         """Of the output's elements; None where all count alike."""
         if self.stage.loss != "aph" or behind is None:
             return None
-        weights = perturbation_hessian(behind, data.target, temperature=self.stage.temperature, batch=self.batch)
+        signs = torch.Generator().manual_seed(seed) if self.stage.random_signs else None
+        weights = perturbation_hessian(behind, data.target, temperature=self.stage.temperature, batch=self.batch, signs=signs)
         if not bool(torch.isfinite(weights).all()) or not bool(weights.any()):
             why = "what the float model behind it makes of a perturbation is zero everywhere or no number"
             decisions.append(Decision(where=unit.name, what="errors of its output weighted alike", why=why))
