@@ -86,11 +86,11 @@ class _Rest:
     def hessians(self, values: Tensor, *, temperature: float) -> Tensor:
         """Of the divergence at the float output, for each image: float64 [N, features, features]."""
 
-        def bent(one: Tensor, wanted: Tensor) -> Tensor:
-            return divergence(self(one[None], 1), wanted, temperature=temperature)
+        def hessian(row: Tensor) -> Tensor:
+            wanted = self(row[None], 1)
+            return torch.autograd.functional.hessian(lambda x: divergence(self(x[None], 1), wanted, temperature=temperature), row)
 
-        rows = values.double().flatten(1)
-        return torch.stack([torch.autograd.functional.hessian(lambda x, w=self(row[None], 1): bent(x, w), row) for row in rows])
+        return torch.stack([hessian(row) for row in values.double().flatten(1)])
 
 
 @pytest.mark.parametrize("batch", [1, 3, 5])

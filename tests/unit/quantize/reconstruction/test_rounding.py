@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -103,6 +105,6 @@ def test_beta_falls_in_a_line_behind_the_warm_up() -> None:
     assert found[3] == 20.0
     assert found[10] == 2.0
     numbers = [value for value in found if value is not None]
-    steps = [a - b for a, b in zip(numbers, numbers[1:], strict=False)]
+    steps = [a - b for a, b in itertools.pairwise(numbers)]
     assert steps == pytest.approx([18 / 7] * 7)
     assert beta_at(0, 1, warmup=0.0) == 20.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -82,7 +84,7 @@ def check(result: Captured, plan: Plan, units: tuple[Unit, ...]) -> None:
     """Every layer lies in one unit, units join, and together they are the model."""
     layers = [layer for unit in units for layer in unit.layers]
     assert layers == [node for node in result.graph.graph.nodes if plan.kinds.get(node) is Kind.LAYER]
-    for first, second in zip(units, units[1:], strict=False):
+    for first, second in itertools.pairwise(units):
         assert second.input is first.output
     size = next(node for node in result.graph.graph.nodes if node.op == "placeholder").meta["shape"][-1]
     x = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
