@@ -1,9 +1,9 @@
 """The average perturbation Hessian (APHQ-ViT, arXiv 2504.02508): how much each element of a unit's output bends the model's outputs.
 
 The publication adds the same 1e-6 to every element. Neither works everywhere. float32 loses so small a step: with 1e-6 of the
-output's size, units of ResNet-20 were wrong by 12 to 58 % next to float64, with the step below by 1.5 % at most. And a LayerNorm takes the mean of its tokens away:
-where only LayerNorms read a tensor, as in a transformer's residual stream, adding one value to all elements changes nothing, and
-what comes out is rounding noise. Random signs move every tensor.
+output's size, units of ResNet-20 were wrong by 12 to 58 % next to float64, with the step below by 1.5 % at most. And a LayerNorm
+takes the mean of its tokens away: where only LayerNorms read a tensor, as in a transformer's residual stream, adding one value to
+all elements changes nothing, and what comes out is rounding noise. Random signs move every tensor.
 """
 
 from __future__ import annotations
