@@ -26,6 +26,7 @@ from mixport.images import normalise
 from mixport.lower import lower
 from mixport.options import BuildOptions
 from mixport.pipeline import calibrate_only
+from mixport.progress import SilentProgress
 from mixport.quantize import FloatModel, PreprocessingOverrides, float_logits, load_model, open_simulation, quantize
 from mixport.quantspec import Scheme
 from mixport.reconstruction_preset import ReconstructionOptions, find_preset
@@ -162,7 +163,7 @@ def run_case(case: Case, seed: int, *, data: Path, work: Path) -> dict[str, Any]
         pixels = normalise(np.asarray(calibration.open_images()[:32]), preprocessing=model.preprocessing)
         report = validate(lowered, pixels, target, simulation=open_simulation(quantized))
         logits = {
-            part: predict(lowered.model_path, images, preprocessing=model.preprocessing, target=target)
+            part: predict(lowered.model_path, images, preprocessing=model.preprocessing, target=target, progress=SilentProgress())
             for part, (images, _) in _judges(subject, case, seed, data=data, work=work).items()
         }
         size = lowered.model_path.stat().st_size
