@@ -92,7 +92,7 @@ class UnitLearner:
         """Learn one unit; it stays as it was where that leaves less error, or where learning breaks down.
 
         Args:
-            index: its own number in the run, which the seed of its batches and masks comes from.
+            index: its own number in the run, part of the seed of its batches and masks.
             unit: which.
             data: its inputs and targets.
             params: of every site, as chosen so far.
