@@ -140,10 +140,11 @@ class UnitRecord:
     """What reconstruction did to one unit of the model.
 
     Attributes:
-        name: module path that its layers share.
+        name: module path that its layers share; behind it the stage in brackets, where the recipe has several.
         layers: whose rounding was learned.
         sites: whose step size was learned.
         error_before: squared error of the unit's output relative to its square, rounded to nearest, behind the units before it;
+            in a later stage with what the stages before it learned. A stage measures what it quantises, weighted as its loss is.
             None where it is no finite number.
         error_after: the same with what was learned.
     """
@@ -166,7 +167,7 @@ class Reconstruction:
         seed: of batches and masks.
         device: where it was learned, cpu or cuda.
         threads: of the CPU.
-        units: those with something to learn, in graph order.
+        units: those with something to learn, stage after stage in graph order.
     """
 
     preset: str

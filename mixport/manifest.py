@@ -300,7 +300,8 @@ class WidthsEntry(_Part):
 class UnitEntry(_Part):
     """One reconstructed unit: layers and activation sites that were learned; error of its output relative to its own square.
 
-    The errors are None where they are no finite number. Without layers and sites the unit stayed rounded to nearest.
+    The errors are None where they are no finite number. Without layers and sites the unit stayed as it was:
+    rounded to nearest, or as the recipe's stage before left it.
     """
 
     name: str

@@ -169,6 +169,16 @@ def task_of(
     return replace(task, **calibrated), source
 
 
+def changed(preset: Preset, **fields: Any) -> Preset:
+    """The preset with other fields, of its own or of its only stage."""
+    own = {name: value for name, value in fields.items() if name in Preset.__dataclass_fields__}
+    rest = {name: value for name, value in fields.items() if name not in own}
+    if rest:
+        (stage,) = preset.stages
+        own["stages"] = (replace(stage, **rest),)
+    return replace(preset, **own)
+
+
 def learn(
     task: Task,
     images: Callable[[slice], Tensor],

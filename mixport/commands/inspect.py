@@ -72,4 +72,4 @@ def inspect(
     units = _units(model)
     if units:
         console.line("")
-        console.table(["unit", "layers learned", "steps learned", "error to nearest", "error learned"], units)
+        console.table(["unit", "layers learned", "steps learned", "error before", "error learned"], units)

@@ -66,7 +66,7 @@ def sqnr_figure(sites: Sequence[SiteEntry]) -> str | None:
 
 
 def unit_figure(units: Sequence[UnitEntry]) -> str | None:
-    """Two bars a unit, in graph order: the error of its output rounded to nearest, and with what was learned; None without any."""
+    """Two bars a unit, in graph order: the error of its output before, and with what was learned; None without any."""
     measured = [(unit.name, unit.error_before, unit.error_after) for unit in units if unit.error_before and unit.error_after]
     if not measured:
         return None
@@ -75,7 +75,7 @@ def unit_figure(units: Sequence[UnitEntry]) -> str | None:
         named = len(names) <= _NAMED_SITES
         figure = Figure(figsize=(10.0, 3.9 if named else 2.8), layout="constrained")
         axes = figure.subplots()
-        axes.bar([place - 0.2 for place in range(len(names))], before, color=_MUTED, width=0.4, label="rounded to nearest")
+        axes.bar([place - 0.2 for place in range(len(names))], before, color=_MUTED, width=0.4, label="before")
         axes.bar([place + 0.2 for place in range(len(names))], after, color=_ACCENT, width=0.4, label="learned")
         axes.set_yscale("log")
         axes.set_ylabel("relative squared error")

@@ -15,7 +15,7 @@ import resource
 import statistics
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,6 +34,7 @@ from mixport.targets import load_target
 from mixport.validate.predict import predict
 from mixport.validate.validate import validate
 from tests.e2e.real_data import cifar_calibration, imagenet_sample
+from tests.reconstruction import changed
 
 _HALF = (0.5, 0.5, 0.5)
 _VIT_ARGS = {"img_size": "32", "patch_size": "4", "embed_dim": "128", "depth": "4", "num_heads": "4", "mlp_ratio": "2", "num_classes": "10"}
@@ -70,7 +71,7 @@ SUBJECTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One row: everything but the seed. `changes` are fields of the preset, `calib` a calibration method or `real`."""
+    """One row: everything but the seed. `changes` are fields of the preset or of its only stage, `calib` a calibration method or `real`."""
 
     subject: str
     scheme: str
@@ -149,7 +150,7 @@ def run_case(case: Case, seed: int, *, data: Path, work: Path) -> dict[str, Any]
     calibration = calibrate_only(options)
     recipe = None
     if case.iters:
-        recipe = ReconstructionOptions(preset=replace(find_preset(case.preset), **dict(case.changes)), iters=case.iters, seed=seed)
+        recipe = ReconstructionOptions(preset=changed(find_preset(case.preset), **dict(case.changes)), iters=case.iters, seed=seed)
     target = load_target("ort-cpu")
     with TemporaryDirectory() as folder:
         fixed, written = Path(folder) / "quantized", Path(folder) / "lowered"

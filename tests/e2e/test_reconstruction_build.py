@@ -57,10 +57,10 @@ def test_the_bundle_says_what_was_learned(capsys: Capture) -> None:
     assert "error of each unit before and after reconstruction" in Path("out/report.html").read_text(encoding="utf-8")
     assert run(["inspect", "out"]) == 0
     shown = capsys.readouterr().out
-    assert "error to nearest" in shown
+    assert "error before" in shown
     assert all(unit["name"] in shown for unit in found["units"])
     assert run(["inspect", "out/model.onnx"]) == 0
-    assert "error to nearest" not in capsys.readouterr().out
+    assert "error before" not in capsys.readouterr().out
     assert run(["validate", "out", "--quiet"]) == 0
 
 

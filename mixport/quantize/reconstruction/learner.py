@@ -14,14 +14,17 @@ from mixport.artifacts import Decision, UnitRecord
 from mixport.quantize.nearest import LayerIntegers, float_weights, least_scales, read_params, read_site, scales_of_dead
 from mixport.quantize.ranges import finish_carrier
 from mixport.quantize.reconstruction.execute import Executor
-from mixport.quantize.reconstruction.optimise import Learned, NotLearnedError, UnitData, optimise, relative_error
+from mixport.quantize.reconstruction.gradients import NotLearnedError
+from mixport.quantize.reconstruction.losses import UnitLoss
+from mixport.quantize.reconstruction.optimise import Learned, UnitData, optimise, relative_error
+from mixport.quantize.reconstruction.perturbation import Behind, perturbation_hessian
 from mixport.quantize.reconstruction.rounding import LayerStart, Rounding
 from mixport.quantize.reconstruction.state import LARGEST_FACTOR, LEAST_FACTOR, UnitState
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import FinishedUnit
 from mixport.quantize.reconstruction.units import Unit
 from mixport.quantspec import QuantParams
-from mixport.reconstruction_preset import WIDEST_LEARNED, Preset
+from mixport.reconstruction_preset import WIDEST_LEARNED, Preset, Stage
 
 Params = Mapping[str, QuantParams]
 Integers = Mapping[fx.Node, LayerIntegers]
@@ -29,13 +32,14 @@ Integers = Mapping[fx.Node, LayerIntegers]
 
 @dataclass(frozen=True, kw_only=True)
 class UnitLearner:
-    """What every unit of one run shares.
+    """What every unit of one run shares in one stage.
 
     Attributes:
         task: what is reconstructed.
         executor: of its graph.
-        preset: how.
-        iters: steps a unit.
+        preset: the recipe.
+        stage: of the recipe.
+        iters: steps a unit in this stage.
         seed: of batches and masks.
         batch: images at once where nothing is learned.
     """
@@ -43,20 +47,23 @@ class UnitLearner:
     task: Task
     executor: Executor
     preset: Preset
+    stage: Stage
     iters: int
     seed: int
     batch: int
 
     def state(self, unit: Unit, params: Params, integers: Integers) -> UnitState:
-        """The unit as it would ship with these parameters and integers."""
+        """The unit as it would ship with these parameters and integers, as far as the stage quantises it."""
         layers = {layer: integers[layer] for layer in unit.layers}
-        return UnitState(params, layers, sites=[site.name for site in self.executor.sites(unit)], device=self.executor.device)
+        sites = [site.name for site in self.executor.sites(unit)]
+        return UnitState(params, layers, sites=sites, device=self.executor.device, activations=self.stage.activations)
 
     def names(self, unit: Unit) -> tuple[list[fx.Node], list[str]] | None:
         """Layers and sites of a unit that are learned; None where there are none."""
         tied = {name for group in self.task.plan.groups for name in group.members}
-        layers = [layer for layer in unit.layers if self.task.widths[layer].bits <= WIDEST_LEARNED]
-        free = [] if self.task.fixed_steps or self.preset.step_lr == 0 else self.executor.sites(unit)
+        layers = [layer for layer in unit.layers if self.task.widths[layer].bits <= WIDEST_LEARNED and self.stage.rounding_lr > 0]
+        learns_steps = self.stage.activations and self.stage.step_lr > 0 and not self.task.fixed_steps
+        free = self.executor.sites(unit) if learns_steps else []
         sites = [site.name for site in free if site.bits <= WIDEST_LEARNED and site.name not in tied]
         return (layers, sites) if layers or sites else None
 
@@ -72,56 +79,92 @@ class UnitLearner:
         return moved
 
     def learn(
-        self, index: int, unit: Unit, data: UnitData, params: Params, integers: Integers, *, advance: Callable[[int, float], None]
-    ) -> FinishedUnit:
-        """Learn one unit; it stays rounded to nearest where that leaves less error, or where learning breaks down."""
-        layers, sites = self.names(unit) or ([], [])
-        before = relative_error(self.executor, unit, data, self.state(unit, params, integers), batch=self.batch)
-        try:
-            if not math.isfinite(before):
-                raise NotLearnedError("the error of its output is no finite number")
-            steps, learned, decisions = self._attempt(index, unit, data, params, integers, layers, sites, advance=advance)
-            shipped = self.state(unit, self.with_steps(params, steps), {**integers, **learned})
-            after = relative_error(self.executor, unit, data, shipped, batch=self.batch)
-            if not after <= before:
-                raise NotLearnedError(f"the error of its output would be {after:.3g}, not {before:.3g}")
-        except NotLearnedError as problem:
-            steps, learned, after = {}, {}, before
-            decisions = [Decision(where=unit.name, what="left rounded to nearest", why=str(problem))]
-        record = UnitRecord(
-            name=unit.name,
-            layers=tuple(self.task.widths[layer].name for layer in learned),
-            sites=tuple(steps),
-            error_before=before if math.isfinite(before) else None,
-            error_after=after if math.isfinite(after) else None,
-        )
-        return FinishedUnit(integers=learned, steps=steps, record=record, decisions=tuple(decisions))
-
-    def _attempt(
         self,
         index: int,
         unit: Unit,
         data: UnitData,
         params: Params,
         integers: Integers,
-        layers: list[fx.Node],
-        sites: list[str],
         *,
+        behind: Behind | None = None,
+        advance: Callable[[int, float], None],
+    ) -> FinishedUnit:
+        """Learn one unit; it stays as it was where that leaves less error, or where learning breaks down.
+
+        Args:
+            index: its own number in the run, part of the seed of its batches and masks.
+            unit: which.
+            data: its inputs and targets.
+            params: of every site, as chosen so far.
+            integers: of every layer, as chosen so far.
+            behind: the float model behind the unit, where the stage asks for it.
+            advance: is told the number of steps just done, and the latest loss.
+        """
+        seed = self.seed * 7919 + index
+        weights, unweighted = self._weights(unit, data, behind, seed=seed)
+        before = relative_error(self.executor, unit, data, self.state(unit, params, integers), batch=self.batch, weights=weights)
+        loss = UnitLoss(self.stage, weights=weights, behind=behind)
+        try:
+            if not math.isfinite(before):
+                raise NotLearnedError("the error of its output is no finite number")
+            steps, learned, decisions = self._attempt(unit, data, params, integers, loss, seed=seed, advance=advance)
+            shipped = self.state(unit, self.with_steps(params, steps), {**integers, **learned})
+            after = relative_error(self.executor, unit, data, shipped, batch=self.batch, weights=weights)
+            if not after <= before:
+                raise NotLearnedError(f"the error of its output would be {after:.3g}, not {before:.3g}")
+        except NotLearnedError as problem:
+            steps, learned, after = {}, {}, before
+            what = "left rounded to nearest" if self.stage is self.preset.stages[0] else f"left as before the stage of {self.stage.name}"
+            decisions = [Decision(where=unit.name, what=what, why=str(problem))]
+        record = UnitRecord(
+            name=unit.name if len(self.preset.stages) == 1 else f"{unit.name} ({self.stage.name})",
+            layers=tuple(self.task.widths[layer].name for layer in learned),
+            sites=tuple(steps),
+            error_before=before if math.isfinite(before) else None,
+            error_after=after if math.isfinite(after) else None,
+        )
+        return FinishedUnit(integers=learned, steps=steps, record=record, decisions=(*unweighted, *decisions))
+
+    def _weights(self, unit: Unit, data: UnitData, behind: Behind | None, *, seed: int) -> tuple[Tensor | None, list[Decision]]:
+        """Of the output's elements, None where all count alike; and the reason where they should not."""
+        if self.stage.loss != "aph" or behind is None:
+            return None, []
+        signs = torch.Generator().manual_seed(seed) if self.stage.random_signs else None
+        try:
+            found = perturbation_hessian(behind, data.target, temperature=self.stage.temperature, batch=self.batch, signs=signs)
+            if not bool(torch.isfinite(found).all()) or not bool(found.any()):
+                raise NotLearnedError("what the float model behind it makes of a perturbation is zero everywhere or no finite number")
+        except NotLearnedError as problem:
+            return None, [Decision(where=unit.name, what="errors of its output weighted alike", why=str(problem))]
+        return found, []
+
+    def _attempt(
+        self,
+        unit: Unit,
+        data: UnitData,
+        params: Params,
+        integers: Integers,
+        loss: UnitLoss,
+        *,
+        seed: int,
         advance: Callable[[int, float], None],
     ) -> tuple[dict[str, float], dict[fx.Node, LayerIntegers], list[Decision]]:
         """Steps, integers, and what wanted to leave its range. Raises NotLearnedError."""
+        layers, sites = self.names(unit) or ([], [])
         state = self.state(unit, params, integers)
         starts = [self.start(layer, integers[layer], params) for layer in layers]
-        rounding = Rounding(starts, method=self.preset.rounding) if starts else None
+        rounding = Rounding(starts, method=self.preset.rounding, absolute=self.stage.absolute) if starts else None
         optimise(
             self.executor,
             unit,
             data,
             state,
             Learned(layers=layers, rounding=rounding, sites=sites),
-            preset=self.preset,
+            stage=self.stage,
+            loss=loss,
+            batch=self.preset.batch,
             iters=self.iters,
-            seed=self.seed * 7919 + index,
+            seed=seed,
             advance=advance,
         )
         steps = {name: _step(params[name], factor) for name, factor in state.factors.items()}

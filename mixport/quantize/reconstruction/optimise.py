@@ -16,21 +16,19 @@ from torch import Tensor, fx
 from mixport.quantize.plan import SitePlan
 from mixport.quantize.reconstruction.caches import Activations, slices
 from mixport.quantize.reconstruction.execute import Executor
+from mixport.quantize.reconstruction.gradients import NotLearnedError, backward
+from mixport.quantize.reconstruction.losses import UnitLoss, channels
 from mixport.quantize.reconstruction.rounding import Rounding, beta_at
 from mixport.quantize.reconstruction.state import UnitState
 from mixport.quantize.reconstruction.steps import MaskPool
 from mixport.quantize.reconstruction.units import Unit
-from mixport.reconstruction_preset import Preset
+from mixport.reconstruction_preset import Stage
 
 _LARGEST_TENSOR = 1 << 24
 """Elements of the largest tensor with codes in one step: 64 MB each of its copies."""
 _SMALLEST_BATCH = 4
 _POWER_IMAGES = 64
 """Enough to know the size of a unit's output."""
-
-
-class NotLearnedError(ArithmeticError):
-    """Nothing that was learned may be used: the loss became NaN or infinite, no gradient reaches what is learned, or it is no better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +61,26 @@ class Learned:
     sites: Sequence[str]
 
 
-def relative_error(executor: Executor, unit: Unit, data: UnitData, state: UnitState, *, batch: int) -> float:
+def relative_error(executor: Executor, unit: Unit, data: UnitData, state: UnitState, *, batch: int, weights: Tensor | None = None) -> float:
     """Squared error of the unit's output over all images, relative to the output's own square, or to 1 where that is 0.
 
-    NaN or infinite where the output is. Summed in float64: squares of float32 values may leave float32.
+    Both are weighted where there are `weights`, of one image's output. NaN or infinite where the output is. Summed in float64: squares
+    of float32 values may leave float32.
     """
     wrong = total = 0.0
     with torch.no_grad():
         for part in slices(len(data.target), batch):
             target = data.target.at(part)
             got = executor.run(unit, data.quantised_input.at(part), images=part.stop - part.start, quantised=state)
-            wrong += float((got - target).double().square().sum())
-            total += float(target.double().square().sum())
+            wrong += float(_squares(got - target, weights).sum())
+            total += float(_squares(target, weights).sum())
     return wrong / total if total > 0 else wrong
+
+
+def _squares(values: Tensor, weights: Tensor | None) -> Tensor:
+    """In float64."""
+    squares = values.double().square()
+    return squares if weights is None else squares.reshape(-1, *weights.shape) * weights
 
 
 def optimise(
@@ -85,7 +90,9 @@ def optimise(
     state: UnitState,
     learned: Learned,
     *,
-    preset: Preset,
+    stage: Stage,
+    loss: UnitLoss,
+    batch: int,
     iters: int,
     seed: int,
     advance: Callable[[int, float], None],
@@ -98,7 +105,9 @@ def optimise(
         data: its inputs and targets.
         state: its quantisers.
         learned: what may move.
-        preset: how.
+        stage: how.
+        loss: what becomes small.
+        batch: images a step; fewer where the unit's tensors are large.
         iters: steps.
         seed: of batches and masks.
         advance: is told the number of steps just done, and the latest loss.
@@ -108,20 +117,20 @@ def optimise(
     """
     count, device = len(data.target), executor.device
     sizes = coded_sizes(executor, unit, data.quantised_input.at(slice(0, 1)))
-    batch = batch_for(sizes.largest, wanted=preset.batch, images=count, elements=_LARGEST_TENSOR)
+    batch = batch_for(sizes.largest, wanted=batch, images=count, elements=_LARGEST_TENSOR)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randint(0, count, (iters, batch), generator=generator).to(device)
     input_size = data.quantised_input.at(slice(0, 1)).numel()
-    inner = _masks(preset.inner_drop, sizes.largest * batch, generator=generator, device=device)
-    outer = _masks(preset.input_drop, input_size * batch, generator=generator, device=device)
-    groups = _parameters(state, learned, preset, device=device)
+    inner = _masks(stage.inner_drop, sizes.largest * batch, generator=generator, device=device)
+    outer = _masks(stage.input_drop, input_size * batch, generator=generator, device=device)
+    groups = _parameters(state, learned, stage, device=device)
     if not groups:
         return
     optimizer = torch.optim.Adam(groups, fused=True)
     first = [float(group["lr"]) for group in optimizer.param_groups]
     state.drop = inner
-    pending, scale = 0, _channels(data.target.at(slice(0, 1)))
-    power = scale * float(data.target.at(slice(0, min(count, _POWER_IMAGES))).square().mean())
+    pending = 0
+    power = channels(data.target.at(slice(0, 1))) * float(data.target.at(slice(0, min(count, _POWER_IMAGES))).square().mean())
     for step in range(iters):
         falling = 0.5 * (1.0 + math.cos(math.pi * step / iters))
         for group, lr in zip(optimizer.param_groups, first, strict=True):
@@ -132,12 +141,11 @@ def optimise(
         if learned.rounding is not None:
             state.learned = dict(zip(learned.layers, learned.rounding.weights(), strict=True))
         got = executor.run(unit, x, images=batch, quantised=state)
-        loss = torch.nn.functional.mse_loss(got, data.target.at(order[step])) * scale
-        total = loss + _regulariser(learned.rounding, step, iters, preset, power=power)
+        wrong = loss(got, data.target.at(order[step]), order[step])
         optimizer.zero_grad(set_to_none=True)
-        _backward(total)
+        backward(wrong, _regulariser(learned.rounding, step, iters, stage, power=power))
         optimizer.step()
-        value = float(loss.detach())
+        value = float(wrong.detach())
         if not math.isfinite(value):
             raise NotLearnedError(f"loss {value} at step {step + 1}")
         pending += 1
@@ -149,45 +157,29 @@ def optimise(
     state.freeze()
 
 
-def _backward(loss: Tensor) -> None:
-    """Gradients of a loss. Raises NotLearnedError where none reaches what is learned."""
-    if not loss.requires_grad:
-        raise NotLearnedError("its output does not depend on what could be learned")
-    try:
-        loss.backward()
-    except RuntimeError as error:
-        if "derivative for" not in str(error):
-            raise
-        raise NotLearnedError(str(error).splitlines()[0]) from error
-
-
-def _parameters(state: UnitState, learned: Learned, preset: Preset, *, device: torch.device) -> list[dict[str, Any]]:
+def _parameters(state: UnitState, learned: Learned, stage: Stage, *, device: torch.device) -> list[dict[str, Any]]:
     """Adam's parameter groups; what is not learned asks for no gradient, and the state's steps become learnable."""
     groups: list[dict[str, Any]] = []
     rounding = learned.rounding
     if rounding is not None:
-        groups.append({"params": [rounding.codes_at], "lr": preset.rounding_lr, "falls": preset.rounding == "free"})
-        for parameters, lr in ((rounding.scale_factors, preset.scale_lr), (rounding.bias_moves, preset.bias_lr)):
+        groups.append({"params": [rounding.codes_at], "lr": stage.rounding_lr, "falls": rounding.method == "free"})
+        for parameters, lr in ((rounding.scales_at, stage.scale_lr), (rounding.bias_moves, stage.bias_lr)):
             parameters.requires_grad_(lr > 0)
             if lr > 0:
                 groups.append({"params": list(parameters), "lr": lr, "falls": True})
-    if preset.step_lr > 0 and learned.sites:
-        groups.append({"params": state.learn_steps(learned.sites, device=device), "lr": preset.step_lr, "falls": True})
+    if stage.step_lr > 0 and learned.sites:
+        steps = state.learn_steps(learned.sites, device=device, absolute=stage.absolute)
+        groups.append({"params": steps, "lr": stage.step_lr, "falls": True})
     return groups
 
 
-def _regulariser(rounding: Rounding | None, step: int, iters: int, preset: Preset, *, power: float) -> Tensor | float:
+def _regulariser(rounding: Rounding | None, step: int, iters: int, stage: Stage, *, power: float) -> Tensor | float:
     if rounding is None:
         return 0.0
-    if preset.rounding == "free":
-        return preset.damping * power * (step / iters) * rounding.unsettled() if preset.damping > 0 else 0.0
-    beta = beta_at(step, iters, warmup=preset.warmup)
-    return 0.0 if beta is None else preset.rounding_weight * rounding.undecided(beta)
-
-
-def _channels(output: Tensor) -> int:
-    """Channels of the unit's output: the published losses sum over them and average over the rest."""
-    return output.shape[-1] if output.dim() == 3 else output.shape[1]
+    if rounding.method == "free":
+        return stage.damping * power * (step / iters) * rounding.unsettled() if stage.damping > 0 else 0.0
+    beta = beta_at(step, iters, warmup=stage.warmup)
+    return 0.0 if beta is None else stage.rounding_weight * rounding.undecided(beta)
 
 
 def _masks(drop: float, largest: int, *, generator: torch.Generator, device: torch.device) -> MaskPool | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.reconstruction.caches import Activations, Room, fill
 from mixport.quantize.reconstruction.execute import Executor
 from mixport.quantize.reconstruction.learner import UnitLearner
+from mixport.quantize.reconstruction.merging import merge_neighbours
 from mixport.quantize.reconstruction.optimise import UnitData
+from mixport.quantize.reconstruction.perturbation import Behind
 from mixport.quantize.reconstruction.state import UnitState
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import FinishedUnit, UnitShelf, read_unit, write_unit
@@ -48,14 +51,14 @@ def reconstruct(
     shelf: UnitShelf,
     progress: Progress,
 ) -> Reconstructed:
-    """Learn every unit in graph order.
+    """Learn every unit in graph order, once for every stage of the preset.
 
     Args:
         task: see Task.
         images: float32 [N, 3, H, W], preprocessed, for a slice of the `count` calibration images.
         count: of the images.
         preset: how.
-        iters: steps a unit.
+        iters: steps a unit, which stages take their shares of.
         seed: of batches and masks.
         room: where activations are kept, and the device.
         shelf: finished units; a run that was interrupted goes on behind them.
@@ -63,35 +66,28 @@ def reconstruct(
     """
     executor = Executor(task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=task.dynamic_batch, device=room.device)
     units = _by_image(find_units(task.graph, task.plan, grain=preset.grain), executor)
+    if preset.merge > 0:
+        units = list(merge_neighbours(units, task.widths, part=preset.merge))
     batch = int(np.clip(131072 // (task.input_shape[2] * task.input_shape[3]), 4, 64))
-    learner = UnitLearner(task=task, executor=executor, preset=preset, iters=iters, seed=seed, batch=batch)
-    params, integers = dict(task.params), dict(task.integers)
-    records: list[UnitRecord] = []
-    decisions: list[Decision] = []
-    if task.fixed_steps and preset.step_lr > 0:
+    learners = [
+        UnitLearner(task=task, executor=executor, preset=preset, stage=stage, iters=stage.steps(iters), seed=seed, batch=batch)
+        for stage in preset.stages
+    ]
+    made = _Made(params=dict(task.params), integers=dict(task.integers))
+    if task.fixed_steps and any(stage.step_lr > 0 for stage in preset.stages):
         why = "the target's scales are powers of two"
-        decisions.append(Decision(where="reconstruction", what="activation steps kept as calibrated", why=why))
-    todo = {index for index, unit in enumerate(units) if learner.names(unit) is not None}
-    last = max(todo, default=-1)
-    with _float32(room.device), progress.track("reconstruct", total=iters * len(todo), unit="steps") as advance:
-        float_input = fill(count, batch, images, room=room)
-        if preset.mirrored:
-            float_input = fill(2 * count, batch, _mirrored(float_input), room=room)
-        quantised_input = float_input
-        for index, unit in enumerate(units[: last + 1]):
-            float_output = fill(len(float_input), batch, _outputs(executor, unit, float_input, None), room=room)
-            if index in todo:
-                data = UnitData(float_input=float_input, quantised_input=quantised_input, target=float_output)
-                made = _finished(learner, index, unit, data, params, integers, shelf=shelf, advance=advance)
-                integers.update(made.integers)
-                params = learner.with_steps(params, made.steps)
-                records.append(made.record)
-                decisions.extend(made.decisions)
-                del data
-            if index < last:
-                state = learner.state(unit, params, integers)
-                quantised_input = fill(len(float_input), batch, _outputs(executor, unit, quantised_input, state), room=room)
-            float_input = float_output
+        made.decisions.append(Decision(where="reconstruction", what="activation steps kept as calibrated", why=why))
+
+    def source() -> Activations:
+        first = fill(count, batch, images, room=room)
+        return fill(2 * count, batch, _mirrored(first), room=room) if preset.mirrored else first
+
+    passes = [_Pass(learner=learner, units=units, first=number * len(units)) for number, learner in enumerate(learners)]
+    total = sum(one.learner.iters * len(one.todo) for one in passes)
+    with _float32(room.device), progress.track("reconstruct", total=total, unit="steps") as advance:
+        for one in passes:
+            if one.todo:
+                one.run(source, made, room=room, shelf=shelf, advance=advance)
     record = Reconstruction(
         preset=preset.name,
         iters=iters,
@@ -99,9 +95,71 @@ def reconstruct(
         seed=seed,
         device=room.device.type,
         threads=compute_threads(),
-        units=tuple(records),
+        units=tuple(made.records),
     )
-    return Reconstructed(params=params, integers=integers, record=record, decisions=tuple(decisions))
+    return Reconstructed(params=made.params, integers=made.integers, record=record, decisions=tuple(made.decisions))
+
+
+@dataclass(kw_only=True)
+class _Made:
+    """What was chosen so far, and what happened."""
+
+    params: dict[str, QuantParams]
+    integers: dict[fx.Node, LayerIntegers]
+    records: list[UnitRecord] = field(default_factory=list[UnitRecord])
+    decisions: list[Decision] = field(default_factory=list[Decision])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """One stage: a walk over the units, each learned on what the ones before it give.
+
+    Attributes:
+        learner: of the stage.
+        units: in graph order.
+        first: number of the first unit in the run; every unit of every stage has its own.
+    """
+
+    learner: UnitLearner
+    units: Sequence[Unit]
+    first: int
+
+    @cached_property
+    def todo(self) -> set[int]:
+        """Units in which something is learned."""
+        return {index for index, unit in enumerate(self.units) if self.learner.names(unit) is not None}
+
+    def run(self, source: Callable[[], Activations], made: _Made, *, room: Room, shelf: UnitShelf, advance: Advance) -> None:
+        """Learn what there is to learn, from the images on.
+
+        Args:
+            source: makes the images' tensor; not the tensor, so that its space goes behind the first unit.
+            made: is changed.
+            room: where activations are kept.
+            shelf: of finished units.
+            advance: of the bar.
+        """
+        learner, last = self.learner, max(self.todo)
+        executor, batch = learner.executor, learner.batch
+        float_input, outputs = source(), None
+        if learner.stage.asks_the_model:
+            outputs = fill(len(float_input), batch, _outputs(executor, merge_units(self.units), float_input, None), room=room)
+        quantised_input = float_input
+        for index, unit in enumerate(self.units[: last + 1]):
+            float_output = fill(len(float_input), batch, _outputs(executor, unit, float_input, None), room=room)
+            if index in self.todo:
+                data = UnitData(float_input=float_input, quantised_input=quantised_input, target=float_output)
+                behind = None if outputs is None else Behind(run=_rest(executor, self.units[index + 1 :]), outputs=outputs)
+                found = _finished(learner, self.first + index, unit, data, made, behind=behind, shelf=shelf, advance=advance)
+                made.integers.update(found.integers)
+                made.params = learner.with_steps(made.params, found.steps)
+                made.records.append(found.record)
+                made.decisions.extend(found.decisions)
+                del data
+            if index < last:
+                state = learner.state(unit, made.params, made.integers)
+                quantised_input = fill(len(float_input), batch, _outputs(executor, unit, quantised_input, state), room=room)
+            float_input = float_output
 
 
 def _finished(
@@ -109,9 +167,9 @@ def _finished(
     index: int,
     unit: Unit,
     data: UnitData,
-    params: dict[str, QuantParams],
-    integers: dict[fx.Node, LayerIntegers],
+    made: _Made,
     *,
+    behind: Behind | None,
     shelf: UnitShelf,
     advance: Advance,
 ) -> FinishedUnit:
@@ -127,11 +185,11 @@ def _finished(
         done += steps
         advance(steps, f"{unit.name}, loss {loss:.3g}")
 
-    made = learner.learn(index, unit, data, params, integers, advance=report)
+    learned = learner.learn(index, unit, data, made.params, made.integers, behind=behind, advance=report)
     advance(learner.iters - done)
     with shelf.keep(index) as folder:
-        write_unit(folder, made, learner.task.widths)
-    return made
+        write_unit(folder, learned, learner.task.widths)
+    return learned
 
 
 def _by_image(units: tuple[Unit, ...], executor: Executor) -> list[Unit]:
@@ -154,6 +212,12 @@ def _outputs(executor: Executor, unit: Unit, inputs: Activations, state: UnitSta
             return executor.run(unit, inputs.at(part), images=part.stop - part.start, quantised=state)
 
     return values
+
+
+def _rest(executor: Executor, units: Sequence[Unit]) -> Callable[[Tensor, int], Tensor]:
+    """The float model from the first of these units on; where there are none, the value itself."""
+    rest = merge_units(units) if units else None
+    return lambda value, images: value if rest is None else executor.run(rest, value, images=images)
 
 
 def _mirrored(source: Activations) -> Callable[[slice], Tensor]:

@@ -45,9 +45,10 @@ class Rounding(nn.Module):
     `sigmoid`: code = clamp(floor(w / s0) + h), h in [0, 1] a rectified sigmoid of the learned logits; the floor stays that of the first
     scale while the scale itself may move (GENIE-M), which keeps joint training well posed.
     `free`: code = clamp(round(u)) with u = w / s0 learned directly and straight through: a code may end anywhere.
+    Scales are learned relative to s0, or themselves where `absolute`.
     """
 
-    def __init__(self, layers: Sequence[LayerStart], *, method: Method) -> None:
+    def __init__(self, layers: Sequence[LayerStart], *, method: Method, absolute: bool = False) -> None:
         super().__init__()
         self.layers, self.method = tuple(layers), method
         self._sizes = [layer.weight.numel() for layer in layers]
@@ -61,7 +62,9 @@ class Rounding(nn.Module):
             self.codes_at = nn.Parameter(-torch.log((ZETA - GAMMA) / (rest - GAMMA) - 1))
         else:
             self.codes_at = nn.Parameter(self._held(ratio))
-        self.scale_factors = nn.ParameterList([nn.Parameter(torch.ones_like(layer.scales)) for layer in layers])
+        # The first scale in the units of what is learned: Adam's rate is then relative to it, or absolute.
+        self._first = [layer.scales if absolute else torch.ones_like(layer.scales) for layer in layers]
+        self.scales_at = nn.ParameterList([nn.Parameter(first.clone()) for first in self._first])
         self.bias_moves = nn.ParameterList([nn.Parameter(torch.zeros_like(layer.scales)) for layer in layers])
 
     def soft(self) -> Tensor:
@@ -80,12 +83,16 @@ class Rounding(nn.Module):
     def scales(self, index: int) -> Tensor:
         """Positive scales of one layer, float32 [O]."""
         layer = self.layers[index]
-        return torch.maximum(layer.scales * self.scale_factors[index].clamp_min(_LEAST_FACTOR), layer.least)
+        return torch.maximum(layer.scales * self._factor(index).clamp_min(_LEAST_FACTOR), layer.least)
 
     def at_floor(self, index: int) -> int:
         """Channels whose scale wanted to be smaller than it may."""
-        layer, factor = self.layers[index], self.scale_factors[index].detach()
+        layer, factor = self.layers[index], self._factor(index).detach()
         return int(((factor < _LEAST_FACTOR) | (layer.scales * factor < layer.least)).sum())
+
+    def _factor(self, index: int) -> Tensor:
+        """Scales of one layer / the first ones, float32 [O]; they may be anything."""
+        return self.scales_at[index] / self._first[index]
 
     def split(self, flat: Tensor) -> list[Tensor]:
         """Values of all weights, layer by layer in their weights' shapes."""

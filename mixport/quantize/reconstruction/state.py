@@ -23,15 +23,24 @@ class UnitState:
     """What a unit runs with; an `execute.Quantised`.
 
     Attributes:
-        factors: learned step size of a site / its calibrated one, scalar tensors by site name.
+        factors: learned step size of a site / its calibrated one, scalar tensors by site name; where steps are learned absolutely,
+            the step size itself until `freeze`.
         learned: fake-quantised weights that replace the fixed ones while rounding is learned.
         drop: masks that let float values through behind learned quantisers; None quantises all.
     """
 
     def __init__(
-        self, params: Mapping[str, QuantParams], integers: Mapping[fx.Node, LayerIntegers], *, sites: Iterable[str], device: torch.device
+        self,
+        params: Mapping[str, QuantParams],
+        integers: Mapping[fx.Node, LayerIntegers],
+        *,
+        sites: Iterable[str],
+        device: torch.device,
+        activations: bool = True,
     ) -> None:
         self._params = params
+        self._activations = activations
+        self._absolute = False
         self._steps = {name: torch.tensor(params[name].scale, device=device) for name in sites}
         self._fixed = {layer: dequantised(fixed, device=device) for layer, fixed in integers.items()}
         self.factors: dict[str, Tensor] = {}
@@ -39,11 +48,13 @@ class UnitState:
         self.drop: MaskPool | None = None
 
     def activation(self, site: SitePlan, value: Tensor) -> Tensor:
-        """See execute.Quantised."""
+        """See execute.Quantised; `value` itself where activations are not quantised."""
+        if not self._activations:
+            return value
         params, factor = self._params[site.name], self.factors.get(site.name)
         step, keep = self._steps[site.name], None
         if factor is not None:
-            step = step * factor.clamp(LEAST_FACTOR, LARGEST_FACTOR)
+            step = step * self._relative(site.name, factor).clamp(LEAST_FACTOR, LARGEST_FACTOR)
             keep = None if self.drop is None else self.drop.like(value)
         return FakeQuantise.apply(value, step, params.qmin - params.zero_point, params.qmax - params.zero_point, keep)
 
@@ -51,15 +62,21 @@ class UnitState:
         """See execute.Quantised."""
         return self.learned.get(layer) or self._fixed.get(layer)
 
-    def learn_steps(self, names: Sequence[str], *, device: torch.device) -> list[Tensor]:
-        """Make the step sizes of these sites learnable; returns the factors."""
-        self.factors = {name: torch.ones((), device=device, requires_grad=True) for name in names}
+    def learn_steps(self, names: Sequence[str], *, device: torch.device, absolute: bool = False) -> list[Tensor]:
+        """Make the step sizes of these sites learnable, relative to the calibrated ones or themselves; returns what is learned."""
+        self._absolute = absolute
+        first = {name: self._params[name].scale if absolute else 1.0 for name in names}
+        self.factors = {name: torch.tensor(value, device=device, requires_grad=True) for name, value in first.items()}
         return list(self.factors.values())
 
     def freeze(self) -> None:
-        """End learning: factors stay as they are, weights are the fixed ones again, nothing is dropped."""
+        """End learning: factors stay as they are, relative, weights are the fixed ones again, nothing is dropped."""
         self.drop, self.learned = None, {}
-        self.factors = {name: factor.detach() for name, factor in self.factors.items()}
+        self.factors = {name: self._relative(name, factor.detach()) for name, factor in self.factors.items()}
+        self._absolute = False
+
+    def _relative(self, name: str, factor: Tensor) -> Tensor:
+        return factor / self._steps[name] if self._absolute else factor
 
 
 def dequantised(integers: LayerIntegers, *, device: torch.device) -> Weights:

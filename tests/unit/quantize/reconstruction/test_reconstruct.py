@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,8 +21,9 @@ from mixport.quantize.reconstruction.reconstruct import Reconstructed
 from mixport.quantize.reconstruction.rounding import Rounding
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.units import find_units
+from mixport.reconstruction_preset import find_preset
 from tests import reconstruction as small
-from tests.reconstruction import DEFAULT, Recorder, learn, task_of
+from tests.reconstruction import DEFAULT, Recorder, changed, learn, task_of
 
 Source = Callable[[slice], Tensor]
 
@@ -145,6 +147,44 @@ def test_a_run_goes_on_behind_the_last_finished_unit(stack: tuple[Task, Source],
     assert heard.calls == [(20, "second, from the cache"), (20, "third, from the cache")]
 
 
+def test_every_stage_keeps_its_own_units(stack: tuple[Task, Source], tmp_path: Path) -> None:
+    task, images = stack
+    preset, shelf, heard = find_preset("brecq"), Shelf(tmp_path), Recorder()
+    whole = learn(task, images, tmp_path, preset=preset, shelf=shelf, progress=heard)
+    check_integers(whole, task)
+    assert [(unit.name, bool(unit.sites)) for unit in whole.record.units] == [
+        ("second (weights)", False),
+        ("third (weights)", False),
+        ("second (steps)", True),
+        ("third (steps)", True),
+    ]
+    assert sum(count for count, _ in heard.calls) == heard.total == 2 * 20 + 2 * 5
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert len(kept) == 4
+    shutil.rmtree(tmp_path / max(kept, key=int))
+    heard = Recorder()
+    assert same(whole, learn(task, images, tmp_path, preset=preset, shelf=shelf, progress=heard))
+    assert sum("from the cache" in text for _, text in heard.calls) == 3
+    fixed = learn(replace(task, fixed_steps=True), images, tmp_path, preset=preset, iters=5)
+    assert [unit.name for unit in fixed.record.units] == ["second (weights)", "third (weights)"], "the second stage has nothing to learn"
+    assert fixed.params == dict(task.params)
+
+
+def test_a_second_stage_that_breaks_down_keeps_what_the_first_learned(stack: tuple[Task, Source], tmp_path: Path) -> None:
+    task, images = stack
+    first = changed(DEFAULT, name="two", step_lr=0.0).stages[0]
+    preset = replace(DEFAULT, stages=(first, replace(first, name="steps", rounding_lr=0.0, step_lr=float("inf"))))
+    made = learn(task, images, tmp_path, preset=preset)
+    check_integers(made, task)
+    assert [(one.where, one.what) for one in made.decisions] == [
+        (name, "left as before the stage of steps") for name in ("second", "third")
+    ]
+    alone = learn(task, images, tmp_path, preset=replace(preset, stages=(first,)))
+    assert made.params == alone.params == dict(task.params)
+    for layer, one in alone.integers.items():
+        assert np.array_equal(one.codes, made.integers[layer].codes)
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_fewer_images_than_a_batch(count: int, tmp_path: Path) -> None:
     task, images = task_of(small.stack(), tmp_path, images=count)
@@ -191,7 +231,7 @@ def test_squares_that_leave_float32_leave_the_unit_to_nearest(tmp_path: Path) ->
 def test_what_is_no_number_is_never_used(rates: dict[str, float], stack: tuple[Task, Source], tmp_path: Path) -> None:
     task, images = stack
     heard = Recorder()
-    made = learn(task, images, tmp_path, preset=replace(DEFAULT, **rates), progress=heard)
+    made = learn(task, images, tmp_path, preset=changed(DEFAULT, **rates), progress=heard)
     check_integers(made, task)
     assert {(one.where, one.what) for one in made.decisions} == {(name, "left rounded to nearest") for name in ("second", "third")}
     assert all("nan" in one.why or "inf" in one.why or "not finite" in one.why for one in made.decisions)
@@ -202,7 +242,7 @@ def test_what_is_no_number_is_never_used(rates: dict[str, float], stack: tuple[T
 
 def test_steps_that_run_away_are_held_and_named(stack: tuple[Task, Source], tmp_path: Path) -> None:
     task, images = stack
-    made = learn(task, images, tmp_path, preset=replace(DEFAULT, step_lr=20.0))
+    made = learn(task, images, tmp_path, preset=changed(DEFAULT, step_lr=20.0))
     check_integers(made, task)
     held = [one for one in made.decisions if one.what.startswith("activation step held at")]
     assert held
@@ -213,7 +253,7 @@ def test_steps_that_run_away_are_held_and_named(stack: tuple[Task, Source], tmp_
 
 def test_scales_that_run_to_zero_are_held_and_never_worse(stack: tuple[Task, Source], tmp_path: Path) -> None:
     task, images = stack
-    made = learn(task, images, tmp_path, preset=replace(DEFAULT, scale_lr=1.0))
+    made = learn(task, images, tmp_path, preset=changed(DEFAULT, scale_lr=1.0))
     check_integers(made, task)
     assert "weight scale of 1 channels held at its floor" in [one.what for one in made.decisions]
     for name in ("second", "third"):
@@ -232,11 +272,11 @@ def test_a_scale_below_its_floor_takes_its_codes_along(tmp_path: Path) -> None:
     task, images = task_of(small.seeded(small.Stack, heavy), tmp_path)
     layer = next(node for node, width in task.widths.items() if width.name == "second")
     executor = Executor(task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=True, device=torch.device("cpu"))
-    learner = UnitLearner(task=task, executor=executor, preset=DEFAULT, iters=1, seed=0, batch=4)
+    learner = UnitLearner(task=task, executor=executor, preset=DEFAULT, stage=DEFAULT.stages[0], iters=1, seed=0, batch=4)
     start = learner.start(layer, task.integers[layer], task.params)
     assert task.integers[layer].scales[2] < start.least[2], "the case is the one meant"
     rounding = Rounding([start], method="free")
-    (codes,) = rounding.split_codes(hard=True)
+    (codes,) = rounding.split(rounding.codes(hard=True))
     inside = (start.weight / start.scales.view(-1, 1, 1, 1)).clamp(-2, 1)
     assert float((codes - inside).abs().max()) <= 0.5
     assert torch.equal(rounding.scales(0).detach(), start.scales)

@@ -1,0 +1,71 @@
+"""What is made small: the error of a unit's output, its elements weighted or not, and what it does to the model's outputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mixport.quantize.reconstruction.perturbation import Behind, divergence
+from mixport.reconstruction_preset import Stage
+
+
+class UnitLoss:
+    """Loss of one unit in one stage; remembers its first value where the stage starts it at a fixed one.
+
+    Args:
+        stage: which loss, and its numbers.
+        weights: float32 of one image's output, from `perturbation_hessian`; None weights all elements alike.
+        behind: the float model behind the unit; needed where the stage has a logits_weight.
+    """
+
+    def __init__(self, stage: Stage, *, weights: Tensor | None = None, behind: Behind | None = None) -> None:
+        if stage.logits_weight > 0 and behind is None:
+            raise ValueError("a stage with a logits_weight needs the float model behind the unit")
+        self.stage, self.behind = stage, behind
+        self._weights = weights
+        self._first: float | None = None
+
+    def __call__(self, got: Tensor, target: Tensor, images: Tensor) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            got: output of the quantised unit.
+            target: of the float one, of the same shape.
+            images: int64 [B], which calibration images these are.
+        """
+        error = self._started(output_error(got, target, weights=self._weights, power=self.stage.power))
+        if self.behind is None or self.stage.logits_weight == 0:
+            return error
+        wanted = self.behind.outputs.at(images)
+        outputs = self.behind.run(got, len(images))
+        return error + self.stage.logits_weight * divergence(outputs, wanted, temperature=self.stage.temperature)
+
+    def _started(self, error: Tensor) -> Tensor:
+        if self.stage.loss_start is None:
+            return error
+        if self._first is None and float(error.detach()) > 0:
+            self._first = float(error.detach())
+        return error if self._first is None else error * (self.stage.loss_start / self._first)
+
+
+def output_error(got: Tensor, target: Tensor, *, weights: Tensor | None = None, power: float = 2.0) -> Tensor:
+    """Error of a unit's output to a power, summed over channels and averaged over the rest, scalar.
+
+    Args:
+        got: float32 [images x rows, ...].
+        target: of the same shape.
+        weights: float32 [rows, ...], of one image; multiply the squared errors.
+        power: of the error, without weights.
+    """
+    count = channels(target)
+    if weights is not None:
+        squared = (got - target).square().reshape(-1, *weights.shape)
+        return (squared * weights).mean() * count
+    if power == 2.0:
+        return torch.nn.functional.mse_loss(got, target) * count
+    return (got - target).abs().pow(power).mean() * count
+
+
+def channels(output: Tensor) -> int:
+    """Channels of a unit's output: the published losses sum over them and average over the rest."""
+    return output.shape[-1] if output.dim() == 3 else output.shape[1]

@@ -1,0 +1,111 @@
+"""What is learned of the weights: where it starts, what it may become."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from mixport.quantize.reconstruction.rounding import LayerStart, Rounding, beta_at
+from mixport.reconstruction_preset import Method
+
+
+def start(*shape: int, bits: int = 3, scale: float = 0.2, seed: int = 0) -> LayerStart:
+    generator = torch.Generator().manual_seed(seed)
+    channels = shape[0]
+    return LayerStart(
+        weight=torch.randn(shape, generator=generator) * 0.4,
+        bias=torch.zeros(channels),
+        scales=torch.full((channels,), scale) * (1 + torch.arange(channels)),
+        least=torch.full((channels,), 1e-6),
+        bias_unit=torch.full((channels,), 0.5),
+        bits=bits,
+    )
+
+
+def test_sigmoid_starts_at_the_fraction_of_the_weight() -> None:
+    layer = start(4, 3, 3, 3)
+    rounding = Rounding([layer], method="sigmoid")
+    ratio = (layer.weight / layer.scales.view(-1, 1, 1, 1)).flatten()
+    torch.testing.assert_close(rounding.soft(), ratio - ratio.floor(), rtol=0, atol=1e-5)
+    (weight, _), expected = rounding.weights()[0], ratio.clamp(-4, 3).view(4, 3, 3, 3) * layer.scales.view(-1, 1, 1, 1)
+    torch.testing.assert_close(weight, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["sigmoid", "free"])
+def test_hard_codes_start_next_to_the_nearest(method: Method) -> None:
+    layer = start(4, 20)
+    rounding = Rounding([layer], method=method)
+    (codes,) = rounding.split(rounding.codes(hard=True))
+    ratio = layer.weight / layer.scales.view(-1, 1)
+    assert torch.equal(codes, ratio.round().clamp(-4, 3))
+
+
+@pytest.mark.parametrize("method", ["sigmoid", "free"])
+def test_hard_codes_stay_integers_in_range_wherever_learning_goes(method: Method) -> None:
+    layers = [start(4, 20, bits=2), start(3, 2, 3, 3, bits=8, scale=0.004, seed=1), start(2, 5, bits=4, seed=2)]
+    rounding = Rounding(layers, method=method)
+    with torch.no_grad():
+        rounding.codes_at.add_(torch.randn(rounding.codes_at.shape, generator=torch.Generator().manual_seed(5)) * 200)
+    limits = [(-2, 1), (-127, 127), (-8, 7)]
+    for codes, layer, (low, high) in zip(rounding.split(rounding.codes(hard=True)), layers, limits, strict=True):
+        assert codes.shape == layer.weight.shape
+        assert torch.equal(codes, codes.round())
+        assert float(codes.min()) >= low
+        assert float(codes.max()) <= high
+
+
+def test_free_codes_are_straight_through_inside_and_round_in_the_forward_run() -> None:
+    layer = start(2, 30, bits=3)
+    rounding = Rounding([layer], method="free")
+    with torch.no_grad():
+        rounding.codes_at[0], rounding.codes_at[1], rounding.codes_at[2] = 1.3, 9.0, -9.0
+    codes = rounding.codes(hard=False)
+    assert codes[:3].tolist() == [1.0, 3.0, -4.0]
+    codes.sum().backward()
+    assert rounding.codes_at.grad[:3].tolist() == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_an_adam_step_moves_scales_relatively_or_absolutely(absolute: bool) -> None:
+    layer = start(3, 5)
+    rounding = Rounding([layer], method="sigmoid", absolute=absolute)
+    assert torch.equal(rounding.scales(0), layer.scales)
+    optimizer = torch.optim.Adam(rounding.scales_at, lr=1e-3)
+    rounding.scales(0).sum().backward()
+    optimizer.step()
+    moved = layer.scales - rounding.scales(0).detach()
+    expected = torch.full_like(moved, 1e-3) if absolute else 1e-3 * layer.scales
+    torch.testing.assert_close(moved, expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_scales_never_reach_zero_and_say_so(absolute: bool) -> None:
+    layer = start(3, 5)
+    rounding = Rounding([layer], method="sigmoid", absolute=absolute)
+    with torch.no_grad():
+        rounding.scales_at[0][1] = -5.0
+    torch.testing.assert_close(rounding.scales(0)[1], layer.scales[1] / 16)
+    assert rounding.at_floor(0) == 1
+
+
+def test_what_is_undecided_is_counted() -> None:
+    rounding = Rounding([start(2, 8)], method="sigmoid")
+    with torch.no_grad():
+        rounding.codes_at.fill_(50.0)
+        rounding.codes_at[:3] = 0.0  # h = 1/2
+        rounding.codes_at[3] = -50.0
+    assert float(rounding.undecided(2.0).detach()) == pytest.approx(3.0, abs=1e-5)
+    assert float(rounding.undecided(20.0).detach()) == pytest.approx(3.0, abs=1e-5)
+
+
+def test_beta_falls_in_a_line_behind_the_warm_up() -> None:
+    found = [beta_at(step, 11, warmup=0.2) for step in range(11)]
+    assert found[:3] == [None, None, None]
+    assert found[3] == 20.0
+    assert found[10] == 2.0
+    numbers = [value for value in found if value is not None]
+    steps = [a - b for a, b in itertools.pairwise(numbers)]
+    assert steps == pytest.approx([18 / 7] * 7)
+    assert beta_at(0, 1, warmup=0.0) == 20.0
