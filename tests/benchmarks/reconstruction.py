@@ -100,13 +100,14 @@ _PARTS: dict[str, dict[str, Any]] = {
 
 TABLES: dict[str, dict[str, Case]] = {
     "accuracy": {
-        f"{subject} {scheme}": Case(subject=subject, scheme=scheme, iters=2000 if scheme[1] in "23" else 500)
-        for subject, scheme in (
-            ("ResNet-20", "w4a4"),
-            ("ResNet-20", "w3a3"),
-            ("ResNet-20", "w2a4"),
-            ("ResNet-56", "w4a4"),
-            ("ResNet-56", "w2a4"),
+        f"{subject} {scheme}, {iters} steps": Case(subject=subject, scheme=scheme, iters=iters)
+        for subject, scheme, iters in (
+            ("ResNet-20", "w4a4", 500),
+            ("ResNet-20", "w4a4", 2000),
+            ("ResNet-20", "w3a3", 2000),
+            ("ResNet-20", "w2a4", 2000),
+            ("ResNet-56", "w4a4", 500),
+            ("ResNet-56", "w2a4", 2000),
         )
     },
     "parts": {title: Case(subject="ResNet-20", scheme="w2a4", iters=500, changes=changes) for title, changes in _PARTS.items()},
