@@ -283,7 +283,7 @@ class LayerChoiceEntry(_Part):
 
 
 class WidthsEntry(_Part):
-    """How weight bits were chosen under a size budget; the fields are those of `mixport.artifacts.WidthSearch`."""
+    """How weight bits were chosen under a size budget; the fields are those of `mixport.search_records.WidthSearch`."""
 
     budget_bytes: int
     smallest_bytes: int

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, fx
 
-from mixport.artifacts import LayerChoice, WidthOption, WidthSearch
 from mixport.errors import InvariantError, SizeBudgetError
 from mixport.progress import Progress
 from mixport.quantize.fx_graph import constant
@@ -20,6 +19,7 @@ from mixport.quantize.sensitivity import RoundedWeights, RoundWeight, joint_loss
 from mixport.quantize.width_programme import solve
 from mixport.quantize.widths import LayerWidth, LayerWidths
 from mixport.quantspec import Scheme
+from mixport.search_records import LayerChoice, WidthOption, WidthSearch
 from mixport.targets import Target
 
 EXPONENTS = (0.5, 1.0)

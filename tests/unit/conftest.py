@@ -14,9 +14,7 @@ from mixport.artifacts import (
     LoweredGraph,
     Preprocessing,
     QuantizedModel,
-    Reconstruction,
     RuntimeResult,
-    UnitRecord,
     ValidationReport,
     WeightSite,
 )
@@ -24,6 +22,7 @@ from mixport.evaluate import Metrics, check_gates, gate_values, parse_gate
 from mixport.manifest import Manifest, ModelEntry
 from mixport.manifest_build import build_manifest
 from mixport.quantspec import QuantParams, Scheme
+from mixport.search_records import Reconstruction, UnitRecord
 from mixport.targets import load_target
 
 

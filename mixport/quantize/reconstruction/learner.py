@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from mixport.artifacts import Decision, UnitRecord
+from mixport.artifacts import Decision
 from mixport.quantize.nearest import LayerIntegers, float_weights, least_scales, read_params, read_site, scales_of_dead
 from mixport.quantize.ranges import finish_carrier
 from mixport.quantize.reconstruction.execute import Executor
@@ -25,6 +25,7 @@ from mixport.quantize.reconstruction.unit_file import FinishedUnit
 from mixport.quantize.reconstruction.units import Unit
 from mixport.quantspec import QuantParams
 from mixport.reconstruction_preset import WIDEST_LEARNED, Preset, Stage
+from mixport.search_records import UnitRecord
 
 Params = Mapping[str, QuantParams]
 Integers = Mapping[fx.Node, LayerIntegers]

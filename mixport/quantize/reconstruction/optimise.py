@@ -116,13 +116,13 @@ def optimise(
         NotLearnedError: the loss or what was learned is no finite number, or no gradient reaches what is learned.
     """
     count, device = len(data.target), executor.device
-    sizes = coded_sizes(executor, unit, data.quantised_input.at(slice(0, 1)))
-    batch = batch_for(sizes.largest, wanted=batch, images=count, elements=_LARGEST_TENSOR)
+    one = data.quantised_input.at(slice(0, 1))
+    largest = largest_coded(executor, unit, one)
+    batch = batch_for(largest, wanted=batch, images=count, elements=_LARGEST_TENSOR)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randint(0, count, (iters, batch), generator=generator).to(device)
-    input_size = data.quantised_input.at(slice(0, 1)).numel()
-    inner = _masks(stage.inner_drop, sizes.largest * batch, generator=generator, device=device)
-    outer = _masks(stage.input_drop, input_size * batch, generator=generator, device=device)
+    inner = _masks(stage.inner_drop, largest * batch, generator=generator, device=device)
+    outer = _masks(stage.input_drop, one.numel() * batch, generator=generator, device=device)
     groups = _parameters(state, learned, stage, device=device)
     if not groups:
         return
@@ -191,30 +191,22 @@ def batch_for(size: int, *, wanted: int, images: int, elements: int) -> int:
     return min(images, max(min(wanted, elements // max(size, 1)), min(wanted, _SMALLEST_BATCH)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class CodedSizes:
-    """Elements of the tensors with codes in a unit, for one image: of the largest one, and of all."""
-
-    largest: int
-    total: int
-
-
-def coded_sizes(executor: Executor, unit: Unit, x: Tensor) -> CodedSizes:
-    """Run the unit once on the values `x` of one image, and look."""
+def largest_coded(executor: Executor, unit: Unit, x: Tensor) -> int:
+    """Elements of the unit's largest tensor with codes, for one image: run on its values `x`, and looked at."""
     sizes = _Sizes()
     with torch.no_grad():
         executor.run(unit, x, images=1, quantised=sizes)
-    return CodedSizes(largest=max(sizes.found, default=1), total=sum(sizes.found))
+    return sizes.largest
 
 
 class _Sizes:
     """Looks at the tensors with codes, and changes nothing; an `execute.Quantised`."""
 
     def __init__(self) -> None:
-        self.found: list[int] = []
+        self.largest = 1
 
     def activation(self, site: SitePlan, value: Tensor) -> Tensor:
-        self.found.append(value.numel())
+        self.largest = max(self.largest, value.numel())
         return value
 
     def weights(self, layer: fx.Node) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from mixport.artifacts import Decision, Reconstruction, UnitRecord
+from mixport.artifacts import Decision
 from mixport.devices import compute_threads
 from mixport.progress import Advance, Progress
 from mixport.quantize.nearest import LayerIntegers
@@ -27,6 +27,7 @@ from mixport.quantize.reconstruction.unit_file import FinishedUnit, UnitShelf, r
 from mixport.quantize.reconstruction.units import Unit, find_units, merge_units
 from mixport.quantspec import QuantParams
 from mixport.reconstruction_preset import Preset
+from mixport.search_records import Reconstruction, UnitRecord
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from mixport.artifacts import WidthSearch
 from mixport.errors import SizeBudgetError
 from mixport.progress import SilentProgress
 from mixport.quantize.auto_widths import Sizes, choose_widths
@@ -16,6 +15,7 @@ from mixport.quantize.plan import make_plan
 from mixport.quantize.sensitivity import RoundWeight, nearest
 from mixport.quantize.widths import LayerWidth, scheme_widths
 from mixport.quantspec import Scheme
+from mixport.search_records import WidthSearch
 from mixport.targets import Target, load_target
 from tests.unit.quantize.conftest import Capture
 from tests.wide_model import wide
