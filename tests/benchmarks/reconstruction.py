@@ -122,7 +122,7 @@ TABLES: dict[str, dict[str, Case]] = {
         for scheme, iters in (("w8a8", 0), ("w4a8", 500), ("w4a4", 500), ("w2a4", 2000))
     },
     "mobilenet": {
-        f"MobileNetV2 {scheme}": Case(subject="MobileNetV2", scheme=scheme, iters=500, images=256) for scheme in ("w4a8", "w4a4")
+        f"MobileNetV2 {scheme}": Case(subject="MobileNetV2", scheme=scheme, iters=500, images=400) for scheme in ("w4a8", "w4a4")
     },
 }
 
