@@ -55,6 +55,20 @@ class Windows(nn.Module):
         return self.head(x.reshape(-1, 4, 16, 8).mean((1, 2)))
 
 
+class ClassToken(nn.Module):
+    """A learned token repeated for each image: neither a constant nor a size, and it depends on no image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.a, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 8), nn.Linear(8, 5)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1)
+        return self.head((x + torch.relu(self.a(x)))[:, 0])
+
+
 def seeded(make: Callable[[], nn.Module], change: Callable[[Any], None] | None = None) -> nn.Module:
     """A module with seeded weights and stated preprocessing, changed in place."""
     with torch.random.fork_rng(), torch.no_grad():
@@ -74,6 +88,11 @@ def stack() -> nn.Module:
 def without_biases() -> nn.Module:
     """Stack whose learned layers have no bias."""
     return seeded(lambda: Stack(bias=False))
+
+
+def class_token() -> nn.Module:
+    """See ClassToken."""
+    return seeded(ClassToken)
 
 
 def windows() -> nn.Module:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from mixport.artifacts import CalibrationSet
 from mixport.images import normalise
 from mixport.lower import lower
 from mixport.options import BuildOptions
@@ -127,8 +128,8 @@ TABLES: dict[str, dict[str, Case]] = {
 }
 
 
-def run_case(case: Case, seed: int, *, data: Path, work: Path) -> dict[str, Any]:
-    """Quantise, lower, validate and evaluate one case."""
+def prepare(case: Case, seed: int, *, data: Path, work: Path) -> tuple[FloatModel, CalibrationSet]:
+    """The float model of a case, and its calibration images."""
     subject = SUBJECTS[case.subject]
     weights = data / subject.weights if subject.weights else None
     overrides = PreprocessingOverrides(**dict(subject.overrides))
@@ -148,7 +149,13 @@ def run_case(case: Case, seed: int, *, data: Path, work: Path) -> dict[str, Any]
             **dict(subject.overrides),
         }
     )
-    calibration = calibrate_only(options)
+    return model, calibrate_only(options)
+
+
+def run_case(case: Case, seed: int, *, data: Path, work: Path) -> dict[str, Any]:
+    """Quantise, lower, validate and evaluate one case."""
+    subject = SUBJECTS[case.subject]
+    model, calibration = prepare(case, seed, data=data, work=work)
     recipe = None
     if case.iters:
         recipe = ReconstructionOptions(preset=changed(find_preset(case.preset), **dict(case.changes)), iters=case.iters, seed=seed)

@@ -71,9 +71,7 @@ class Executor:
         values: dict[fx.Node, Any] = {unit.input: self._read(unit.input, x, quantised)}
 
         def operand(source: fx.Node) -> Any:
-            if source in values:
-                return values[source]
-            return self._constants[source] if source in self._constants else sizes[source]
+            return values[source] if source in values else self._constant(source, sizes)
 
         for node in unit.nodes:
 
@@ -118,6 +116,15 @@ class Executor:
                 args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
                 values[node] = operator_of(node)(*args, **kwargs)
         return values
+
+    def _constant(self, node: fx.Node, sizes: Mapping[fx.Node, Any]) -> Any:
+        """Value of a node that depends on no image: folded, a size, or made of both, as a class token that is repeated for each."""
+        if node in self._constants:
+            return self._constants[node]
+        if node in sizes:
+            return sizes[node]
+        args, kwargs = map_arg((node.args, node.kwargs), lambda source: self._constant(source, sizes))
+        return operator_of(node)(*args, **kwargs)
 
     def is_by_image(self, node: fx.Node) -> bool:
         """True where the first axis of a tensor has the images one behind the other, and no other axis depends on their number."""

@@ -24,6 +24,7 @@ def executor_of(module: nn.Module, folder: Path) -> Executor:
     [
         small.stack,
         small.windows,
+        small.class_token,
         structures.boolean_mask,
         structures.slices_written_in_place,
         structures.grouped_queries,
