@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 
 from mixport.artifacts import CalibrationSet
 from mixport.images import normalise
@@ -176,7 +177,7 @@ def run_case(case: Case, seed: int, *, data: Path, work: Path) -> dict[str, Any]
         }
         size = lowered.model_path.stat().st_size
     accuracy = {
-        part: {"top1": _top1(logits[part], labels), "float": _float_top1(model, images, labels)}
+        part: _judged(logits[part], float_logits(model, images), labels)
         for part, (images, labels) in _judges(subject, case, seed, data=data, work=work).items()
     }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -212,12 +213,15 @@ def _judges(subject: Subject, case: Case, seed: int, *, data: Path, work: Path) 
     return {"held out": (images[held_out], labels[held_out]), "all 500": (images, labels)}
 
 
+def _judged(logits: np.ndarray, floats: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Top-1 of both in percent, and the mean Kullback-Leibler divergence from the float model in nats, which is less a matter of chance."""
+    wanted, got = (torch.log_softmax(torch.as_tensor(one, dtype=torch.float64), dim=1) for one in (floats, logits))
+    divergence = float(torch.nn.functional.kl_div(got, wanted, reduction="batchmean", log_target=True))
+    return {"top1": _top1(logits, labels), "float": _top1(floats, labels), "kl": round(divergence, 5)}
+
+
 def _top1(logits: np.ndarray, labels: np.ndarray) -> float:
     return 100.0 * float((logits.argmax(1) == labels).mean())
-
-
-def _float_top1(model: FloatModel, images: np.ndarray, labels: np.ndarray) -> float:
-    return _top1(float_logits(model, images), labels)
 
 
 def table(cases: Mapping[str, Case], results: Mapping[str, Any], *, seeds: int) -> Iterator[str]:
