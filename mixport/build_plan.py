@@ -55,7 +55,7 @@ def describe_plan(
         lines=(
             ("model", _model_text(options, model)),
             *_preprocessing_lines(model),
-            ("scheme", f"{scheme.name}, first and last layer {scheme.edge_bits} bits, seed {options.seed}"),
+            ("scheme", f"{scheme.name}, first and last layer {scheme.edge_bits} bits ({scheme.edge_convention}), seed {options.seed}"),
             ("rounding", _rounding_text(options)),
             ("target", ", ".join(target.name if target.portable else f"{target.name}, not portable" for target in targets)),
             ("calibration", _calibration_text(recipe, preview)),

@@ -81,7 +81,7 @@ def build_manifest(
         model=model,
         scheme=scheme.name,
         edge_bits=scheme.edge_bits,
-        convention=scheme.CONVENTION,
+        convention=scheme.convention,
         target=TargetEntry(name=target.name, sha256=target.sha256, title=target.title),
         calibration=CalibrationEntry(
             method=calibration.method,

@@ -17,7 +17,7 @@ from mixport.draw_options import DrawOptions, drawn_method
 from mixport.errors import BadOptionError
 from mixport.evaluate import GATE_METRICS, Gate, parse_gate
 from mixport.option_text import check_size, flag, read_pairs, read_size, read_triple, spell
-from mixport.quantspec import Scheme
+from mixport.quantspec import DEFAULT_EDGE_CONVENTION, EdgeConvention, Scheme
 from mixport.reconstruction_preset import DEFAULT, WIDEST_LEARNED, ReconstructionOptions, find_preset
 
 _SMALL_INPUT = 64
@@ -39,6 +39,7 @@ class BuildOptions(DrawOptions):
         crop: crop side / resized shorter side; None keeps the model's own.
         scheme: wWaA, or auto:SIZE for mixed widths under a size budget, see `mixport.quantspec.Scheme.parse`.
         edge_bits: bits of the first and the last layer.
+        edge_convention: what has edge_bits: see `quantspec.EDGE_CONVENTIONS`.
         target: names or .toml files, one bundle each.
         portable: only forms that give the same codes on every runtime; False overrides the target file.
         calib: mixup, single, genq, images:DIR, images:FILE.npz or noise.
@@ -65,6 +66,7 @@ class BuildOptions(DrawOptions):
     crop: float | None = Field(default=None, gt=0.0, le=1.0)
     scheme: str = "w4a8"
     edge_bits: int = Field(default=8, ge=2, le=8)
+    edge_convention: EdgeConvention = DEFAULT_EDGE_CONVENTION
     target: tuple[str, ...] = ("ort-cpu",)
     portable: bool = True
     calib: str = "mixup"
@@ -177,7 +179,7 @@ class BuildOptions(DrawOptions):
 
     def parse_scheme(self) -> Scheme:
         """Bit widths of the build. Raises BadOptionError."""
-        return Scheme.parse(self.scheme, edge_bits=self.edge_bits)
+        return Scheme.parse(self.scheme, edge_bits=self.edge_bits, edge_convention=self.edge_convention)
 
     def resolve_iters(self) -> int:
         """Reconstruction steps per unit: as asked for, else by the width of the weights; 0 rounds to nearest.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 from mixport.dtypes import STORAGE_RANGE, Storage
@@ -11,6 +13,17 @@ from mixport.errors import BadOptionError
 
 Role = Literal["input", "compute", "carrier", "table"]
 """Why a tensor has codes: model input; read by a layer or an attention product; branch that meets another; table output."""
+
+EdgeConvention = Literal["brecq", "qdrop", "vit"]
+DEFAULT_EDGE_CONVENTION: EdgeConvention = "brecq"
+EDGE_CONVENTIONS: Mapping[EdgeConvention, str] = MappingProxyType(
+    {
+        "brecq": "weights of the first and the last layer, the first layer's result and the last layer's input at edge bits",
+        "qdrop": "weights of the first and the last layer and the last layer's input at edge bits",
+        "vit": "the first layer's input at edge bits, and no weights",
+    }
+)
+"""What the edges are, as publications have it: BRECQ and GENIE; QDrop and PD-Quant; RepQ-ViT, APHQ-ViT and others on transformers."""
 
 AUTO_WIDTHS = (2, 3, 4, 6, 8)
 """Weight bits that a layer may get under a size budget."""
@@ -46,6 +59,7 @@ class Scheme:
         weight_bits: of every convolution and linear layer but the edges, 2 to 8; under a budget the fewest that one may get.
         activation_bits: of every compute input but the edges, 2 to 8.
         edge_bits: weights and compute inputs of the first and the last layer, 2 to 8.
+        edge_convention: what else has edge_bits, or what has not, see EDGE_CONVENTIONS.
         carrier_bits: of tensors that meet at an add, a concat, a multiply or a pool.
         stream_bits: of residual streams that feed a normalisation kept in float (LayerNorm): 16, since 8 loses accuracy there.
         budget: size that the file must keep, each layer with weight bits of its own; None where all have the same.
@@ -55,13 +69,16 @@ class Scheme:
     weight_bits: int
     activation_bits: int
     edge_bits: int = 8
+    edge_convention: EdgeConvention = DEFAULT_EDGE_CONVENTION
     carrier_bits: int = 8
     stream_bits: int = 16
     budget: SizeBudget | None = None
     spelling: str = ""
 
-    #: Which of the three published conventions the 8-bit set follows: first weight, last weight, last layer's input.
-    CONVENTION = "qdrop: first weights, last weights and the last layer's input at edge bits"
+    @property
+    def convention(self) -> str:
+        """Which of the published conventions the edges follow, and what it says."""
+        return f"{self.edge_convention}: {EDGE_CONVENTIONS[self.edge_convention]}"
 
     @property
     def name(self) -> str:
@@ -69,13 +86,14 @@ class Scheme:
         return self.spelling or f"w{self.weight_bits}a{self.activation_bits}"
 
     @classmethod
-    def parse(cls, text: str, *, edge_bits: int = 8) -> Scheme:
+    def parse(cls, text: str, *, edge_bits: int = 8, edge_convention: EdgeConvention = DEFAULT_EDGE_CONVENTION) -> Scheme:
         """Read a scheme.
 
         Args:
             text: wWaA, or auto:SIZE or auto:SIZE:aA with SIZE a ratio of the float parameters' size (0.10), or a size in B, KB or
                 MB (powers of 1000), KiB or MiB (powers of 1024), upper or lower case. A is 8 where it is not given.
             edge_bits: of the first and the last layer.
+            edge_convention: what these bits hold for.
 
         Raises:
             BadOptionError: anything else; the message says what is allowed.
@@ -85,7 +103,7 @@ class Scheme:
         plain = text.strip().lower()
         match = _SCHEME.fullmatch(plain)
         if match is not None:
-            return cls(weight_bits=int(match[1]), activation_bits=int(match[2]), edge_bits=edge_bits)
+            return cls(weight_bits=int(match[1]), activation_bits=int(match[2]), edge_bits=edge_bits, edge_convention=edge_convention)
         match = _AUTO.fullmatch(plain)
         if match is None:
             raise BadOptionError(f"--scheme is {text!r}, {_SPELLINGS}", hint="mixport build --scheme w4a8 ...")
@@ -93,6 +111,7 @@ class Scheme:
             weight_bits=min(AUTO_WIDTHS),
             activation_bits=int(match["activation"] or 8),
             edge_bits=edge_bits,
+            edge_convention=edge_convention,
             budget=_budget(text, float(match["number"]), match["unit"]),
             spelling=text.strip(),
         )

@@ -80,6 +80,16 @@ def build(
         int | None,
         typer.Option(help="Bits of the first and the last layer.", metavar="N", show_default="8", rich_help_panel=_QUANTISATION),
     ] = None,
+    edge_convention: Annotated[
+        str | None,
+        typer.Option(
+            help="What has these bits: weights of both, what the last one reads, and what the first one gives (brecq) or not (qdrop); "
+            "or only what the first one reads (vit).",
+            metavar="brecq|qdrop|vit",
+            show_default="brecq",
+            rich_help_panel=_QUANTISATION,
+        ),
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(

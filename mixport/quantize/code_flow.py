@@ -11,6 +11,7 @@ from torch import fx
 
 from mixport.quantize.fx_graph import only_user, tensor_arg, tensor_list_arg
 from mixport.quantize.roles import Kind, classify
+from mixport.quantspec import EdgeConvention
 
 _ALWAYS_INTEGER = frozenset({Kind.LAYER, Kind.PRODUCT, Kind.ADD, Kind.NORM})
 _EIGHT_BITS = frozenset({Kind.INPUT, Kind.POOL, Kind.MULTIPLY, Kind.CONCAT, Kind.UNARY})
@@ -27,7 +28,8 @@ class CodeFlow:
         kinds: role of every node.
         integer: nodes that run on integers.
         streams: adds whose residual chain feeds a normalisation or a float operator.
-        edges: first and last layers.
+        first: layers that read the image.
+        last: layers whose result is the output; the last layer where there is none.
     """
 
     def __init__(self, graph: fx.GraphModule) -> None:
@@ -35,7 +37,21 @@ class CodeFlow:
         self.kinds = classify(graph)
         self.integer = self._integer_nodes()
         self.streams = self._stream_adds()
-        self.edges = self._edge_layers()
+        self.first, self.last = self._edge_layers()
+
+    def weight_edges(self, convention: EdgeConvention) -> frozenset[fx.Node]:
+        """Layers whose weights have edge bits."""
+        return frozenset() if convention == "vit" else self.first | self.last
+
+    def reads_edge(self, layer: fx.Node, operand: fx.Node, convention: EdgeConvention) -> bool:
+        """True where what a layer reads has edge bits."""
+        if convention == "vit":
+            return layer in self.first
+        if layer in self.first or layer in self.last:
+            return True
+        birth = self.birth(operand)
+        producer = tensor_arg(birth, 0) if self.kinds[birth] is Kind.CLAMP else birth
+        return convention == "brecq" and producer in self.first
 
     def birth(self, node: fx.Node) -> fx.Node:
         """The node that gave the tensor its values: data movement walked back."""
@@ -128,10 +144,10 @@ class CodeFlow:
     def _wants_stream(self, node: fx.Node) -> bool:
         return self.kinds[node] is Kind.NORM or (node.op == "call_function" and node not in self.integer)
 
-    def _edge_layers(self) -> frozenset[fx.Node]:
+    def _edge_layers(self) -> tuple[frozenset[fx.Node], frozenset[fx.Node]]:
         layers = [node for node in self.nodes if self.kinds[node] is Kind.LAYER]
         first = {node for node in layers if self.kinds[self.birth(tensor_arg(node, 0))] is Kind.INPUT}
         last = {node for node in layers if any(user.op == "output" for user, _ in self.readers(node))}
         if not last and layers:
             last = {layers[-1]}
-        return frozenset(first | last)
+        return frozenset(first), frozenset(last)

@@ -54,13 +54,14 @@ def level_layernorms(graph: fx.GraphModule, batches: Iterable[Tensor], *, images
     if not fed:
         return decisions
     for pair, rows in zip(fed, _sample(graph, [pair.norm for pair in fed], batches, images=images), strict=True):
-        is_edge = any(layer in flow.edges for layer in pair.layers)
+        reads_edge = any(flow.reads_edge(layer, pair.norm, scheme.edge_convention) for layer in pair.layers)
+        has_edge_weights = any(layer in flow.weight_edges(scheme.edge_convention) for layer in pair.layers)
         weights = [_constant(graph, layer.args[1]) for layer in pair.layers]
         affine = choose_affine(
             rows.numpy(),
             torch.cat(weights).numpy(),
-            activation_bits=scheme.edge_bits if is_edge else scheme.activation_bits,
-            weight_bits=scheme.edge_bits if is_edge else scheme.weight_bits,
+            activation_bits=scheme.edge_bits if reads_edge else scheme.activation_bits,
+            weight_bits=scheme.edge_bits if has_edge_weights else scheme.weight_bits,
             rule=rule,
         )
         _fold(graph, pair, shift=torch.as_tensor(affine.shift), ratio=torch.as_tensor(affine.ratio))

@@ -38,7 +38,7 @@ def make_plan(graph: fx.GraphModule, scheme: Scheme, *, stream_bits: int, portab
         kinds=flow.kinds,
         sites=sites,
         groups=scale_groups(flow, sites, portable=portable),
-        edges=flow.edges,
+        edges=flow.weight_edges(scheme.edge_convention),
         decisions=tuple(_float_decisions(flow)),
     )
 
@@ -65,14 +65,15 @@ class _Planner:
         for node in integer:
             for operand in self.flow.code_operands(node):
                 demands = tensors.setdefault(self.flow.birth(operand), {})
-                demands.setdefault(self._demand_of(node), []).append((node, operand))
+                demands.setdefault(self._demand_of(node, operand), []).append((node, operand))
         for node in integer:
             self._ask_for_result(tensors, node)
         return tensors
 
-    def _demand_of(self, node: fx.Node) -> tuple[_Use, int]:
+    def _demand_of(self, node: fx.Node, operand: fx.Node) -> tuple[_Use, int]:
         if self.flow.kinds[node] in {Kind.LAYER, Kind.PRODUCT}:
-            return "compute", self.scheme.edge_bits if node in self.flow.edges else self.scheme.activation_bits
+            is_edge = self.flow.reads_edge(node, operand, self.scheme.edge_convention)
+            return "compute", self.scheme.edge_bits if is_edge else self.scheme.activation_bits
         if self.flow.kinds[node] is Kind.NORM and self.flow.reads_stream(node):
             return "stream", self.stream_bits
         return "carrier", self.scheme.carrier_bits
@@ -162,7 +163,7 @@ def _reason(use: _Use, bits: int, scheme: Scheme) -> str:
         return f"branches meet: {bits}-bit carrier"
     if bits == scheme.activation_bits:
         return f"read by a layer: {scheme.name}"
-    return f"read by the first or last layer: {bits} edge bits"
+    return f"at an end of the model ({scheme.edge_convention} convention): {bits} edge bits"
 
 
 def _float_decisions(flow: CodeFlow) -> Iterator[Decision]:

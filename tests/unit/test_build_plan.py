@@ -61,7 +61,7 @@ def test_a_default_build() -> None:
     assert plan({}, cached=100) == {
         "model": "tests:small (its own weights), 3 class names",
         "input": "32x24 pixels, mean 0.5 0.25 0, std 1 1 1",
-        "scheme": "w4a8, first and last layer 8 bits, seed 0",
+        "scheme": "w4a8, first and last layer 8 bits (brecq), seed 0",
         "rounding": "learned unit by unit, 500 steps each (mixport), device auto",
         "target": "ort-cpu",
         "calibration": "512 drawn images, prompts: mixup, 2 of 3 classes each, balanced; generator: builtin, device auto; "

@@ -28,6 +28,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "crop": None,
         "scheme": "w4a8",
         "edge_bits": 8,
+        "edge_convention": "brecq",
         "target": ("ort-cpu",),
         "portable": True,
         "calib": "mixup",

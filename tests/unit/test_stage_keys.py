@@ -45,6 +45,7 @@ def test_equal_inputs_give_equal_keys(model: FloatModel) -> None:
         {"target": load_target("onnx-int8")},
         {"scheme": Scheme.parse("w8a8")},
         {"scheme": Scheme.parse("w4a8", edge_bits=7)},
+        {"scheme": Scheme.parse("w4a8", edge_convention="qdrop")},
         {"options": BuildOptions(seed=1)},
         {"options": BuildOptions(iters=7)},
         {"options": BuildOptions(iters=0)},

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from mixport.quantize.plan import Plan, make_plan
-from mixport.quantspec import Scheme
+from mixport.quantspec import DEFAULT_EDGE_CONVENTION, EDGE_CONVENTIONS, EdgeConvention, Scheme
 from tests.unit.quantize.conftest import Capture
 
 
-def plan_of(captured: Capture, module: nn.Module, scheme: str = "w4a4") -> Plan:
-    return make_plan(captured(module).graph, Scheme.parse(scheme), stream_bits=16)
+def plan_of(captured: Capture, module: nn.Module, scheme: str = "w4a4", convention: EdgeConvention = "qdrop") -> Plan:
+    return make_plan(captured(module).graph, Scheme.parse(scheme, edge_convention=convention), stream_bits=16)
 
 
 def table(plan: Plan) -> list[tuple[str, str, int]]:
@@ -38,6 +38,21 @@ def test_a_chain_has_edges_at_eight_bits_and_the_rest_at_the_scheme(captured: Ca
     ]
     assert {node.name for node in plan.edges} == {"conv2d", "linear"}
     assert plan.groups == ()
+
+
+def test_each_convention_says_what_the_edges_are(captured: Capture) -> None:
+    brecq, vit = plan_of(captured, Chain(), convention="brecq"), plan_of(captured, Chain(), convention="vit")
+    assert table(brecq)[:3] == [("input.codes", "input", 8), ("a", "compute", 8), ("b", "compute", 4)]
+    assert table(brecq)[3:] == [("c", "carrier", 8), ("global_average_pool", "compute", 8)]
+    assert {node.name for node in brecq.edges} == {"conv2d", "linear"}
+    assert table(vit)[:3] == [("input.codes", "input", 8), ("a", "compute", 4), ("b", "compute", 4)]
+    assert ("global_average_pool", "compute", 4) in table(vit) and vit.edges == frozenset()
+    assert DEFAULT_EDGE_CONVENTION == "brecq" and set(EDGE_CONVENTIONS) == {"brecq", "qdrop", "vit"}
+
+
+def test_what_the_first_layer_gives_is_read_at_edge_bits_through_its_relu(captured: Capture) -> None:
+    names = [name for name, _, _ in table(plan_of(captured, Residual(), "w4a3", convention="brecq"))]
+    assert names == ["input.codes", "stem", "branch", "add", "after"], "the carrier serves, without a narrower copy"
 
 
 class Residual(nn.Module):
