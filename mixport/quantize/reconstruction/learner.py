@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from mixport.artifacts import Decision
 from mixport.quantize.nearest import LayerIntegers, float_weights, least_scales, read_params, read_site, scales_of_dead
 from mixport.quantize.ranges import finish_carrier
+from mixport.quantize.reconstruction.channel_axis import channel_axis
 from mixport.quantize.reconstruction.execute import Executor
 from mixport.quantize.reconstruction.gradients import NotLearnedError
 from mixport.quantize.reconstruction.losses import UnitLoss
@@ -104,7 +105,8 @@ class UnitLearner:
         seed = self.seed * 7919 + index
         weights, unweighted = self._weights(unit, data, behind, seed=seed)
         before = relative_error(self.executor, unit, data, self.state(unit, params, integers), batch=self.batch, weights=weights)
-        loss = UnitLoss(self.stage, weights=weights, behind=behind)
+        axis = channel_axis(unit.output, self.task.plan.kinds)
+        loss = UnitLoss(self.stage, weights=weights, behind=behind, channel_axis=axis)
         try:
             if not math.isfinite(before):
                 raise NotLearnedError("the error of its output is no finite number")

@@ -17,7 +17,7 @@ from mixport.quantize.plan import SitePlan
 from mixport.quantize.reconstruction.caches import Activations, slices
 from mixport.quantize.reconstruction.execute import Executor
 from mixport.quantize.reconstruction.gradients import NotLearnedError, backward
-from mixport.quantize.reconstruction.losses import UnitLoss, channels
+from mixport.quantize.reconstruction.losses import UnitLoss
 from mixport.quantize.reconstruction.rounding import Rounding, beta_at
 from mixport.quantize.reconstruction.state import UnitState
 from mixport.quantize.reconstruction.steps import MaskPool
@@ -130,7 +130,7 @@ def optimise(
     first = [float(group["lr"]) for group in optimizer.param_groups]
     state.drop = inner
     pending = 0
-    power = channels(data.target.at(slice(0, 1))) * float(data.target.at(slice(0, min(count, _POWER_IMAGES))).square().mean())
+    power = loss.channels(data.target.at(slice(0, 1))) * float(data.target.at(slice(0, min(count, _POWER_IMAGES))).square().mean())
     for step in range(iters):
         falling = 0.5 * (1.0 + math.cos(math.pi * step / iters))
         for group, lr in zip(optimizer.param_groups, first, strict=True):

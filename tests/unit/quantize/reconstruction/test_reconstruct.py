@@ -362,3 +362,30 @@ def test_units_end_where_images_lie_one_behind_the_other(tmp_path: Path) -> None
     made = learn(task, images, tmp_path, count=20, iters=5)
     check_integers(made, task)
     assert [(unit.name, unit.layers) for unit in made.record.units] == [("a+b", ("a", "b"))]
+
+
+class ChannelsLast(nn.Module):
+    """Maps whose channels are the last axis, as in Swin: 16 places, 24 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.a, self.b, self.head = nn.Conv2d(3, 24, 4, 4), nn.Linear(24, 24), nn.Linear(24, 24), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.b(torch.relu(self.a(self.patch(x).permute(0, 2, 3, 1)))))
+        return self.head(x.mean((1, 2)))
+
+
+def test_errors_are_summed_over_the_channels_wherever_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mixport.quantize.reconstruction import learner
+
+    seen: list[tuple[tuple[int, ...], int]] = []
+
+    class Noted(learner.UnitLoss):
+        def __call__(self, got: Tensor, target: Tensor, images: Tensor) -> Tensor:
+            seen.append((tuple(got.shape[1:]), self.channels(got)))
+            return super().__call__(got, target, images)
+
+    monkeypatch.setattr(learner, "UnitLoss", Noted)
+    learn(*task_of(small.seeded(ChannelsLast), tmp_path), tmp_path, iters=1)
+    assert seen and set(seen) == {((4, 4, 24), 24)}
