@@ -52,6 +52,20 @@ def test_a_unit_without_anything_learned_comes_back_too(tmp_path: Path) -> None:
     assert read_unit(tmp_path, layers()) == unit
 
 
+@pytest.mark.parametrize("name", ["step", "codes", "step/codes", "bias"])
+def test_layers_and_sites_may_be_called_anything(name: str, tmp_path: Path) -> None:
+    node = fx.Graph().placeholder("x")
+    bias = np.array([0.5], np.float32)
+    integers = LayerIntegers(scales=np.array([0.25], np.float32), codes=np.array([[1, -2]], np.int8), bias=bias)
+    record = UnitRecord(name=name, layers=(name,), sites=(name,), error_before=0.5, error_after=0.25)
+    unit = FinishedUnit(integers={node: integers}, steps={name: 0.125, f"{name}/codes": 0.5}, record=record, decisions=())
+    write_unit(tmp_path, unit, {node: LayerWidth(name=name, bits=2, reason="", fixed=False)})
+    back = read_unit(tmp_path, {name: node})
+    assert back.steps == unit.steps
+    np.testing.assert_array_equal(back.integers[node].codes, integers.codes)
+    np.testing.assert_array_equal(back.integers[node].bias, bias)
+
+
 def test_without_a_shelf_nothing_is_kept() -> None:
     shelf = NoShelf()
     with shelf.keep(0) as folder:
