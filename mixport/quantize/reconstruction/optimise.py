@@ -145,6 +145,8 @@ def optimise(
         optimizer.zero_grad(set_to_none=True)
         backward(wrong, _regulariser(learned.rounding, step, iters, stage, power=power))
         optimizer.step()
+        if learned.rounding is not None:
+            learned.rounding.hold()
         value = float(wrong.detach())
         if not math.isfinite(value):
             raise NotLearnedError(f"loss {value} at step {step + 1}")

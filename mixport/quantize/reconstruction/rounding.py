@@ -77,7 +77,7 @@ class Rounding(nn.Module):
             up = (self.codes_at >= 0).float() if hard else self.soft()
             return torch.minimum(torch.maximum(self._floor + up, self._low), self._high)
         inside = self._held(self.codes_at)
-        rounded = torch.minimum(torch.maximum(torch.round(self.codes_at.detach()), self._low), self._high)
+        rounded = self._rounded(self.codes_at)
         return rounded if hard else inside + (rounded - inside.detach())
 
     def scales(self, index: int) -> Tensor:
@@ -118,10 +118,22 @@ class Rounding(nn.Module):
     def unsettled(self) -> Tensor:
         """Mean over all weights of the squared distance from the middle of their code's step (arXiv 2203.11086, equation 5)."""
         inside = self._held(self.codes_at)
-        return (inside - torch.round(inside.detach())).square().mean()
+        return (inside - self._rounded(inside)).square().mean()
+
+    def hold(self) -> None:
+        """Bring free codes back to within half a step of the last one, after a step of the optimiser.
+
+        Further out there is no gradient: a weight that Adam's momentum carried there could not come back.
+        """
+        if self.method == "free":
+            with torch.no_grad():
+                self.codes_at.copy_(self._held(self.codes_at))
+
+    def _rounded(self, values: Tensor) -> Tensor:
+        """Nearest codes, without a gradient."""
+        return torch.minimum(torch.maximum(torch.round(values.detach()), self._low), self._high)
 
     def _held(self, values: Tensor) -> Tensor:
-        # Half a step beyond the last code and no further: a weight that left for good could not come back.
         return torch.minimum(torch.maximum(values, self._low - 0.5), self._high + 0.5)
 
     def _spread(self, values: Sequence[int], like: Tensor) -> Tensor:
