@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from torch import fx
 
@@ -81,10 +82,9 @@ def _moved(node: fx.Node, axis: int) -> int | None:
     source = node.all_input_nodes[0] if node.target not in {aten.cat.default, aten.concat.default} else tensor_list_arg(node, 0)[0]
     before, after = shape_of(source), shape_of(node)
     if node.target is aten.permute.default:
-        order = [int(place) % len(before) for place in _ints(node.args[1])]
-        return order.index(axis)
+        return _axes(node.args[1], len(before)).index(axis)
     if node.target in {aten.transpose.int, aten.t.default}:
-        a, b = (int(place) % len(before) for place in _ints(node.args[1:] or (0, 1)))
+        a, b = _axes(node.args[1:] or (0, 1), len(before))
         return {a: b, b: a}.get(axis, axis)
     if node.target in _RESHAPES and before:
         outer = math.prod(before[:axis])
@@ -94,5 +94,6 @@ def _moved(node: fx.Node, axis: int) -> int | None:
     return axis if not before or not after or len(before) == len(after) else None
 
 
-def _ints(values: object) -> tuple[int, ...]:
-    return tuple(values) if isinstance(values, (list, tuple)) else ()
+def _axes(values: Any, rank: int) -> list[int]:
+    """Axes as an operator names them, not negative."""
+    return [int(value) % rank for value in values]

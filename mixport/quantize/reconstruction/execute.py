@@ -30,7 +30,7 @@ class Quantised(Protocol):
         ...
 
     def weights(self, layer: fx.Node) -> tuple[Tensor, Tensor | None] | None:
-        """Fake-quantised weight and bias of a layer; None leaves the float ones."""
+        """Weight and bias of a layer as the float values of their integers; None leaves the float ones."""
         ...
 
 

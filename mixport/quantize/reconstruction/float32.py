@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -59,7 +60,7 @@ def _deterministic() -> Generator[None]:
     if torch.are_deterministic_algorithms_enabled():
         yield
         return
-    memory = torch.utils.deterministic
+    memory: Any = torch.utils.deterministic
     filled, warned = memory.fill_uninitialized_memory, torch.is_deterministic_algorithms_warn_only_enabled()
     name, value = _CUBLAS
     known = os.environ.get(name)

@@ -58,7 +58,8 @@ class UnitLearner:
         """The unit as it would ship with these parameters and integers, as far as the stage quantises it."""
         layers = {layer: integers[layer] for layer in unit.layers}
         sites = [site.name for site in self.executor.sites(unit)]
-        return UnitState(params, layers, sites=sites, device=self.executor.device, activations=self.stage.activations)
+        reads = {layer: read_site(self.task.plan, layer).name for layer in unit.layers}
+        return UnitState(params, layers, sites=sites, reads=reads, device=self.executor.device, activations=self.stage.activations)
 
     def names(self, unit: Unit) -> tuple[list[fx.Node], list[str]] | None:
         """Layers and sites of a unit that are learned; None where there are none."""

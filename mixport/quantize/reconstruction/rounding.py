@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixport.dtypes import IntType
+from mixport.quantize.reconstruction.layer_values import LayerValues
 from mixport.reconstruction_preset import Method
 
 ZETA, GAMMA = 1.1, -0.1
@@ -99,11 +100,13 @@ class Rounding(nn.Module):
         parts = torch.split(flat, self._sizes)
         return [part.view(layer.weight.shape) for part, layer in zip(parts, self.layers, strict=True)]
 
-    def weights(self) -> list[tuple[Tensor, Tensor | None]]:
-        """Fake-quantised weight and bias of each layer, differentiable."""
-        return [
-            (codes * _wide(self.scales(index), codes), self.bias(index)) for index, codes in enumerate(self.split(self.codes(hard=False)))
-        ]
+    def weights(self) -> list[LayerValues]:
+        """Values of each layer, differentiable."""
+        values: list[LayerValues] = []
+        for index, codes in enumerate(self.split(self.codes(hard=False))):
+            scales = self.scales(index)
+            values.append(LayerValues(weight=codes * _wide(scales, codes), scales=scales, bias=self.bias(index)))
+        return values
 
     def bias(self, index: int) -> Tensor | None:
         """Bias of one layer, None without one."""

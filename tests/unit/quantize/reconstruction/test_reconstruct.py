@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mixport.quantize.fx_graph import constant
+from mixport.quantize.insert import insert_activations, insert_weights
 from mixport.quantize.nearest import least_scales, read_params
 from mixport.quantize.reconstruction.execute import Executor
 from mixport.quantize.reconstruction.learner import UnitLearner, steps_with_room
@@ -22,6 +24,8 @@ from mixport.quantize.reconstruction.rounding import Rounding
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.units import find_units
 from mixport.reconstruction_preset import find_preset
+from mixport.targets import load_target
+from mixport.torch_ops import OPS
 from tests import reconstruction as small
 from tests.reconstruction import DEFAULT, Recorder, changed, learn, task_of
 
@@ -360,7 +364,7 @@ class Tokens(nn.Module):
 def test_units_end_where_images_lie_one_behind_the_other(tmp_path: Path) -> None:
     task, images = task_of(small.seeded(Tokens), tmp_path, images=20)
     assert [unit.name for unit in find_units(task.graph, task.plan)] == ["patch", "a", "b", "head"], "the case is the one meant"
-    made = learn(task, images, tmp_path, count=20, iters=5)
+    made = learn(task, images, tmp_path, count=20)
     check_integers(made, task)
     assert [(unit.name, unit.layers) for unit in made.record.units] == [("a+b", ("a", "b"))]
 
@@ -403,3 +407,24 @@ def test_codes_never_run_away(stack: tuple[Task, Source], tmp_path: Path, monkey
     monkeypatch.setattr(UnitLearner, "_finish", finish)
     learn(*stack, tmp_path, preset=changed(DEFAULT, rounding_lr=3.0), iters=5)
     assert furthest == [2.0, 2.0]
+
+
+def test_units_run_with_the_biases_that_ship(tmp_path: Path) -> None:
+    task, images = task_of(small.stack(), tmp_path)
+    made = learn(task, images, tmp_path, iters=5)
+    executor = Executor(task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=True, device=torch.device("cpu"))
+    learner = UnitLearner(task=task, executor=executor, preset=DEFAULT, stage=DEFAULT.stages[0], iters=1, seed=0, batch=4)
+    units = find_units(task.graph, task.plan)
+    run_with = {layer: learner.state(unit, made.params, made.integers).weights(layer) for unit in units for layer in unit.layers}
+    insert_activations(task.graph, task.plan, made.params)
+    insert_weights(task.graph, task.widths, made.integers, load_target("ort-cpu"))
+    for layer, found in run_with.items():
+        assert found is not None
+        for value, node in zip(found, layer.args[1:3], strict=True):
+            codes, scales = (constant(task.graph, part) for part in node.args[:2])
+            shipped = OPS.dequantize_weight.default(codes, scales, "", 8)
+            weight_scales = constant(task.graph, layer.args[1].args[1])
+            # Scales that exact requantisation moved take their channel with them.
+            kept = weight_scales == torch.as_tensor(made.integers[layer].scales)
+            assert kept.any() and torch.equal(value[kept], shipped[kept])
+        assert not np.array_equal(found[1].numpy(), made.integers[layer].bias), "rounding does something"

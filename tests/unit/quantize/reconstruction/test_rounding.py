@@ -29,7 +29,7 @@ def test_sigmoid_starts_at_the_fraction_of_the_weight() -> None:
     rounding = Rounding([layer], method="sigmoid")
     ratio = (layer.weight / layer.scales.view(-1, 1, 1, 1)).flatten()
     torch.testing.assert_close(rounding.soft(), ratio - ratio.floor(), rtol=0, atol=1e-5)
-    (weight, _), expected = rounding.weights()[0], ratio.clamp(-4, 3).view(4, 3, 3, 3) * layer.scales.view(-1, 1, 1, 1)
+    weight, expected = rounding.weights()[0].weight, ratio.clamp(-4, 3).view(4, 3, 3, 3) * layer.scales.view(-1, 1, 1, 1)
     torch.testing.assert_close(weight, expected, rtol=0, atol=1e-5)
 
 
