@@ -17,7 +17,7 @@ from mixport.quantize.reconstruction.channel_axis import channel_axis
 from mixport.quantize.reconstruction.execute import Executor
 from mixport.quantize.reconstruction.gradients import NotLearnedError
 from mixport.quantize.reconstruction.losses import UnitLoss
-from mixport.quantize.reconstruction.optimise import Learned, UnitData, optimise, relative_error
+from mixport.quantize.reconstruction.optimise import Learned, StepSize, UnitData, optimise, relative_error, step_size
 from mixport.quantize.reconstruction.perturbation import Behind, perturbation_hessian
 from mixport.quantize.reconstruction.rounding import LayerStart, Rounding
 from mixport.quantize.reconstruction.state import LARGEST_FACTOR, LEAST_FACTOR, UnitState
@@ -103,15 +103,16 @@ class UnitLearner:
             behind: the float model behind the unit, where the stage asks for it.
             advance: is told the number of steps just done, and the latest loss.
         """
-        seed = self.seed * 7919 + index
+        seed = (self.seed * 7919 + index) % 2**63  # torch takes no larger one
         weights, unweighted = self._weights(unit, data, behind, seed=seed)
         before = relative_error(self.executor, unit, data, self.state(unit, params, integers), batch=self.batch, weights=weights)
         axis = channel_axis(unit.output, self.task.plan.kinds)
         loss = UnitLoss(self.stage, weights=weights, behind=behind, channel_axis=axis)
+        size = step_size(self.executor, unit, data, wanted=self.preset.batch)
         try:
             if not math.isfinite(before):
                 raise NotLearnedError("the error of its output is no finite number")
-            steps, learned, decisions = self._attempt(unit, data, params, integers, loss, seed=seed, advance=advance)
+            steps, learned, decisions = self._attempt(unit, data, params, integers, loss, size=size, seed=seed, advance=advance)
             shipped = self.state(unit, self.with_steps(params, steps), {**integers, **learned})
             after = relative_error(self.executor, unit, data, shipped, batch=self.batch, weights=weights)
             if not after <= before:
@@ -126,6 +127,7 @@ class UnitLearner:
             sites=tuple(steps),
             error_before=before if math.isfinite(before) else None,
             error_after=after if math.isfinite(after) else None,
+            batch=size.images,
         )
         return FinishedUnit(integers=learned, steps=steps, record=record, decisions=(*unweighted, *decisions))
 
@@ -150,6 +152,7 @@ class UnitLearner:
         integers: Integers,
         loss: UnitLoss,
         *,
+        size: StepSize,
         seed: int,
         advance: Callable[[int, float], None],
     ) -> tuple[dict[str, float], dict[fx.Node, LayerIntegers], list[Decision]]:
@@ -166,7 +169,7 @@ class UnitLearner:
             Learned(layers=layers, rounding=rounding, sites=sites),
             stage=self.stage,
             loss=loss,
-            batch=self.preset.batch,
+            size=size,
             iters=self.iters,
             seed=seed,
             advance=advance,

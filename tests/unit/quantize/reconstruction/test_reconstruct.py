@@ -97,6 +97,22 @@ def test_narrow_codes_are_learned_and_edges_are_not(stack: tuple[Task, Source], 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_seed_may_be_of_any_size(stack: tuple[Task, Source], tmp_path: Path) -> None:
+    task, images = stack
+    largest = learn(task, images, tmp_path, seed=2**64, iters=1)
+    assert largest.record.seed == 2**64
+
+
+def test_a_unit_says_how_many_images_a_step_had(stack: tuple[Task, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mixport.quantize.reconstruction import optimise
+
+    task, images = stack
+    assert [unit.batch for unit in learn(task, images, tmp_path, iters=1).record.units] == [24, 24], "12 images and their mirrors"
+    assert [unit.batch for unit in learn(task, images, tmp_path, iters=1, preset=changed(DEFAULT, batch=5)).record.units] == [5, 5]
+    monkeypatch.setattr(optimise, "_LARGEST_TENSOR", 10 * 8 * 14 * 14)  # the input of `second`: 8 maps of 14 x 14
+    assert [unit.batch for unit in learn(task, images, tmp_path, iters=1).record.units] == [10, 13]
+
+
 def test_the_seed_decides(stack: tuple[Task, Source], tmp_path: Path) -> None:
     task, images = stack
     first = learn(task, images, tmp_path)
