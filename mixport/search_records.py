@@ -58,7 +58,8 @@ class WidthOption:
 
     Attributes:
         bits: of its weights.
-        loss: mean Kullback-Leibler divergence from the float model's output, in nats, with only this layer's weights rounded.
+        loss: mean Kullback-Leibler divergence from the float model's output, in nats, with only this layer's weights rounded;
+            four times the largest finite one where the output is no finite number.
         file_bytes: of its weights in the file.
     """
 
