@@ -148,7 +148,7 @@ class QuantizedModel:
         decisions: what was folded, absorbed, left in float, and why.
         input_shape: [N, C, H, W] with N the traced batch.
         dynamic_batch: True when the batch axis is symbolic.
-        float_bytes: size of the float parameters, 4 bytes each, before folding.
+        float_bytes: size of the float parameters and buffers, 4 bytes each, before folding; shared ones once.
         portable_forms: softmaxes and normalisations in portable form, in graph order.
         reconstruction: None where every weight was rounded to nearest.
         width_search: how the weight bits of layers were chosen; None where the scheme names them.

@@ -301,7 +301,8 @@ class UnitEntry(_Part):
     """One reconstructed unit: layers and activation sites that were learned; error of its output relative to its own square.
 
     The errors are None where they are no finite number. Without layers and sites the unit stayed as it was:
-    rounded to nearest, or as the recipe's stage before left it.
+    rounded to nearest, or as the recipe's stage before left it. `batch` is the number of images a step, None where an older
+    mixport did not note it.
     """
 
     name: str
@@ -309,6 +310,7 @@ class UnitEntry(_Part):
     sites: tuple[str, ...]
     error_before: float | None
     error_after: float | None
+    batch: int | None = None
 
 
 class ReconstructionEntry(_Part):

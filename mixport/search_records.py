@@ -18,6 +18,7 @@ class UnitRecord:
             in a later stage with what the stages before it learned. A stage measures what it quantises, weighted as its loss is.
             None where it is no finite number.
         error_after: the same with what was learned.
+        batch: images a step: the recipe's number, fewer where the unit's tensors are large or there are fewer images.
     """
 
     name: str
@@ -25,6 +26,7 @@ class UnitRecord:
     sites: tuple[str, ...]
     error_before: float | None
     error_after: float | None
+    batch: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,8 @@ class WidthOption:
 
     Attributes:
         bits: of its weights.
-        loss: mean Kullback-Leibler divergence from the float model's output, in nats, with only this layer's weights rounded.
+        loss: mean Kullback-Leibler divergence from the float model's output, in nats, with only this layer's weights rounded;
+            four times the largest finite one where the output is no finite number.
         file_bytes: of its weights in the file.
     """
 

@@ -145,24 +145,27 @@ class _Stop(Exception):
     pass
 
 
-def task_of(
-    module: nn.Module, folder: Path, *, scheme: str = "w2a4", images: int = 12, **calibrated: Any
-) -> tuple[Task, Callable[..., Tensor]]:
-    """The task of a module, and its preprocessed images by slice: exactly what `quantize` would reconstruct."""
-    size = (16, 16)
-    pixels = np.random.default_rng(0).integers(0, 256, (images, *size, 3), np.uint8)
-    np.save(folder / "images.npy", pixels)
-    calibration = CalibrationSet(
-        images_path=folder / "images.npy", count=images, method="images", recipe_key="a" * 64, content_sha256="b" * 64
-    )
-    model = FloatModel(
+def float_model(module: nn.Module) -> FloatModel:
+    """A small module as a float model for 16 x 16 pixels."""
+    return FloatModel(
         module=module.requires_grad_(False),
         name="small",
         source="tests",
         sha256="c" * 64,
-        preprocessing=Preprocessing(size=size, mean=(0.5,) * 3, std=(0.25,) * 3),
+        preprocessing=Preprocessing(size=(16, 16), mean=(0.5,) * 3, std=(0.25,) * 3),
         class_names=None,
-        input_shape=(1, 3, *size),
+        input_shape=(1, 3, 16, 16),
+    )
+
+
+def task_of(
+    module: nn.Module, folder: Path, *, scheme: str = "w2a4", images: int = 12, **calibrated: Any
+) -> tuple[Task, Callable[..., Tensor]]:
+    """The task of a module, and its preprocessed images by slice: exactly what `quantize` would reconstruct."""
+    pixels = np.random.default_rng(0).integers(0, 256, (images, 16, 16, 3), np.uint8)
+    np.save(folder / "images.npy", pixels)
+    calibration = CalibrationSet(
+        images_path=folder / "images.npy", count=images, method="images", recipe_key="a" * 64, content_sha256="b" * 64
     )
     caught: list[Any] = []
 
@@ -173,7 +176,7 @@ def task_of(
     real, quantizer.reconstruct = quantizer.reconstruct, stop
     try:
         quantizer.quantize(
-            model,
+            float_model(module),
             calibration,
             load_target("ort-cpu"),
             scheme=Scheme.parse(scheme),

@@ -31,7 +31,7 @@ def _units(path: Path) -> list[list[object]]:
     except BadInputError:
         return []
     return [
-        [unit.name, len(unit.layers), len(unit.sites), unit.error_before, unit.error_after]
+        [unit.name, len(unit.layers), len(unit.sites), unit.batch, unit.error_before, unit.error_after]
         for unit in (found.units if found is not None else ())
     ]
 
@@ -72,4 +72,4 @@ def inspect(
     units = _units(model)
     if units:
         console.line("")
-        console.table(["unit", "layers learned", "steps learned", "error before", "error learned"], units)
+        console.table(["unit", "layers learned", "steps learned", "images a step", "error before", "error learned"], units)

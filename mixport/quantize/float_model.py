@@ -61,6 +61,12 @@ class FloatModel:
     glosses: tuple[str, ...] | None = None
     assumed: tuple[str, ...] = ()
 
+    @property
+    def float_bytes(self) -> int:
+        """Size of the float model: parameters and buffers of its state dict, 4 bytes each; what has two names there counts once."""
+        tensors = {id(value): value for value in self.module.state_dict(keep_vars=True).values()}
+        return 4 * sum(value.numel() for value in tensors.values() if value.is_floating_point())
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessingOverrides:
@@ -103,7 +109,7 @@ def load_model(
     if spec.startswith("builtin:") and weights is None and not random_weights:
         weights = builtin_weights(spec.removeprefix("builtin:"))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed % 2**63)  # torch takes no larger one
         made = _make(spec, size=overrides.input_size, weights=weights, random_weights=random_weights, arguments=arguments)
     module = made.module
     if weights is not None:

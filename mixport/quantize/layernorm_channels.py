@@ -81,11 +81,15 @@ def _fed(graph: fx.GraphModule, flow: CodeFlow) -> tuple[list[_Fed], list[Decisi
         if others:
             what = "the output" if others[0].op == "output" else short_op(others[0])
             decisions.append(_declined(norm, f"{what} reads it too, where only linear layers could take ratios"))
-        elif not all(layer in in_order for layer in readers):
-            decisions.append(_declined(norm, "its channels do not reach the next layer in order"))
+        elif not all(layer in in_order and _channels_read(layer) == shape_of(norm)[-1] for layer in readers):
+            decisions.append(_declined(norm, "its channels do not all reach the next layer in order"))
         elif readers:
             fed.append(_Fed(norm=norm, layers=readers))
     return fed, decisions
+
+
+def _channels_read(layer: fx.Node) -> int:
+    return shape_of(tensor_arg(layer, 0))[-1]
 
 
 class _Probe(fx.Interpreter):

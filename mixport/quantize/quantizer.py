@@ -17,7 +17,7 @@ from mixport.artifacts import CalibrationSet, Decision, QuantizedModel
 from mixport.errors import BadOptionError, UnsupportedModelError
 from mixport.images import normalise
 from mixport.progress import Progress, SilentProgress
-from mixport.quantize.auto_widths import Sizes, choose_widths
+from mixport.quantize.auto_widths import Sizes, choose_widths, learned_bytes, levelling_scheme
 from mixport.quantize.capture import Captured, capture, export_program
 from mixport.quantize.carriers import group_params
 from mixport.quantize.float_model import FloatModel
@@ -88,11 +88,12 @@ def quantize(
     captured = capture(model.module, input_shape=model.input_shape, dynamic_batch=dynamic)
     graph = captured.graph
     check_sound(model, captured, _first_images(model, calibration))
-    levelled = _level_layernorms(model, captured, calibration, scheme, rule=scale_rule(target), progress=progress)
+    level_for = levelling_scheme(scheme, target)
+    levelled = _level_layernorms(model, captured, calibration, level_for, rule=scale_rule(target), progress=progress)
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
-    float_bytes = 4 * sum(p.numel() for p in model.module.state_dict().values() if p.is_floating_point())
+    float_bytes = model.float_bytes
     widths, search = scheme_widths(graph, plan, scheme), None
     if scheme.budget is not None:
         if smallest_bytes is None:
@@ -106,7 +107,7 @@ def quantize(
             lambda: _batches(images, model, _batch_size(model) if captured.dynamic_batch else 1),
             scheme=scheme,
             target=target,
-            sizes=Sizes(smallest=smallest_bytes, floats=float_bytes),
+            sizes=Sizes(smallest=smallest_bytes, floats=float_bytes, learned=0 if reconstruction is None else learned_bytes(plan)),
             images=len(images),
             rounding=nearest,
             progress=progress,

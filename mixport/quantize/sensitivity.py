@@ -18,9 +18,6 @@ from mixport.quantize.ranges import weight_scales
 RoundWeight = Callable[[fx.Node, NDArray[np.float32], int], NDArray[np.float32]]
 """(layer, float32 weight [O, ...], bits) -> the weight that its integers would stand for, of the same shape."""
 
-_WORST = 1e6
-"""Loss of an output that is not finite: above every divergence of a working model."""
-
 
 def nearest(layer: fx.Node, weight: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
     """Round to nearest with the scales that the quantiser would start from."""
@@ -69,7 +66,7 @@ def layer_losses(
         progress: bars.
 
     Returns:
-        layer -> mean over images of the divergence of `divergence`, in the order of its replacements.
+        layer -> mean over images of the divergence of `divergence`, in the order of its replacements; infinite where one is.
     """
     totals = {layer: np.zeros(len(weights)) for layer, weights in changes.items()}
     count = 0
@@ -100,7 +97,8 @@ def joint_losses(graph: fx.GraphModule, choices: Sequence[Mapping[fx.Node, Tenso
 def divergence(reference: Tensor, got: Tensor) -> float:
     """Sum over images of KL(softmax(reference) || softmax(got)) in nats, classes along axis 1; float32 [N, C, ...].
 
-    A model with one output has no classes: there it is the squared error relative to the reference's mean square.
+    A model with one output has no classes: there it is the squared error relative to the reference's mean square. Infinite where
+    `got` is not finite.
     """
     a, b = (value.double().reshape(len(value), value.shape[1] if value.dim() > 1 else 1, -1) for value in (reference, got))
     if a.shape[1] == 1:
@@ -108,7 +106,7 @@ def divergence(reference: Tensor, got: Tensor) -> float:
     else:
         p, q = a.log_softmax(1), b.log_softmax(1)
         value = float((p.exp() * (p - q)).sum(1).mean(1).sum())
-    return max(value, 0.0) if np.isfinite(value) else _WORST * len(a)
+    return max(value, 0.0) if np.isfinite(value) else np.inf
 
 
 class _Replaced(fx.Interpreter):

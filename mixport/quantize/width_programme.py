@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -16,13 +17,15 @@ from mixport.errors import InvariantError
 from mixport.quantize.quiet_stdout import quiet_stdout
 
 _ROUNDS = 8
+_BROKEN = 4.0
+"""What an infinite loss counts as, in largest finite ones."""
 
 
 def solve(losses: Sequence[Sequence[float]], sizes: Sequence[Sequence[int]], *, budget: int) -> tuple[int, ...] | None:
     """Pick one option a layer so that the sum of losses is least and the sum of sizes at most `budget`.
 
     Args:
-        losses: of each option of each layer, finite and not negative.
+        losses: of each option of each layer, not negative; infinite where an option is taken only if nothing else fits.
         sizes: of the same options, in bytes.
         budget: in bytes.
 
@@ -36,6 +39,26 @@ def solve(losses: Sequence[Sequence[float]], sizes: Sequence[Sequence[int]], *, 
         return None
     if not losses:
         return ()
+    kept = [[i for i, loss in enumerate(row) if math.isfinite(loss)] for row in losses]
+    if not all(kept) or sum(min(row[i] for i in some) for row, some in zip(sizes, kept, strict=True)) > budget:
+        kept = [list(range(len(row))) for row in losses]
+    costs = [[row[i] for i in some] for row, some in zip(bounded(losses), kept, strict=True)]
+    room = [[row[i] for i in some] for row, some in zip(sizes, kept, strict=True)]
+    picked = _within(costs, room, budget=budget)
+    return tuple(some[i] for some, i in zip(kept, picked, strict=True))
+
+
+def bounded(losses: Sequence[Sequence[float]]) -> list[list[float]]:
+    """The same losses, infinite ones replaced by a small multiple of the largest finite one.
+
+    A number like 1e6 would make all others alike to the solver, whose tolerance is relative to the largest.
+    """
+    largest = max((loss for row in losses for loss in row if math.isfinite(loss)), default=0.0)
+    return [[loss if math.isfinite(loss) else _BROKEN * (largest or 1.0) for loss in row] for row in losses]
+
+
+def _within(losses: Sequence[Sequence[float]], sizes: Sequence[Sequence[int]], *, budget: int) -> tuple[int, ...]:
+    """The best choice of which one fits."""
     bound = budget
     for _ in range(_ROUNDS):
         picked = _optimum(losses, sizes, bound=bound)

@@ -89,8 +89,8 @@ def records(tmp_path: Path) -> Records:
                 device="cpu",
                 threads=2,
                 units=(
-                    UnitRecord(name="body <b>", layers=("fc",), sites=("conv.relu",), error_before=0.5, error_after=0.125),
-                    UnitRecord(name="late", layers=(), sites=(), error_before=None, error_after=None),
+                    UnitRecord(name="body <b>", layers=("fc",), sites=("conv.relu",), error_before=0.5, error_after=0.125, batch=32),
+                    UnitRecord(name="late", layers=(), sites=(), error_before=None, error_after=None, batch=4),
                 ),
             ),
         ),

@@ -18,15 +18,15 @@ class Activations:
 
     Attributes:
         rows: of the first axis that belong to one image (windows, tokens); 1 for most tensors.
-        device: of the values.
+        device: of the values kept; what is put in may come from another one.
     """
 
     def __init__(self, first: Tensor, *, images: int, batch: int, allocate: Callable[[tuple[int, ...]], Tensor]) -> None:
         self.rows = first.shape[0] // batch
         self._spatial = first.dim() == 4
-        self.device = first.device
         ordered = self._ordered(first)
         self._values = allocate((images, self.rows, *ordered.shape[1:]))
+        self.device = self._values.device
 
     def __len__(self) -> int:
         """Number of images."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_map_only
 
 from mixport.quantize.fx_graph import aten, constant, operator_of
 from mixport.quantize.plan import Plan, SitePlan
 from mixport.quantize.reconstruction.units import Unit
 from mixport.quantize.roles import Kind
 
-_TWO_BATCHES = (3, 5)
-"""Numbers of images that no other axis is likely to follow."""
+_IMAGES = 3
+"""Behind one another and next to one another differ from two on."""
+_ALIKE = 1e-2
+"""Mean squared difference over that of the images."""
 
 
 class Quantised(Protocol):
@@ -27,7 +30,7 @@ class Quantised(Protocol):
         ...
 
     def weights(self, layer: fx.Node) -> tuple[Tensor, Tensor | None] | None:
-        """Fake-quantised weight and bias of a layer; None leaves the float ones."""
+        """Weight and bias of a layer as the float values of their integers; None leaves the float ones."""
         ...
 
 
@@ -53,7 +56,6 @@ class Executor:
         self._constants = self._fold_constants()
         self._has_sizes = any(_is_size(node) for node in graph.graph.nodes)
         self._sizes: dict[int, Mapping[fx.Node, Any]] = {}
-        self._shapes: dict[int, Mapping[fx.Node, tuple[int, ...]]] = {}
 
     def run(self, unit: Unit, x: Tensor, *, images: int, quantised: Quantised | None = None) -> Tensor:
         """Value of the unit's output before its own quantiser.
@@ -82,7 +84,7 @@ class Executor:
             if quantised is not None and self.plan.kinds[node] is Kind.LAYER:
                 replaced = quantised.weights(node)
                 args = args if replaced is None else (args[0], *replaced, *args[3:])
-            value = _differentiable(operator_of(node))(*args, **kwargs)
+            value = _differentiable(operator_of(node))(*args, **self._here(kwargs))
             values[node] = value if node is unit.output else self._read(node, value, quantised)
         return values[unit.output]
 
@@ -113,9 +115,17 @@ class Executor:
                 continue
             is_call = node.op == "call_function" and self.plan.kinds[node] is Kind.CONSTANT
             if is_call and all(source in values for source in node.all_input_nodes):
-                args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
-                values[node] = operator_of(node)(*args, **kwargs)
+                values[node] = self._made(node, values.__getitem__)
         return values
+
+    def _made(self, node: fx.Node, operand: Callable[[fx.Node], Any]) -> Any:
+        """Value of a node that depends on no image, on the device: what the graph makes of nothing it makes on the CPU."""
+        args, kwargs = map_arg((node.args, node.kwargs), operand)
+        return tree_map_only(Tensor, lambda value: value.to(self.device), operator_of(node)(*args, **self._here(kwargs)))
+
+    def _here(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Keyword arguments with the executor's device where they name one."""
+        return {name: self.device if name == "device" and value is not None else value for name, value in kwargs.items()}
 
     def _constant(self, node: fx.Node, sizes: Mapping[fx.Node, Any]) -> Any:
         """Value of a node that depends on no image: folded, a size, or made of both, as a class token that is repeated for each."""
@@ -123,33 +133,35 @@ class Executor:
             return self._constants[node]
         if node in sizes:
             return sizes[node]
-        args, kwargs = map_arg((node.args, node.kwargs), lambda source: self._constant(source, sizes))
-        return operator_of(node)(*args, **kwargs)
+        return self._made(node, lambda source: self._constant(source, sizes))
 
-    def is_by_image(self, node: fx.Node) -> bool:
-        """True where the first axis of a tensor has the images one behind the other, and no other axis depends on their number."""
+    def by_image(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
+        """Those of some tensors whose first axis has the images one behind the other, be it in several rows each.
+
+        Seen from values, since shapes do not tell rows of one image from rows of one token: three random images give the same together
+        as one behind the other. Float sums depend on the batch, so tensors are alike where their mean squared difference is at most a
+        hundredth of what the images themselves differ by.
+        """
+        wanted = set(nodes)
         if not self._dynamic_batch:
-            return True
-        for images in _TWO_BATCHES:
-            self._record(images)
-        few, more = (self._shapes[images][node] for images in _TWO_BATCHES)
-        return len(few) > 0 and few[1:] == more[1:] and few[0] * _TWO_BATCHES[1] == more[0] * _TWO_BATCHES[0]
+            return wanted
+        generator = torch.Generator().manual_seed(0)
+        size = (_IMAGES, *self._input_shape[1:])
+        images = torch.randn(size, generator=generator) + torch.randn((*size[:2], 1, 1), generator=generator)
+        alone = [_values(self.graph, wanted, image[None]) for image in images]
+        together = _values(self.graph, wanted, images)
+        return {node for node, value in together.items() if _is_row_of(value, [one[node] for one in alone])}
 
     def _sizes_for(self, images: int) -> Mapping[fx.Node, Any]:
         """Values of the nodes that are no tensors (sizes of the batch axis), for a number of images."""
         if not self._has_sizes:
             return {}
-        self._record(images)
+        if images not in self._sizes:
+            recorder = _SizeRecorder(self.graph)
+            with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+                recorder.run(torch.empty((images, *self._input_shape[1:])))
+            self._sizes[images] = recorder.sizes
         return self._sizes[images]
-
-    def _record(self, images: int) -> None:
-        """Note shapes and sizes for a number of images, once."""
-        if images in self._sizes:
-            return
-        recorder = _ShapeRecorder(self.graph)
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            recorder.run(torch.empty((images, *self._input_shape[1:])))
-        self._sizes[images], self._shapes[images] = recorder.sizes, recorder.shapes
 
 
 def _is_size(node: fx.Node) -> bool:
@@ -166,23 +178,53 @@ def _copied(like: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     return source.to(like.dtype).expand_as(like)
 
 
-class _ShapeRecorder(fx.Interpreter):
-    """Runs the graph on fake tensors: shapes alone, no arithmetic.
+def _values(graph: fx.GraphModule, wanted: set[fx.Node], images: Tensor) -> dict[fx.Node, Tensor]:
+    """Values of some nodes of the float graph, on the CPU."""
+    keeper = _Keeper(graph, wanted)
+    with torch.no_grad():
+        keeper.run(images)
+    return keeper.kept
+
+
+def _is_row_of(together: Tensor, alone: Sequence[Tensor]) -> bool:
+    """True where a tensor of several images is those of single images one behind the other."""
+    if together.dim() == 0 or any(one.shape != alone[0].shape for one in alone) or together.shape[1:] != alone[0].shape[1:]:
+        return False
+    if len(together) != len(alone) * len(alone[0]):
+        return False
+    single = torch.nan_to_num(torch.stack(list(alone)).double())
+    wrong = (torch.nan_to_num(together.double()).reshape(single.shape) - single).square().mean()
+    return bool(wrong <= _ALIKE * (single - single.mean(0)).square().mean())
+
+
+class _Keeper(fx.Interpreter):
+    """Runs the graph and keeps the values of some nodes."""
+
+    def __init__(self, graph: fx.GraphModule, wanted: set[fx.Node]) -> None:
+        super().__init__(graph)
+        self.wanted = wanted
+        self.kept: dict[fx.Node, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self.wanted:
+            self.kept[n] = value
+        return value
+
+
+class _SizeRecorder(fx.Interpreter):
+    """Runs the graph on fake tensors: no arithmetic but that of sizes.
 
     Attributes:
         sizes: values of the nodes that are no tensors.
-        shapes: of those that are.
     """
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.sizes: dict[fx.Node, Any] = {}
-        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if isinstance(value, Tensor):
-            self.shapes[n] = tuple(value.shape)
-        elif _is_size(n):
+        if not isinstance(value, Tensor) and _is_size(n):
             self.sizes[n] = value
         return value

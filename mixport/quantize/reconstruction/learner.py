@@ -13,10 +13,11 @@ from torch import Tensor, fx
 from mixport.artifacts import Decision
 from mixport.quantize.nearest import LayerIntegers, float_weights, least_scales, read_params, read_site, scales_of_dead
 from mixport.quantize.ranges import finish_carrier
+from mixport.quantize.reconstruction.channel_axis import channel_axis
 from mixport.quantize.reconstruction.execute import Executor
 from mixport.quantize.reconstruction.gradients import NotLearnedError
 from mixport.quantize.reconstruction.losses import UnitLoss
-from mixport.quantize.reconstruction.optimise import Learned, UnitData, optimise, relative_error
+from mixport.quantize.reconstruction.optimise import Learned, StepSize, UnitData, optimise, relative_error, step_size
 from mixport.quantize.reconstruction.perturbation import Behind, perturbation_hessian
 from mixport.quantize.reconstruction.rounding import LayerStart, Rounding
 from mixport.quantize.reconstruction.state import LARGEST_FACTOR, LEAST_FACTOR, UnitState
@@ -57,7 +58,8 @@ class UnitLearner:
         """The unit as it would ship with these parameters and integers, as far as the stage quantises it."""
         layers = {layer: integers[layer] for layer in unit.layers}
         sites = [site.name for site in self.executor.sites(unit)]
-        return UnitState(params, layers, sites=sites, device=self.executor.device, activations=self.stage.activations)
+        reads = {layer: read_site(self.task.plan, layer).name for layer in unit.layers}
+        return UnitState(params, layers, sites=sites, reads=reads, device=self.executor.device, activations=self.stage.activations)
 
     def names(self, unit: Unit) -> tuple[list[fx.Node], list[str]] | None:
         """Layers and sites of a unit that are learned; None where there are none."""
@@ -101,14 +103,16 @@ class UnitLearner:
             behind: the float model behind the unit, where the stage asks for it.
             advance: is told the number of steps just done, and the latest loss.
         """
-        seed = self.seed * 7919 + index
+        seed = (self.seed * 7919 + index) % 2**63  # torch takes no larger one
         weights, unweighted = self._weights(unit, data, behind, seed=seed)
         before = relative_error(self.executor, unit, data, self.state(unit, params, integers), batch=self.batch, weights=weights)
-        loss = UnitLoss(self.stage, weights=weights, behind=behind)
+        axis = channel_axis(unit.output, self.task.plan.kinds)
+        loss = UnitLoss(self.stage, weights=weights, behind=behind, channel_axis=axis)
+        size = step_size(self.executor, unit, data, wanted=self.preset.batch)
         try:
             if not math.isfinite(before):
                 raise NotLearnedError("the error of its output is no finite number")
-            steps, learned, decisions = self._attempt(unit, data, params, integers, loss, seed=seed, advance=advance)
+            steps, learned, decisions = self._attempt(unit, data, params, integers, loss, size=size, seed=seed, advance=advance)
             shipped = self.state(unit, self.with_steps(params, steps), {**integers, **learned})
             after = relative_error(self.executor, unit, data, shipped, batch=self.batch, weights=weights)
             if not after <= before:
@@ -123,6 +127,7 @@ class UnitLearner:
             sites=tuple(steps),
             error_before=before if math.isfinite(before) else None,
             error_after=after if math.isfinite(after) else None,
+            batch=size.images,
         )
         return FinishedUnit(integers=learned, steps=steps, record=record, decisions=(*unweighted, *decisions))
 
@@ -147,6 +152,7 @@ class UnitLearner:
         integers: Integers,
         loss: UnitLoss,
         *,
+        size: StepSize,
         seed: int,
         advance: Callable[[int, float], None],
     ) -> tuple[dict[str, float], dict[fx.Node, LayerIntegers], list[Decision]]:
@@ -163,7 +169,7 @@ class UnitLearner:
             Learned(layers=layers, rounding=rounding, sites=sites),
             stage=self.stage,
             loss=loss,
-            batch=self.preset.batch,
+            size=size,
             iters=self.iters,
             seed=seed,
             advance=advance,

@@ -16,12 +16,13 @@ class UnitLoss:
         stage: which loss, and its numbers.
         weights: float32 of one image's output, from `perturbation_hessian`; None weights all elements alike.
         behind: the float model behind the unit; needed where the stage has a logits_weight.
+        channel_axis: of the unit's output, from `channel_axis`.
     """
 
-    def __init__(self, stage: Stage, *, weights: Tensor | None = None, behind: Behind | None = None) -> None:
+    def __init__(self, stage: Stage, *, weights: Tensor | None = None, behind: Behind | None = None, channel_axis: int = 1) -> None:
         if stage.logits_weight > 0 and behind is None:
             raise ValueError("a stage with a logits_weight needs the float model behind the unit")
-        self.stage, self.behind = stage, behind
+        self.stage, self.behind, self.channel_axis = stage, behind, channel_axis
         self._weights = weights
         self._first: float | None = None
 
@@ -33,12 +34,16 @@ class UnitLoss:
             target: of the float one, of the same shape.
             images: int64 [B], which calibration images these are.
         """
-        error = self._started(output_error(got, target, weights=self._weights, power=self.stage.power))
+        error = self._started(output_error(got, target, weights=self._weights, power=self.stage.power, channel_axis=self.channel_axis))
         if self.behind is None or self.stage.logits_weight == 0:
             return error
         wanted = self.behind.outputs.at(images)
         outputs = self.behind.run(got, len(images))
         return error + self.stage.logits_weight * divergence(outputs, wanted, temperature=self.stage.temperature)
+
+    def channels(self, output: Tensor) -> int:
+        """Channels of the unit's output, over which the error is summed."""
+        return _channels(output, self.channel_axis)
 
     def _started(self, error: Tensor) -> Tensor:
         if self.stage.loss_start is None:
@@ -48,7 +53,7 @@ class UnitLoss:
         return error if self._first is None else error * (self.stage.loss_start / self._first)
 
 
-def output_error(got: Tensor, target: Tensor, *, weights: Tensor | None = None, power: float = 2.0) -> Tensor:
+def output_error(got: Tensor, target: Tensor, *, weights: Tensor | None = None, power: float = 2.0, channel_axis: int = 1) -> Tensor:
     """Error of a unit's output to a power, summed over channels and averaged over the rest, scalar.
 
     Args:
@@ -56,8 +61,9 @@ def output_error(got: Tensor, target: Tensor, *, weights: Tensor | None = None, 
         target: of the same shape.
         weights: float32 [rows, ...], of one image; multiply the squared errors.
         power: of the error, without weights.
+        channel_axis: 1 as in [N, C, H, W] and [N, C], the last one in [N, T, C] and [N, H, W, C].
     """
-    count = channels(target)
+    count = _channels(target, channel_axis)
     if weights is not None:
         squared = (got - target).square().reshape(-1, *weights.shape)
         return (squared * weights).mean() * count
@@ -66,6 +72,6 @@ def output_error(got: Tensor, target: Tensor, *, weights: Tensor | None = None, 
     return (got - target).abs().pow(power).mean() * count
 
 
-def channels(output: Tensor) -> int:
-    """Channels of a unit's output: the published losses sum over them and average over the rest."""
-    return output.shape[-1] if output.dim() == 3 else output.shape[1]
+def _channels(output: Tensor, axis: int) -> int:
+    """The published losses sum over channels and average over the rest; one number an image is one channel."""
+    return output.shape[axis] if output.dim() > 1 else 1

@@ -17,7 +17,7 @@ from mixport.quantize.plan import SitePlan
 from mixport.quantize.reconstruction.caches import Activations, slices
 from mixport.quantize.reconstruction.execute import Executor
 from mixport.quantize.reconstruction.gradients import NotLearnedError, backward
-from mixport.quantize.reconstruction.losses import UnitLoss, channels
+from mixport.quantize.reconstruction.losses import UnitLoss
 from mixport.quantize.reconstruction.rounding import Rounding, beta_at
 from mixport.quantize.reconstruction.state import UnitState
 from mixport.quantize.reconstruction.steps import MaskPool
@@ -61,6 +61,25 @@ class Learned:
     sites: Sequence[str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepSize:
+    """How much one step of a unit takes.
+
+    Attributes:
+        images: at once.
+        largest: elements of the largest tensor with codes, for one image.
+    """
+
+    images: int
+    largest: int
+
+
+def step_size(executor: Executor, unit: Unit, data: UnitData, *, wanted: int) -> StepSize:
+    """As many images as wanted; fewer where the unit's tensors are large, or there are fewer."""
+    largest = largest_coded(executor, unit, data.quantised_input.at(slice(0, 1)))
+    return StepSize(images=batch_for(largest, wanted=wanted, images=len(data.target), elements=_LARGEST_TENSOR), largest=largest)
+
+
 def relative_error(executor: Executor, unit: Unit, data: UnitData, state: UnitState, *, batch: int, weights: Tensor | None = None) -> float:
     """Squared error of the unit's output over all images, relative to the output's own square, or to 1 where that is 0.
 
@@ -92,7 +111,7 @@ def optimise(
     *,
     stage: Stage,
     loss: UnitLoss,
-    batch: int,
+    size: StepSize,
     iters: int,
     seed: int,
     advance: Callable[[int, float], None],
@@ -107,7 +126,7 @@ def optimise(
         learned: what may move.
         stage: how.
         loss: what becomes small.
-        batch: images a step; fewer where the unit's tensors are large.
+        size: of a step.
         iters: steps.
         seed: of batches and masks.
         advance: is told the number of steps just done, and the latest loss.
@@ -115,14 +134,12 @@ def optimise(
     Raises:
         NotLearnedError: the loss or what was learned is no finite number, or no gradient reaches what is learned.
     """
-    count, device = len(data.target), executor.device
-    one = data.quantised_input.at(slice(0, 1))
-    largest = largest_coded(executor, unit, one)
-    batch = batch_for(largest, wanted=batch, images=count, elements=_LARGEST_TENSOR)
+    count, device, batch = len(data.target), executor.device, size.images
     generator = torch.Generator().manual_seed(seed)
     order = torch.randint(0, count, (iters, batch), generator=generator).to(device)
-    inner = _masks(stage.inner_drop, largest * batch, generator=generator, device=device)
-    outer = _masks(stage.input_drop, one.numel() * batch, generator=generator, device=device)
+    largest = batch * max(size.largest, data.quantised_input.at(slice(0, 1)).numel())
+    inner = _masks(stage.inner_drop, largest, generator=generator, device=device)
+    outer = inner if stage.input_drop == stage.inner_drop else _masks(stage.input_drop, largest, generator=generator, device=device)
     groups = _parameters(state, learned, stage, device=device)
     if not groups:
         return
@@ -130,7 +147,7 @@ def optimise(
     first = [float(group["lr"]) for group in optimizer.param_groups]
     state.drop = inner
     pending = 0
-    power = channels(data.target.at(slice(0, 1))) * float(data.target.at(slice(0, min(count, _POWER_IMAGES))).square().mean())
+    power = loss.channels(data.target.at(slice(0, 1))) * float(data.target.at(slice(0, min(count, _POWER_IMAGES))).square().mean())
     for step in range(iters):
         falling = 0.5 * (1.0 + math.cos(math.pi * step / iters))
         for group, lr in zip(optimizer.param_groups, first, strict=True):
@@ -145,6 +162,8 @@ def optimise(
         optimizer.zero_grad(set_to_none=True)
         backward(wrong, _regulariser(learned.rounding, step, iters, stage, power=power))
         optimizer.step()
+        if learned.rounding is not None:
+            learned.rounding.hold()
         value = float(wrong.detach())
         if not math.isfinite(value):
             raise NotLearnedError(f"loss {value} at step {step + 1}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixport.dtypes import IntType
+from mixport.quantize.reconstruction.layer_values import LayerValues
 from mixport.reconstruction_preset import Method
 
 ZETA, GAMMA = 1.1, -0.1
@@ -77,7 +78,7 @@ class Rounding(nn.Module):
             up = (self.codes_at >= 0).float() if hard else self.soft()
             return torch.minimum(torch.maximum(self._floor + up, self._low), self._high)
         inside = self._held(self.codes_at)
-        rounded = torch.minimum(torch.maximum(torch.round(self.codes_at.detach()), self._low), self._high)
+        rounded = self._rounded(self.codes_at)
         return rounded if hard else inside + (rounded - inside.detach())
 
     def scales(self, index: int) -> Tensor:
@@ -99,11 +100,13 @@ class Rounding(nn.Module):
         parts = torch.split(flat, self._sizes)
         return [part.view(layer.weight.shape) for part, layer in zip(parts, self.layers, strict=True)]
 
-    def weights(self) -> list[tuple[Tensor, Tensor | None]]:
-        """Fake-quantised weight and bias of each layer, differentiable."""
-        return [
-            (codes * _wide(self.scales(index), codes), self.bias(index)) for index, codes in enumerate(self.split(self.codes(hard=False)))
-        ]
+    def weights(self) -> list[LayerValues]:
+        """Values of each layer, differentiable."""
+        values: list[LayerValues] = []
+        for index, codes in enumerate(self.split(self.codes(hard=False))):
+            scales = self.scales(index)
+            values.append(LayerValues(weight=codes * _wide(scales, codes), scales=scales, bias=self.bias(index)))
+        return values
 
     def bias(self, index: int) -> Tensor | None:
         """Bias of one layer, None without one."""
@@ -118,10 +121,22 @@ class Rounding(nn.Module):
     def unsettled(self) -> Tensor:
         """Mean over all weights of the squared distance from the middle of their code's step (arXiv 2203.11086, equation 5)."""
         inside = self._held(self.codes_at)
-        return (inside - torch.round(inside.detach())).square().mean()
+        return (inside - self._rounded(inside)).square().mean()
+
+    def hold(self) -> None:
+        """Bring free codes back to within half a step of the last one, after a step of the optimiser.
+
+        Further out there is no gradient: a weight that Adam's momentum carried there could not come back.
+        """
+        if self.method == "free":
+            with torch.no_grad():
+                self.codes_at.copy_(self._held(self.codes_at))
+
+    def _rounded(self, values: Tensor) -> Tensor:
+        """Nearest codes, without a gradient."""
+        return torch.minimum(torch.maximum(torch.round(values.detach()), self._low), self._high)
 
     def _held(self, values: Tensor) -> Tensor:
-        # Half a step beyond the last code and no further: a weight that left for good could not come back.
         return torch.minimum(torch.maximum(values, self._low - 0.5), self._high + 0.5)
 
     def _spread(self, values: Sequence[int], like: Tensor) -> Tensor:

@@ -59,16 +59,27 @@ def _flat(x: Tensor) -> Tensor:
     return x.as_strided((x.numel(),), (1,))
 
 
+_FEWEST_PLACES, _WINDOWS = 1 << 16, 1 << 16
+
+
 class MaskPool:
     """Random masks drawn once: a mask is a window of a long row of zeros and ones, at a random place.
 
-    Drawing half a million random numbers an iteration would cost as much as a convolution.
+    Drawing half a million random numbers an iteration would cost as much as a convolution. The row is a quarter longer than the
+    largest mask, and at least 65,536 longer: there are so many places, and two masks give an element the same number of the row only
+    where they take the same place.
     """
 
     def __init__(self, probability: float, *, largest: int, generator: torch.Generator, device: torch.device) -> None:
-        self._bits = (torch.rand(4 * largest + 1, generator=generator) < probability).to(device, torch.float32)
-        self._offsets = [int(offset) for offset in torch.randint(0, 3 * largest + 1, (4096,), generator=generator)]
+        places = max(largest // 4, _FEWEST_PLACES)
+        self._bits = (torch.rand(largest + places - 1, generator=generator) < probability).to(device, torch.float32)
+        self._offsets = [int(offset) for offset in torch.randint(0, places, (_WINDOWS,), generator=generator)]
         self._next = 0
+
+    @property
+    def elements(self) -> int:
+        """Of the row that is kept, float32."""
+        return self._bits.numel()
 
     def like(self, x: Tensor) -> Tensor:
         """A mask of x's shape and memory order."""

@@ -66,13 +66,13 @@ class FinishedUnit:
 
 
 def write_unit(folder: Path, unit: FinishedUnit, widths: LayerWidths) -> None:
-    """Write unit.safetensors and unit.json."""
+    """Write unit.safetensors and unit.json; tensors are codes/LAYER, scales/LAYER, bias/LAYER and step/SITE, whatever names look like."""
     tensors: dict[str, np.ndarray] = {}
     for layer, integers in unit.integers.items():
         name = widths[layer].name
-        tensors[f"{name}/codes"], tensors[f"{name}/scales"] = integers.codes, integers.scales
+        tensors[f"codes/{name}"], tensors[f"scales/{name}"] = integers.codes, integers.scales
         if integers.bias is not None:
-            tensors[f"{name}/bias"] = integers.bias
+            tensors[f"bias/{name}"] = integers.bias
     for site, step in unit.steps.items():
         tensors[f"step/{site}"] = np.array([step], np.float32)
     save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, folder / _TENSORS)
@@ -84,9 +84,9 @@ def read_unit(folder: Path, layers: dict[str, fx.Node]) -> FinishedUnit:
     tensors = load_file(folder / _TENSORS)
     record, decisions = _Json.validate_json((folder / _RECORD).read_bytes())
     integers = {
-        layer: LayerIntegers(scales=tensors[f"{name}/scales"], codes=tensors[f"{name}/codes"], bias=tensors.get(f"{name}/bias"))
+        layer: LayerIntegers(scales=tensors[f"scales/{name}"], codes=tensors[f"codes/{name}"], bias=tensors.get(f"bias/{name}"))
         for name, layer in layers.items()
-        if f"{name}/codes" in tensors
+        if f"codes/{name}" in tensors
     }
     steps = {name.removeprefix("step/"): float(values[0]) for name, values in tensors.items() if name.startswith("step/")}
     return FinishedUnit(integers=integers, steps=steps, record=record, decisions=decisions)

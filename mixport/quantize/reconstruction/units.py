@@ -84,8 +84,9 @@ def _pieces(graph: fx.GraphModule, nodes: list[fx.Node], plan: Plan) -> Iterator
     """Finest pieces: each ends at a tensor with codes that is the only live one, the last at the model's output."""
     order = {node: index for index, node in enumerate(graph.graph.nodes)}
     births = {site.tensor for site in plan.sites if site.base is None}
-    last_use = {node: max((order[user] for user in node.users), default=order[node]) for node in nodes}
-    live: set[fx.Node] = set()
+    image = next(node for node in graph.graph.nodes if node.op == "placeholder")
+    last_use = {node: max((order[user] for user in node.users), default=order[node]) for node in (image, *nodes)}
+    live = {image}
     piece: list[fx.Node] = []
     for node in nodes:
         piece.append(node)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+from mixport.artifacts import CalibrationSet
 from mixport.errors import SizeBudgetError
+from mixport.lower import lower
 from mixport.progress import SilentProgress
-from mixport.quantize.auto_widths import Sizes, choose_widths
+from mixport.quantize import quantize
+from mixport.quantize.auto_widths import Sizes, choose_widths, learned_bytes, levelling_scheme
 from mixport.quantize.plan import make_plan
 from mixport.quantize.sensitivity import RoundWeight, nearest
 from mixport.quantize.widths import LayerWidth, scheme_widths
 from mixport.quantspec import Scheme
+from mixport.reconstruction_preset import ReconstructionOptions
 from mixport.search_records import WidthSearch
 from mixport.targets import Target, load_target
+from tests.reconstruction import DEFAULT, changed, float_model, seeded, task_of
 from tests.unit.quantize.conftest import Capture
 from tests.wide_model import wide
 
@@ -25,10 +32,10 @@ SMALLEST, LAYER = 10_000, 16 * 16 * 9
 
 
 def search(
-    captured: Capture, budget: int, *, target: Target | None = None, rounding: RoundWeight = nearest
+    captured: Capture, budget: int, *, target: Target | None = None, rounding: RoundWeight = nearest, suffix: str = "", learned: int = 0
 ) -> tuple[list[LayerWidth], WidthSearch]:
     graph = captured(wide(), size=32).graph
-    scheme = Scheme.parse(f"auto:{budget}B")
+    scheme = Scheme.parse(f"auto:{budget}B{suffix}")
     batch = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     widths, found = choose_widths(
         graph,
@@ -36,7 +43,7 @@ def search(
         lambda: iter([batch]),
         scheme=scheme,
         target=target or load_target("ort-cpu"),
-        sizes=Sizes(smallest=SMALLEST, floats=4 * 12_000),
+        sizes=Sizes(smallest=SMALLEST, floats=4 * 12_000, learned=learned),
         images=8,
         rounding=rounding,
         progress=SilentProgress(),
@@ -93,3 +100,69 @@ def test_a_budget_below_the_smallest_file_names_both_ends(captured: Capture) -> 
         search(captured, SMALLEST - 1)
     assert caught.value.exit_code == 1
     assert caught.value.hint == "mixport build --scheme auto:10KB ..."
+    with pytest.raises(SizeBudgetError) as caught:
+        search(captured, SMALLEST - 1, suffix=":a4")
+    assert caught.value.hint == "mixport build --scheme auto:10KB:a4 ..."
+
+
+def test_what_learned_steps_may_add_is_kept_free(captured: Capture) -> None:
+    with pytest.raises(SizeBudgetError, match=f"takes {SMALLEST + 64} "):
+        search(captured, SMALLEST + 63, learned=64)
+    _, found = search(captured, SMALLEST + 64, learned=64)
+    assert (found.smallest_bytes, found.bound_bytes) == (SMALLEST, SMALLEST + 64)
+
+
+def test_a_layer_that_breaks_at_two_bits_gets_others_and_the_record_stays_finite(captured: Capture) -> None:
+    def breaks_the_third(layer: torch.fx.Node, weight: np.ndarray, bits: int) -> np.ndarray:
+        return np.full_like(weight, np.nan) if layer.name == "conv2d_3" and bits == 2 else nearest(layer, weight, bits)
+
+    widths, found = search(captured, SMALLEST + 1200, rounding=breaks_the_third)
+    assert widths[3].bits > 2
+    options = [option.loss for layer in found.layers for option in layer.options]
+    finite = [*options, *found.uniform.values(), found.loss, found.predicted]
+    assert np.isfinite(finite).all()
+    assert found.uniform[2] == max(finite) == 4 * max(value for value in (*options, *found.uniform.values()) if value < found.uniform[2])
+
+
+class Clipped(nn.Module):
+    """Relu6 behind each of five layers, all of them full: calibrated alike, their codes end alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(3 if i == 0 else 8, 8, 3, padding=1) for i in range(5)])
+        self.head = nn.Linear(8, 5)
+        for layer in self.layers:
+            layer.weight *= 20.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.clamp(layer(x), 0.0, 6.0)
+        return self.head(x.mean((2, 3)))
+
+
+def test_learned_steps_add_no_more_than_the_room_kept_for_them(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8))
+    calibration = CalibrationSet(images_path=tmp_path / "images.npy", count=8, method="images", recipe_key="", content_sha256="")
+    task, _ = task_of(seeded(Clipped), tmp_path)
+    model, target = float_model(seeded(Clipped)), load_target("ort-cpu")
+
+    def built(reconstruction: ReconstructionOptions | None) -> tuple[int, set[int]]:
+        scheme = Scheme.parse("w2a4")
+        made = quantize(model, calibration, target, scheme=scheme, reconstruction=reconstruction, workdir=tmp_path)
+        file = lower(made, target, workdir=tmp_path).model_path
+        return file.stat().st_size, {site.params.qmax for site in made.activations}
+
+    smallest, ends = built(None)
+    size, learned_ends = built(ReconstructionOptions(preset=changed(DEFAULT, step_lr=0.2), iters=20))
+    assert len(learned_ends) > len(ends), "the case is the one meant"
+    assert smallest < size <= smallest + learned_bytes(task.plan)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "target", "bits"),
+    [("w2a4", "ort-cpu", 2), ("auto:0.1", "ort-cpu", 4), ("auto:0.1:a4", "ort-cpu", 4), ("auto:1.0", "onnx-int8", 8)],
+)
+def test_norms_are_levelled_for_the_middle_width_under_a_budget(scheme: str, target: str, bits: int) -> None:
+    asked = Scheme.parse(scheme, edge_bits=6)
+    found = levelling_scheme(asked, load_target(target))
+    assert (found.weight_bits, found.activation_bits, found.edge_bits) == (bits, asked.activation_bits, 6)

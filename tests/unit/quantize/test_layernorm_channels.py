@@ -169,6 +169,15 @@ def regrouped(m: nn.Module, x: Tensor) -> Tensor:
     return m.layer(m.norm(x).transpose(1, 2).reshape(-1, 16, 8))
 
 
+@pytest.mark.parametrize("channels", [5, 7])
+def test_a_layer_that_reads_some_of_the_channels_is_declined(captured: Capture, channels: int) -> None:
+    torch.manual_seed(1)
+    parts = {"norm": uneven(nn.LayerNorm(8)), "layer": nn.Linear(channels, 8)}
+    (decision,) = level(captured(Tokens(lambda m, x: m.layer(m.norm(x)[..., :channels]), parts)))
+    assert decision.what == "channels keep their own ranges"
+    assert "do not all reach the next layer" in decision.why
+
+
 @pytest.mark.parametrize(
     ("body", "why"), [(residual, "add reads it too"), (shuffled, "in order"), (padded, "in order"), (regrouped, "in order")]
 )

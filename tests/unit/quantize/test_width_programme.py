@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixport.quantize.width_programme import solve
+from mixport.quantize.width_programme import bounded, solve
 
 LOSSES = [[9.0, 3.0, 0.0], [4.0, 3.5, 0.0], [8.0, 1.0, 0.5]]
 SIZES = [[2, 4, 8], [2, 4, 8], [4, 8, 16]]
@@ -77,6 +79,41 @@ def test_a_bigger_budget_never_gives_a_higher_loss(layers: list[list[tuple[float
         assert picked is not None
         results.append(sum(row[i] for row, i in zip(losses, picked, strict=True)))
     assert results[1] <= results[0] + 1e-5
+
+
+def _least(losses: list[list[float]], sizes: list[list[int]], budget: int) -> float:
+    """The optimum by dynamic programming over exact sizes."""
+    best = {0: 0.0}
+    for row, room in zip(losses, sizes, strict=True):
+        found: dict[int, float] = {}
+        for used, loss in best.items():
+            for more, size in zip(row, room, strict=True):
+                if used + size <= budget:
+                    found[used + size] = min(found.get(used + size, math.inf), loss + more)
+        best = found
+    return min(best.values())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_one_option_that_breaks_the_model_does_not_blind_the_solver(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    losses = [sorted((10.0 ** random.uniform([-3, -5, -8], [1, -2, -5])).tolist(), reverse=True) for _ in range(12)]
+    losses[0][0] = math.inf
+    sizes = [[0, 64 * size, 192 * size] for size in random.integers(5, 200, 12).tolist()]
+    budget = sizes[0][1] + int(random.uniform(0.2, 0.9) * sum(row[2] for row in sizes))
+    picked = solve(losses, sizes, budget=budget)
+    assert picked is not None
+    assert sum(row[i] for row, i in zip(sizes, picked, strict=True)) <= budget
+    assert sum(row[i] for row, i in zip(losses, picked, strict=True)) <= 1.01 * _least(losses, sizes, budget)
+
+
+def test_what_breaks_the_model_is_taken_where_nothing_else_fits() -> None:
+    losses = [[math.inf, 1.0], [3.0, 1.0]]
+    assert solve(losses, [[1, 5], [1, 5]], budget=6) == (1, 0)
+    assert solve(losses, [[1, 5], [1, 5]], budget=5) == (0, 0)
+    assert solve([[math.inf, math.inf]], [[2, 1]], budget=1) == (1,)
+    assert bounded(losses) == [[12.0, 1.0], [3.0, 1.0]]
+    assert bounded([[math.inf]]) == [[4.0]]
 
 
 _NOISY = """

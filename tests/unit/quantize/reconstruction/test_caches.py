@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mixport.quantize.reconstruction.caches import Room, fill, slices
 
@@ -73,3 +74,11 @@ def test_values_are_computed_in_parts() -> None:
 
     fill(5, 2, value, room=Room(Path("nowhere"), largest=1 << 30, device=CPU))
     assert asked == [slice(0, 2), slice(2, 4), slice(4, 5)]
+
+
+def test_values_lie_on_the_device_of_the_room_wherever_they_come_from() -> None:
+    with FakeTensorMode():  # shapes and devices alone: no accelerator is needed
+        room = Room(Path("nowhere"), largest=1 << 30, device=torch.device("cuda", 0))
+        made = fill(5, 2, lambda part: torch.zeros(part.stop - part.start, 3, 4, 4), room=room)
+        assert made.device == torch.device("cuda", 0)
+        assert made.at(torch.arange(3, device=made.device)).device == made.device

@@ -26,8 +26,10 @@ def test_squared_errors_are_summed_over_channels_and_averaged_over_the_rest() ->
     target = torch.zeros(2, 3, 1, 2)
     got = torch.arange(12.0).view(2, 3, 1, 2)
     assert float(output_error(got, target)) == pytest.approx(sum(i * i for i in range(12)) / 4)  # 2 images x 2 pixels
-    tokens = output_error(got.view(2, 2, 3), torch.zeros(2, 2, 3))
-    assert float(tokens) == pytest.approx(sum(i * i for i in range(12)) / 4)
+    for shape in ((2, 2, 3), (2, 2, 1, 3)):  # tokens, and maps with channels last
+        tokens = output_error(got.view(shape), torch.zeros(shape), channel_axis=len(shape) - 1)
+        assert float(tokens) == pytest.approx(sum(i * i for i in range(12)) / 4)
+    assert float(output_error(got.view(12), torch.zeros(12))) == pytest.approx(sum(i * i for i in range(12)) / 12)
     assert float(output_error(got, target, power=2.4)) == pytest.approx(sum(i**2.4 for i in range(12)) / 4, rel=1e-5)
 
 

@@ -29,7 +29,7 @@ def test_sigmoid_starts_at_the_fraction_of_the_weight() -> None:
     rounding = Rounding([layer], method="sigmoid")
     ratio = (layer.weight / layer.scales.view(-1, 1, 1, 1)).flatten()
     torch.testing.assert_close(rounding.soft(), ratio - ratio.floor(), rtol=0, atol=1e-5)
-    (weight, _), expected = rounding.weights()[0], ratio.clamp(-4, 3).view(4, 3, 3, 3) * layer.scales.view(-1, 1, 1, 1)
+    weight, expected = rounding.weights()[0].weight, ratio.clamp(-4, 3).view(4, 3, 3, 3) * layer.scales.view(-1, 1, 1, 1)
     torch.testing.assert_close(weight, expected, rtol=0, atol=1e-5)
 
 
@@ -65,6 +65,29 @@ def test_free_codes_are_straight_through_inside_and_round_in_the_forward_run() -
     assert codes[:3].tolist() == [1.0, 3.0, -4.0]
     codes.sum().backward()
     assert rounding.codes_at.grad[:3].tolist() == [1.0, 0.0, 0.0]
+
+
+def test_free_codes_are_held_where_a_gradient_still_reaches_them() -> None:
+    rounding = Rounding([start(2, 30, bits=3)], method="free")
+    with torch.no_grad():
+        rounding.codes_at[:4] = torch.tensor([9.0, -9.0, 3.4, 1.3])
+    rounding.hold()
+    assert rounding.codes_at[:4].tolist() == [3.5, -4.5, pytest.approx(3.4), pytest.approx(1.3)]
+    rounding.codes(hard=False)[:2].sum().backward()
+    assert (rounding.codes_at.grad[:2] > 0).all(), "what stands at the limit can come back"
+    logits = Rounding([start(2, 30, bits=3)], method="sigmoid")
+    before = logits.codes_at.detach().clone()
+    logits.hold()
+    assert torch.equal(logits.codes_at, before)
+
+
+def test_what_is_unsettled_is_measured_from_codes_that_exist() -> None:
+    rounding = Rounding([start(1, 4, bits=3)], method="free")
+    with torch.no_grad():
+        rounding.codes_at.copy_(torch.tensor([3.5, 9.0, -4.5, 1.25]))  # 3.5 would round to 4, which 3 bits do not have
+    assert float(rounding.unsettled().detach()) == pytest.approx((3 * 0.5**2 + 0.25**2) / 4)
+    rounding.unsettled().backward()
+    assert float(rounding.codes_at.grad[0]) > 0, "towards the last code"
 
 
 @pytest.mark.parametrize("absolute", [False, True])

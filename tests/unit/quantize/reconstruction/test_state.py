@@ -5,9 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import fx
 
+from mixport import integer
+from mixport.quantize.nearest import LayerIntegers
+from mixport.quantize.reconstruction.layer_values import LayerValues
 from mixport.quantize.reconstruction.state import LARGEST_FACTOR, LEAST_FACTOR, UnitState
 from mixport.quantspec import QuantParams
 
@@ -47,3 +52,31 @@ def test_steps_stay_within_their_limits(absolute: bool, value: float, limit: flo
 def test_activations_pass_where_weights_alone_are_quantised() -> None:
     x = torch.tensor([0.3, -1.0, 99.0])
     assert state(activations=False).activation(_SITE, x) is x
+
+
+def test_biases_are_rounded_to_the_step_as_it_is_now_and_straight_through() -> None:
+    layer, random = fx.Graph().placeholder("layer"), np.random.default_rng(0)
+    scales, bias = random.uniform(0.01, 1.0, 64).astype(np.float32), random.normal(0, 1, 64).astype(np.float32)
+    bias[:2] = 1e6, 0.125 * scales[1]  # a code above 2^24; a tie
+    fixed = LayerIntegers(scales=scales, codes=np.ones((64, 3), np.int8), bias=bias)
+    unit = UnitState(_PARAMS, {layer: fixed}, sites=[], reads={layer: "s"}, device=_CPU)
+
+    def expected(step: float, scales: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        codes, unit_of = integer.quantise_bias(bias, x_scale=step, w_scale=scales)
+        return codes.astype(np.float32) * unit_of
+
+    _, got = unit.weights(layer) or pytest.fail("no values")
+    assert got is not None
+    np.testing.assert_array_equal(got.numpy(), expected(0.25, scales, bias))
+    (factor,) = unit.learn_steps(["s"], device=_CPU)
+    learned = LayerValues(weight=torch.ones(64, 3), scales=torch.tensor(scales * 1.5), bias=torch.tensor(bias + 0.3, requires_grad=True))
+    unit.learned = {layer: learned}
+    with torch.no_grad():
+        factor.fill_(1.1)
+    _, got = unit.weights(layer) or pytest.fail("no values")
+    assert got is not None and learned.bias is not None
+    step = float(np.float32(0.25 * float(np.float32(1.1))))
+    np.testing.assert_array_equal(got.detach().numpy(), expected(step, scales * np.float32(1.5), (learned.bias.detach()).numpy()))
+    got.sum().backward()
+    assert torch.equal(learned.bias.grad, torch.ones(64))
+    assert factor.grad is None

@@ -81,3 +81,16 @@ def test_masks_have_the_probability_the_shape_and_the_order_of_the_tensor() -> N
     assert float(first.mean()) == pytest.approx(0.25, abs=0.02)
     assert not torch.equal(first, second)
     assert pool.like(torch.empty(7, 3)).is_contiguous()
+
+
+@pytest.mark.parametrize("largest", [100, 1_000_000])
+def test_masks_of_several_tensors_and_steps_are_as_good_as_independent(largest: int) -> None:
+    pool = MaskPool(0.5, largest=largest, generator=torch.Generator().manual_seed(1), device=torch.device("cpu"))
+    assert pool.elements <= 1.25 * largest + (1 << 16)
+    masks = torch.stack([pool.like(torch.empty(100)) for _ in range(2000)])
+    assert float(masks.mean()) == pytest.approx(0.5, abs=0.01)
+    assert float((masks.mean(0) - 0.5).abs().max()) < 0.06, "every element is dropped as often as any other: 0.011 is one deviation"
+    apart = torch.corrcoef(masks.T)[~torch.eye(100, dtype=torch.bool)]
+    assert float(apart.abs().max()) < 0.12, "no two elements hang together"
+    after = (masks[1:] * 2 - 1) * (masks[:-1] * 2 - 1)
+    assert float(after.mean().abs()) < 0.02, "nor a mask and the next"

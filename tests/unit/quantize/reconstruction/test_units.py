@@ -120,6 +120,21 @@ def test_the_layers_of_one_module_are_a_block(captured: Capture) -> None:
     assert len(cut(result, "layer")[0]) == 6
 
 
+class AroundAll(nn.Module):
+    """The image itself is added to what two layers made of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 8), conv(8, 3), nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(x + self.b(torch.relu(self.a(x)))).mean((2, 3)))
+
+
+def test_an_image_that_is_read_again_keeps_everything_before_in_one_unit(captured: Capture) -> None:
+    assert layers(cut(captured(AroundAll()), "layer")[0]) == [["a", "b"], ["head"]]
+
+
 def test_branches_side_by_side_stay_together(captured: Capture) -> None:
     units, _ = cut(captured(Whole(Beside())), "layer")
     assert layers(units)[1][:2] == ["body.0.a", "body.0.b"]
