@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -157,6 +158,13 @@ def _differentiable(operator: Callable[..., Any]) -> Callable[..., Any]:
 
 def _copied(like: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     return source.to(like.dtype).expand_as(like)
+
+
+def in_float32(device: torch.device) -> AbstractContextManager[None]:
+    """On CUDA, convolutions in float32 proper, and by algorithms that give the same sum each time."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 class _ShapeRecorder(fx.Interpreter):

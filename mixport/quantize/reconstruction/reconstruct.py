@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,7 +15,7 @@ from mixport.devices import compute_threads
 from mixport.progress import Advance, Progress
 from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.reconstruction.caches import Activations, Room, fill
-from mixport.quantize.reconstruction.execute import Executor
+from mixport.quantize.reconstruction.execute import Executor, in_float32
 from mixport.quantize.reconstruction.learner import UnitLearner
 from mixport.quantize.reconstruction.merging import merge_neighbours
 from mixport.quantize.reconstruction.optimise import UnitData
@@ -85,7 +84,7 @@ def reconstruct(
 
     passes = [_Pass(learner=learner, units=units, first=number * len(units)) for number, learner in enumerate(learners)]
     total = sum(one.learner.iters * len(one.todo) for one in passes)
-    with _float32(room.device), progress.track("reconstruct", total=total, unit="steps") as advance:
+    with in_float32(room.device), progress.track("reconstruct", total=total, unit="steps") as advance:
         for one in passes:
             if one.todo:
                 one.run(source, made, room=room, shelf=shelf, advance=advance)
@@ -230,10 +229,3 @@ def _mirrored(source: Activations) -> Callable[[slice], Tensor]:
         return torch.where((wanted >= len(source)).view(-1, 1, 1, 1), found.flip(3), found)
 
     return values
-
-
-def _float32(device: torch.device) -> AbstractContextManager[None]:
-    """On CUDA, convolutions in float32 proper, and by algorithms that give the same sum each time."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
