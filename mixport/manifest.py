@@ -312,7 +312,7 @@ class UnitEntry(_Part):
 
 
 class MlpEntry(_Part):
-    """One MLP whose GELU was to become ReLU: its layers, none where it keeps GELU; error of its output relative to its own square.
+    """One MLP whose GELU was to become ReLU: its layers, none where it keeps GELU; error of its output in float relative to its own square.
 
     `error_before` is with ReLU simply put in, `error_after` with what was learned; None where it is no finite number.
     """

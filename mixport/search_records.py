@@ -34,8 +34,8 @@ class MlpRecord:
     Attributes:
         name: module path that its layers share.
         layers: the normalisation in front, where it has one, and the two linear layers; empty where the MLP keeps GELU.
-        error_before: squared error of the MLP's output relative to its square, with ReLU simply put in the place of GELU;
-            None where it is no finite number.
+        error_before: squared error of the MLP's output relative to its square in the float model, with ReLU simply put in the place
+            of GELU, behind the MLPs learned before; None where it is no finite number.
         error_after: the same with what was learned, also where that was not good enough to be taken.
     """
 

@@ -1,4 +1,4 @@
-"""Run a float graph from the image up to one node."""
+"""The part of a float graph from the image up to one node, and how it is run on any device."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ _Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Prefix(fx.Interpreter):
-    """Computes the value of one node, and nothing that it does not depend on.
+    """Computes the value of the node that a graph was cut at.
 
     Args:
-        graph: canonical float graph; its constants are shared, not copied, while they stay on their device.
-        node: whose value is wanted.
-        device: where to run.
+        part: from `cut`.
+        device: where to run; constants from elsewhere are copied there.
     """
 
-    def __init__(self, graph: fx.GraphModule, node: fx.Node, *, device: torch.device) -> None:
-        super().__init__(_cut(graph, node))
+    def __init__(self, part: fx.GraphModule, *, device: torch.device) -> None:
+        super().__init__(part)
         self._device = device
         self._constants: dict[str, Any] = {}
 
@@ -42,7 +41,11 @@ class Prefix(fx.Interpreter):
         return super().call_function(target, args, {**kwargs, "device": self._device} if "device" in kwargs else kwargs)
 
 
-def _cut(graph: fx.GraphModule, node: fx.Node) -> fx.GraphModule:
+def cut(graph: fx.GraphModule, node: fx.Node) -> fx.GraphModule:
+    """What the value of a node is computed by, and nothing else; its constants are shared with the graph.
+
+    What happens to the graph later leaves the part as it is, since constants are replaced and never written to.
+    """
     wanted, waiting = set[fx.Node](), [node]
     while waiting:
         current = waiting.pop()

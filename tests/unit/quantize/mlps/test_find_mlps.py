@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mixport.quantize.capture import Captured, capture
 from mixport.quantize.mlps.find import find_mlps, put_relu, read_values
-from mixport.quantize.mlps.prefix import Prefix
+from mixport.quantize.mlps.prefix import Prefix, cut
 from mixport.quantize.mlps.train import gelu_output, relu_output
 from tests.reconstruction import mlps, seeded
 
@@ -76,7 +76,7 @@ def test_the_values_compute_what_the_graph_computes() -> None:
     captured = graph_of(mlps())
     graph, x = captured.graph, torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     for mlp in find_mlps(graph):
-        value, wanted = (Prefix(graph, node, device=_CPU)(x) for node in (mlp.input, mlp.second))
+        value, wanted = (Prefix(cut(graph, node), device=_CPU)(x) for node in (mlp.input, mlp.second))
         got = gelu_output(mlp, read_values(graph, mlp), value.reshape(-1, value.shape[-1]))
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
 
@@ -87,10 +87,12 @@ def test_relu_and_new_constants_take_their_places_and_old_ones_stay() -> None:
     first, second = find_mlps(graph)
     old = {name: value.clone() for name, value in module.state_dict().items()}
     values = {name: value * 1.5 + 0.25 for name, value in read_values(graph, first).items()}
-    put_relu(graph, first, values)
-    assert [mlp.name for mlp in find_mlps(graph)] == [second.name]
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
-    value = Prefix(graph, first.input, device=_CPU)(x)
-    got = Prefix(graph, first.second, device=_CPU)(x)
+    before, wanted = cut(graph, first.second), Prefix(cut(graph, first.second), device=_CPU)(x)
+    put_relu(graph, first, values)
+    assert torch.equal(Prefix(before, device=_CPU)(x), wanted), "what was cut off stays as it was"
+    assert [mlp.name for mlp in find_mlps(graph)] == [second.name]
+    value = Prefix(cut(graph, first.input), device=_CPU)(x)
+    got = Prefix(cut(graph, first.second), device=_CPU)(x)
     torch.testing.assert_close(got, relu_output(first, values, value.reshape(-1, value.shape[-1])), rtol=1e-5, atol=1e-6)
     assert all(torch.equal(value, old[name]) for name, value in module.state_dict().items())

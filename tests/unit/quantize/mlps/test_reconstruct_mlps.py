@@ -21,8 +21,10 @@ from mixport.quantize import FloatModel, open_simulation, quantize
 from mixport.quantize.capture import capture
 from mixport.quantize.fx_graph import aten
 from mixport.quantize.mlps import reconstruct as module_under_test
-from mixport.quantize.mlps.find import find_mlps
+from mixport.quantize.mlps.find import find_mlps, read_values
+from mixport.quantize.mlps.prefix import Prefix, cut
 from mixport.quantize.mlps.reconstruct import LARGEST_ERROR, ReconstructedMlps, mlp_steps, reconstruct_mlps
+from mixport.quantize.mlps.train import gelu_output, relu_output
 from mixport.quantize.reconstruction.caches import Room
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
 from mixport.quantspec import Scheme
@@ -100,6 +102,19 @@ def test_every_mlp_learns_and_the_graph_has_relu(tmp_path: Path) -> None:
     assert isinstance(graph, torch.fx.GraphModule) and find_mlps(graph) == ()
     assert aten.gelu.default not in {node.target for node in graph.graph.nodes}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_mlp_reads_what_the_ones_before_give_and_comes_close_to_the_original(tmp_path: Path) -> None:
+    original = capture(mlps().requires_grad_(False), input_shape=(1, 3, 16, 16), dynamic_batch=True).graph
+    second = find_mlps(original)[1]
+    made, altered = run(mlps(), tmp_path)
+    assert isinstance(altered, torch.fx.GraphModule)
+    node = next(node for node in altered.graph.nodes if node.name == second.input.name)
+    then, now = (Prefix(cut(graph, at), device=torch.device("cpu"))(_IMAGES) for graph, at in ((original, second.input), (altered, node)))
+    assert not torch.equal(then, now)
+    values = read_values(original, second)
+    wanted, got = gelu_output(second, values, then), relu_output(second, values, now)
+    assert made.records[1].error_before == pytest.approx(float((got - wanted).square().sum() / wanted.square().sum()), rel=1e-5)
 
 
 def test_a_graph_of_one_image_gives_the_same(tmp_path: Path) -> None:
