@@ -30,7 +30,8 @@ alone moves further than that has more to lose than narrow codes without GELU ca
 """
 QUANTILES = ((4, 0.98), (8, 0.99))
 """Widest activations, and the quantile at which values between the layers are clipped, as published."""
-_STEPS = 4
+_STEPS, _PUBLISHED_STEPS = 4, 20_000
+"""Steps an MLP for each step of a unit, which costs more, as long as there are fewer than published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ def reconstruct_mlps(
 
 def mlp_steps(iters: int) -> int:
     """Steps an MLP, where a unit has `iters`."""
-    return _STEPS * iters
+    return max(iters, min(_STEPS * iters, _PUBLISHED_STEPS))
 
 
 def _quantile(bits: int) -> float:

@@ -88,6 +88,10 @@ def run(
     return made, captured.graph
 
 
+def test_an_mlp_has_more_steps_than_a_unit_up_to_the_published_number() -> None:
+    assert [mlp_steps(iters) for iters in (1, 500, 5000, 8000, 20000, 30000)] == [4, 2000, 20000, 20000, 20000, 30000]
+
+
 def test_every_mlp_learns_and_the_graph_has_relu(tmp_path: Path) -> None:
     heard = Heard()
     made, graph = run(mlps(), tmp_path, progress=heard)
