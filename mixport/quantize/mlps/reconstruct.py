@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from mixport.artifacts import Decision
 from mixport.progress import Advance, Progress
-from mixport.quantize.mlps.find import Mlp, find_mlps, put_relu, read_values
+from mixport.quantize.mlps.find import Mlp, Values, find_mlps, put_relu, read_values
 from mixport.quantize.mlps.mlp_file import FinishedMlp, read_mlp, write_mlp
 from mixport.quantize.mlps.prefix import Prefix, cut
 from mixport.quantize.mlps.train import gelu_output, relative_error, train
@@ -84,11 +84,11 @@ def reconstruct_mlps(
     learner = _Learner(images=images, count=count, batch=batch, quantile=_quantile(activation_bits), options=options, room=room)
     done: list[FinishedMlp] = []
     with in_float32(room.device), progress.track("MLPs", total=learner.steps * len(mlps), unit="steps") as advance:
-        originals = [cut(graph, mlp.input) for mlp in mlps]
-        for index, mlp in enumerate(mlps):
-            made = _finished(learner, index, graph, mlp, originals[index], shelf=shelf, advance=advance)
+        originals = [_Original(mlp=mlp, values=read_values(graph, mlp), inputs=cut(graph, mlp.input)) for mlp in mlps]
+        for index, original in enumerate(originals):
+            made = _finished(learner, index, graph, original, shelf=shelf, advance=advance)
             if made.values is not None:
-                put_relu(graph, mlp, made.values)
+                put_relu(graph, original.mlp, made.values)
             done.append(made)
     records, decisions = zip(*((one.record, one.decision) for one in done), strict=True)
     return ReconstructedMlps(records=records, decisions=decisions, iters=learner.steps)
@@ -101,6 +101,21 @@ def mlp_steps(iters: int) -> int:
 
 def _quantile(bits: int) -> float:
     return next(quantile for widest, quantile in QUANTILES if bits <= widest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Original:
+    """An MLP, and what it was before any MLP was changed: two may share a layer.
+
+    Attributes:
+        mlp: nodes of the graph that is changed.
+        values: its constants.
+        inputs: gives what it read.
+    """
+
+    mlp: Mlp
+    values: Values
+    inputs: fx.GraphModule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,20 +143,19 @@ class _Learner:
         """Of one MLP."""
         return mlp_steps(self.options.iters)
 
-    def learn(
-        self, index: int, graph: fx.GraphModule, mlp: Mlp, original: fx.GraphModule, *, advance: Callable[[int, float], None]
-    ) -> FinishedMlp:
+    def learn(self, index: int, graph: fx.GraphModule, original: _Original, *, advance: Callable[[int, float], None]) -> FinishedMlp:
         """Learn an MLP; the graph is not changed.
 
         Args:
             index: its own number, part of the seed.
             graph: as it is now, with ReLU in MLPs before this one.
-            mlp: of this graph.
-            original: gives what the MLP read before anything was changed.
+            original: the MLP, and what it was.
             advance: is told the number of steps just done, and the latest loss.
         """
-        values = {name: value.to(self.room.device) for name, value in read_values(graph, mlp).items()}
-        targets = self._rows(original, lambda x: gelu_output(mlp, values, x))
+        mlp, device = original.mlp, self.room.device
+        first = {name: value.to(device) for name, value in original.values.items()}
+        values = {name: value.to(device) for name, value in read_values(graph, mlp).items()}
+        targets = self._rows(original.inputs, lambda x: gelu_output(mlp, first, x))
         inputs = self._rows(cut(graph, mlp.input), lambda x: x)
         before = relative_error(mlp, values, inputs, targets, batch=self.batch)
         learned, after, problem = None, math.nan, None
@@ -190,10 +204,10 @@ class _Learner:
 
 
 def _finished(
-    learner: _Learner, index: int, graph: fx.GraphModule, mlp: Mlp, original: fx.GraphModule, *, shelf: UnitShelf, advance: Advance
+    learner: _Learner, index: int, graph: fx.GraphModule, original: _Original, *, shelf: UnitShelf, advance: Advance
 ) -> FinishedMlp:
     """One MLP, taken from the shelf or learned and put there."""
-    place = f"mlp-{index}"
+    mlp, place = original.mlp, f"mlp-{index}"
     found = shelf.find(place)
     if found is not None:
         advance(learner.steps, f"{mlp.name}, from the cache")
@@ -205,7 +219,7 @@ def _finished(
         done += steps
         advance(steps, f"{mlp.name}, loss {loss:.3g}")
 
-    learned = learner.learn(index, graph, mlp, original, advance=report)
+    learned = learner.learn(index, graph, original, advance=report)
     advance(learner.steps - done)
     with shelf.keep(place) as folder:
         write_mlp(folder, learned)

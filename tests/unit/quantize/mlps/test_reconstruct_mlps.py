@@ -31,7 +31,7 @@ from mixport.quantspec import Scheme
 from mixport.reconstruction_preset import PRESETS, ReconstructionOptions
 from mixport.targets import load_target
 from mixport.validate.validate import validate
-from tests.reconstruction import mlps, stack
+from tests.reconstruction import mlps, seeded, stack
 
 _IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(4))
 _OPTIONS = ReconstructionOptions(preset=PRESETS["aphq"], iters=10, seed=0)
@@ -119,6 +119,35 @@ def test_an_mlp_reads_what_the_ones_before_give_and_comes_close_to_the_original(
     values = read_values(original, second)
     wanted, got = gelu_output(second, values, then), relu_output(second, values, now)
     assert made.records[1].error_before == pytest.approx(float((got - wanted).square().sum() / wanted.square().sum()), rel=1e-5)
+
+
+class ThreeLayers(nn.Module):
+    """The layer in the middle belongs to two MLPs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.act, self.head = nn.Conv2d(3, 8, 4, 4), nn.GELU(), nn.Linear(8, 5)
+        self.fc1, self.fc2, self.fc3 = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 8)
+        for layer in (self.patch, self.fc1, self.fc2):
+            layer.weight *= 4.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        return self.head(self.fc3(self.act(self.fc2(self.act(self.fc1(x))))).mean(1))
+
+
+def test_mlps_that_share_a_layer_both_come_close_to_the_original(tmp_path: Path) -> None:
+    original = capture(seeded(ThreeLayers).requires_grad_(False), input_shape=(1, 3, 16, 16), dynamic_batch=True).graph
+    second = find_mlps(original)[1]
+    made, altered = run(seeded(ThreeLayers), tmp_path)
+    assert isinstance(altered, torch.fx.GraphModule) and find_mlps(altered) == ()
+    assert [record.layers for record in made.records] == [("fc1", "fc2"), ("fc2", "fc3")]
+    last = next(node for node in altered.graph.nodes if node.name == second.second.name)
+    wanted, got = (
+        Prefix(cut(graph, at), device=torch.device("cpu"))(_IMAGES) for graph, at in ((original, second.second), (altered, last))
+    )
+    error = float((got - wanted).square().sum() / wanted.square().sum())
+    assert made.records[1].error_after == pytest.approx(error, rel=1e-4)
 
 
 def test_a_graph_of_one_image_gives_the_same(tmp_path: Path) -> None:
