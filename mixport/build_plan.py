@@ -79,7 +79,8 @@ def _rounding_text(options: BuildOptions) -> str:
     if iters == 0:
         return "to nearest" if not options.iters else "to nearest: 8-bit weights and activations are not learned"
     steps = "1 step" if iters == 1 else f"{iters} steps"
-    return f"learned unit by unit, {steps} each ({options.reconstruction}), device {options.device}"
+    learned = f"learned unit by unit, {steps} each ({options.reconstruction}), device {options.device}"
+    return f"{learned}; MLPs with ReLU for GELU before" if options.resolve_preset().mlp_reconstruction else learned
 
 
 def _preprocessing_lines(model: FloatModel) -> list[tuple[str, str]]:

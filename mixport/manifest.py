@@ -313,8 +313,23 @@ class UnitEntry(_Part):
     batch: int | None = None
 
 
+class MlpEntry(_Part):
+    """One MLP whose GELU was to become ReLU: its layers, none where it keeps GELU; error of its output in float relative to its own square.
+
+    `error_before` is with ReLU simply put in, `error_after` with what was learned; None where it is no finite number.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    error_before: float | None
+    error_after: float | None
+
+
 class ReconstructionEntry(_Part):
-    """How the integers were learned: recipe, steps a unit, calibration images, seed, device (cpu or cuda), CPU threads, units in order."""
+    """How the integers were learned: recipe, steps a unit, calibration images, seed, device (cpu or cuda), CPU threads, units in order.
+
+    `mlps` were learned in float before, in `mlp_iters` steps each.
+    """
 
     preset: str
     iters: int
@@ -323,6 +338,8 @@ class ReconstructionEntry(_Part):
     device: str
     threads: int
     units: tuple[UnitEntry, ...]
+    mlps: tuple[MlpEntry, ...] = ()
+    mlp_iters: int = 0
 
 
 class Manifest(_Part):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
@@ -18,7 +19,7 @@ from mixport.errors import BadOptionError
 from mixport.evaluate import GATE_METRICS, Gate, parse_gate
 from mixport.option_text import check_size, flag, read_pairs, read_size, read_triple, spell
 from mixport.quantspec import DEFAULT_EDGE_CONVENTION, EdgeConvention, Scheme
-from mixport.reconstruction_preset import DEFAULT, WIDEST_LEARNED, ReconstructionOptions, find_preset
+from mixport.reconstruction_preset import DEFAULT, WIDEST_LEARNED, Preset, ReconstructionOptions, find_preset
 
 _SMALL_INPUT = 64
 _ITERS = ((3, 2000), (7, 500), (8, 0))
@@ -48,6 +49,7 @@ class BuildOptions(DrawOptions):
         seed: of everything random.
         iters: reconstruction steps per unit, 0 rounds to nearest; None chooses by weight width.
         reconstruction: name of the recipe by which rounding is learned.
+        mlp_reconstruction: learn MLPs with ReLU in the place of GELU before anything is quantised; None is the recipe's choice.
         eval: labelled images to measure accuracy on.
         validation_images: images compared code by code; None chooses by input size.
         gate: conditions on the metrics that make a build fail.
@@ -75,6 +77,7 @@ class BuildOptions(DrawOptions):
     seed: int = Field(default=0, ge=0)
     iters: int | None = Field(default=None, ge=0)
     reconstruction: str = DEFAULT
+    mlp_reconstruction: bool | None = None
     eval: Path | None = None
     validation_images: int | None = Field(default=None, ge=1)
     gate: tuple[str, ...] = ("mismatches==0",)
@@ -198,9 +201,13 @@ class BuildOptions(DrawOptions):
         iters = self.resolve_iters()
         if iters == 0:
             return None
-        preset = find_preset(self.reconstruction)
         device = resolve_device(self.device)
-        return ReconstructionOptions(preset=preset, iters=iters, seed=self.seed, device=device, threads=compute_threads())
+        return ReconstructionOptions(preset=self.resolve_preset(), iters=iters, seed=self.seed, device=device, threads=compute_threads())
+
+    def resolve_preset(self) -> Preset:
+        """The recipe, with what was asked for in the place of its own choice. Raises BadOptionError."""
+        preset = find_preset(self.reconstruction)
+        return preset if self.mlp_reconstruction is None else replace(preset, mlp_reconstruction=self.mlp_reconstruction)
 
     def resolve_validation_images(self, size: tuple[int, int]) -> int:
         """Number of images compared code by code, for an input of (height, width) pixels."""
@@ -209,7 +216,7 @@ class BuildOptions(DrawOptions):
         return 256 if max(size) <= _SMALL_INPUT else 32
 
     def _check_reconstruction(self) -> None:
-        """The recipe exists, and neither it nor the device is named where nothing is learned."""
+        """The recipe exists, and neither it, nor MLPs, nor the device is named where nothing is learned."""
         find_preset(self.reconstruction)
         if self.resolve_iters() > 0:
             return
@@ -218,6 +225,8 @@ class BuildOptions(DrawOptions):
             raise BadOptionError(
                 f"--reconstruction {self.reconstruction} has no effect {nearest}", hint="--iters N, or leave --reconstruction out"
             )
+        if self.mlp_reconstruction:
+            raise BadOptionError(f"--mlp-reconstruction has no effect {nearest}", hint="--iters N, or leave --mlp-reconstruction out")
         if self.device == "cuda" and drawn_method(self.calib) is None:
             raise BadOptionError(
                 f"--device cuda has no effect {nearest} and --calib {self.calib}, which draws no images", hint="leave --device out"

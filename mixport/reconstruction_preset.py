@@ -99,6 +99,7 @@ class Preset:
         rounding: what is learned of the codes.
         mirrored: images are learned from as they are and mirrored left to right.
         batch: images a step.
+        mlp_reconstruction: before anything is quantised, MLPs learn to do with ReLU in the place of GELU (`quantize.mlps`).
     """
 
     name: str
@@ -110,6 +111,7 @@ class Preset:
     rounding: Method = "sigmoid"
     mirrored: bool = False
     batch: int = 32
+    mlp_reconstruction: bool = False
 
 
 DEFAULT = "mixport"
@@ -176,9 +178,10 @@ PRESETS = MappingProxyType(
             Preset(
                 name="aphq",
                 title="APHQ-ViT (arXiv 2504.02508): QDrop with errors weighted by what they do to the outputs; published with 20,000 steps",
-                differs="MLP reconstruction is left out: GELU stays; the perturbation is a thousandth of the output's size with random "
+                differs="The perturbation is a thousandth of the output's size with random "
                 "signs, not 1e-6 everywhere, which float32 loses and LayerNorms take away.",
                 stages=(replace(_QDROP, loss="aph", random_signs=True, loss_start=2.0, temperature=20.0),),
+                mlp_reconstruction=True,
             ),
         )
     }

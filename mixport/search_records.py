@@ -30,6 +30,24 @@ class UnitRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MlpRecord:
+    """What MLP reconstruction did to one MLP before anything was quantised.
+
+    Attributes:
+        name: module path that its layers share.
+        layers: the normalisation in front, where it has one, and the two linear layers; empty where the MLP keeps GELU.
+        error_before: squared error of the MLP's output relative to its square in the float model, with ReLU simply put in the place
+            of GELU, behind the MLPs learned before; None where it is no finite number.
+        error_after: the same with what was learned, also where that was not good enough to be taken.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    error_before: float | None
+    error_after: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reconstruction:
     """How the integers were learned.
 
@@ -41,6 +59,8 @@ class Reconstruction:
         device: where it was learned, cpu or cuda.
         threads: of the CPU.
         units: those with something to learn, stage after stage in graph order.
+        mlps: in graph order; empty where GELU was left alone, or there is no such MLP.
+        mlp_iters: steps an MLP, 0 where there is none.
     """
 
     preset: str
@@ -50,6 +70,8 @@ class Reconstruction:
     device: str
     threads: int
     units: tuple[UnitRecord, ...]
+    mlps: tuple[MlpRecord, ...] = ()
+    mlp_iters: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

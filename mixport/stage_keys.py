@@ -49,9 +49,9 @@ def quantized_key(
     )
 
 
-def unit_key(*, quantized: str, index: int) -> str:
-    """SHA-256 of one reconstructed unit of a quantised model."""
-    return sha256_json({"quantized": quantized, "unit": index})
+def unit_key(*, quantized: str, place: int | str) -> str:
+    """SHA-256 of one reconstructed unit, or of an MLP, of a quantised model."""
+    return sha256_json({"quantized": quantized, "unit": place})
 
 
 def lowered_key(*, quantized: str, target: Target) -> str:

@@ -148,11 +148,11 @@ class _StoreShelf:
     store: Store
     quantized: str
 
-    def find(self, index: int) -> Path | None:
-        return self.store.get("units", unit_key(quantized=self.quantized, index=index))
+    def find(self, place: int | str) -> Path | None:
+        return self.store.get("units", unit_key(quantized=self.quantized, place=place))
 
-    def keep(self, index: int) -> AbstractContextManager[Path]:
-        return self.store.create("units", unit_key(quantized=self.quantized, index=index))
+    def keep(self, place: int | str) -> AbstractContextManager[Path]:
+        return self.store.create("units", unit_key(quantized=self.quantized, place=place))
 
 
 def _smallest_bytes(

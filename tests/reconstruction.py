@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mixport.artifacts import CalibrationSet, Preprocessing
 from mixport.progress import Advance
-from mixport.quantize import quantizer
+from mixport.quantize import learner, quantizer
 from mixport.quantize.float_model import FloatModel
 from mixport.quantize.reconstruction.caches import Room
 from mixport.quantize.reconstruction.reconstruct import Reconstructed, reconstruct
@@ -69,6 +69,30 @@ class ClassToken(nn.Module):
         return self.head((x + torch.relu(self.a(x)))[:, 0])
 
 
+class Block(nn.Module):
+    """The second half of a transformer block; pre-activations are large, so that ReLU can stand for GELU."""
+
+    def __init__(self, approximate: str) -> None:
+        super().__init__()
+        self.norm, self.fc1, self.act, self.fc2 = nn.LayerNorm(8), nn.Linear(8, 16), nn.GELU(approximate), nn.Linear(16, 8, bias=False)
+        self.fc1.weight *= 4.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fc2(self.act(self.fc1(self.norm(x))))
+
+
+class Mlps(nn.Module):
+    """Patches, a block with the exact GELU, one with tanh, the mean of the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5)
+        self.blocks = nn.Sequential(Block("none"), Block("tanh"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.patch(x).flatten(2).transpose(1, 2)).mean(1))
+
+
 def seeded(make: Callable[[], nn.Module], change: Callable[[Any], None] | None = None) -> nn.Module:
     """A module with seeded weights and stated preprocessing, changed in place."""
     with torch.random.fork_rng(), torch.no_grad():
@@ -98,6 +122,11 @@ def class_token() -> nn.Module:
 def windows() -> nn.Module:
     """Windows as it is."""
     return seeded(Windows)
+
+
+def mlps() -> nn.Module:
+    """Mlps as it is."""
+    return seeded(Mlps)
 
 
 def dead() -> nn.Module:
@@ -173,7 +202,7 @@ def task_of(
         caught.extend((task, pixels))
         raise _Stop
 
-    real, quantizer.reconstruct = quantizer.reconstruct, stop
+    real, learner.reconstruct = learner.reconstruct, stop
     try:
         quantizer.quantize(
             float_model(module),
@@ -186,7 +215,7 @@ def task_of(
     except _Stop:
         pass
     finally:
-        quantizer.reconstruct = real
+        learner.reconstruct = real
     task, source = caught
     return replace(task, **calibrated), source
 

@@ -123,6 +123,15 @@ def build(
             rich_help_panel=_QUANTISATION,
         ),
     ] = None,
+    mlp_reconstruction: Annotated[
+        bool | None,
+        typer.Option(
+            "--mlp-reconstruction/--no-mlp-reconstruction",
+            help="First learn the MLPs of transformers with ReLU in the place of GELU.",
+            show_default="as the recipe says",
+            rich_help_panel=_QUANTISATION,
+        ),
+    ] = None,
     calib: CalibOption = None,
     images: ImagesOption = None,
     seed: SeedOption = None,

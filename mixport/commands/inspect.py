@@ -1,17 +1,20 @@
-"""mixport inspect: every node of a file, integer or float, and why; of a bundle also what reconstruction did to each unit."""
+"""mixport inspect: every node of a file, integer or float, and why; of a bundle also what reconstruction did to MLPs and units."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mixport.commands.flags import JsonFlag
 from mixport.console import Console
 from mixport.errors import BadInputError
+
+if TYPE_CHECKING:
+    from mixport.manifest import ReconstructionEntry
 
 
 def model_file(path: Path) -> Path:
@@ -22,18 +25,27 @@ def model_file(path: Path) -> Path:
     return file
 
 
-def _units(path: Path) -> list[list[object]]:
-    """Rows on the units of a bundle whose rounding was learned; none for a file, or a folder without a manifest."""
+def _reconstruction(path: Path) -> ReconstructionEntry | None:
+    """What was learned for a bundle; None for a file, a folder without a manifest, or where nothing was."""
     from mixport.release import read_bundle
 
     try:
-        found = read_bundle(path).manifest.reconstruction
+        return read_bundle(path).manifest.reconstruction
     except BadInputError:
-        return []
-    return [
-        [unit.name, len(unit.layers), len(unit.sites), unit.batch, unit.error_before, unit.error_after]
-        for unit in (found.units if found is not None else ())
-    ]
+        return None
+
+
+def _show_learned(console: Console, found: ReconstructionEntry) -> None:
+    """A table of the MLPs, where there are any, and one of the units."""
+    mlps = [[mlp.name, len(mlp.layers) or "keeps GELU", mlp.error_before, mlp.error_after] for mlp in found.mlps]
+    units = [[unit.name, len(unit.layers), len(unit.sites), unit.batch, unit.error_before, unit.error_after] for unit in found.units]
+    for head, rows in (
+        (["MLP", "layers learned", "error with ReLU", "error learned"], mlps),
+        (["unit", "layers learned", "steps learned", "images a step", "error before", "error learned"], units),
+    ):
+        if rows:
+            console.line("")
+            console.table(head, rows)
 
 
 def inspect(
@@ -42,7 +54,7 @@ def inspect(
 ) -> None:
     """Show every node: integer or float, bits, accumulator bound, portability class, and why.
 
-    Of a bundle whose rounding was learned, also the error of each unit before and after.
+    Of a bundle whose rounding was learned, also the error of each unit before and after, and of each MLP that has ReLU for GELU.
     """
     console = Console(json=json)
     file = model_file(model)
@@ -69,7 +81,6 @@ def inspect(
             for node in nodes
         ],
     )
-    units = _units(model)
-    if units:
-        console.line("")
-        console.table(["unit", "layers learned", "steps learned", "images a step", "error before", "error learned"], units)
+    learned = _reconstruction(model)
+    if learned is not None:
+        _show_learned(console, learned)

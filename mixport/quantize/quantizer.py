@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,13 @@ from mixport.quantize.fx_graph import clean
 from mixport.quantize.insert import insert_activations, insert_weights, mark_islands
 from mixport.quantize.islands import sites_behind_islands
 from mixport.quantize.layernorm_channels import level_layernorms
+from mixport.quantize.learner import Learner
+from mixport.quantize.mlps.reconstruct import ReconstructedMlps
 from mixport.quantize.nearest import nearest_integers
 from mixport.quantize.output_classes import output_classes
 from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.portable_forms import insert_portable_forms, portable_forms
 from mixport.quantize.ranges import ATTENTION_P, P, ScaleRule, activation_params
-from mixport.quantize.reconstruction.caches import Room
-from mixport.quantize.reconstruction.reconstruct import Reconstructed, reconstruct
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
 from mixport.quantize.roles import Kind
@@ -44,8 +45,6 @@ from mixport.reconstruction_preset import ReconstructionOptions
 from mixport.targets import Target
 
 _PROGRAM, _RECORD = "program.pt2", "quantized.json"
-_LARGEST_IN_MEMORY = 300_000_000
-"""Bytes of one tensor for all calibration images; larger ones lie in mapped files. Four are alive at once."""
 _LEVEL_IMAGES = 256
 _SENSITIVITY_IMAGES, _SENSITIVITY_PIXELS = (32, 256), 1 << 22
 """Fewest and most images that widths are chosen on, and how many pixels they have together in between."""
@@ -88,6 +87,19 @@ def quantize(
     captured = capture(model.module, input_shape=model.input_shape, dynamic_batch=dynamic)
     graph = captured.graph
     check_sound(model, captured, _first_images(model, calibration))
+    learner = (
+        None
+        if reconstruction is None
+        else Learner(
+            model=model,
+            calibration=calibration,
+            options=reconstruction,
+            workdir=workdir,
+            shelf=shelf or NoShelf(),
+            progress=progress,
+        )
+    )
+    mlps = ReconstructedMlps() if learner is None else learner.mlps(captured, scheme)
     level_for = levelling_scheme(scheme, target)
     levelled = _level_layernorms(model, captured, calibration, level_for, rule=scale_rule(target), progress=progress)
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
@@ -116,7 +128,7 @@ def quantize(
     params = choose_params(plan, histograms, target)
     integers, raised = nearest_integers(graph, plan, widths, params, pair_limit=target.accumulator.pair_limit)
     learned = None
-    if reconstruction is not None:
+    if learner is not None:
         task = Task(
             graph=graph,
             plan=plan,
@@ -127,7 +139,7 @@ def quantize(
             dynamic_batch=captured.dynamic_batch,
             fixed_steps=scale_rule(target).power_of_two,
         )
-        learned = _reconstruct(task, model, calibration, reconstruction, workdir=workdir, shelf=shelf or NoShelf(), progress=progress)
+        learned = learner.units(task)
         params, integers = learned.params, learned.integers
         raised += learned.decisions
     sites = insert_activations(graph, plan, params)
@@ -143,44 +155,16 @@ def quantize(
         scheme=scheme,
         activations=tuple(mark_islands(sites, sites_behind_islands(graph))),
         weights=tuple(weights),
-        decisions=(*model.notes, *captured.decisions, *levelled, *plan.decisions, *raised, *moved, *floats),
+        decisions=(*model.notes, *captured.decisions, *mlps.decisions, *levelled, *plan.decisions, *raised, *moved, *floats),
         input_shape=(captured.example_batch, *model.input_shape[1:]),
         dynamic_batch=captured.dynamic_batch,
         portable_forms=portable_forms(graph, batch=captured.example_batch),
-        reconstruction=None if learned is None else learned.record,
+        reconstruction=None if learned is None else replace(learned.record, mlps=mlps.records, mlp_iters=mlps.iters),
         float_bytes=float_bytes,
         width_search=search,
     )
     (workdir / _RECORD).write_bytes(TypeAdapter(QuantizedModel).dump_json(record, indent=1))
     return record
-
-
-def _reconstruct(
-    task: Task,
-    model: FloatModel,
-    calibration: CalibrationSet,
-    options: ReconstructionOptions,
-    *,
-    workdir: Path,
-    shelf: UnitShelf,
-    progress: Progress,
-) -> Reconstructed:
-    images = calibration.open_images()
-
-    def pixels(part: slice) -> Tensor:
-        return torch.as_tensor(normalise(np.asarray(images[part]), preprocessing=model.preprocessing))
-
-    return reconstruct(
-        task,
-        pixels,
-        count=calibration.count,
-        preset=options.preset,
-        iters=options.iters,
-        seed=options.seed,
-        room=Room(workdir, largest=_LARGEST_IN_MEMORY, device=torch.device(options.device)),
-        shelf=shelf,
-        progress=progress,
-    )
 
 
 def read_quantized(workdir: Path) -> QuantizedModel:

@@ -123,6 +123,13 @@ TABLES: dict[str, dict[str, Case]] = {
         for subject in ("builtin ViT", "small ViT")
         for scheme, iters in (("w8a8", 0), ("w4a8", 500), ("w4a4", 500), ("w2a4", 2000))
     },
+    "mlp": {
+        f"builtin ViT w4a4, {title}": Case(
+            subject="builtin ViT", scheme="w4a4", iters=500, images=512, preset=preset, changes={"mlp_reconstruction": with_relu}
+        )
+        for preset in ("mixport", "aphq")
+        for title, with_relu in ((f"{preset}, GELU", False), (f"{preset}, MLPs with ReLU", True))
+    },
     "mobilenet": {
         f"MobileNetV2 {scheme}": Case(subject="MobileNetV2", scheme=scheme, iters=500, images=400) for scheme in ("w4a8", "w4a4")
     },

@@ -18,6 +18,7 @@ import torch
 
 # What quantising imports, so that children start at once. No tensor is computed here: children inherit no threads.
 import mixport.lower.lowering
+import mixport.quantize.learner
 import mixport.quantize.quantizer
 from mixport import stages
 from mixport.fingerprint import sha256_file
@@ -49,7 +50,7 @@ class Counter:
 
 def work(job: dict[str, str]) -> None:
     torch.set_num_threads(1)
-    mixport.quantize.quantizer._LARGEST_IN_MEMORY = 0
+    mixport.quantize.learner._LARGEST_IN_MEMORY = 0
     values = {"model": "tests.models:tiny", "scheme": "w2a4", "iters": ITERS, "calib": "noise", "images": 12, "device": "cpu"}
     options = BuildOptions.of({**values, "cache": job["cache"]})
     progress = Counter()

@@ -64,6 +64,23 @@ def test_the_bundle_says_what_was_learned(capsys: Capture) -> None:
     assert run(["validate", "out", "--quiet"]) == 0
 
 
+def test_mlps_with_relu_are_in_the_bundle(capsys: Capture) -> None:
+    document, _ = build(capsys, "tests.reconstruction:mlps", "--iters", "2", "--mlp-reconstruction")
+    found = document["reconstruction"]
+    assert [mlp["name"] for mlp in found["mlps"]] == ["blocks.0", "blocks.1"] and found["mlp_iters"] == 8
+    assert all(mlp["layers"] for mlp in found["mlps"])
+    assert " --mlp-reconstruction" in document["reproduce"]
+    assert [one["where"] for one in document["decisions"] if one["what"].startswith("ReLU in the place of GELU")] == [
+        "blocks.0",
+        "blocks.1",
+    ]
+    assert "ReLU in the place of GELU: 8 steps each" in Path("out/report.html").read_text(encoding="utf-8")
+    assert run(["inspect", "out"]) == 0
+    assert "error with ReLU" in capsys.readouterr().out
+    other, _ = build(capsys, "tests.reconstruction:mlps", "--iters", "2")
+    assert other["reconstruction"]["mlps"] == [] and other["files"]["model.onnx"] != document["files"]["model.onnx"]
+
+
 def test_another_number_of_steps_is_another_build(capsys: Capture) -> None:
     build(capsys, "tests.models:tiny", "--iters", "0")
     nearest = Path("out/model.onnx").read_bytes()

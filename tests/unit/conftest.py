@@ -22,7 +22,7 @@ from mixport.evaluate import Metrics, check_gates, gate_values, parse_gate
 from mixport.manifest import Manifest, ModelEntry
 from mixport.manifest_build import build_manifest
 from mixport.quantspec import QuantParams, Scheme
-from mixport.search_records import Reconstruction, UnitRecord
+from mixport.search_records import MlpRecord, Reconstruction, UnitRecord
 from mixport.targets import load_target
 
 
@@ -92,6 +92,11 @@ def records(tmp_path: Path) -> Records:
                     UnitRecord(name="body <b>", layers=("fc",), sites=("conv.relu",), error_before=0.5, error_after=0.125, batch=32),
                     UnitRecord(name="late", layers=(), sites=(), error_before=None, error_after=None, batch=4),
                 ),
+                mlps=(
+                    MlpRecord(name="mlp <b>", layers=("norm", "fc1", "fc2"), error_before=0.25, error_after=0.0625),
+                    MlpRecord(name="wild", layers=(), error_before=0.75, error_after=None),
+                ),
+                mlp_iters=8000,
             ),
         ),
         lowered=LoweredGraph(

@@ -173,6 +173,10 @@ def test_several_targets_and_other_weights() -> None:
         ({"scheme": "w8a8", "iters": 9}, "to nearest: 8-bit weights and activations are not learned"),
         ({"scheme": "w2a4", "device": "cpu"}, "learned unit by unit, 2000 steps each (mixport), device cpu"),
         ({"iters": 1}, "learned unit by unit, 1 step each (mixport), device auto"),
+        (
+            {"mlp_reconstruction": True},
+            "learned unit by unit, 500 steps each (mixport), device auto; MLPs with ReLU for GELU before",
+        ),
     ],
 )
 def test_how_weights_are_rounded(values: dict[str, object], text: str) -> None:

@@ -88,6 +88,7 @@ def test_build_help_names_every_option_of_the_contract(capsys: Capture) -> None:
     text = capsys.readouterr().out
     options = (
         "weights random-weights model-arg scheme edge-bits target calib generator classes images seed device iters reconstruction "
+        "mlp-reconstruction no-mlp-reconstruction "
         "eval gate runtime out cache config json quiet " + DRAWING
     )
     assert [name for name in options.split() if not re.search(rf"--{name}\s", text)] == []
@@ -143,6 +144,11 @@ def test_no_command_shows_help_as_a_usage_error(words: list[str], capsys: Captur
         (["build", "--gate", "speed>1"], "unknown metric speed", "mixport build --gate"),
         (["build", "--calib", "noise", "--iters", "-5"], "--iters: ", "mixport build --help"),
         (["build", "--reconstruction", "best"], "--reconstruction is 'best', allowed mixport", "mixport build --help"),
+        (
+            ["build", "--calib", "noise", "--iters", "0", "--mlp-reconstruction"],
+            "--mlp-reconstruction has no effect with --iters 0",
+            "--iters N, or leave --mlp-reconstruction out",
+        ),
         (["build", "--calib", "noise", "--iters", "0", "--device", "cuda"], "--device cuda has no effect", "leave --device out"),
         (["build", "--calib", "noise", "--device", "tpu"], "--device: ", "mixport build --help"),
         (["calib", "prune"], "nothing", "mixport calib prune --stages"),

@@ -87,6 +87,11 @@ def test_the_manifest_says_what_was_learned(records: Any) -> None:
             {"name": "body <b>", "layers": ["fc"], "sites": ["conv.relu"], "error_before": 0.5, "error_after": 0.125, "batch": 32},
             {"name": "late", "layers": [], "sites": [], "error_before": None, "error_after": None, "batch": 4},
         ],
+        "mlps": [
+            {"name": "mlp <b>", "layers": ["norm", "fc1", "fc2"], "error_before": 0.25, "error_after": 0.0625},
+            {"name": "wild", "layers": [], "error_before": 0.75, "error_after": None},
+        ],
+        "mlp_iters": 8000,
     }
     nearest = replace(records, quantized=replace(records.quantized, reconstruction=None))
     assert json.loads(nearest.manifest().text())["reconstruction"] is None

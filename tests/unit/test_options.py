@@ -54,6 +54,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "device": "auto",
         "iters": None,
         "reconstruction": "mixport",
+        "mlp_reconstruction": None,
         "eval": None,
         "validation_images": None,
         "gate": ("mismatches==0",),
@@ -114,6 +115,31 @@ def test_what_has_no_effect_on_rounding_to_nearest_is_refused(values: dict[str, 
     assert caught.value.hint == "leave --device out"
     assert BuildOptions.of({**values, "device": "cuda"}).device == "cuda", "the generator draws there"
     assert BuildOptions.of({**NOISE, "iters": 9, "device": "cuda", "reconstruction": "other"}).reconstruction == "other"
+
+
+def test_mlps_are_the_recipe_s_matter_unless_somebody_says() -> None:
+    def chosen(**values: object) -> bool:
+        found = BuildOptions.of({**NOISE, "scheme": "w4a4", "device": "cpu", **values}).resolve_reconstruction()
+        assert found is not None
+        return found.preset.mlp_reconstruction
+
+    assert {name: chosen(reconstruction=name) for name in PRESETS} == {name: name == "aphq" for name in PRESETS}
+    assert chosen(mlp_reconstruction=True) and not chosen(mlp_reconstruction=False)
+    assert not chosen(reconstruction="aphq", mlp_reconstruction=False)
+
+
+@pytest.mark.parametrize("values", [{"iters": 0}, {"scheme": "w8a8"}])
+def test_mlps_cannot_be_learned_where_nothing_is(values: dict[str, object]) -> None:
+    with pytest.raises(BadOptionError, match="--mlp-reconstruction has no effect with --") as caught:
+        BuildOptions.of({**NOISE, **values, "mlp_reconstruction": True})
+    assert caught.value.hint == "--iters N, or leave --mlp-reconstruction out"
+    assert BuildOptions.of({**NOISE, **values, "mlp_reconstruction": False}).resolve_reconstruction() is None
+
+
+def test_the_command_line_says_what_was_asked_of_mlps() -> None:
+    assert command_line(BuildOptions()).endswith("resnet20")
+    assert command_line(BuildOptions(mlp_reconstruction=True)).endswith(" --mlp-reconstruction")
+    assert command_line(BuildOptions(mlp_reconstruction=False)).endswith(" --no-mlp-reconstruction")
 
 
 def test_a_recipe_that_does_not_exist_is_refused() -> None:

@@ -10,7 +10,7 @@ from mixport.artifacts import CalibrationSet
 from mixport.options import BuildOptions
 from mixport.quantize import FloatModel, load_model
 from mixport.quantspec import Scheme
-from mixport.stage_keys import code_sha256, float_logits_key, lowered_key, model_key, quantized_key
+from mixport.stage_keys import code_sha256, float_logits_key, lowered_key, model_key, quantized_key, unit_key
 from mixport.targets import load_target
 
 CALIBRATION = CalibrationSet(images_path=Path("images.npy"), count=4, method="noise", recipe_key="a" * 64, content_sha256="b" * 64)
@@ -49,6 +49,7 @@ def test_equal_inputs_give_equal_keys(model: FloatModel) -> None:
         {"options": BuildOptions(seed=1)},
         {"options": BuildOptions(iters=7)},
         {"options": BuildOptions(iters=0)},
+        {"options": BuildOptions(mlp_reconstruction=True)},
     ],
 )
 def test_everything_that_decides_the_integers_is_in_the_key(changes: dict[str, object]) -> None:
@@ -76,6 +77,16 @@ def test_later_stages_depend_on_earlier_ones() -> None:
     target = load_target("ort-cpu")
     assert lowered_key(quantized="a", target=target) != lowered_key(quantized="b", target=target)
     assert float_logits_key(model="a", images_sha256="x") != float_logits_key(model="a", images_sha256="y")
+
+
+def test_mlps_left_alone_are_not_in_the_key_of_a_recipe_that_leaves_them_alone() -> None:
+    assert key(options=BuildOptions(mlp_reconstruction=False)) == key()
+    aphq = {"reconstruction": "aphq", "scheme": "w4a4"}
+    assert key(options=BuildOptions.of(aphq)) != key(options=BuildOptions.of({**aphq, "mlp_reconstruction": False}))
+
+
+def test_every_part_of_a_build_has_its_own_place() -> None:
+    assert len({unit_key(quantized=quantized, place=place) for quantized in "ab" for place in (0, 1, "mlp-0", "mlp-1", "0")}) == 10
 
 
 def test_the_code_counts_once_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,24 +25,24 @@ _TENSORS, _RECORD = "unit.safetensors", "unit.json"
 class UnitShelf(Protocol):
     """Where finished units wait for a run that goes on."""
 
-    def find(self, index: int) -> Path | None:
-        """Folder of the unit at this place, None where it is not finished."""
+    def find(self, place: int | str) -> Path | None:
+        """Folder of what stands at this place (the number of a unit, the name of anything else), None where it is not finished."""
         ...
 
-    def keep(self, index: int) -> AbstractContextManager[Path]:
-        """A folder to write the unit into; it counts once the block ends without an error."""
+    def keep(self, place: int | str) -> AbstractContextManager[Path]:
+        """A folder to write it into; it counts once the block ends without an error."""
         ...
 
 
 class NoShelf:
     """Keeps nothing: what is written is thrown away."""
 
-    def find(self, index: int) -> Path | None:
+    def find(self, place: int | str) -> Path | None:
         """Nothing is ever finished."""
         return None
 
     @contextmanager
-    def keep(self, index: int) -> Generator[Path]:
+    def keep(self, place: int | str) -> Generator[Path]:
         """A folder that goes when the block ends."""
         with TemporaryDirectory() as folder:
             yield Path(folder)
