@@ -208,7 +208,7 @@ def task_of(
             float_model(module),
             calibration,
             load_target("ort-cpu"),
-            scheme=Scheme.parse(scheme),
+            scheme=Scheme.parse(scheme, edge_convention="qdrop"),
             reconstruction=ReconstructionOptions(preset=DEFAULT, iters=1),
             workdir=folder,
         )

@@ -29,7 +29,7 @@ def learned(folder: Path, model: str, preset: Preset, *, iters: int = 6) -> Quan
         load_model(f"tests.models:{model}"),
         calibration,
         load_target(_TARGET),
-        scheme=Scheme.parse("w3a4"),
+        scheme=Scheme.parse("w3a4", edge_convention="qdrop"),
         reconstruction=options,
         workdir=folder,
     )
