@@ -69,11 +69,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--work", type=Path, default=Path("dist/benchmark"))
+    parser.add_argument("--scheme", action="append", help="rows of this scheme alone")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     print("| model | scheme | float top-1 | top-1 | file / float | codes that differ | float islands |")
     print("|---|---|---|---|---|---|---|")
     for number, (title, model, arguments) in enumerate(cases(options.data, options.work)):
+        if options.scheme and arguments["scheme"] not in options.scheme:
+            continue
         bundle = build(model, out=options.work / f"{number:02}", cache=options.work / "cache", iters=0, **arguments)
         print(row(title, arguments["scheme"], bundle), flush=True)
 

@@ -37,6 +37,7 @@ def top1(data: Path, work: Path, *, model: str, scheme: str, images: int, seed: 
         images=images,
         seed=seed,
         iters=0,
+        edge_convention="qdrop",  # as many narrow activations as there can be: it is they that images calibrate
         eval=data / "cifar10_test.npz",
         validation_images=8,
         out=work / "bundle",
