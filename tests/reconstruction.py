@@ -187,15 +187,17 @@ def float_model(module: nn.Module) -> FloatModel:
     )
 
 
+def calibration_of(folder: Path, *, images: int = 12) -> CalibrationSet:
+    """Random images of 16 x 16 pixels, written to a folder."""
+    np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (images, 16, 16, 3), np.uint8))
+    return CalibrationSet(images_path=folder / "images.npy", count=images, method="images", recipe_key="a" * 64, content_sha256="b" * 64)
+
+
 def task_of(
     module: nn.Module, folder: Path, *, scheme: str = "w2a4", images: int = 12, **calibrated: Any
 ) -> tuple[Task, Callable[..., Tensor]]:
     """The task of a module, and its preprocessed images by slice: exactly what `quantize` would reconstruct."""
-    pixels = np.random.default_rng(0).integers(0, 256, (images, 16, 16, 3), np.uint8)
-    np.save(folder / "images.npy", pixels)
-    calibration = CalibrationSet(
-        images_path=folder / "images.npy", count=images, method="images", recipe_key="a" * 64, content_sha256="b" * 64
-    )
+    calibration = calibration_of(folder, images=images)
     caught: list[Any] = []
 
     def stop(task: Task, pixels: Callable[[slice], Tensor], **_: Any) -> Reconstructed:

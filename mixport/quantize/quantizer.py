@@ -33,6 +33,7 @@ from mixport.quantize.output_classes import output_classes
 from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.portable_forms import insert_portable_forms, portable_forms
 from mixport.quantize.ranges import ATTENTION_P, P, ScaleRule, activation_params
+from mixport.quantize.reconstruction.caches import images_at_once
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
 from mixport.quantize.roles import Kind
@@ -256,10 +257,7 @@ def _first_images(model: FloatModel, calibration: CalibrationSet) -> Tensor:
 
 
 def _batch_size(model: FloatModel) -> int:
-    if model.one_image:
-        return 1
-    pixels = model.input_shape[2] * model.input_shape[3]
-    return int(np.clip(131072 // pixels, 4, 64))
+    return 1 if model.one_image else images_at_once(model.input_shape)
 
 
 def _logits(model: FloatModel, batch: Tensor) -> NDArray[np.float32]:

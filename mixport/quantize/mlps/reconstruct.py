@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor, fx
 
 from mixport.artifacts import Decision
@@ -15,7 +14,7 @@ from mixport.quantize.mlps.find import Mlp, Values, find_mlps, put_relu, read_va
 from mixport.quantize.mlps.mlp_file import FinishedMlp, read_mlp, write_mlp
 from mixport.quantize.mlps.prefix import Prefix, cut
 from mixport.quantize.mlps.train import gelu_output, relative_error, train
-from mixport.quantize.reconstruction.caches import Activations, Room, fill
+from mixport.quantize.reconstruction.caches import Activations, Room, fill, images_at_once
 from mixport.quantize.reconstruction.float32 import in_float32
 from mixport.quantize.reconstruction.gradients import NotLearnedError
 from mixport.quantize.reconstruction.unit_file import UnitShelf
@@ -80,7 +79,7 @@ def reconstruct_mlps(
     if not mlps:
         why = "no linear layer, GELU, linear layer follow each other with nothing else that reads what lies between"
         return ReconstructedMlps(decisions=(Decision(where="model", what="no MLP to reconstruct", why=why),))
-    batch = int(np.clip(131072 // (input_shape[2] * input_shape[3]), 4, 64)) if dynamic_batch else 1
+    batch = images_at_once(input_shape) if dynamic_batch else 1
     learner = _Learner(images=images, count=count, batch=batch, quantile=_quantile(activation_bits), options=options, room=room)
     done: list[FinishedMlp] = []
     with in_float32(room.device), progress.track("MLPs", total=learner.steps * len(mlps), unit="steps") as advance:
@@ -168,7 +167,7 @@ class _Learner:
                 quantile=self.quantile,
                 batch=self.options.preset.batch,
                 steps=self.steps,
-                seed=self.options.seed * 7919 + index,
+                seed=(self.options.seed * 7919 + index) % 2**63,  # torch takes no larger one
                 advance=advance,
             )
             after = relative_error(mlp, learned, inputs, targets, batch=self.batch)

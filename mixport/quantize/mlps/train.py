@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from mixport.quantize.mlps.find import Mlp, Values
 from mixport.quantize.reconstruction.caches import Activations, slices
-from mixport.quantize.reconstruction.gradients import NotLearnedError
 from mixport.quantize.reconstruction.optimise import batch_for
+from mixport.quantize.reconstruction.watch import Watch
 
 _RATE = 4e-5
 """Adam's, falling to 0 on a cosine, as published."""
@@ -86,7 +86,7 @@ def train(
     order = torch.randint(0, count, (steps, batch), generator=torch.Generator().manual_seed(seed)).to(one.device)
     learned = {name: value.clone().requires_grad_() for name, value in values.items()}
     optimizer = torch.optim.Adam(list(learned.values()), lr=_RATE, fused=True)
-    pending = 0
+    watch = Watch(steps, advance)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = _RATE * 0.5 * (1.0 + math.cos(math.pi * step / steps))
@@ -95,15 +95,8 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise NotLearnedError(f"loss {value} at step {step + 1}")
-        pending += 1
-        if pending == 20 or step + 1 == steps:
-            advance(pending, value)
-            pending = 0
-    if not all(bool(torch.isfinite(value).all()) for value in learned.values()):
-        raise NotLearnedError(f"what was learned is not finite after step {steps}")
+        watch.see(step, loss)
+    watch.end(learned.values())
     return {name: value.detach() for name, value in learned.items()}
 
 

@@ -16,12 +16,13 @@ from torch import Tensor, fx
 from mixport.quantize.plan import SitePlan
 from mixport.quantize.reconstruction.caches import Activations, slices
 from mixport.quantize.reconstruction.execute import Executor
-from mixport.quantize.reconstruction.gradients import NotLearnedError, backward
+from mixport.quantize.reconstruction.gradients import backward
 from mixport.quantize.reconstruction.losses import UnitLoss
 from mixport.quantize.reconstruction.rounding import Rounding, beta_at
 from mixport.quantize.reconstruction.state import UnitState
 from mixport.quantize.reconstruction.steps import MaskPool
 from mixport.quantize.reconstruction.units import Unit
+from mixport.quantize.reconstruction.watch import Watch
 from mixport.reconstruction_preset import Stage
 
 _LARGEST_TENSOR = 1 << 24
@@ -146,7 +147,7 @@ def optimise(
     optimizer = torch.optim.Adam(groups, fused=True)
     first = [float(group["lr"]) for group in optimizer.param_groups]
     state.drop = inner
-    pending = 0
+    watch = Watch(iters, advance)
     power = loss.channels(data.target.at(slice(0, 1))) * float(data.target.at(slice(0, min(count, _POWER_IMAGES))).square().mean())
     for step in range(iters):
         falling = 0.5 * (1.0 + math.cos(math.pi * step / iters))
@@ -164,15 +165,8 @@ def optimise(
         optimizer.step()
         if learned.rounding is not None:
             learned.rounding.hold()
-        value = float(wrong.detach())
-        if not math.isfinite(value):
-            raise NotLearnedError(f"loss {value} at step {step + 1}")
-        pending += 1
-        if pending == 20 or step + 1 == iters:
-            advance(pending, value)
-            pending = 0
-    if not all(bool(torch.isfinite(parameter).all()) for group in groups for parameter in group["params"]):
-        raise NotLearnedError(f"what was learned is not finite after step {iters}")
+        watch.see(step, wrong)
+    watch.end(parameter for group in groups for parameter in group["params"])
     state.freeze()
 
 

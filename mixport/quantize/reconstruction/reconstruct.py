@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -14,7 +13,7 @@ from mixport.artifacts import Decision
 from mixport.devices import compute_threads
 from mixport.progress import Advance, Progress
 from mixport.quantize.nearest import LayerIntegers
-from mixport.quantize.reconstruction.caches import Activations, Room, fill
+from mixport.quantize.reconstruction.caches import Activations, Room, fill, images_at_once
 from mixport.quantize.reconstruction.execute import Executor
 from mixport.quantize.reconstruction.float32 import in_float32
 from mixport.quantize.reconstruction.learner import UnitLearner
@@ -69,7 +68,7 @@ def reconstruct(
     units = _by_image(find_units(task.graph, task.plan, grain=preset.grain), executor)
     if preset.merge > 0:
         units = list(merge_neighbours(units, task.widths, part=preset.merge))
-    batch = int(np.clip(131072 // (task.input_shape[2] * task.input_shape[3]), 4, 64))
+    batch = images_at_once(task.input_shape)
     learners = [
         UnitLearner(task=task, executor=executor, preset=preset, stage=stage, iters=stage.steps(iters), seed=seed, batch=batch)
         for stage in preset.stages

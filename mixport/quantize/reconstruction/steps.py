@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class FakeQuantise(torch.autograd.Function):
-    """Per-tensor fake quantisation with a learned step size, kept with probability 1/2 an element where a mask says so.
+    """Per-tensor fake quantisation with a learned step size; elements stay float where a mask says so.
 
     Only vectorised arithmetic: selections by boolean masks are ten times slower on CPUs.
     """

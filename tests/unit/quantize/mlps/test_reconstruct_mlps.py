@@ -13,11 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixport.artifacts import CalibrationSet, Preprocessing
 from mixport.images import normalise
 from mixport.lower import lower
 from mixport.progress import SilentProgress
-from mixport.quantize import FloatModel, open_simulation, quantize
+from mixport.quantize import open_simulation, quantize
 from mixport.quantize.capture import capture
 from mixport.quantize.fx_graph import aten
 from mixport.quantize.mlps import reconstruct as module_under_test
@@ -31,7 +30,7 @@ from mixport.quantspec import Scheme
 from mixport.reconstruction_preset import PRESETS, ReconstructionOptions
 from mixport.targets import load_target
 from mixport.validate.validate import validate
-from tests.reconstruction import mlps, seeded, stack
+from tests.reconstruction import calibration_of, float_model, mlps, seeded, stack
 
 _IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(4))
 _OPTIONS = ReconstructionOptions(preset=PRESETS["aphq"], iters=10, seed=0)
@@ -197,25 +196,19 @@ def test_an_mlp_that_relu_does_not_fit_keeps_gelu(tmp_path: Path, monkeypatch: p
     torch.testing.assert_close(graph(_IMAGES), module(_IMAGES), rtol=1e-5, atol=1e-6)
 
 
+def test_any_seed_does(tmp_path: Path) -> None:
+    """torch takes seeds below 2**64 only; the number of the MLP and a factor come on top of ours."""
+    made, _ = run(mlps(), tmp_path, iters=1, seed=2**63)
+    assert len(made.records) == 2
+
+
 def test_a_model_without_mlps_says_so(tmp_path: Path) -> None:
     made, _ = run(stack(), tmp_path)
     assert (made.records, made.iters, [one.what for one in made.decisions]) == ((), 0, ["no MLP to reconstruct"])
 
 
 def test_the_file_has_no_gelu_and_is_exact(tmp_path: Path) -> None:
-    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8))
-    calibration = CalibrationSet(
-        images_path=tmp_path / "images.npy", count=12, method="images", recipe_key="a" * 64, content_sha256="b" * 64
-    )
-    model = FloatModel(
-        module=mlps().requires_grad_(False),
-        name="small",
-        source="tests",
-        sha256="c" * 64,
-        preprocessing=Preprocessing(size=(16, 16), mean=(0.5,) * 3, std=(0.25,) * 3),
-        class_names=None,
-        input_shape=(1, 3, 16, 16),
-    )
+    calibration, model = calibration_of(tmp_path), float_model(mlps())
     target, operators = load_target("ort-cpu"), dict[bool, set[str]]()
     for with_relu in (False, True):
         folder = tmp_path / str(with_relu)
@@ -227,7 +220,7 @@ def test_the_file_has_no_gelu_and_is_exact(tmp_path: Path) -> None:
         assert made.reconstruction.mlp_iters == (mlp_steps(2) if with_relu else 0)
         assert any("ReLU in the place of GELU" in one.what for one in made.decisions) == with_relu
         lowered = lower(made, target, workdir=folder)
-        pixels = normalise(np.load(tmp_path / "images.npy")[:4], preprocessing=model.preprocessing)
+        pixels = normalise(np.asarray(calibration.open_images()[:4]), preprocessing=model.preprocessing)
         assert validate(lowered, pixels, target, simulation=open_simulation(made)).verdict == "exact"
         nodes = list(onnx.load(str(lowered.model_path)).graph.node)
         operators[with_relu] = {node.op_type for node in nodes}
