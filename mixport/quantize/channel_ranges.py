@@ -66,11 +66,11 @@ def choose_affine(sample: Float, weight: Float, *, activation_bits: int, weight_
     power = max(float(((exact - exact.mean(0)) ** 2).mean()), np.finfo(np.float64).tiny)
 
     def best_of(ratio: Array, shifts: Iterable[Array]) -> tuple[float, Array]:
-        weight_codes = _rounded_weight((outputs * ratio).astype(np.float32), bits=weight_bits)
+        weight_codes = rounded_weight((outputs * ratio).astype(np.float32), bits=weight_bits)
         errors: list[tuple[float, Array]] = []
         for shift in shifts:
             x = ((rows - shift) / ratio).astype(np.float32)
-            got = _rounded(x, bits=activation_bits, rule=rule) @ weight_codes.T
+            got = rounded(x, bits=activation_bits, rule=rule) @ weight_codes.T
             wanted = exact - outputs.astype(np.float64) @ shift
             errors.append((float(((got - wanted) ** 2).mean()) / power, shift))
         return min(errors, key=lambda pair: pair[0])
@@ -108,12 +108,14 @@ def _spread(rows: Float, count: int) -> Float:
     return np.ascontiguousarray(rows[:: max(1, len(rows) // count)])
 
 
-def _rounded(x: Float, *, bits: int, rule: ScaleRule) -> Float:
-    p = activation_params(histogram_of(torch.as_tensor(x)), bits=bits, storage="uint8", bounds=None, rule=rule)
+def rounded(x: Float, *, bits: int, rule: ScaleRule, bounds: tuple[float, float | None] | None = None) -> Float:
+    """What the activation quantiser to come makes of a tensor, behind an absorbed clamp where there are bounds."""
+    p = activation_params(histogram_of(torch.as_tensor(x)), bits=bits, storage="uint8", bounds=bounds, rule=rule)
     codes = quantise(x, scale=p.scale, zero_point=p.zero_point, qmin=p.qmin, qmax=p.qmax)
     return (codes.astype(np.float32) - np.float32(p.zero_point)) * np.float32(p.scale)
 
 
-def _rounded_weight(weight: Float, *, bits: int) -> Float:
+def rounded_weight(weight: Float, *, bits: int) -> Float:
+    """Weights [O, ...] rounded to nearest, with a scale for each output."""
     scales, codes = weight_scales(weight, bits=bits)
     return codes.astype(np.float32) * scales[:, None]

@@ -21,6 +21,7 @@ from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.fx_graph import add_constant, arguments, aten, constant, module_path, shape_of, tensor_arg
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.roles import Kind
+from mixport.quantize.row_sample import Wanted, sample_rows
 from mixport.quantize.site_plan import short_op
 from mixport.quantspec import Scheme
 
@@ -53,12 +54,13 @@ def level_layernorms(graph: fx.GraphModule, batches: Iterable[Tensor], *, images
     fed, decisions = _fed(graph, flow)
     if not fed:
         return decisions
-    for pair, rows in zip(fed, _sample(graph, [pair.norm for pair in fed], batches, images=images), strict=True):
+    seen = sample_rows(graph, {pair.norm: Wanted(rows=_ROWS_KEPT, axis=-1) for pair in fed}, batches, images=images)
+    for pair in fed:
         reads_edge = any(flow.reads_edge(layer, pair.norm, scheme.edge_convention) for layer in pair.layers)
         has_edge_weights = any(layer in flow.weight_edges(scheme.edge_convention) for layer in pair.layers)
         weights = [_constant(graph, layer.args[1]) for layer in pair.layers]
         affine = choose_affine(
-            rows.numpy(),
+            seen[pair.norm].numpy(),
             torch.cat(weights).numpy(),
             activation_bits=scheme.edge_bits if reads_edge else scheme.activation_bits,
             weight_bits=scheme.edge_bits if has_edge_weights else scheme.weight_bits,
@@ -125,32 +127,6 @@ def _reading_channels(graph: fx.GraphModule, norms: list[fx.Node]) -> set[fx.Nod
     with torch.no_grad():
         probe.run(torch.zeros(shape_of(placeholder)))
     return probe.in_order
-
-
-class _Sampler(fx.Interpreter):
-    """Keeps rows of some nodes: a seeded draw, since even distances could meet the same places of every image."""
-
-    def __init__(self, graph: fx.GraphModule, nodes: list[fx.Node]) -> None:
-        super().__init__(graph)
-        self.wanted, self.generator = _ROWS_KEPT, torch.Generator().manual_seed(0)
-        self.rows: dict[fx.Node, list[Tensor]] = {node: [] for node in nodes}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n in self.rows:
-            rows = value.reshape(-1, value.shape[-1])
-            self.rows[n].append(rows[torch.randperm(len(rows), generator=self.generator)[: self.wanted]])
-        return value
-
-
-def _sample(graph: fx.GraphModule, norms: list[fx.Node], batches: Iterable[Tensor], *, images: int) -> list[Tensor]:
-    """Rows of each norm's output, float32 [rows, C]."""
-    sampler = _Sampler(graph, norms)
-    with torch.no_grad():
-        for batch in batches:
-            sampler.wanted = -(-_ROWS_KEPT * len(batch) // images)
-            sampler.run(batch)
-    return [torch.cat(sampler.rows[norm]) for norm in norms]
 
 
 def _fold(graph: fx.GraphModule, pair: _Fed, *, shift: Tensor, ratio: Tensor) -> None:

@@ -21,6 +21,7 @@ from mixport.progress import Progress, SilentProgress
 from mixport.quantize.auto_widths import Sizes, choose_widths, learned_bytes, levelling_scheme
 from mixport.quantize.capture import Captured, capture, export_program
 from mixport.quantize.carriers import group_params
+from mixport.quantize.conv_channels import level_convolutions
 from mixport.quantize.float_model import FloatModel
 from mixport.quantize.fx_graph import clean
 from mixport.quantize.insert import insert_activations, insert_weights, mark_islands
@@ -102,7 +103,7 @@ def quantize(
     )
     mlps = ReconstructedMlps() if learner is None else learner.mlps(captured, scheme)
     level_for = levelling_scheme(scheme, target)
-    levelled = _level_layernorms(model, captured, calibration, level_for, rule=scale_rule(target), progress=progress)
+    levelled = _level_channels(model, captured, calibration, level_for, rule=scale_rule(target), progress=progress)
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
@@ -216,23 +217,27 @@ def _statistics(model: FloatModel, captured: Captured, plan: Plan, calibration: 
     images = calibration.open_images()[: calibration.count]
     batch = _batch_size(model) if captured.dynamic_batch else 1
     names = {site.tensor: site.name for site in reversed(plan.sites)}
+    limits = {site.tensor: site.bounds[1] for site in plan.sites if site.bounds is not None and site.bounds[1] is not None}
     done = 0
     observers: dict[fx.Node, HistogramObserver] = {}
     with progress.track("statistics", total=len(images)) as advance:
-        for seen, current in collect(captured.graph, names, _batches(images, model, batch)):
+        for seen, current in collect(captured.graph, names, _batches(images, model, batch), limits=limits):
             advance(seen - done)
             done, observers = seen, current
     per_tensor = {node: observer.result() for node, observer in observers.items()}
     return {site.name: per_tensor[site.tensor] for site in plan.sites}
 
 
-def _level_layernorms(
+def _level_channels(
     model: FloatModel, captured: Captured, calibration: CalibrationSet, scheme: Scheme, *, rule: ScaleRule, progress: Progress
 ) -> list[Decision]:
     images = calibration.open_images()[: min(calibration.count, _LEVEL_IMAGES)]
-    batches = _batches(images, model, _batch_size(model) if captured.dynamic_batch else 1)
-    with progress.track("normalisations", total=len(images)) as advance:
-        return level_layernorms(captured.graph, _counted(batches, advance), images=len(images), scheme=scheme, rule=rule)
+    decisions: list[Decision] = []
+    with progress.track("channels", total=2 * len(images)) as advance:
+        for level in (level_layernorms, level_convolutions):
+            batches = _batches(images, model, _batch_size(model) if captured.dynamic_batch else 1)
+            decisions += level(captured.graph, _counted(batches, advance), images=len(images), scheme=scheme, rule=rule)
+    return decisions
 
 
 def _counted(batches: Iterator[Tensor], advance: Callable[[int], None]) -> Iterator[Tensor]:

@@ -104,6 +104,8 @@ _UNARY = {
     aten.div.Scalar,
 }
 _CONCATS = {aten.cat.default, aten.concat.default}
+CHANNEL_BOUNDS = "mixport_channel_bounds"
+"""In the meta of a clamp with an upper bound for each channel: 0 and the lowest of them, at which its codes saturate."""
 
 
 def classify(graph: fx.GraphModule) -> dict[fx.Node, Kind]:
@@ -116,6 +118,8 @@ def classify(graph: fx.GraphModule) -> dict[fx.Node, Kind]:
 
 def clamp_bounds(node: fx.Node) -> tuple[float, float | None] | None:
     """(0, upper) of a Relu-like node, upper None when unbounded; None for any other node."""
+    if CHANNEL_BOUNDS in node.meta:
+        return node.meta[CHANNEL_BOUNDS]
     if node.target is aten.relu.default:
         return 0.0, None
     if node.target is aten.relu6.default:
@@ -176,6 +180,8 @@ def _tensor_kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind
         and tensors[0] is node.args[0]
         and not any(isinstance(a, fx.Node) for a in (*node.args[1:], *node.kwargs.values()))
     )
+    if CHANNEL_BOUNDS in node.meta:
+        return Kind.CLAMP
     if node.target in _UNARY and alone:
         behind_table = kinds[tensors[0]] is Kind.UNARY and only_user(tensors[0]) is node
         return Kind.CLAMP if clamp_bounds(node) is not None and not behind_table else Kind.UNARY

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -118,27 +119,27 @@ def histogram_of(values: Tensor) -> Histogram:
 
 
 class _Collector(fx.Interpreter):
-    def __init__(self, graph: fx.GraphModule, observers: dict[fx.Node, HistogramObserver]) -> None:
+    def __init__(self, graph: fx.GraphModule, observers: dict[fx.Node, HistogramObserver], limits: Mapping[fx.Node, float]) -> None:
         super().__init__(graph)
-        self.observers = observers
+        self.observers, self.limits = observers, limits
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         observer = self.observers.get(n)
         if observer is not None:
-            observer.update(value)
+            observer.update(value.clamp_max(self.limits[n]) if n in self.limits else value)
         return value
 
 
 def collect(
-    graph: fx.GraphModule, nodes: dict[fx.Node, str], batches: Iterable[Tensor]
+    graph: fx.GraphModule, nodes: dict[fx.Node, str], batches: Iterable[Tensor], *, limits: Mapping[fx.Node, float] = MappingProxyType({})
 ) -> Iterator[tuple[int, dict[fx.Node, HistogramObserver]]]:
-    """Run the float graph over `batches` and observe `nodes` (node -> name).
+    """Run the float graph over `batches` and observe `nodes` (node -> name); values above a node's limit count as the limit.
 
     Yields (images done, observers) after each batch; memory is one batch's activations plus one histogram a tensor.
     """
     observers = {node: HistogramObserver(name) for node, name in nodes.items()}
-    collector = _Collector(graph, observers)
+    collector = _Collector(graph, observers, limits)
     done = 0
     for batch in batches:
         with torch.no_grad():

@@ -1,0 +1,229 @@
+"""Cross-layer equalisation (arXiv 1906.04721): the channels between two convolutions brought to similar ranges before they are quantised.
+
+One scale serves all channels of an activation, and channels that stay small use few of its codes. Relu(x / r) = Relu(x) / r for
+positive r: the convolution in front divides its output channels by r, those behind multiply their input channels. Weights in front
+have a scale for each output channel and lose nothing; behind a depthwise convolution neither do those, so that its input has in
+effect a scale for each channel. Other weights share a scale along their input channels and lose precision: how far to go is chosen
+by the error of the layer behind. Exact in real arithmetic: a Relu6 becomes a clamp with a bound for each channel, none below 6, which
+the quantiser's own saturation makes redundant.
+
+Unlike the publication, a channel's range is the one that a quantiser of its own would choose, the one of least squared error: under a
+Relu6 every channel reaches 6 on some image, so that largest values say nothing, and quantiles cut channels that fire seldom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from mixport.artifacts import Decision
+from mixport.quantize.channel_ranges import rounded, rounded_weight
+from mixport.quantize.code_flow import CodeFlow
+from mixport.quantize.fx_graph import add_constant, arguments, aten, constant, module_path, shape_of, tensor_arg
+from mixport.quantize.layer_graph import groups_of
+from mixport.quantize.ranges import ScaleRule
+from mixport.quantize.roles import CHANNEL_BOUNDS, Kind, clamp_bounds
+from mixport.quantize.row_sample import Wanted, sample_rows
+from mixport.quantspec import Scheme
+
+Array = NDArray[np.float64]
+
+_VALUES_KEPT = 1 << 21
+"""Of each tensor, drawn over all images, for the ranges of its channels: 8 MB."""
+_ROWS, _OUTPUTS = 2048, 32
+"""Places of the tensor and output channels of a layer on which exponents are compared."""
+_EXPONENTS = (0.25, 0.5, 0.75, 1.0)
+_SHRINKS = np.geomspace(1.0, 1 / 16, 24)
+_SMALLEST_RATIO = 1.0 / 16.0
+"""A channel that is almost silent needs no more room than this gives."""
+_LEAST_WEIGHT_BITS = 4
+"""Weights are compared at no fewer bits: what narrower ones lose by rounding to nearest, learning takes back."""
+_WORTH_IT = 0.8
+"""What the error must fall to where weights pay: ResNet-20 and 56 lose by less once their rounding is learned (decision 8)."""
+_SPATIAL_MOVES = {aten.constant_pad_nd.default, aten.max_pool2d.default}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Link:
+    """A tensor between convolutions.
+
+    Attributes:
+        producer: gives it.
+        tensor: it, behind the producer's clamp where there is one.
+        bounds: of that clamp; None without one.
+        layers: convolutions that alone read it.
+        bits: width of its codes for its narrowest reader.
+    """
+
+    producer: fx.Node
+    tensor: fx.Node
+    bounds: tuple[float, float | None] | None
+    layers: tuple[fx.Node, ...]
+    bits: int
+
+
+def level_convolutions(graph: fx.GraphModule, batches: Iterable[Tensor], *, images: int, scheme: Scheme, rule: ScaleRule) -> list[Decision]:
+    """Equalise every tensor with codes narrower than 8 bits that goes from one convolution to others and nowhere else.
+
+    Args:
+        graph: canonical float graph with recorded shapes; its constants are replaced, never written to.
+        batches: calibration images, float32 [N, 3, H, W]; a few hundred are enough.
+        images: how many there are.
+        scheme: widths of the layers.
+        rule: of the target, for the activation quantiser to come.
+
+    Returns:
+        one decision a tensor that is changed.
+    """
+    flow = CodeFlow(graph)
+    links = [link for link in _links(flow, scheme) if link.bits < 8]
+    if not links:
+        return []
+    decisions: list[Decision] = []
+    wanted = {link.tensor: Wanted(rows=max(_ROWS, _VALUES_KEPT // shape_of(link.tensor)[1]), axis=1) for link in links}
+    seen = sample_rows(graph, wanted, batches, images=images)
+    for link in links:
+        rows = seen.pop(link.tensor)
+        full = channel_ratios(rows, bits=link.bits, signed=link.bounds is None)
+        ratios = [np.ones_like(full), *(full**exponent for exponent in _EXPONENTS)]
+        errors = [_error(rows[:: max(1, len(rows) // _ROWS)], ratio, link, graph, flow, scheme, rule=rule) for ratio in ratios]
+        best = int(np.argmin(errors))
+        if errors[best] < errors[0] * (1.0 if _is_free(graph, link) else _WORTH_IT):
+            _fold(graph, link, torch.as_tensor(ratios[best]))
+            decisions.append(_decision(link, ratios[best], before=errors[0], after=errors[best]))
+    graph.recompile()
+    return decisions
+
+
+def channel_ratios(rows: Tensor, *, bits: int, signed: bool) -> Array:
+    """Range of each channel's own best quantiser over the widest one's, float64 [C] in [1/16, 1]; 1 where a channel is always zero.
+
+    Args:
+        rows: float32 [N, C].
+        bits: width of the codes.
+        signed: codes lie on both sides of zero.
+    """
+    top = rows.abs().amax(0)
+    steps = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    best, best_error = top.clone(), torch.full_like(top, torch.inf)
+    for shrink in _SHRINKS:
+        scale = (top * float(shrink) / steps).clamp_min(torch.finfo(torch.float32).tiny)
+        codes = torch.round(rows / scale).clamp_(-steps if signed else 0, steps)
+        error = (codes * scale - rows).square().sum(0)
+        better = error < best_error
+        best, best_error = torch.where(better, top * float(shrink), best), torch.where(better, error, best_error)
+    ranges = best.double().numpy()
+    ratios = np.clip(ranges / max(ranges.max(), np.finfo(np.float64).tiny), _SMALLEST_RATIO, 1.0)
+    return np.where(ranges > 0, ratios, 1.0)
+
+
+def _links(flow: CodeFlow, scheme: Scheme) -> Iterable[_Link]:
+    for node in flow.nodes:
+        if flow.kinds[node] is not Kind.LAYER or node.target is not aten.conv2d.default:
+            continue
+        tensor = flow.carrier_tensor(node)
+        readers = list(flow.readers(tensor))
+        clear = all(
+            user.target is aten.conv2d.default and flow.kinds[user] is Kind.LAYER and _moved_in_space(operand, tensor)
+            for user, operand in readers
+        )
+        if readers and clear:
+            convention = scheme.edge_convention
+            yield _Link(
+                producer=node,
+                tensor=tensor,
+                bounds=clamp_bounds(tensor) if tensor is not node else None,
+                layers=tuple(dict.fromkeys(user for user, _ in readers)),
+                bits=min(scheme.edge_bits if flow.reads_edge(user, tensor, convention) else scheme.activation_bits for user, _ in readers),
+            )
+
+
+def _is_free(graph: fx.GraphModule, link: _Link) -> bool:
+    """True where every weight that reads a channel has a scale of its own: all readers are depthwise."""
+    return all(_constant(graph, layer.args[1]).shape[1] == 1 for layer in link.layers)
+
+
+def _moved_in_space(operand: fx.Node, tensor: fx.Node) -> bool:
+    """True where only pads by 0 and maxima over places lie between, which leave channels and positive factors alone."""
+    while operand is not tensor:
+        if operand.target not in _SPATIAL_MOVES:
+            return False
+        if operand.target is aten.constant_pad_nd.default and len(operand.args[1]) > 4:  # type: ignore[arg-type]
+            return False
+        operand = tensor_arg(operand, 0)
+    return True
+
+
+def _error(rows: Tensor, ratio: Array, link: _Link, graph: fx.GraphModule, flow: CodeFlow, scheme: Scheme, *, rule: ScaleRule) -> float:
+    """Relative squared error of what the layers behind make of the tensor, both operands rounded to nearest; the bias takes its mean."""
+    factor = torch.as_tensor(ratio, dtype=torch.float32)
+    upper = None if link.bounds is None else link.bounds[1]
+    scaled_rows = (rows / factor).clamp_max(torch.inf if upper is None else upper)
+    x = torch.as_tensor(rounded(scaled_rows.numpy(), bits=link.bits, rule=rule, bounds=link.bounds))
+    wrong = total = 0.0
+    for layer in link.layers:
+        weight = _grouped(_constant(graph, layer.args[1]), groups_of(layer))
+        is_edge = layer in flow.weight_edges(scheme.edge_convention)
+        bits = max(scheme.edge_bits if is_edge else scheme.weight_bits, _LEAST_WEIGHT_BITS)
+        groups, outputs, inputs, _ = weight.shape
+        scaled = weight * factor.view(groups, 1, inputs, 1)
+        got_weight = torch.as_tensor(rounded_weight(scaled.reshape(groups * outputs, -1).numpy(), bits=bits)).view(weight.shape)
+        exact, got = (
+            torch.einsum("ngi,goit->ngot", values.view(-1, groups, inputs), by) for values, by in ((rows, weight), (x, got_weight))
+        )
+        wrong += float((exact - got).double().var(dim=0, correction=0).mean())
+        total += float(exact.double().var(dim=0, correction=0).mean())
+    return wrong / total if total > 0 else wrong
+
+
+def _grouped(weight: Tensor, groups: int) -> Tensor:
+    """Some of a convolution's weights as [groups, outputs, inputs, taps]."""
+    outputs, inputs = weight.shape[0] // groups, weight.shape[1]
+    by_group = weight.reshape(groups, outputs, inputs, -1)
+    return by_group[:, :: max(1, outputs // _OUTPUTS)]
+
+
+def _fold(graph: fx.GraphModule, link: _Link, ratio: Tensor) -> None:
+    """New constants, computed in float64: others may read the old ones."""
+    x, weight, bias, *rest = arguments(link.producer, None, after=2)
+    name = module_path(link.producer) or link.producer.name
+    smaller = _constant(graph, weight).double() / ratio.view(-1, 1, 1, 1)
+    new_weight = add_constant(graph, smaller.float(), name=f"{name}_weight", before=link.producer)
+    new_bias = bias
+    if bias is not None:
+        new_bias = add_constant(graph, (_constant(graph, bias).double() / ratio).float(), name=f"{name}_bias", before=link.producer)
+    link.producer.args = (x, new_weight, new_bias, *rest)
+    for layer in link.layers:
+        exact = _constant(graph, layer.args[1]).double()
+        groups = groups_of(layer)
+        by_group = exact.reshape(groups, -1, *exact.shape[1:]) * ratio.view(groups, 1, -1, 1, 1)
+        layer_name = module_path(layer) or layer.name
+        new_weight = add_constant(graph, by_group.reshape(exact.shape).float(), name=f"{layer_name}_weight", before=layer)
+        layer.args = (layer.args[0], new_weight, *layer.args[2:])
+    if link.bounds is not None and link.bounds[1] is not None:
+        clamp, upper = link.tensor, link.bounds[1]
+        lowest = add_constant(graph, torch.zeros(1), name=f"{name}_zero", before=clamp)
+        bound = add_constant(graph, (upper / ratio).float().view(-1, 1, 1), name=f"{name}_upper", before=clamp)
+        clamp.target, clamp.args, clamp.kwargs = aten.clamp.Tensor, (link.producer, lowest, bound), {}
+        clamp.meta[CHANNEL_BOUNDS] = (0.0, upper)
+
+
+def _constant(graph: fx.GraphModule, node: Any) -> Tensor:
+    value = constant(graph, node)
+    assert value is not None  # the kind says so
+    return value
+
+
+def _decision(link: _Link, ratio: Array, *, before: float, after: float) -> Decision:
+    readers = ", ".join(dict.fromkeys(module_path(layer) or layer.name for layer in link.layers))
+    return Decision(
+        where=module_path(link.producer) or link.producer.name,
+        what=f"outputs divided by {float(ratio.min()):.3g} to {float(ratio.max()):.3g}, undone in {readers}",
+        why=f"one scale serves all channels; relative error of what reads them {before:.2e} before, {after:.2e} with it",
+    )
