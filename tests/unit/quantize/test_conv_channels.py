@@ -55,7 +55,7 @@ def level(result: Captured, *, scheme: str = "w4a4") -> list[Decision]:
     images = 2 * torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         expected: Tensor = result.graph(images)
-        decisions = level_convolutions(result.graph, images.split(4), images=8, scheme=Scheme.parse(scheme), rule=_RULE)
+        decisions = level_convolutions(result.graph, torch.split(images, 4), images=8, scheme=Scheme.parse(scheme), rule=_RULE)
         got: Tensor = result.graph(images)
     assert float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
     return decisions
@@ -122,6 +122,7 @@ def test_full_convolutions_change_only_where_much_is_won(captured: Capture) -> N
     assert level(captured(seeded(Plain))) == []
 
     def widen(m: Plain) -> None:
+        assert m.second.bias is not None
         width = 2.0 ** torch.linspace(-4, 4, 8)
         m.second.weight *= width.view(-1, 1, 1, 1)
         m.second.bias *= width
@@ -157,6 +158,10 @@ def test_ratios_do_not_depend_on_the_unit(bits: int, signed: bool, exponent: int
     np.testing.assert_array_equal(channel_ratios(rows * 2.0**exponent, bits=bits, signed=signed), ratios)
 
 
+def no_levelling(*_: object, **__: object) -> list[Decision]:
+    return []
+
+
 @pytest.mark.parametrize("act", [nn.ReLU, nn.ReLU6])
 def test_the_file_is_exact_and_closer_to_the_float_model(act: type[nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = seeded(lambda: Bottleneck(act), spread)
@@ -176,5 +181,5 @@ def test_the_file_is_exact_and_closer_to_the_float_model(act: type[nn.Module], t
         return float((torch.as_tensor(simulation.codes(images, overrides={})["output"]) - wanted).square().mean() / wanted.var())
 
     levelled = error(tmp_path / "levelled")
-    monkeypatch.setattr("mixport.quantize.quantizer.level_convolutions", lambda *_, **__: [])
+    monkeypatch.setattr("mixport.quantize.quantizer.level_convolutions", no_levelling)
     assert levelled < 0.5 * error(tmp_path / "as it was")
