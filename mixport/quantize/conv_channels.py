@@ -161,7 +161,7 @@ def _moved_in_space(operand: fx.Node, tensor: fx.Node) -> bool:
 
 
 def _error(rows: Tensor, ratio: Array, link: _Link, graph: fx.GraphModule, flow: CodeFlow, scheme: Scheme, *, rule: ScaleRule) -> float:
-    """Relative squared error of what the layers behind make of the tensor, both operands rounded to nearest; the bias takes its mean."""
+    """Relative squared error of what the layers behind make of the tensor, both operands rounded to nearest."""
     factor = torch.as_tensor(ratio, dtype=torch.float32)
     upper = None if link.bounds is None else link.bounds[1]
     scaled_rows = (rows / factor).clamp_max(torch.inf if upper is None else upper)
@@ -177,8 +177,8 @@ def _error(rows: Tensor, ratio: Array, link: _Link, graph: fx.GraphModule, flow:
         exact, got = (
             torch.einsum("ngi,goit->ngot", values.view(-1, groups, inputs), by) for values, by in ((rows, weight), (x, got_weight))
         )
-        wrong += float((exact - got).double().var(dim=0, correction=0).mean())
-        total += float(exact.double().var(dim=0, correction=0).mean())
+        wrong += float((exact - got).double().square().mean())
+        total += float(exact.double().square().mean())
     return wrong / total if total > 0 else wrong
 
 
