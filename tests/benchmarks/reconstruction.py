@@ -109,6 +109,7 @@ TABLES: dict[str, dict[str, Case]] = {
             ("ResNet-20", "w3a3", 2000),
             ("ResNet-20", "w2a4", 2000),
             ("ResNet-56", "w4a4", 500),
+            ("ResNet-56", "w4a4", 2000),
             ("ResNet-56", "w2a4", 2000),
         )
     },
