@@ -301,8 +301,8 @@ class UnitEntry(_Part):
     """One reconstructed unit: layers and activation sites that were learned; error of its output relative to its own square.
 
     The errors are None where they are no finite number. Without layers and sites the unit stayed as it was:
-    rounded to nearest, or as the recipe's stage before left it. `batch` is the number of images a step, None where an older
-    mixport did not note it.
+    rounded to nearest, or as the recipe's stage before left it. `batch` is the number of images a step, `dropped` the share
+    of the values in the unit's input that were float ones while it was learned; None where an older mixport did not note them.
     """
 
     name: str
@@ -311,6 +311,7 @@ class UnitEntry(_Part):
     error_before: float | None
     error_after: float | None
     batch: int | None = None
+    dropped: float | None = None
 
 
 class MlpEntry(_Part):

@@ -24,6 +24,8 @@ Loss = Literal["mse", "aph"]
 """Error of a unit's output: all elements alike, or weighted by the average perturbation Hessian (arXiv 2504.02508)."""
 WIDEST_LEARNED = 7
 """8-bit weights and activations are rounded to nearest: their error is small, and the pair bound holds their codes."""
+_NOISY_DROP = 0.5
+"""QDrop's probability."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,9 @@ class Stage:
         bias_lr: of biases, in units of one activation step through the norm of the channel's weights, falling; 0 leaves them.
         input_drop: probability of the float value in the unit's input, element by element (QDrop).
         inner_drop: probability of the float value behind each learned quantiser inside (QDrop).
+        noisy: squared error in what a unit reads, relative to its square, above which both probabilities are at least QDrop's half.
+            None leaves them. Learned on noisy inputs, outputs shrink towards their mean (errors in variables), and so the less, the
+            more of the values are float.
         loss: weights of the output's elements.
         random_signs: `aph` moves elements up and down at random; False moves all alike, which LayerNorms do not see.
         power: of the output's error; `aph` has 2.
@@ -65,6 +70,7 @@ class Stage:
     bias_lr: float = 0.0
     input_drop: float = 0.0
     inner_drop: float = 0.0
+    noisy: float | None = None
     loss: Loss = "mse"
     random_signs: bool = False
     power: float = 2.0
@@ -79,6 +85,12 @@ class Stage:
     def asks_the_model(self) -> bool:
         """True where the error needs the float model behind the unit."""
         return self.loss == "aph" or self.logits_weight > 0
+
+    def dropping(self, noise: float) -> Stage:
+        """The stage for a unit that reads this much noise, a relative squared error."""
+        if self.noisy is None or not noise > self.noisy:
+            return self
+        return replace(self, input_drop=max(self.input_drop, _NOISY_DROP), inner_drop=max(self.inner_drop, _NOISY_DROP))
 
     def steps(self, iters: int) -> int:
         """Steps a unit, of `iters` in all, at least 1."""
@@ -116,7 +128,7 @@ class Preset:
 
 DEFAULT = "mixport"
 
-_OURS = Stage(rounding_lr=1e-2, scale_lr=2e-3, step_lr=2e-3, bias_lr=5e-3, input_drop=0.25, inner_drop=0.25, damping=0.2)
+_OURS = Stage(rounding_lr=1e-2, scale_lr=2e-3, step_lr=2e-3, bias_lr=5e-3, input_drop=0.25, inner_drop=0.25, noisy=0.2, damping=0.2)
 _QDROP = Stage(rounding_lr=1e-3, step_lr=4e-5, absolute=True, input_drop=0.5, inner_drop=0.5)
 
 PRESETS = MappingProxyType(

@@ -19,6 +19,7 @@ class UnitRecord:
             None where it is no finite number.
         error_after: the same with what was learned.
         batch: images a step: the recipe's number, fewer where the unit's tensors are large or there are fewer images.
+        dropped: share of the values in its input that were float ones while it was learned.
     """
 
     name: str
@@ -27,6 +28,7 @@ class UnitRecord:
     error_before: float | None
     error_after: float | None
     batch: int
+    dropped: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,10 +38,13 @@ def _reconstruction(path: Path) -> ReconstructionEntry | None:
 def _show_learned(console: Console, found: ReconstructionEntry) -> None:
     """A table of the MLPs, where there are any, and one of the units."""
     mlps = [[mlp.name, len(mlp.layers) or "keeps GELU", mlp.error_before, mlp.error_after] for mlp in found.mlps]
-    units = [[unit.name, len(unit.layers), len(unit.sites), unit.batch, unit.error_before, unit.error_after] for unit in found.units]
+    units = [
+        [unit.name, len(unit.layers), len(unit.sites), unit.batch, unit.dropped, unit.error_before, unit.error_after]
+        for unit in found.units
+    ]
     for head, rows in (
         (["MLP", "layers learned", "error with ReLU", "error learned"], mlps),
-        (["unit", "layers learned", "steps learned", "images a step", "error before", "error learned"], units),
+        (["unit", "layers learned", "steps learned", "images a step", "float values", "error before", "error learned"], units),
     ):
         if rows:
             console.line("")

@@ -89,8 +89,10 @@ def records(tmp_path: Path) -> Records:
                 device="cpu",
                 threads=2,
                 units=(
-                    UnitRecord(name="body <b>", layers=("fc",), sites=("conv.relu",), error_before=0.5, error_after=0.125, batch=32),
-                    UnitRecord(name="late", layers=(), sites=(), error_before=None, error_after=None, batch=4),
+                    UnitRecord(
+                        name="body <b>", layers=("fc",), sites=("conv.relu",), error_before=0.5, error_after=0.125, batch=32, dropped=0.25
+                    ),
+                    UnitRecord(name="late", layers=(), sites=(), error_before=None, error_after=None, batch=4, dropped=0.25),
                 ),
                 mlps=(
                     MlpRecord(name="mlp <b>", layers=("norm", "fc1", "fc2"), error_before=0.25, error_after=0.0625),

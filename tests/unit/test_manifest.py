@@ -84,8 +84,16 @@ def test_the_manifest_says_what_was_learned(records: Any) -> None:
         "device": "cpu",
         "threads": 2,
         "units": [
-            {"name": "body <b>", "layers": ["fc"], "sites": ["conv.relu"], "error_before": 0.5, "error_after": 0.125, "batch": 32},
-            {"name": "late", "layers": [], "sites": [], "error_before": None, "error_after": None, "batch": 4},
+            {
+                "name": "body <b>",
+                "layers": ["fc"],
+                "sites": ["conv.relu"],
+                "error_before": 0.5,
+                "error_after": 0.125,
+                "batch": 32,
+                "dropped": 0.25,
+            },
+            {"name": "late", "layers": [], "sites": [], "error_before": None, "error_after": None, "batch": 4, "dropped": 0.25},
         ],
         "mlps": [
             {"name": "mlp <b>", "layers": ["norm", "fc1", "fc2"], "error_before": 0.25, "error_after": 0.0625},

@@ -17,7 +17,7 @@ from mixport.quantize.reconstruction.channel_axis import channel_axis
 from mixport.quantize.reconstruction.execute import Executor
 from mixport.quantize.reconstruction.gradients import NotLearnedError
 from mixport.quantize.reconstruction.losses import UnitLoss
-from mixport.quantize.reconstruction.optimise import Learned, StepSize, UnitData, optimise, relative_error, step_size
+from mixport.quantize.reconstruction.optimise import Learned, StepSize, UnitData, input_noise, optimise, relative_error, step_size
 from mixport.quantize.reconstruction.perturbation import Behind, perturbation_hessian
 from mixport.quantize.reconstruction.rounding import LayerStart, Rounding
 from mixport.quantize.reconstruction.state import LARGEST_FACTOR, LEAST_FACTOR, UnitState
@@ -109,10 +109,13 @@ class UnitLearner:
         axis = channel_axis(unit.output, self.task.plan.kinds)
         loss = UnitLoss(self.stage, weights=weights, behind=behind, channel_axis=axis)
         size = step_size(self.executor, unit, data, wanted=self.preset.batch)
+        stage = self.stage.dropping(input_noise(data, batch=self.batch))
         try:
             if not math.isfinite(before):
                 raise NotLearnedError("the error of its output is no finite number")
-            steps, learned, decisions = self._attempt(unit, data, params, integers, loss, size=size, seed=seed, advance=advance)
+            steps, learned, decisions = self._attempt(
+                unit, data, params, integers, loss, stage=stage, size=size, seed=seed, advance=advance
+            )
             shipped = self.state(unit, self.with_steps(params, steps), {**integers, **learned})
             after = relative_error(self.executor, unit, data, shipped, batch=self.batch, weights=weights)
             if not after <= before:
@@ -128,6 +131,7 @@ class UnitLearner:
             error_before=before if math.isfinite(before) else None,
             error_after=after if math.isfinite(after) else None,
             batch=size.images,
+            dropped=stage.input_drop,
         )
         return FinishedUnit(integers=learned, steps=steps, record=record, decisions=(*unweighted, *decisions))
 
@@ -152,6 +156,7 @@ class UnitLearner:
         integers: Integers,
         loss: UnitLoss,
         *,
+        stage: Stage,
         size: StepSize,
         seed: int,
         advance: Callable[[int, float], None],
@@ -167,7 +172,7 @@ class UnitLearner:
             data,
             state,
             Learned(layers=layers, rounding=rounding, sites=sites),
-            stage=self.stage,
+            stage=stage,
             loss=loss,
             size=size,
             iters=self.iters,

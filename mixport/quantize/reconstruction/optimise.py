@@ -97,6 +97,16 @@ def relative_error(executor: Executor, unit: Unit, data: UnitData, state: UnitSt
     return wrong / total if total > 0 else wrong
 
 
+def input_noise(data: UnitData, *, batch: int) -> float:
+    """Squared error of what the quantised units before give, over all images, relative to the square of what the float ones give."""
+    wrong = total = 0.0
+    for part in slices(len(data.float_input), batch):
+        wanted = data.float_input.at(part)
+        wrong += float((data.quantised_input.at(part) - wanted).double().square().sum())
+        total += float(wanted.double().square().sum())
+    return wrong / total if total > 0 else wrong
+
+
 def _squares(values: Tensor, weights: Tensor | None) -> Tensor:
     """In float64."""
     squares = values.double().square()

@@ -301,8 +301,8 @@ def test_what_was_learned_shows_unit_by_unit(manifest: Manifest) -> None:
     text = render(manifest)
     words = " ".join(Checker(text).text.split())
     assert "Learned unit by unit by mixport : 2,000 steps a unit on 32 images, seed 3, cpu, 2 CPU threads." in words
-    assert "body <b> fc 1 32 0.5 0.125" in words and "<b>" not in re.sub(r"<b>[^<>]*</b>", "", text)
-    assert "late not learned 0 4 - -" in words
+    assert "body <b> fc 1 32 0.25 0.5 0.125" in words and "<b>" not in re.sub(r"<b>[^<>]*</b>", "", text)
+    assert "late not learned 0 4 0.25 - -" in words
     assert "ReLU in the place of GELU: 8,000 steps each." in words
     assert "mlp <b> norm, fc1, fc2 0.25 0.0625" in words and "wild keeps GELU 0.75 -" in words
     assert "error of each unit before and after reconstruction" in text

@@ -28,7 +28,9 @@ def test_a_unit_comes_back_as_it_was(errors: tuple[float | None, float | None], 
         named["block.conv2"]: LayerIntegers(scales=scales[:1], codes=codes[:1], bias=np.array([-0.7], np.float32)),
     }
     step = float(np.float32(0.1))
-    record = UnitRecord(name="block", layers=("block.conv1",), sites=("a/b", "c"), error_before=errors[0], error_after=errors[1], batch=32)
+    record = UnitRecord(
+        name="block", layers=("block.conv1",), sites=("a/b", "c"), error_before=errors[0], error_after=errors[1], batch=32, dropped=0.25
+    )
     decisions = (Decision(where="a", what="b", why="ü"),)
     unit = FinishedUnit(integers=integers, steps={"a/b": step, "c": 2.0}, record=record, decisions=decisions)
     write_unit(tmp_path, unit, {node: LayerWidth(name=name, bits=4, reason="", fixed=False) for name, node in named.items()})
@@ -46,7 +48,7 @@ def test_a_unit_comes_back_as_it_was(errors: tuple[float | None, float | None], 
 
 
 def test_a_unit_without_anything_learned_comes_back_too(tmp_path: Path) -> None:
-    record = UnitRecord(name="block", layers=(), sites=(), error_before=0.5, error_after=0.5, batch=4)
+    record = UnitRecord(name="block", layers=(), sites=(), error_before=0.5, error_after=0.5, batch=4, dropped=0.25)
     unit = FinishedUnit(integers={}, steps={}, record=record, decisions=())
     write_unit(tmp_path, unit, {})
     assert read_unit(tmp_path, layers()) == unit
@@ -57,7 +59,7 @@ def test_layers_and_sites_may_be_called_anything(name: str, tmp_path: Path) -> N
     node = fx.Graph().placeholder("x")
     bias = np.array([0.5], np.float32)
     integers = LayerIntegers(scales=np.array([0.25], np.float32), codes=np.array([[1, -2]], np.int8), bias=bias)
-    record = UnitRecord(name=name, layers=(name,), sites=(name,), error_before=0.5, error_after=0.25, batch=4)
+    record = UnitRecord(name=name, layers=(name,), sites=(name,), error_before=0.5, error_after=0.25, batch=4, dropped=0.25)
     unit = FinishedUnit(integers={node: integers}, steps={name: 0.125, f"{name}/codes": 0.5}, record=record, decisions=())
     write_unit(tmp_path, unit, {node: LayerWidth(name=name, bits=2, reason="", fixed=False)})
     back = read_unit(tmp_path, {name: node})
