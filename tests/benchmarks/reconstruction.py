@@ -233,16 +233,18 @@ def _top1(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def table(cases: Mapping[str, Case], results: Mapping[str, Any], *, seeds: int) -> Iterator[str]:
-    """Markdown rows: mean and spread over the seeds that are there."""
-    yield "| | float | top-1 | spread | seeds | seconds | KB |"
-    yield "|---|---|---|---|---|---|---|"
+    """Markdown rows: means and the spread of top-1 over the seeds that are there; the divergence from the float model in nats."""
+    yield "| | float | top-1 | least to most | divergence | seeds | seconds | KB |"
+    yield "|---|---|---|---|---|---|---|---|"
     for title, case in cases.items():
         found = [results[case.key(seed)] for seed in range(seeds) if case.key(seed) in results]
         for part in found[0]["accuracy"] if found else ():
-            top1 = [one["accuracy"][part]["top1"] for one in found]
+            judged = [one["accuracy"][part] for one in found]
+            top1 = [one["top1"] for one in judged]
+            apart = f"{statistics.mean(one['kl'] for one in judged):.4f}" if all("kl" in one for one in judged) else "-"
             name = title if len(found[0]["accuracy"]) == 1 else f"{title}, {part}"
             yield (
-                f"| {name} | {found[0]['accuracy'][part]['float']:.2f} | {statistics.mean(top1):.2f} | {max(top1) - min(top1):.2f} "
+                f"| {name} | {judged[0]['float']:.2f} | {statistics.mean(top1):.2f} | {min(top1):.2f} to {max(top1):.2f} | {apart} "
                 f"| {len(top1)} | {statistics.mean(one['seconds'] for one in found):.0f} | {found[0]['bytes'] / 1000:.0f} |"
             )
 
