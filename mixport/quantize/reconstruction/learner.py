@@ -109,7 +109,7 @@ class UnitLearner:
         axis = channel_axis(unit.output, self.task.plan.kinds)
         loss = UnitLoss(self.stage, weights=weights, behind=behind, channel_axis=axis)
         size = step_size(self.executor, unit, data, wanted=self.preset.batch)
-        stage = self.stage.dropping(input_noise(data, batch=self.batch))
+        stage = self.stage if self.stage.noisy is None else self.stage.dropping(input_noise(data, batch=self.batch))
         try:
             if not math.isfinite(before):
                 raise NotLearnedError("the error of its output is no finite number")

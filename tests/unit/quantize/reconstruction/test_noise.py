@@ -46,11 +46,11 @@ def test_units_say_how_much_was_dropped(tmp_path: Path) -> None:
     task, images = task_of(small.stack(), tmp_path)
     shares = {
         limit: [unit.dropped for unit in learn(task, images, tmp_path, iters=2, preset=changed(DEFAULT, noisy=limit)).record.units]
-        for limit in (None, 1e-6)
+        for limit in (None, 1e-3)
     }
     # `second` reads what an 8-bit layer gives, `third` what 2-bit weights and 4-bit activations do.
     assert shares[None] == [0.25, 0.25]
-    assert shares[1e-6][1] == 0.5
+    assert shares[1e-3] == [0.25, 0.5]
 
 
 def test_published_recipes_drop_what_they_publish() -> None:
