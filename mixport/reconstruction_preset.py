@@ -36,6 +36,8 @@ class Stage:
         name: what the stage learns, in one word; in records where a preset has several.
         share: of the steps a unit.
         activations: activation quantisers work; False quantises weights alone, in this unit and in those before it.
+        least_squares: learning starts from codes of least squared error of what a layer gives (`reconstruction.least_squares`), not from
+            the nearest ones.
         rounding_lr: Adam's: of rounding logits (sigmoid), or of weights in units of their scale (free), the latter falling to 0 on a
             cosine; 0 leaves weights, scales and biases as the stage before.
         scale_lr: of weight scales, falling to 0 on a cosine; 0 leaves them.
@@ -63,6 +65,7 @@ class Stage:
     name: str = "all"
     share: float = 1.0
     activations: bool = True
+    least_squares: bool = False
     rounding_lr: float = 0.0
     scale_lr: float = 0.0
     step_lr: float = 0.0
@@ -128,7 +131,17 @@ class Preset:
 
 DEFAULT = "mixport"
 
-_OURS = Stage(rounding_lr=1e-2, scale_lr=2e-3, step_lr=2e-3, bias_lr=5e-3, input_drop=0.25, inner_drop=0.25, noisy=0.2, damping=0.2)
+_OURS = Stage(
+    least_squares=True,
+    rounding_lr=1e-2,
+    scale_lr=2e-3,
+    step_lr=2e-3,
+    bias_lr=5e-3,
+    input_drop=0.25,
+    inner_drop=0.25,
+    noisy=0.2,
+    damping=0.2,
+)
 _QDROP = Stage(rounding_lr=1e-3, step_lr=4e-5, absolute=True, input_drop=0.5, inner_drop=0.5)
 
 PRESETS = MappingProxyType(

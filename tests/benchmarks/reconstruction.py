@@ -131,6 +131,10 @@ TABLES: dict[str, dict[str, Case]] = {
         for preset in ("mixport", "aphq")
         for title, with_relu in ((f"{preset}, GELU", False), (f"{preset}, MLPs with ReLU", True))
     },
+    "published": {
+        "the default recipe, 2000 steps": Case(subject="ResNet-20", scheme="w2a4", iters=2000),
+        "qdrop, 20000 steps": Case(subject="ResNet-20", scheme="w2a4", iters=20000, preset="qdrop"),
+    },
     "mobilenet": {
         f"MobileNetV2 {scheme}": Case(subject="MobileNetV2", scheme=scheme, iters=500, images=400) for scheme in ("w4a8", "w4a4")
     },

@@ -57,7 +57,15 @@ class Executor:
         self._has_sizes = any(_is_size(node) for node in graph.graph.nodes)
         self._sizes: dict[int, Mapping[fx.Node, Any]] = {}
 
-    def run(self, unit: Unit, x: Tensor, *, images: int, quantised: Quantised | None = None) -> Tensor:
+    def run(
+        self,
+        unit: Unit,
+        x: Tensor,
+        *,
+        images: int,
+        quantised: Quantised | None = None,
+        watch: tuple[fx.Node, Callable[[Tensor], None]] | None = None,
+    ) -> Tensor:
         """Value of the unit's output before its own quantiser.
 
         Args:
@@ -65,10 +73,11 @@ class Executor:
             x: value of the unit's input before its quantiser.
             images: how many images x stands for; rows of a tensor may be windows or tokens.
             quantised: None runs the float unit.
+            watch: a layer of the unit, and what is told the tensor it reads; image by image where the batch is fixed.
         """
         if images > 1 and not self._dynamic_batch:
             parts = torch.chunk(x, images)
-            return torch.cat([self.run(unit, part, images=1, quantised=quantised) for part in parts])
+            return torch.cat([self.run(unit, part, images=1, quantised=quantised, watch=watch) for part in parts])
         sizes = self._sizes_for(images)
         values: dict[fx.Node, Any] = {unit.input: self._read(unit.input, x, quantised)}
 
@@ -84,6 +93,8 @@ class Executor:
             if quantised is not None and self.plan.kinds[node] is Kind.LAYER:
                 replaced = quantised.weights(node)
                 args = args if replaced is None else (args[0], *replaced, *args[3:])
+            if watch is not None and watch[0] is node:
+                watch[1](args[0])
             value = _differentiable(operator_of(node))(*args, **self._here(kwargs))
             values[node] = value if node is unit.output else self._read(node, value, quantised)
         return values[unit.output]

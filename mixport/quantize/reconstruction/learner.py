@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from mixport.quantize.ranges import finish_carrier
 from mixport.quantize.reconstruction.channel_axis import channel_axis
 from mixport.quantize.reconstruction.execute import Executor
 from mixport.quantize.reconstruction.gradients import NotLearnedError
+from mixport.quantize.reconstruction.least_squares import FloatLayer, Start, least_squares_start
 from mixport.quantize.reconstruction.losses import UnitLoss
 from mixport.quantize.reconstruction.optimise import Learned, StepSize, UnitData, input_noise, optimise, relative_error, step_size
 from mixport.quantize.reconstruction.perturbation import Behind, perturbation_hessian
@@ -28,8 +29,28 @@ from mixport.quantspec import QuantParams
 from mixport.reconstruction_preset import WIDEST_LEARNED, Preset, Stage
 from mixport.search_records import UnitRecord
 
+_SETTLED = 0.45
+"""How far from its code a weight may lie where learning starts from codes that are not the nearest ones."""
+_BIAS_STEPS = 15
+"""Of the range that a layer reads: what biases move by does not depend on the width of the codes there."""
+
 Params = Mapping[str, QuantParams]
 Integers = Mapping[fx.Node, LayerIntegers]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Base:
+    """A unit before it is learned.
+
+    Attributes:
+        error: of its output.
+        what: its codes are, in words.
+        started: layers whose codes are not the nearest ones.
+    """
+
+    error: float
+    what: str
+    started: Mapping[fx.Node, Start] = field(default_factory=dict[fx.Node, Start])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,20 +131,23 @@ class UnitLearner:
         loss = UnitLoss(self.stage, weights=weights, behind=behind, channel_axis=axis)
         size = step_size(self.executor, unit, data, wanted=self.preset.batch)
         stage = self.stage if self.stage.noisy is None else self.stage.dropping(input_noise(data, batch=self.batch))
+        base = _Base(
+            error=before, what="rounded to nearest" if self.stage is self.preset.stages[0] else f"as before the stage of {self.stage.name}"
+        )
         try:
             if not math.isfinite(before):
                 raise NotLearnedError("the error of its output is no finite number")
+            base = self._base(unit, data, params, integers, base, weights=weights)
             steps, learned, decisions = self._attempt(
-                unit, data, params, integers, loss, stage=stage, size=size, seed=seed, advance=advance
+                unit, data, params, integers, loss, started=base.started, stage=stage, size=size, seed=seed, advance=advance
             )
             shipped = self.state(unit, self.with_steps(params, steps), {**integers, **learned})
             after = relative_error(self.executor, unit, data, shipped, batch=self.batch, weights=weights)
-            if not after <= before:
-                raise NotLearnedError(f"the error of its output would be {after:.3g}, not {before:.3g}")
+            if not after <= base.error:
+                raise NotLearnedError(f"the error of its output would be {after:.3g}, not {base.error:.3g}")
         except NotLearnedError as problem:
-            steps, learned, after = {}, {}, before
-            what = "left rounded to nearest" if self.stage is self.preset.stages[0] else f"left as before the stage of {self.stage.name}"
-            decisions = [Decision(where=unit.name, what=what, why=str(problem))]
+            steps, learned, after = {}, {layer: start.integers for layer, start in base.started.items()}, base.error
+            decisions = [Decision(where=unit.name, what=f"left {base.what}", why=str(problem))]
         record = UnitRecord(
             name=unit.name if len(self.preset.stages) == 1 else f"{unit.name} ({self.stage.name})",
             layers=tuple(self.task.widths[layer].name for layer in learned),
@@ -134,6 +158,29 @@ class UnitLearner:
             dropped=stage.input_drop,
         )
         return FinishedUnit(integers=learned, steps=steps, record=record, decisions=(*unweighted, *decisions))
+
+    def _base(self, unit: Unit, data: UnitData, params: Params, integers: Integers, nearest: _Base, *, weights: Tensor | None) -> _Base:
+        """What learning starts from and must not fall behind: codes of least squared error where the stage wants them and they help."""
+        layers, _ = self.names(unit) or ([], [])
+        if not self.stage.least_squares or not layers:
+            return nearest
+        wanted = [
+            FloatLayer(
+                node=layer,
+                weight=torch.as_tensor(float_weights(self.task.graph, layer)[0]),
+                bits=self.task.widths[layer].bits,
+                x_scale=read_params(self.task.plan, layer, params).scale,
+            )
+            for layer in layers
+        ]
+
+        def state(chosen: Integers) -> UnitState:
+            return self.state(unit, params, {**integers, **chosen})
+
+        started = least_squares_start(self.executor, unit, data, wanted, integers, state=state, batch=self.batch)
+        shipped = state({layer: start.integers for layer, start in started.items()})
+        error = relative_error(self.executor, unit, data, shipped, batch=self.batch, weights=weights)
+        return _Base(error=error, what="at codes of least squared error", started=started) if error <= nearest.error else nearest
 
     def _weights(self, unit: Unit, data: UnitData, behind: Behind | None, *, seed: int) -> tuple[Tensor | None, list[Decision]]:
         """Of the output's elements, None where all count alike; and the reason where they should not."""
@@ -156,6 +203,7 @@ class UnitLearner:
         integers: Integers,
         loss: UnitLoss,
         *,
+        started: Mapping[fx.Node, Start],
         stage: Stage,
         size: StepSize,
         seed: int,
@@ -163,8 +211,9 @@ class UnitLearner:
     ) -> tuple[dict[str, float], dict[fx.Node, LayerIntegers], list[Decision]]:
         """Steps, integers, and what wanted to leave its range. Raises NotLearnedError."""
         layers, sites = self.names(unit) or ([], [])
+        integers = {**integers, **{layer: start.integers for layer, start in started.items()}}
         state = self.state(unit, params, integers)
-        starts = [self.start(layer, integers[layer], params) for layer in layers]
+        starts = [self.start(layer, integers[layer], params, mean=started[layer].mean if layer in started else None) for layer in layers]
         rounding = Rounding(starts, method=self.preset.rounding, absolute=self.stage.absolute) if starts else None
         optimise(
             self.executor,
@@ -185,22 +234,27 @@ class UnitLearner:
         learned = {} if rounding is None else self._finish(layers, rounding, self.with_steps(params, steps))
         return steps, learned, [*_at_limit(unit, state, rounding), *kept]
 
-    def start(self, layer: fx.Node, integers: LayerIntegers, params: Params) -> LayerStart:
+    def start(self, layer: fx.Node, integers: LayerIntegers, params: Params, *, mean: Tensor | None = None) -> LayerStart:
         """A layer as its rounding is learned from: float weights, and scales that leave room for the bias."""
-        weight, bias = float_weights(self.task.graph, layer)
-        x_scale = read_params(self.task.plan, layer, params).scale
+        weight, bias = float_weights(self.task.graph, layer)[0], integers.bias
+        read = read_params(self.task.plan, layer, params)
+        x_scale = read.scale
         # Room for a bias that grows to twice its size while the step of the input shrinks as far as it may.
         least = least_scales(None if bias is None else 2 * bias, len(integers.scales), x_scale=x_scale * LEAST_FACTOR)
         norm = np.sqrt(np.square(weight.reshape(len(weight), -1).astype(np.float64)).sum(1))
         device = self.executor.device
+        if self.stage.least_squares:
+            wide = integers.scales.reshape(-1, *[1] * (weight.ndim - 1))
+            weight = (np.clip(weight / wide, integers.codes - _SETTLED, integers.codes + _SETTLED) * wide).astype(np.float32)
         return LayerStart(
             weight=torch.as_tensor(weight, device=device),
             bias=None if bias is None else torch.as_tensor(bias, device=device),
             # Codes start as weight / scale: a scale below the least would be raised behind their back.
             scales=torch.as_tensor(np.maximum(integers.scales, least), device=device),
             least=torch.as_tensor(least, device=device),
-            bias_unit=torch.as_tensor((norm * x_scale).astype(np.float32), device=device),
+            bias_unit=torch.as_tensor((norm * x_scale * (read.qmax - read.qmin) / _BIAS_STEPS).astype(np.float32), device=device),
             bits=self.task.widths[layer].bits,
+            mean=mean,
         )
 
     def _finish(self, layers: Sequence[fx.Node], rounding: Rounding, params: Params) -> dict[fx.Node, LayerIntegers]:

@@ -30,6 +30,8 @@ class LayerStart:
         least: float32 [O], what the scales may not fall below.
         bias_unit: float32 [O], what a step of 1 moves a bias by.
         bits: width.
+        mean: float32 [G, n], of what the output channels of each group read, in the order of their weights; None where biases do not
+            follow the weights.
     """
 
     weight: Tensor
@@ -38,6 +40,7 @@ class LayerStart:
     least: Tensor
     bias_unit: Tensor
     bits: int
+    mean: Tensor | None = None
 
 
 class Rounding(nn.Module):
@@ -47,6 +50,10 @@ class Rounding(nn.Module):
     scale while the scale itself may move (GENIE-M), which keeps joint training well posed.
     `free`: code = clamp(round(u)) with u = w / s0 learned directly and straight through: a code may end anywhere.
     Scales are learned relative to s0, or themselves where `absolute`.
+
+    Where the mean of what a layer reads is known, its bias follows its weights so that the mean of what it gives stays: what is learned
+    is the bias of a layer that reads centred values. Else each step of a code or a scale moves an output behind Relus, whose inputs are
+    all positive, by far more than it changes its shape, and the bias is late.
     """
 
     def __init__(self, layers: Sequence[LayerStart], *, method: Method, absolute: bool = False) -> None:
@@ -66,6 +73,12 @@ class Rounding(nn.Module):
         # The first scale in the units of what is learned: Adam's rate is then relative to it, or absolute.
         self._first = [layer.scales if absolute else torch.ones_like(layer.scales) for layer in layers]
         self.scales_at = nn.ParameterList([nn.Parameter(first.clone()) for first in self._first])
+        with torch.no_grad():
+            hard = self.split(self.codes(hard=True))
+            self._origin = [
+                None if layer.mean is None else _mean_output(codes * _wide(layer.scales, codes), layer.mean)
+                for layer, codes in zip(layers, hard, strict=True)
+            ]
         self.bias_moves = nn.ParameterList([nn.Parameter(torch.zeros_like(layer.scales)) for layer in layers])
 
     def soft(self) -> Tensor:
@@ -105,13 +118,21 @@ class Rounding(nn.Module):
         values: list[LayerValues] = []
         for index, codes in enumerate(self.split(self.codes(hard=False))):
             scales = self.scales(index)
-            values.append(LayerValues(weight=codes * _wide(scales, codes), scales=scales, bias=self.bias(index)))
+            weight = codes * _wide(scales, codes)
+            values.append(LayerValues(weight=weight, scales=scales, bias=self._bias(index, weight)))
         return values
 
     def bias(self, index: int) -> Tensor | None:
-        """Bias of one layer, None without one."""
-        layer = self.layers[index]
-        return None if layer.bias is None else layer.bias + self.bias_moves[index] * layer.bias_unit
+        """Bias of one layer with hard codes, None without one."""
+        codes = self.split(self.codes(hard=True))[index]
+        return self._bias(index, codes * _wide(self.scales(index), codes))
+
+    def _bias(self, index: int, weight: Tensor) -> Tensor | None:
+        layer, origin = self.layers[index], self._origin[index]
+        if layer.bias is None:
+            return None
+        moved = layer.bias + self.bias_moves[index] * layer.bias_unit
+        return moved if layer.mean is None or origin is None else moved - _mean_output(weight, layer.mean) + origin
 
     def undecided(self, beta: float) -> Tensor:
         """Sum of 1 - |2h - 1|^beta over all weights (AdaRound, equation 24)."""
@@ -149,6 +170,12 @@ def beta_at(step: int, steps: int, *, warmup: float, start: float = 20.0, end: f
     if step < first:
         return None
     return start + (end - start) * (step - first) / max(1, steps - 1 - first)
+
+
+def _mean_output(weight: Tensor, mean: Tensor) -> Tensor:
+    """What a layer without bias gives for the mean of what it reads, float32 [O]."""
+    groups, inputs = mean.shape
+    return (weight.reshape(groups, -1, inputs) @ mean[..., None]).flatten()
 
 
 def _wide(per_channel: Tensor, weight: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -132,3 +133,32 @@ def test_beta_falls_in_a_line_behind_the_warm_up() -> None:
     steps = [a - b for a, b in itertools.pairwise(numbers)]
     assert steps == pytest.approx([18 / 7] * 7)
     assert beta_at(0, 1, warmup=0.0) == 20.0
+
+
+def test_biases_follow_the_weights_where_the_mean_input_is_known() -> None:
+    layer = replace(start(4, 3, 3, 3), mean=torch.rand((1, 27), generator=torch.Generator().manual_seed(3)) + 1.0)
+    grouped = replace(start(4, 2, 3, bits=2, seed=1), mean=torch.rand((2, 6), generator=torch.Generator().manual_seed(4)))
+    rounding = Rounding([layer, grouped], method="free")
+
+    def means() -> list[torch.Tensor]:
+        found = []
+        for values, one in zip(rounding.weights(), rounding.layers, strict=True):
+            assert one.mean is not None
+            assert values.bias is not None
+            by_group = values.weight.reshape(len(one.mean), -1, one.mean.shape[1])
+            found.append((by_group @ one.mean[..., None]).flatten() + values.bias)
+        return found
+
+    before = [mean.detach() for mean in means()]
+    with torch.no_grad():
+        rounding.codes_at.add_(torch.randn(rounding.codes_at.shape, generator=torch.Generator().manual_seed(5)))
+        for scales in rounding.scales_at:
+            scales.mul_(1.3)
+    for index, (mean, first) in enumerate(zip(means(), before, strict=True)):
+        torch.testing.assert_close(mean, first, rtol=0, atol=1e-5)
+        bias = rounding.bias(index)
+        assert bias is not None
+        torch.testing.assert_close(bias, rounding.weights()[index].bias)
+    sum(mean.sum() for mean in means()).backward()  # type: ignore[union-attr]
+    assert rounding.codes_at.grad is not None
+    assert float(rounding.codes_at.grad.abs().max()) < 1e-5
