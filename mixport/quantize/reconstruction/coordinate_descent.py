@@ -37,7 +37,7 @@ def least_squares_codes(
     kind = IntType(bits=bits, signed=True, narrow=bits == 8)
     damped = _damped(covariance)
     curvature = damped.diagonal(dim1=1, dim2=2)
-    columns = curvature.sum(0).argsort(descending=True, stable=True).tolist()
+    columns = [int(column) for column in curvature.sum(0).argsort(descending=True, stable=True)]
     codes = torch.round(weight / scales[..., None]).clamp_(kind.qmin, kind.qmax)
     target = weight @ damped
     for _ in range(sweeps):

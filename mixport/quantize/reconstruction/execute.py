@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, fx
@@ -94,7 +94,7 @@ class Executor:
                 replaced = quantised.weights(node)
                 args = args if replaced is None else (args[0], *replaced, *args[3:])
             if watch is not None and watch[0] is node:
-                watch[1](args[0])
+                watch[1](cast("Tensor", args[0]))
             value = _differentiable(operator_of(node))(*args, **self._here(kwargs))
             values[node] = value if node is unit.output else self._read(node, value, quantised)
         return values[unit.output]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -79,8 +80,15 @@ def inputs_of(layer: fx.Node, x: Tensor) -> Tensor:
     dims = 1 if layer.target is aten.conv1d.default else 2
     ones = [1] * dims
     _, weight, _, stride, padding, dilation, groups = arguments(layer, None, ones, [0] * dims, ones, 1, after=2)
-    kernel = list(shape_of(weight)[2:])
     if dims == 1:
-        x, kernel, stride, padding, dilation = x[:, :, None], [1, *kernel], [1, *stride], [0, *padding], [1, *dilation]
-    columns = torch.nn.functional.unfold(x, kernel, dilation=dilation, padding=padding, stride=stride)
+        x = x[:, :, None]
+    columns = torch.nn.functional.unfold(
+        x, _pair(shape_of(weight)[2:], 1), dilation=_pair(dilation, 1), padding=_pair(padding, 0), stride=_pair(stride, 1)
+    )
     return columns.reshape(len(x), groups, -1, columns.shape[-1]).permute(1, 0, 3, 2).reshape(groups, -1, columns.shape[1] // groups)
+
+
+def _pair(values: Sequence[int], first: int) -> tuple[int, int]:
+    """Of two dimensions; `first` is put in front where there is one."""
+    last = [int(value) for value in values]
+    return (first, last[0]) if len(last) == 1 else (last[0], last[1])

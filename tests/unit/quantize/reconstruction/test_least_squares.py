@@ -80,7 +80,7 @@ def test_the_mean_of_what_a_layer_gives_stays(biased: bool) -> None:
     if biased:
         assert bias is not None
         assert made.bias is not None
-        np.testing.assert_allclose(got + made.bias, wanted + bias, atol=1e-5)
+        np.testing.assert_allclose(got.numpy() + made.bias, wanted.numpy() + bias, atol=1e-5)  # biases are float32
     else:
         assert made.bias is None
         with_bias = replace(nearest, bias=np.zeros(6, np.float32))
