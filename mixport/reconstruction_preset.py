@@ -24,8 +24,7 @@ Loss = Literal["mse", "aph"]
 """Error of a unit's output: all elements alike, or weighted by the average perturbation Hessian (arXiv 2504.02508)."""
 WIDEST_LEARNED = 7
 """8-bit weights and activations are rounded to nearest: their error is small, and the pair bound holds their codes."""
-_NOISY_DROP = 0.5
-"""QDrop's probability."""
+_SCARCE_DROP = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +45,8 @@ class Stage:
         bias_lr: of biases, in units of one activation step through the norm of the channel's weights, falling; 0 leaves them.
         input_drop: probability of the float value in the unit's input, element by element (QDrop).
         inner_drop: probability of the float value behind each learned quantiser inside (QDrop).
-        noisy: squared error in what a unit reads, relative to its square, above which both probabilities are at least QDrop's half.
-            None leaves them. Learned on noisy inputs, outputs shrink towards their mean (errors in variables), and so the less, the
-            more of the values are float.
+        scarce: values that an output channel is learned from, for each weight that it sums, below which `input_drop` is at least 0.75:
+            so few fit the noise of what quantised units before them give. None leaves it.
         loss: weights of the output's elements.
         random_signs: `aph` moves elements up and down at random; False moves all alike, which LayerNorms do not see.
         power: of the output's error; `aph` has 2.
@@ -73,7 +71,7 @@ class Stage:
     bias_lr: float = 0.0
     input_drop: float = 0.0
     inner_drop: float = 0.0
-    noisy: float | None = None
+    scarce: float | None = None
     loss: Loss = "mse"
     random_signs: bool = False
     power: float = 2.0
@@ -89,11 +87,11 @@ class Stage:
         """True where the error needs the float model behind the unit."""
         return self.loss == "aph" or self.logits_weight > 0
 
-    def dropping(self, noise: float) -> Stage:
-        """The stage for a unit that reads this much noise, a relative squared error."""
-        if self.noisy is None or not noise > self.noisy:
+    def dropping(self, values: float) -> Stage:
+        """The stage for a unit with so many values for each weight."""
+        if self.scarce is None or values >= self.scarce:
             return self
-        return replace(self, input_drop=max(self.input_drop, _NOISY_DROP), inner_drop=max(self.inner_drop, _NOISY_DROP))
+        return replace(self, input_drop=max(self.input_drop, _SCARCE_DROP))
 
     def steps(self, iters: int) -> int:
         """Steps a unit, of `iters` in all, at least 1."""
@@ -139,7 +137,7 @@ _OURS = Stage(
     bias_lr=5e-3,
     input_drop=0.25,
     inner_drop=0.25,
-    noisy=0.2,
+    scarce=125.0,
     damping=0.2,
 )
 _QDROP = Stage(rounding_lr=1e-3, step_lr=4e-5, absolute=True, input_drop=0.5, inner_drop=0.5)

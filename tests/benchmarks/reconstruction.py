@@ -91,6 +91,7 @@ class Case:
 
 _PARTS: dict[str, dict[str, Any]] = {
     "all": {},
+    "from the nearest codes": {"least_squares": False},
     "without damping": {"damping": 0.0},
     "without mirrored images": {"mirrored": False},
     "without dropping": {"input_drop": 0.0, "inner_drop": 0.0},

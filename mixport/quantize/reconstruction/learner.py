@@ -18,7 +18,7 @@ from mixport.quantize.reconstruction.execute import Executor
 from mixport.quantize.reconstruction.gradients import NotLearnedError
 from mixport.quantize.reconstruction.least_squares import FloatLayer, Start, least_squares_start
 from mixport.quantize.reconstruction.losses import UnitLoss
-from mixport.quantize.reconstruction.optimise import Learned, StepSize, UnitData, input_noise, optimise, relative_error, step_size
+from mixport.quantize.reconstruction.optimise import Learned, StepSize, UnitData, optimise, relative_error, step_size, values_a_weight
 from mixport.quantize.reconstruction.perturbation import Behind, perturbation_hessian
 from mixport.quantize.reconstruction.rounding import LayerStart, Rounding
 from mixport.quantize.reconstruction.state import LARGEST_FACTOR, LEAST_FACTOR, UnitState
@@ -130,7 +130,8 @@ class UnitLearner:
         axis = channel_axis(unit.output, self.task.plan.kinds)
         loss = UnitLoss(self.stage, weights=weights, behind=behind, channel_axis=axis)
         size = step_size(self.executor, unit, data, wanted=self.preset.batch)
-        stage = self.stage if self.stage.noisy is None else self.stage.dropping(input_noise(data, batch=self.batch))
+        channels = loss.channels(data.target.at(slice(0, 1)))
+        stage = self.stage.dropping(values_a_weight(unit, data.target, channels=channels))
         base = _Base(
             error=before, what="rounded to nearest" if self.stage is self.preset.stages[0] else f"as before the stage of {self.stage.name}"
         )

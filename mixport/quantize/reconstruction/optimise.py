@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from mixport.quantize.fx_graph import shape_of, tensor_arg
 from mixport.quantize.plan import SitePlan
 from mixport.quantize.reconstruction.caches import Activations, slices
 from mixport.quantize.reconstruction.execute import Executor
@@ -97,14 +98,17 @@ def relative_error(executor: Executor, unit: Unit, data: UnitData, state: UnitSt
     return wrong / total if total > 0 else wrong
 
 
-def input_noise(data: UnitData, *, batch: int) -> float:
-    """Squared error of what the quantised units before give, over all images, relative to the square of what the float ones give."""
-    wrong = total = 0.0
-    for part in slices(len(data.float_input), batch):
-        wanted = data.float_input.at(part)
-        wrong += float((data.quantised_input.at(part) - wanted).double().square().sum())
-        total += float(wanted.double().square().sum())
-    return wrong / total if total > 0 else wrong
+def values_a_weight(unit: Unit, target: Activations, *, channels: int) -> float:
+    """Values of an output channel over all images, for each weight that it sums: of the layer that sums most.
+
+    Args:
+        unit: which.
+        target: its outputs.
+        channels: of them.
+    """
+    places = len(target) * target.at(slice(0, 1)).numel() / channels
+    summed = [shape_of(tensor_arg(layer, 1))[1:] for layer in unit.layers]
+    return places / max((math.prod(shape) for shape in summed), default=1)
 
 
 def _squares(values: Tensor, weights: Tensor | None) -> Tensor:
