@@ -24,7 +24,7 @@ Loss = Literal["mse", "aph"]
 """Error of a unit's output: all elements alike, or weighted by the average perturbation Hessian (arXiv 2504.02508)."""
 WIDEST_LEARNED = 7
 """8-bit weights and activations are rounded to nearest: their error is small, and the pair bound holds their codes."""
-_SCARCE_DROP = 0.75
+_SCARCE_DROP, _SCARCE_PASSES = 0.75, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,9 @@ class Stage:
         bias_lr: of biases, in units of one activation step through the norm of the channel's weights, falling; 0 leaves them.
         input_drop: probability of the float value in the unit's input, element by element (QDrop).
         inner_drop: probability of the float value behind each learned quantiser inside (QDrop).
-        scarce: values that an output channel is learned from, for each weight that it sums, below which `input_drop` is at least 0.75:
-            so few fit the noise of what quantised units before them give. None leaves it.
+        scarce: values that an output channel is learned from, for each weight that it sums, below which `input_drop` is at least 0.75 and
+            `passes` 4: so few fit the noise of what quantised units before them give. None leaves both.
+        passes: over the images, at most; fewer steps are taken where there would be more. None takes all steps.
         loss: weights of the output's elements.
         random_signs: `aph` moves elements up and down at random; False moves all alike, which LayerNorms do not see.
         power: of the output's error; `aph` has 2.
@@ -72,6 +73,7 @@ class Stage:
     input_drop: float = 0.0
     inner_drop: float = 0.0
     scarce: float | None = None
+    passes: int | None = None
     loss: Loss = "mse"
     random_signs: bool = False
     power: float = 2.0
@@ -87,11 +89,15 @@ class Stage:
         """True where the error needs the float model behind the unit."""
         return self.loss == "aph" or self.logits_weight > 0
 
-    def dropping(self, values: float) -> Stage:
+    def for_unit(self, values: float) -> Stage:
         """The stage for a unit with so many values for each weight."""
         if self.scarce is None or values >= self.scarce:
             return self
-        return replace(self, input_drop=max(self.input_drop, _SCARCE_DROP))
+        return replace(self, input_drop=max(self.input_drop, _SCARCE_DROP), passes=_SCARCE_PASSES)
+
+    def within_passes(self, steps: int, *, images: int, batch: int) -> int:
+        """Steps of `batch` images each, as many as `passes` allows, at least 1."""
+        return steps if self.passes is None else max(1, min(steps, self.passes * images // batch))
 
     def steps(self, iters: int) -> int:
         """Steps a unit, of `iters` in all, at least 1."""

@@ -131,7 +131,7 @@ class UnitLearner:
         loss = UnitLoss(self.stage, weights=weights, behind=behind, channel_axis=axis)
         size = step_size(self.executor, unit, data, wanted=self.preset.batch)
         channels = loss.channels(data.target.at(slice(0, 1)))
-        stage = self.stage.dropping(values_a_weight(unit, data.target, channels=channels))
+        stage = self.stage.for_unit(values_a_weight(unit, data.target, channels=channels))
         base = _Base(
             error=before, what="rounded to nearest" if self.stage is self.preset.stages[0] else f"as before the stage of {self.stage.name}"
         )
@@ -225,7 +225,7 @@ class UnitLearner:
             stage=stage,
             loss=loss,
             size=size,
-            iters=self.iters,
+            iters=stage.within_passes(self.iters, images=len(data.target), batch=size.images),
             seed=seed,
             advance=advance,
         )
