@@ -37,8 +37,8 @@ def changed(preset: Preset, **fields: Any) -> Preset:
     return replace(preset, **own)
 
 
-DEFAULT = changed(PRESETS["mixport"], least_squares=False)
-"""Learns from the nearest codes, which a few steps make better: from those of least squared error they often do not."""
+DEFAULT = changed(PRESETS["mixport"], least_squares=False, scarce=None)
+"""Learns from the nearest codes, which a few steps make better (those of least squared error they often do not), and takes them all."""
 
 
 class Stack(nn.Module):

@@ -339,8 +339,7 @@ def test_an_operator_without_a_derivative_leaves_its_unit_to_nearest(stack: tupl
         return torch.ops.aten.copy.default(value, value) if unit.name == "second" else value
 
     monkeypatch.setattr(execute.Executor, "run", run)
-    # Of a dozen small images most of the input would be float, and these few steps may not be enough.
-    made = learn(task, images, tmp_path, preset=changed(DEFAULT, scarce=None))
+    made = learn(task, images, tmp_path)
     (decision,) = made.decisions
     assert (decision.where, decision.what) == ("second", "left rounded to nearest")
     assert "derivative for aten::copy is not implemented" in decision.why
