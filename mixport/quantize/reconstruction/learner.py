@@ -238,8 +238,8 @@ class UnitLearner:
     def start(self, layer: fx.Node, integers: LayerIntegers, params: Params, *, mean: Tensor | None = None) -> LayerStart:
         """A layer as its rounding is learned from: float weights, and scales that leave room for the bias."""
         weight, bias = float_weights(self.task.graph, layer)[0], integers.bias
-        read = read_params(self.task.plan, layer, params)
-        x_scale = read.scale
+        x_scale = read_params(self.task.plan, layer, params).scale
+        levels = 2 ** read_site(self.task.plan, layer).bits - 1
         # Room for a bias that grows to twice its size while the step of the input shrinks as far as it may.
         least = least_scales(None if bias is None else 2 * bias, len(integers.scales), x_scale=x_scale * LEAST_FACTOR)
         norm = np.sqrt(np.square(weight.reshape(len(weight), -1).astype(np.float64)).sum(1))
@@ -253,7 +253,7 @@ class UnitLearner:
             # Codes start as weight / scale: a scale below the least would be raised behind their back.
             scales=torch.as_tensor(np.maximum(integers.scales, least), device=device),
             least=torch.as_tensor(least, device=device),
-            bias_unit=torch.as_tensor((norm * x_scale * (read.qmax - read.qmin) / _BIAS_STEPS).astype(np.float32), device=device),
+            bias_unit=torch.as_tensor((norm * x_scale * levels / _BIAS_STEPS).astype(np.float32), device=device),
             bits=self.task.widths[layer].bits,
             mean=mean,
         )
