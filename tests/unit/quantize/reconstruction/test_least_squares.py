@@ -12,10 +12,16 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from mixport.quantize.nearest import LayerIntegers
+from mixport.quantize.nearest import LayerIntegers, float_weights, read_site
 from mixport.quantize.reconstruction import least_squares
-from mixport.quantize.reconstruction.layer_moments import Moments, inputs_of
+from mixport.quantize.reconstruction.caches import Room, fill
+from mixport.quantize.reconstruction.execute import Executor
+from mixport.quantize.reconstruction.layer_moments import Moments, inputs_of, layer_moments
+from mixport.quantize.reconstruction.learner import UnitLearner
 from mixport.quantize.reconstruction.least_squares import FloatLayer, choose
+from mixport.quantize.reconstruction.optimise import UnitData
+from mixport.quantize.reconstruction.units import find_units
+from mixport.quantize.site_plan import SitePlan
 from mixport.reconstruction_preset import PRESETS
 from tests import reconstruction as small
 from tests.reconstruction import changed, learn, task_of
@@ -64,6 +70,49 @@ def moments(seed: int = 0) -> Moments:
     mean = rows.mean(1)
     centred = rows - mean[:, None]
     return Moments(mean=mean, float_mean=mean + 0.1, covariance=centred.transpose(1, 2) @ centred / 500)
+
+
+class Untouched:
+    """Quantises nothing; an `execute.Quantised`."""
+
+    def activation(self, site: SitePlan, value: Tensor) -> Tensor:
+        return value
+
+    def weights(self, layer: fx.Node) -> None:
+        return None
+
+
+def test_moments_are_those_of_all_that_a_layer_reads(tmp_path: Path) -> None:
+    task, images = task_of(small.stack(), tmp_path)
+    cpu = torch.device("cpu")
+    executor = Executor(task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=True, device=cpu)
+    first, second, *_ = find_units(task.graph, task.plan)
+    pixels = images(slice(0, 12))
+    room = Room(tmp_path, largest=1 << 30, device=cpu)
+    floats = fill(12, 5, lambda part: executor.run(first, pixels[part], images=part.stop - part.start), room=room)
+    shifted = fill(12, 5, lambda part: floats.at(part) + 1.0, room=room)
+    data = UnitData(float_input=floats, quantised_input=shifted, target=floats)
+    (layer,) = second.layers
+    seen = layer_moments(executor, second, data, layer, Untouched(), batch=5)
+    # The unit is convolution and Relu: what the convolution reads is what enters.
+    rows = inputs_of(layer, shifted.at(slice(0, 12)))[0].double()
+    assert rows.shape == (12 * 144, 72)
+    torch.testing.assert_close(seen.mean[0], rows.mean(0))
+    torch.testing.assert_close(seen.float_mean[0], rows.mean(0) - 1.0)
+    torch.testing.assert_close(seen.covariance[0], torch.cov(rows.T, correction=0))
+
+
+@pytest.mark.parametrize("scheme", ["w2a4", "w2a8"])
+def test_what_biases_move_by_does_not_depend_on_the_width_that_they_read(scheme: str, tmp_path: Path) -> None:
+    task, _ = task_of(small.stack(), tmp_path, scheme=scheme)
+    executor = Executor(task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=True, device=torch.device("cpu"))
+    learner = UnitLearner(task=task, executor=executor, preset=OURS, stage=OURS.stages[0], iters=1, seed=0, batch=4)
+    (layer,) = find_units(task.graph, task.plan)[1].layers
+    start = learner.start(layer, task.integers[layer], task.params)
+    site = read_site(task.plan, layer)
+    whole = task.params[site.name].scale * (2**site.bits - 1)
+    norm = torch.as_tensor(float_weights(task.graph, layer)[0]).reshape(len(start.scales), -1).norm(dim=1)
+    torch.testing.assert_close(start.bias_unit, norm * whole / 15)
 
 
 @pytest.mark.parametrize("biased", [True, False])
