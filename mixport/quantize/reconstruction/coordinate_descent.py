@@ -21,7 +21,7 @@ _SWEEPS = 8
 def least_squares_codes(
     weight: Tensor, covariance: Tensor, scales: Tensor, *, bits: int, least: Tensor | None = None, sweeps: int = _SWEEPS
 ) -> tuple[Tensor, Tensor]:
-    """Codes and scales by coordinate descent from rounding to nearest; the damped error never rises.
+    """Codes and scales by coordinate descent from rounding to nearest; the damped error rises only where a scale's floor asks for it.
 
     Args:
         weight: float64 [G, O, n].

@@ -216,6 +216,11 @@ class UnitLearner:
         state = self.state(unit, params, integers)
         starts = [self.start(layer, integers[layer], params, mean=started[layer].mean if layer in started else None) for layer in layers]
         rounding = Rounding(starts, method=self.preset.rounding, absolute=self.stage.absolute) if starts else None
+        iters = stage.within_passes(self.iters, images=len(data.target), batch=size.images)
+        fewer: list[Decision] = []
+        if iters < self.iters:
+            why = f"{stage.passes} passes over the images; with so few values for each weight more would fit their noise"
+            fewer.append(Decision(where=unit.name, what=f"learned in {iters} steps, not {self.iters}", why=why))
         optimise(
             self.executor,
             unit,
@@ -225,7 +230,7 @@ class UnitLearner:
             stage=stage,
             loss=loss,
             size=size,
-            iters=stage.within_passes(self.iters, images=len(data.target), batch=size.images),
+            iters=iters,
             seed=seed,
             advance=advance,
         )
@@ -233,7 +238,7 @@ class UnitLearner:
         fixed = [layer for layer in unit.layers if layer not in layers]
         steps, kept = steps_with_room(self.task, steps, fixed, params, integers)
         learned = {} if rounding is None else self._finish(layers, rounding, self.with_steps(params, steps))
-        return steps, learned, [*_at_limit(unit, state, rounding), *kept]
+        return steps, learned, [*fewer, *_at_limit(unit, state, rounding), *kept]
 
     def start(self, layer: fx.Node, integers: LayerIntegers, params: Params, *, mean: Tensor | None = None) -> LayerStart:
         """A layer as its rounding is learned from: float weights, and scales that leave room for the bias."""

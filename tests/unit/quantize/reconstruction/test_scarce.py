@@ -36,7 +36,8 @@ def test_passes_bound_the_steps(tmp_path: Path) -> None:
     assert Stage(passes=4).within_passes(50, images=3, batch=32) == 1
     task, images = task_of(small.stack(), tmp_path)
     told = Recorder()
-    learn(task, images, tmp_path, iters=20, preset=changed(DEFAULT, scarce=None, passes=4), progress=told)
+    made = learn(task, images, tmp_path, iters=20, preset=changed(DEFAULT, scarce=None, passes=4), progress=told)
+    assert [(one.where, one.what) for one in made.decisions] == [(name, "learned in 4 steps, not 20") for name in ("second", "third")]
     # 24 images in batches of 24: 4 steps a unit, and the bar is full all the same.
     assert sum(steps for steps, detail in told.calls if detail) == 2 * 4
     assert sum(steps for steps, _ in told.calls) == told.total == 2 * 20
