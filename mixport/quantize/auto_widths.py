@@ -16,7 +16,7 @@ from mixport.errors import InvariantError, SizeBudgetError
 from mixport.progress import Progress
 from mixport.quantize.fx_graph import constant
 from mixport.quantize.plan import Plan
-from mixport.quantize.sensitivity import RoundedWeights, RoundWeight, joint_losses, layer_losses
+from mixport.quantize.sensitivity import RoundedLayer, RoundedWeights, RoundWeight, joint_losses, layer_losses
 from mixport.quantize.width_programme import bounded, solve
 from mixport.quantize.widths import LayerWidth, LayerWidths
 from mixport.quantspec import Scheme
@@ -105,7 +105,11 @@ def choose_widths(
             hint=f"mixport build --scheme auto:{-(-bounds.smallest // 1000)}KB{activations} ...",
         )
     weights = RoundedWeights(graph, rounding)
-    changes = {node: [weights.of(node, bits) for bits in offered] for node in free}
+    changes: dict[fx.Node, list[RoundedLayer]] = {}
+    with progress.track("rounded weights", total=len(free), unit="layers") as advance:
+        for node in free:
+            changes[node] = [weights.of(node, bits) for bits in offered]
+            advance(1)
     losses = layer_losses(graph, changes, batches(), images=images, progress=progress)
     uniform = [(i,) * len(free) for i in range(len(offered))]
     found = [_solve(losses, bounds, budget=budget, exponent=exponent) for exponent in EXPONENTS]
