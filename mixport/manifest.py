@@ -283,10 +283,7 @@ class LayerChoiceEntry(_Part):
 
 
 class WidthsEntry(_Part):
-    """How weight bits were chosen under a size budget; the fields are those of `mixport.search_records.WidthSearch`.
-
-    `rounded` is how weights were rounded for the losses; an older mixport, which did not note it, rounded to nearest.
-    """
+    """How weight bits were chosen under a size budget; the fields are those of `mixport.search_records.WidthSearch`."""
 
     budget_bytes: int
     smallest_bytes: int
@@ -298,7 +295,6 @@ class WidthsEntry(_Part):
     uniform: dict[int, float]
     fits: tuple[int, ...]
     layers: tuple[LayerChoiceEntry, ...]
-    rounded: str = "to nearest"
 
 
 class UnitEntry(_Part):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +107,6 @@ class LayerChoice:
     options: tuple[WidthOption, ...]
 
 
-Rounded = Literal["to nearest", "by least squares"]
-"""How the weights of a search were rounded."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class WidthSearch:
     """How weight bits were chosen under a size budget.
@@ -124,7 +119,6 @@ class WidthSearch:
         exponent: the programme that was kept minimises the sum over layers of loss ** exponent; None where a uniform width was kept.
         predicted: sum of the losses that the layers cost alone at the widths chosen.
         loss: measured with all layers rounded to the widths chosen, activations in float.
-        rounded: how weights were rounded for every loss.
         uniform: the same with one width for all layers whose width is free, by bits; `fits` says which of them keep the budget.
         fits: see `uniform`.
         layers: those whose width was free, in graph order.
@@ -140,4 +134,3 @@ class WidthSearch:
     uniform: Mapping[int, float]
     fits: tuple[int, ...]
     layers: tuple[LayerChoice, ...]
-    rounded: Rounded = "to nearest"

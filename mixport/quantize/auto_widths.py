@@ -16,12 +16,12 @@ from mixport.errors import InvariantError, SizeBudgetError
 from mixport.progress import Progress
 from mixport.quantize.fx_graph import constant
 from mixport.quantize.plan import Plan
-from mixport.quantize.sensitivity import RoundedLayer, RoundedWeights, RoundWeight, joint_losses, layer_losses
+from mixport.quantize.sensitivity import RoundedWeights, RoundWeight, joint_losses, layer_losses
 from mixport.quantize.width_programme import bounded, solve
 from mixport.quantize.widths import LayerWidth, LayerWidths
 from mixport.quantspec import Scheme
 from mixport.reconstruction_preset import WIDEST_LEARNED
-from mixport.search_records import LayerChoice, Rounded, WidthOption, WidthSearch
+from mixport.search_records import LayerChoice, WidthOption, WidthSearch
 from mixport.targets import Target
 
 EXPONENTS = (0.5, 1.0)
@@ -67,7 +67,6 @@ def choose_widths(
     sizes: Sizes,
     images: int,
     rounding: RoundWeight,
-    rounded: Rounded = "to nearest",
     progress: Progress,
 ) -> tuple[dict[fx.Node, LayerWidth], WidthSearch]:
     """Choose the bits of every layer whose width is free.
@@ -81,7 +80,6 @@ def choose_widths(
         sizes: of the file.
         images: sum of N over the batches.
         rounding: stands for what the quantiser will make of a weight.
-        rounded: the same in words.
         progress: bars.
 
     Returns:
@@ -104,16 +102,12 @@ def choose_widths(
             f"{bounds.of([len(offered) - 1] * len(free))}",
             hint=f"mixport build --scheme auto:{-(-bounds.smallest // 1000)}KB{activations} ...",
         )
-    weights = RoundedWeights(graph, rounding)
-    changes: dict[fx.Node, list[RoundedLayer]] = {}
-    with progress.track("rounded weights", total=len(free), unit="layers") as advance:
-        for node in free:
-            changes[node] = [weights.of(node, bits) for bits in offered]
-            advance(1)
+    rounded = RoundedWeights(graph, rounding)
+    changes = {node: [rounded.of(node, bits) for bits in offered] for node in free}
     losses = layer_losses(graph, changes, batches(), images=images, progress=progress)
     uniform = [(i,) * len(free) for i in range(len(offered))]
     found = [_solve(losses, bounds, budget=budget, exponent=exponent) for exponent in EXPONENTS]
-    edges = {node: weights.of(node, width.bits) for node, width in widths.items() if width.fixed}
+    edges = {node: rounded.of(node, width.bits) for node, width in widths.items() if width.fixed}
     choices = [*found, *uniform]
     measured = joint_losses(
         graph, [{**edges, **{node: changes[node][i] for node, i in zip(free, c, strict=True)}} for c in choices], batches()
@@ -128,7 +122,6 @@ def choose_widths(
         smallest_bytes=sizes.smallest,
         bound_bytes=bounds.of(choices[best]),
         images=images,
-        rounded=rounded,
         exponent=EXPONENTS[best] if best < len(EXPONENTS) else None,
         predicted=sum(losses[node][i] for node, i in picked.items()),
         loss=measured[best],

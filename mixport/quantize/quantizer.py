@@ -35,7 +35,6 @@ from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.portable_forms import insert_portable_forms, portable_forms
 from mixport.quantize.ranges import ATTENTION_P, P, ScaleRule, activation_params
 from mixport.quantize.reconstruction.caches import images_at_once
-from mixport.quantize.reconstruction.expected_codes import expected_codes
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
 from mixport.quantize.roles import Kind
@@ -116,21 +115,15 @@ def quantize(
                 f"scheme {scheme.name} has a size budget, but smallest_bytes is not given", hint="mixport.pipeline.build(...)"
             )
         images = _sensitivity_images(model, calibration)
-
-        def batches() -> Iterator[Tensor]:
-            return _batches(images, model, _batch_size(model) if captured.dynamic_batch else 1)
-
-        by_least_squares = reconstruction is not None and any(stage.least_squares for stage in reconstruction.preset.stages)
         widths, search = choose_widths(
             graph,
             widths,
-            batches,
+            lambda: _batches(images, model, _batch_size(model) if captured.dynamic_batch else 1),
             scheme=scheme,
             target=target,
             sizes=Sizes(smallest=smallest_bytes, floats=float_bytes, learned=0 if reconstruction is None else learned_bytes(plan)),
             images=len(images),
-            rounding=expected_codes(graph, widths, batches(), images=len(images), progress=progress) if by_least_squares else nearest,
-            rounded="by least squares" if by_least_squares else "to nearest",
+            rounding=nearest,
             progress=progress,
         )
     histograms = _statistics(model, captured, plan, calibration, progress)

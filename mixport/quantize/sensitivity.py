@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,28 +15,14 @@ from mixport.progress import Progress
 from mixport.quantize.fx_graph import constant, operator_of
 from mixport.quantize.ranges import weight_scales
 
-
-@dataclass(frozen=True)
-class RoundedLayer:
-    """What a layer computes with instead of its float weight.
-
-    Attributes:
-        weight: float32 [O, ...], that its integers stand for.
-        bias: float32 [O]; None leaves the float one.
-    """
-
-    weight: Tensor
-    bias: Tensor | None = None
+RoundWeight = Callable[[fx.Node, NDArray[np.float32], int], NDArray[np.float32]]
+"""(layer, float32 weight [O, ...], bits) -> the weight that its integers would stand for, of the same shape."""
 
 
-RoundWeight = Callable[[fx.Node, NDArray[np.float32], int], RoundedLayer]
-"""(layer, float32 weight [O, ...], bits) -> the layer at this width."""
-
-
-def nearest(layer: fx.Node, weight: NDArray[np.float32], bits: int) -> RoundedLayer:
+def nearest(layer: fx.Node, weight: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
     """Round to nearest with the scales that the quantiser would start from."""
     scales, codes = weight_scales(weight, bits=bits)
-    return RoundedLayer(torch.as_tensor(codes.astype(np.float32) * scales.reshape(-1, *[1] * (weight.ndim - 1))))
+    return codes.astype(np.float32) * scales.reshape(-1, *[1] * (weight.ndim - 1))
 
 
 class RoundedWeights:
@@ -50,32 +35,32 @@ class RoundedWeights:
 
     def __init__(self, graph: fx.GraphModule, rounding: RoundWeight) -> None:
         self._graph, self._rounding = graph, rounding
-        self._known: dict[tuple[fx.Node, int], RoundedLayer] = {}
+        self._known: dict[tuple[fx.Node, int], Tensor] = {}
 
-    def of(self, layer: fx.Node, bits: int) -> RoundedLayer:
-        """A layer at a width."""
+    def of(self, layer: fx.Node, bits: int) -> Tensor:
+        """The weight of a layer at a width, float32."""
         key = (layer, bits)
         if key not in self._known:
             weight = constant(self._graph, layer.args[1])
             if weight is None:
                 raise InvariantError(f"weight of layer {layer.name} is not constant")
-            self._known[key] = self._rounding(layer, weight.numpy(), bits)
+            self._known[key] = torch.as_tensor(self._rounding(layer, weight.numpy(), bits))
         return self._known[key]
 
 
 def layer_losses(
     graph: fx.GraphModule,
-    changes: Mapping[fx.Node, Sequence[RoundedLayer]],
+    changes: Mapping[fx.Node, Sequence[Tensor]],
     batches: Iterator[Tensor],
     *,
     images: int,
     progress: Progress,
 ) -> dict[fx.Node, tuple[float, ...]]:
-    """Loss with one layer replaced, for each layer and each of its replacements.
+    """Loss with one layer's weight replaced, for each layer and each of its replacements.
 
     Args:
         graph: captured float graph.
-        changes: layer -> what to put in its place, one at a time.
+        changes: layer -> weights to put in its place, one at a time.
         batches: float32 [N, C, H, W].
         images: sum of N, for the bar.
         progress: bars.
@@ -96,8 +81,8 @@ def layer_losses(
     return {layer: tuple(float(value) for value in total / max(count, 1)) for layer, total in totals.items()}
 
 
-def joint_losses(graph: fx.GraphModule, choices: Sequence[Mapping[fx.Node, RoundedLayer]], batches: Iterator[Tensor]) -> tuple[float, ...]:
-    """Loss with many layers replaced at once, for each of several choices; arguments as in `layer_losses`."""
+def joint_losses(graph: fx.GraphModule, choices: Sequence[Mapping[fx.Node, Tensor]], batches: Iterator[Tensor]) -> tuple[float, ...]:
+    """Loss with the weights of many layers replaced at once, for each of several choices; arguments as in `layer_losses`."""
     totals, count = np.zeros(len(choices)), 0
     runs = [_Replaced(graph, choice) for choice in choices]
     reference = fx.Interpreter(graph)
@@ -124,22 +109,19 @@ def divergence(reference: Tensor, got: Tensor) -> float:
     return max(value, 0.0) if np.isfinite(value) else np.inf
 
 
-def _with(layer: RoundedLayer, node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Output of a layer's node with another weight, and with another bias where there is one."""
-    bias = args[2:3] if layer.bias is None else (layer.bias,)
-    return operator_of(node)(args[0], layer.weight, *bias, *args[3:], **kwargs)
-
-
 class _Replaced(fx.Interpreter):
-    """Runs the graph with some layers replaced."""
+    """Runs the graph with other weights in some layers."""
 
-    def __init__(self, graph: fx.GraphModule, layers: Mapping[fx.Node, RoundedLayer]) -> None:
+    def __init__(self, graph: fx.GraphModule, weights: Mapping[fx.Node, Tensor]) -> None:
         super().__init__(graph)
-        self.layers = layers
+        self.weights = weights
 
     def run_node(self, n: fx.Node) -> Any:
-        layer = self.layers.get(n)
-        return super().run_node(n) if layer is None else _with(layer, n, *self.fetch_args_kwargs_from_env(n))
+        weight = self.weights.get(n)
+        if weight is None:
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        return operator_of(n)(args[0], weight, *args[2:], **kwargs)
 
 
 class _Forking(fx.Interpreter):
@@ -149,7 +131,7 @@ class _Forking(fx.Interpreter):
         outputs: layer -> outputs with each of its replacements.
     """
 
-    def __init__(self, graph: fx.GraphModule, changes: Mapping[fx.Node, Sequence[RoundedLayer]]) -> None:
+    def __init__(self, graph: fx.GraphModule, changes: Mapping[fx.Node, Sequence[Tensor]]) -> None:
         super().__init__(graph)
         self.changes = changes
         self.outputs: dict[fx.Node, list[Tensor]] = {}
@@ -159,7 +141,7 @@ class _Forking(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         if n in self.changes:
             args, kwargs = self.fetch_args_kwargs_from_env(n)
-            self.outputs[n] = [self._behind(n, _with(layer, n, args, kwargs)) for layer in self.changes[n]]
+            self.outputs[n] = [self._behind(n, operator_of(n)(args[0], weight, *args[2:], **kwargs)) for weight in self.changes[n]]
         self._before[n] = None
         return super().run_node(n)
 

@@ -15,12 +15,11 @@ from mixport.dtypes import IntType
 
 _RIDGE = 0.01
 """Added to the covariance's diagonal, as part of its mean: GPTQ's. Weights whose inputs never move stay next to the float ones."""
-SWEEPS = 8
-"""Over all codes, at most."""
+_SWEEPS = 8
 
 
 def least_squares_codes(
-    weight: Tensor, covariance: Tensor, scales: Tensor, *, bits: int, least: Tensor | None = None, sweeps: int = SWEEPS
+    weight: Tensor, covariance: Tensor, scales: Tensor, *, bits: int, least: Tensor | None = None, sweeps: int = _SWEEPS
 ) -> tuple[Tensor, Tensor]:
     """Codes and scales by coordinate descent from rounding to nearest; the damped error rises only where a scale's floor asks for it.
 

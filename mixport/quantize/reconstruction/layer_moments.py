@@ -34,45 +34,6 @@ class Moments:
     covariance: Tensor
 
 
-class MomentSums:
-    """Sums over the inputs of one layer, image by image, until there are as many as the covariance needs.
-
-    Args:
-        layer: convolution or linear layer.
-    """
-
-    def __init__(self, layer: fx.Node) -> None:
-        self._layer = layer
-        self._generator = torch.Generator().manual_seed(0)
-        self._sums: list[Tensor] = []
-        self._places = self._images = self._wanted = 0
-
-    @property
-    def enough(self) -> bool:
-        """True where more images would not change the moments by much."""
-        return self._images >= _FEWEST_IMAGES and self._places >= self._wanted
-
-    def add(self, x: Tensor, float_x: Tensor, *, images: int) -> None:
-        """Add what the layer reads for some images, in the quantised unit and in the float one: the images one behind the other."""
-        for both in zip(x.chunk(images), float_x.chunk(images), strict=True):
-            rows, float_rows = (inputs_of(self._layer, values) for values in both)
-            self._wanted = max(_FEWEST_PLACES, _PLACES * rows.shape[2])
-            some = self._wanted // _FEWEST_IMAGES
-            if rows.shape[1] > some:
-                taken = torch.randperm(rows.shape[1], generator=self._generator)[:some].to(rows.device)
-                rows, float_rows = rows[:, taken], float_rows[:, taken]
-            wide = rows.double()
-            found = [wide.sum(1), float_rows.double().sum(1), wide.transpose(1, 2) @ wide]
-            self._sums = [a + b for a, b in zip(self._sums, found, strict=True)] if self._sums else found
-            self._places += rows.shape[1]
-        self._images += images
-
-    def moments(self) -> Moments:
-        """Of what was added."""
-        mean, float_mean, square = (value / self._places for value in self._sums)
-        return Moments(mean=mean, float_mean=float_mean, covariance=square - mean[..., None] * mean[:, None, :])
-
-
 def layer_moments(executor: Executor, unit: Unit, data: UnitData, layer: fx.Node, quantised: Quantised, *, batch: int) -> Moments:
     """Over as many images, and as many places of each, as the covariance needs.
 
@@ -86,17 +47,30 @@ def layer_moments(executor: Executor, unit: Unit, data: UnitData, layer: fx.Node
     """
     nodes = unit.nodes[: unit.nodes.index(layer) + 1]
     front = replace(unit, nodes=nodes, output=layer, layers=tuple(one for one in unit.layers if one in nodes))
-    sums = MomentSums(layer)
+    generator = torch.Generator().manual_seed(0)
+    sums: list[Tensor] = []
+    places = 0
     for part in slices(len(data.target), batch):
         images = part.stop - part.start
         read: tuple[list[Tensor], list[Tensor]] = ([], [])
         with torch.no_grad():
             for kept, source, state in zip(read, (data.quantised_input, data.float_input), (quantised, None), strict=True):
                 executor.run(front, source.at(part), images=images, quantised=state, watch=(layer, kept.append))
-        sums.add(torch.cat(read[0]), torch.cat(read[1]), images=images)
-        if sums.enough:
+        wanted = 0
+        for both in zip(*(torch.cat(kept).chunk(images) for kept in read), strict=True):
+            rows, float_rows = (inputs_of(layer, values) for values in both)
+            wanted = max(_FEWEST_PLACES, _PLACES * rows.shape[2])
+            if rows.shape[1] > wanted // _FEWEST_IMAGES:
+                some = torch.randperm(rows.shape[1], generator=generator)[: wanted // _FEWEST_IMAGES].to(rows.device)
+                rows, float_rows = rows[:, some], float_rows[:, some]
+            wide = rows.double()
+            found = [wide.sum(1), float_rows.double().sum(1), wide.transpose(1, 2) @ wide]
+            sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+            places += rows.shape[1]
+        if part.stop >= _FEWEST_IMAGES and places >= wanted:
             break
-    return sums.moments()
+    mean, float_mean, square = (value / places for value in sums)
+    return Moments(mean=mean, float_mean=float_mean, covariance=square - mean[..., None] * mean[:, None, :])
 
 
 def inputs_of(layer: fx.Node, x: Tensor) -> Tensor:

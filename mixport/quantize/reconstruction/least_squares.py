@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from mixport.quantize.nearest import LayerIntegers, least_scales
-from mixport.quantize.reconstruction.coordinate_descent import SWEEPS, least_squares_codes
+from mixport.quantize.reconstruction.coordinate_descent import least_squares_codes
 from mixport.quantize.reconstruction.execute import Executor, Quantised
 from mixport.quantize.reconstruction.layer_moments import Moments, layer_moments
 from mixport.quantize.reconstruction.optimise import UnitData
@@ -79,8 +79,8 @@ def least_squares_start(
     return found
 
 
-def choose(layer: FloatLayer, nearest: LayerIntegers, seen: Moments, *, sweeps: int = SWEEPS) -> LayerIntegers:
-    """Codes, scales and bias of one layer, by at most so many sweeps over its codes.
+def choose(layer: FloatLayer, nearest: LayerIntegers, seen: Moments) -> LayerIntegers:
+    """Codes, scales and bias of one layer.
 
     The bias takes up what the quantised layer's mean output lacks (arXiv 1906.04721, section 4.2). A layer without one must keep the
     mean by its codes: its error counts the mean of the inputs too.
@@ -95,7 +95,7 @@ def choose(layer: FloatLayer, nearest: LayerIntegers, seen: Moments, *, sweeps: 
         return torch.as_tensor(values, device=seen.mean.device).double().reshape(groups, -1)
 
     least = least_scales(nearest.bias, len(nearest.scales), x_scale=layer.x_scale)
-    codes, scales = least_squares_codes(weight, matrix, by_group(nearest.scales), bits=layer.bits, least=by_group(least), sweeps=sweeps)
+    codes, scales = least_squares_codes(weight, matrix, by_group(nearest.scales), bits=layer.bits, least=by_group(least))
     kept = scales.float()
     bias = None
     if nearest.bias is not None:

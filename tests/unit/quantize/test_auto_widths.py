@@ -17,7 +17,7 @@ from mixport.progress import SilentProgress
 from mixport.quantize import quantize
 from mixport.quantize.auto_widths import Sizes, choose_widths, learned_bytes, levelling_scheme
 from mixport.quantize.plan import make_plan
-from mixport.quantize.sensitivity import RoundedLayer, RoundWeight, nearest
+from mixport.quantize.sensitivity import RoundWeight, nearest
 from mixport.quantize.widths import LayerWidth, scheme_widths
 from mixport.quantspec import Scheme
 from mixport.reconstruction_preset import ReconstructionOptions
@@ -81,8 +81,8 @@ def test_every_free_layer_says_what_it_costs_and_edges_keep_theirs(captured: Cap
 
 
 def test_the_layer_that_a_rounding_breaks_gets_the_room(captured: Capture) -> None:
-    def breaks_the_third(layer: torch.fx.Node, weight: np.ndarray, bits: int) -> RoundedLayer:
-        return RoundedLayer(torch.as_tensor(np.zeros_like(weight) if layer.name == "conv2d_3" and bits == 2 else weight))
+    def breaks_the_third(layer: torch.fx.Node, weight: np.ndarray, bits: int) -> np.ndarray:
+        return np.zeros_like(weight) if layer.name == "conv2d_3" and bits == 2 else weight
 
     widths, _ = search(captured, SMALLEST + 600, rounding=breaks_the_third)
     assert [one.bits for one in widths] == [8, 2, 2, 4, 2, 8]
@@ -113,9 +113,8 @@ def test_what_learned_steps_may_add_is_kept_free(captured: Capture) -> None:
 
 
 def test_a_layer_that_breaks_at_two_bits_gets_others_and_the_record_stays_finite(captured: Capture) -> None:
-    def breaks_the_third(layer: torch.fx.Node, weight: np.ndarray, bits: int) -> RoundedLayer:
-        broken = layer.name == "conv2d_3" and bits == 2
-        return RoundedLayer(torch.full(weight.shape, torch.nan)) if broken else nearest(layer, weight, bits)
+    def breaks_the_third(layer: torch.fx.Node, weight: np.ndarray, bits: int) -> np.ndarray:
+        return np.full_like(weight, np.nan) if layer.name == "conv2d_3" and bits == 2 else nearest(layer, weight, bits)
 
     widths, found = search(captured, SMALLEST + 1200, rounding=breaks_the_third)
     assert widths[3].bits > 2

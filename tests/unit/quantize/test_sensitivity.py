@@ -10,7 +10,7 @@ import torch
 
 from mixport.progress import SilentProgress
 from mixport.quantize.plan import make_plan
-from mixport.quantize.sensitivity import RoundedLayer, RoundedWeights, divergence, joint_losses, layer_losses, nearest
+from mixport.quantize.sensitivity import RoundedWeights, divergence, joint_losses, layer_losses, nearest
 from mixport.quantize.widths import scheme_widths
 from mixport.quantspec import Scheme
 from tests.models import tiny
@@ -33,7 +33,7 @@ def test_a_layer_alone_costs_what_the_whole_model_says(captured: Capture) -> Non
     for name in ("gate.reduce", "head"):  # layers without a folded batch norm: the module can be changed by hand
         for i in range(len(BITS)):
             other = copy.deepcopy(module)
-            other.get_submodule(name).weight.data.copy_(changes[by_name[name]][i].weight)
+            other.get_submodule(name).weight.data.copy_(changes[by_name[name]][i])
             with torch.no_grad():
                 expected = divergence(module(images), other(images)) / 6
             assert losses[by_name[name]][i] == pytest.approx(expected, rel=1e-3, abs=1e-9)
@@ -49,12 +49,12 @@ def test_how_a_weight_is_rounded_can_be_replaced(captured: Capture) -> None:
     node = next(iter(scheme_widths(graph, make_plan(graph, scheme, stream_bits=16), scheme)))
     calls: list[int] = []
 
-    def zero(layer: torch.fx.Node, weight: np.ndarray, bits: int) -> RoundedLayer:
+    def zero(layer: torch.fx.Node, weight: np.ndarray, bits: int) -> np.ndarray:
         calls.append(bits)
-        return RoundedLayer(torch.zeros(weight.shape))
+        return np.zeros_like(weight)
 
     rounded = RoundedWeights(graph, zero)
-    assert not rounded.of(node, 4).weight.any()
+    assert not rounded.of(node, 4).any()
     rounded.of(node, 4)
     assert calls == [4]
 
