@@ -28,6 +28,7 @@ from mixport.quantize.insert import insert_activations, insert_weights, mark_isl
 from mixport.quantize.islands import sites_behind_islands
 from mixport.quantize.layernorm_channels import level_layernorms
 from mixport.quantize.learner import Learner
+from mixport.quantize.linear_basis import change_bases
 from mixport.quantize.mlps.reconstruct import ReconstructedMlps
 from mixport.quantize.nearest import nearest_integers
 from mixport.quantize.output_classes import output_classes
@@ -233,8 +234,8 @@ def _level_channels(
 ) -> list[Decision]:
     images = calibration.open_images()[: min(calibration.count, _LEVEL_IMAGES)]
     decisions: list[Decision] = []
-    with progress.track("channels", total=2 * len(images)) as advance:
-        for level in (level_layernorms, level_convolutions):
+    with progress.track("channels", total=3 * len(images)) as advance:
+        for level in (level_layernorms, change_bases, level_convolutions):
             batches = _batches(images, model, _batch_size(model) if captured.dynamic_batch else 1)
             decisions += level(captured.graph, _counted(batches, advance), images=len(images), scheme=scheme, rule=rule)
     return decisions
