@@ -37,6 +37,11 @@ class Moments:
     fisher: Array
     rows: Tensor
 
+    @property
+    def finite(self) -> bool:
+        """False where values or gradients are NaN or infinite."""
+        return bool(np.isfinite(self.square).all() and np.isfinite(self.fisher).all())
+
 
 class NoDerivativeError(ArithmeticError):
     """An operator on the way to the outputs has no derivative."""
@@ -145,5 +150,7 @@ def _likelihood(outputs: Tensor, draws: torch.Generator) -> Tensor:
         signs = torch.randint(0, 2, flat.shape, generator=draws) * 2 - 1
         return (flat * signs).sum()
     logs = torch.log_softmax(flat, 1)
-    drawn = torch.multinomial(logs.detach().exp(), 1, generator=draws)
+    shares = logs.detach().exp()
+    # An output that is no number draws any class: its gradient is no number either, which the moments say.
+    drawn = torch.multinomial(torch.where(shares.isfinite().all(1, keepdim=True), shares, 1 / classes), 1, generator=draws)
     return logs.gather(1, drawn).sum()

@@ -57,6 +57,8 @@ def change_bases(graph: fx.GraphModule, batches: Iterable[Tensor], *, images: in
         return [Decision(where="linear bottlenecks", what="channels keep their own basis", why=str(problem))]
     decisions: list[Decision] = []
     for chain in chains:
+        if not all(moments[one.tensor].finite for one in chain.read):
+            continue  # statistics and learning say which tensor it is
         means = _means(chain, moments)
         narrow = [one for one in chain.read if one.bits < 8]
         basis, before, after = _best(chain, narrow, means, moments, rule=rule)

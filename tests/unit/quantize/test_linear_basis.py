@@ -145,6 +145,13 @@ def test_where_nothing_is_won_the_weights_stay(captured: Capture, monkeypatch: p
     assert changed_bases(result) == [] and result.graph.code == before
 
 
+def test_values_that_are_no_numbers_leave_the_basis(captured: Capture) -> None:
+    graph = captured(seeded(Mobile, uneven)).graph
+    before, images = graph.code, torch.full((4, 3, 16, 16), torch.nan)
+    assert change_bases(graph, [images], images=4, scheme=Scheme.parse("w4a4"), rule=_RULE) == []
+    assert graph.code == before
+
+
 def test_an_output_without_a_derivative_is_named(captured: Capture) -> None:
     result = captured(seeded(Mobile, uneven))
     with result.graph.graph.inserting_before(next(node for node in result.graph.graph.nodes if node.op == "output")) as _:
