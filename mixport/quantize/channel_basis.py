@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 _LEAST_EIGENVALUE = 1e-4
 """Of the mean one: a direction that hardly varies, or that no output sees, is not blown up further."""
 _ROUNDS = 20
-"""Until tensors that share a basis agree on one; three are enough for MobileNetV2."""
+"""Until tensors that share a basis agree on one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +55,6 @@ def best_metric(tensors: Sequence[Channels]) -> Array:
         metric = back @ power(root @ fisher @ root, 0.5) @ back
         metric *= channels / np.vdot(metric, covariance)
     return metric
-
-
-def cost(tensors: Sequence[Channels], metric: Array) -> float:
-    """Sum over the tensors of tr(M B^-1) tr(B S) / C: the outputs' noise for a unit of relative noise of the codes."""
-    inverse = np.linalg.inv(metric)
-    return sum(float(np.vdot(one.fisher, inverse) * np.vdot(one.covariance, metric)) for one in tensors) / len(metric)
 
 
 def basis_of(metric: Array, tensors: Sequence[Channels], rng: np.random.Generator) -> Array:

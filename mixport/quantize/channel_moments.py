@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from mixport.quantize.fx_graph import operator_of, shape_of
+from mixport.quantize.reconstruction.gradients import gradients
 
 Array = NDArray[np.float64]
 
@@ -43,10 +44,6 @@ class Moments:
         return bool(np.isfinite(self.square).all() and np.isfinite(self.fisher).all())
 
 
-class NoDerivativeError(ArithmeticError):
-    """An operator on the way to the outputs has no derivative."""
-
-
 def channel_moments(
     graph: fx.GraphModule, readers: Mapping[fx.Node, tuple[fx.Node, ...]], batches: Iterable[Tensor], *, images: int, rows: int
 ) -> dict[fx.Node, Moments]:
@@ -60,7 +57,7 @@ def channel_moments(
         rows: places to keep of each tensor, rounded up for each batch.
 
     Raises:
-        NoDerivativeError.
+        NotLearnedError: an operator on the way to the outputs has no derivative, or no output depends on the tensors.
     """
     sums = {node: _Sums.of(shape_of(node)[1]) for node in readers}
     draws = torch.Generator().manual_seed(0)
@@ -69,16 +66,11 @@ def channel_moments(
         with torch.enable_grad():
             likelihood = _likelihood(run.run(batch.clone().requires_grad_()), draws)
         seen = {node: copy for node, copy in run.copies.items() if readers[node]}
-        try:
-            found = torch.autograd.grad(likelihood, list(seen.values()), allow_unused=True) if seen else ()
-        except RuntimeError as error:
-            if "derivative for" not in str(error) and "does not require grad" not in str(error):
-                raise
-            raise NoDerivativeError(str(error).splitlines()[0]) from error
-        gradients = dict(zip(seen, found, strict=True))
+        found = gradients(likelihood, list(seen.values())) if seen else ()
+        back = dict(zip(seen, found, strict=True))
         for node, copy in run.copies.items():
             count = math.ceil(rows * len(batch) / images)
-            sums[node].add(_places(copy.detach()), gradients.get(node), keep=count, draws=draws)
+            sums[node].add(_places(copy.detach()), back.get(node), keep=count, draws=draws)
     return {node: one.result() for node, one in sums.items()}
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from torch import Tensor, fx
 from mixport.artifacts import Decision
 from mixport.quantize.channel_ranges import rounded, rounded_weight
 from mixport.quantize.code_flow import CodeFlow
-from mixport.quantize.fx_graph import add_constant, arguments, aten, constant, module_path, shape_of, tensor_arg
+from mixport.quantize.fx_graph import add_constant, arguments, aten, known_constant, module_path, shape_of, tensor_arg
 from mixport.quantize.layer_graph import groups_of
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.roles import CHANNEL_BOUNDS, Kind, clamp_bounds
@@ -146,7 +145,7 @@ def _links(flow: CodeFlow, scheme: Scheme) -> Iterable[_Link]:
 
 def _is_free(graph: fx.GraphModule, link: _Link) -> bool:
     """True where every weight that reads a channel has a scale of its own: all readers are depthwise."""
-    return all(_constant(graph, layer.args[1]).shape[1] == 1 for layer in link.layers)
+    return all(known_constant(graph, layer.args[1]).shape[1] == 1 for layer in link.layers)
 
 
 def _moved_in_space(operand: fx.Node, tensor: fx.Node) -> bool:
@@ -168,7 +167,7 @@ def _error(rows: Tensor, ratio: Array, link: _Link, graph: fx.GraphModule, flow:
     x = torch.as_tensor(rounded(scaled_rows.numpy(), bits=link.bits, rule=rule, bounds=link.bounds))
     wrong = total = 0.0
     for layer in link.layers:
-        weight = _grouped(_constant(graph, layer.args[1]), groups_of(layer))
+        weight = _grouped(known_constant(graph, layer.args[1]), groups_of(layer))
         is_edge = layer in flow.weight_edges(scheme.edge_convention)
         bits = max(scheme.edge_bits if is_edge else scheme.weight_bits, _LEAST_WEIGHT_BITS)
         groups, outputs, inputs, _ = weight.shape
@@ -193,14 +192,14 @@ def _fold(graph: fx.GraphModule, link: _Link, ratio: Tensor) -> None:
     """New constants, computed in float64: others may read the old ones."""
     x, weight, bias, *rest = arguments(link.producer, None, after=2)
     name = module_path(link.producer) or link.producer.name
-    smaller = _constant(graph, weight).double() / ratio.view(-1, 1, 1, 1)
+    smaller = known_constant(graph, weight).double() / ratio.view(-1, 1, 1, 1)
     new_weight = add_constant(graph, smaller.float(), name=f"{name}_weight", before=link.producer)
     new_bias = bias
     if bias is not None:
-        new_bias = add_constant(graph, (_constant(graph, bias).double() / ratio).float(), name=f"{name}_bias", before=link.producer)
+        new_bias = add_constant(graph, (known_constant(graph, bias).double() / ratio).float(), name=f"{name}_bias", before=link.producer)
     link.producer.args = (x, new_weight, new_bias, *rest)
     for layer in link.layers:
-        exact = _constant(graph, layer.args[1]).double()
+        exact = known_constant(graph, layer.args[1]).double()
         groups = groups_of(layer)
         by_group = exact.reshape(groups, -1, *exact.shape[1:]) * ratio.view(groups, 1, -1, 1, 1)
         layer_name = module_path(layer) or layer.name
@@ -212,12 +211,6 @@ def _fold(graph: fx.GraphModule, link: _Link, ratio: Tensor) -> None:
         bound = add_constant(graph, (upper / ratio).float().view(-1, 1, 1), name=f"{name}_upper", before=clamp)
         clamp.target, clamp.args, clamp.kwargs = aten.clamp.Tensor, (link.producer, lowest, bound), {}
         clamp.meta[CHANNEL_BOUNDS] = (0.0, upper)
-
-
-def _constant(graph: fx.GraphModule, node: Any) -> Tensor:
-    value = constant(graph, node)
-    assert value is not None  # the kind says so
-    return value
 
 
 def _decision(link: _Link, ratio: Array, *, before: float, after: float) -> Decision:

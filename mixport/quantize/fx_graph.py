@@ -56,6 +56,18 @@ def constant(graph: fx.GraphModule, node: Any) -> Tensor | None:
     return value.detach() if isinstance(value, Tensor) else None
 
 
+def known_constant(graph: fx.GraphModule, node: Any) -> Tensor:
+    """The tensor behind a node whose kind says that it is constant.
+
+    Raises:
+        InvariantError: it is not.
+    """
+    value = constant(graph, node)
+    if value is None:
+        raise InvariantError(f"{node} is not constant")
+    return value
+
+
 def add_constant(graph: fx.GraphModule, value: Tensor, *, name: str, before: fx.Node) -> fx.Node:
     """Register `value` as a buffer (name made unique) and return its get_attr node, placed before `before`."""
     base = "mixport_" + "".join(c if c.isalnum() else "_" for c in name)

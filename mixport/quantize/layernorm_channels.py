@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from mixport.artifacts import Decision
 from mixport.quantize.channel_ranges import ChannelAffine, choose_affine
 from mixport.quantize.code_flow import CodeFlow
-from mixport.quantize.fx_graph import add_constant, arguments, aten, constant, module_path, shape_of, tensor_arg
+from mixport.quantize.fx_graph import add_constant, arguments, aten, known_constant, module_path, shape_of, tensor_arg
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.roles import Kind
 from mixport.quantize.row_sample import Wanted, sample_rows
@@ -58,7 +58,7 @@ def level_layernorms(graph: fx.GraphModule, batches: Iterable[Tensor], *, images
     for pair in fed:
         reads_edge = any(flow.reads_edge(layer, pair.norm, scheme.edge_convention) for layer in pair.layers)
         has_edge_weights = any(layer in flow.weight_edges(scheme.edge_convention) for layer in pair.layers)
-        weights = [_constant(graph, layer.args[1]) for layer in pair.layers]
+        weights = [known_constant(graph, layer.args[1]) for layer in pair.layers]
         affine = choose_affine(
             seen[pair.norm].numpy(),
             torch.cat(weights).numpy(),
@@ -133,25 +133,19 @@ def _fold(graph: fx.GraphModule, pair: _Fed, *, shift: Tensor, ratio: Tensor) ->
     """New constants, computed in float64: others may read the old ones."""
     norm = pair.norm
     x, axes, weight, bias, *rest = arguments(norm, None, None, after=2)
-    gain = torch.ones_like(ratio) if weight is None else _constant(graph, weight).double()
-    offset = torch.zeros_like(ratio) if bias is None else _constant(graph, bias).double()
+    gain = torch.ones_like(ratio) if weight is None else known_constant(graph, weight).double()
+    offset = torch.zeros_like(ratio) if bias is None else known_constant(graph, bias).double()
     name = module_path(norm) or norm.name
     new_gain = add_constant(graph, (gain / ratio).float(), name=f"{name}_weight", before=norm)
     new_offset = add_constant(graph, ((offset - shift) / ratio).float(), name=f"{name}_bias", before=norm)
     norm.args = (x, axes, new_gain, new_offset, *rest)
     for layer in pair.layers:
         x, weight, bias = arguments(layer, None, after=2)
-        exact = _constant(graph, weight).double()
-        offset = exact @ shift + (0.0 if bias is None else _constant(graph, bias).double())
+        exact = known_constant(graph, weight).double()
+        offset = exact @ shift + (0.0 if bias is None else known_constant(graph, bias).double())
         name = module_path(layer) or layer.name
         new_weight = add_constant(graph, (exact * ratio).float(), name=f"{name}_weight", before=layer)
         layer.args = (x, new_weight, add_constant(graph, offset.float(), name=f"{name}_bias", before=layer))
-
-
-def _constant(graph: fx.GraphModule, node: Any) -> Tensor:
-    value = constant(graph, node)
-    assert value is not None  # the kind says so
-    return value
 
 
 def _declined(norm: fx.Node, why: str) -> Decision:

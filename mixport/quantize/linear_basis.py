@@ -9,7 +9,6 @@ makes the noise of the codes smallest as the outputs see it (`channel_basis`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +16,13 @@ from torch import Tensor, fx
 
 from mixport.artifacts import Decision
 from mixport.quantize.channel_basis import Array, Channels, basis_of, best_metric
-from mixport.quantize.channel_moments import Moments, NoDerivativeError, channel_moments
+from mixport.quantize.channel_moments import Moments, channel_moments
 from mixport.quantize.channel_ranges import rounded
 from mixport.quantize.code_flow import CodeFlow
-from mixport.quantize.fx_graph import add_constant, arguments, constant, module_path, tensor_arg
+from mixport.quantize.fx_graph import add_constant, arguments, known_constant, module_path, tensor_arg
 from mixport.quantize.linear_tensors import LinearChain, Readings, linear_chains
 from mixport.quantize.ranges import ScaleRule
+from mixport.quantize.reconstruction.gradients import NotLearnedError
 from mixport.quantspec import Scheme
 
 _ROWS = 4096
@@ -53,7 +53,7 @@ def change_bases(graph: fx.GraphModule, batches: Iterable[Tensor], *, images: in
     readers |= {one.tensor: one.layers for chain in chains for one in chain.read}
     try:
         moments = channel_moments(graph, readers, batches, images=images, rows=_ROWS)
-    except NoDerivativeError as problem:
+    except NotLearnedError as problem:
         return [Decision(where="linear bottlenecks", what="channels keep their own basis", why=str(problem))]
     decisions: list[Decision] = []
     for chain in chains:
@@ -127,8 +127,8 @@ def _fold(graph: fx.GraphModule, chain: LinearChain, means: Mapping[fx.Node, Arr
 def _weights(graph: fx.GraphModule, layer: fx.Node) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution, float64; zeros without a bias."""
     _, weight, bias, *_ = arguments(layer, None, after=2)
-    exact = _constant(graph, weight).double()
-    return exact, exact.new_zeros(len(exact)) if bias is None else _constant(graph, bias).double()
+    exact = known_constant(graph, weight).double()
+    return exact, exact.new_zeros(len(exact)) if bias is None else known_constant(graph, bias).double()
 
 
 def _replace(graph: fx.GraphModule, layer: fx.Node, weight: Tensor, bias: Tensor) -> None:
@@ -136,12 +136,6 @@ def _replace(graph: fx.GraphModule, layer: fx.Node, weight: Tensor, bias: Tensor
     name = module_path(layer) or layer.name
     new_weight = add_constant(graph, weight.float().contiguous(), name=f"{name}_weight", before=layer)
     layer.args = (x, new_weight, add_constant(graph, bias.float(), name=f"{name}_bias", before=layer), *rest)
-
-
-def _constant(graph: fx.GraphModule, node: Any) -> Tensor:
-    value = constant(graph, node)
-    assert value is not None  # the kind says so
-    return value
 
 
 def _decision(chain: LinearChain, *, before: float, after: float) -> Decision:

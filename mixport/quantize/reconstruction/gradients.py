@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -26,10 +26,15 @@ def backward(loss: Tensor, regulariser: Tensor | float) -> None:
 
 def gradient(value: Tensor, at: Tensor) -> Tensor:
     """Gradient of a scalar with respect to `at`, in its shape. Raises NotLearnedError where there is none."""
+    return gradients(value, [at])[0]
+
+
+def gradients(value: Tensor, at: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The same with respect to several tensors; zeros for those that the scalar does not depend on, while it depends on one."""
     if not value.requires_grad:
         raise NotLearnedError("the model's outputs do not depend on its output")
     with _derivatives():
-        return torch.autograd.grad(value, at)[0]
+        return torch.autograd.grad(value, list(at), allow_unused=True, materialize_grads=True)
 
 
 @contextmanager
