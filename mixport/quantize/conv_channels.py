@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from mixport.artifacts import Decision
-from mixport.quantize.channel_ranges import rounded, rounded_weight
+from mixport.quantize.channel_errors import Reader, learned_error, nearest_error, rows_wanted
 from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.fx_graph import add_constant, arguments, aten, known_constant, module_path, shape_of, tensor_arg
 from mixport.quantize.layer_graph import groups_of
@@ -35,16 +35,14 @@ Array = NDArray[np.float64]
 
 _VALUES_KEPT = 1 << 21
 """Of each tensor, drawn over all images, for the ranges of its channels: 8 MB."""
-_ROWS, _OUTPUTS = 2048, 32
-"""Places of the tensor and output channels of a layer on which exponents are compared."""
 _EXPONENTS = (0.25, 0.5, 0.75, 1.0)
 _SHRINKS = np.geomspace(1.0, 1 / 16, 24)
 _SMALLEST_RATIO = 1.0 / 16.0
 """A channel that is almost silent needs no more room than this gives."""
 _LEAST_WEIGHT_BITS = 4
-"""Weights are compared at no fewer bits: what narrower ones lose by rounding to nearest, learning takes back."""
-_WORTH_IT = 0.8
-"""What the error must fall to where weights pay: ResNet-20 and 56 lose by less once their rounding is learned (decision 8)."""
+"""Weights rounded to nearest are compared at no fewer bits: at 2 nothing of them is left to compare."""
+_WORTH_IT = {False: 0.8, True: 0.9}
+"""What the error must fall to where weights pay, rounded to nearest and learned."""
 _SPATIAL_MOVES = {aten.constant_pad_nd.default, aten.max_pool2d.default}
 
 
@@ -67,7 +65,9 @@ class _Link:
     bits: int
 
 
-def level_convolutions(graph: fx.GraphModule, batches: Iterable[Tensor], *, images: int, scheme: Scheme, rule: ScaleRule) -> list[Decision]:
+def level_convolutions(
+    graph: fx.GraphModule, batches: Iterable[Tensor], *, images: int, scheme: Scheme, rule: ScaleRule, learned: bool = False
+) -> list[Decision]:
     """Equalise every tensor with codes narrower than 8 bits that goes from one convolution to others and nowhere else.
 
     Args:
@@ -76,6 +76,7 @@ def level_convolutions(graph: fx.GraphModule, batches: Iterable[Tensor], *, imag
         images: how many there are.
         scheme: widths of the layers.
         rule: of the target, for the activation quantiser to come.
+        learned: rounding of the weights will be learned: errors are those of codes of least squared error, not of the nearest ones.
 
     Returns:
         one decision a tensor that is changed.
@@ -85,15 +86,19 @@ def level_convolutions(graph: fx.GraphModule, batches: Iterable[Tensor], *, imag
     if not links:
         return []
     decisions: list[Decision] = []
-    wanted = {link.tensor: Wanted(rows=max(_ROWS, _VALUES_KEPT // shape_of(link.tensor)[1]), axis=1) for link in links}
+    wanted = {
+        link.tensor: Wanted(rows=rows_wanted(shape_of(link.tensor)[1], values=_VALUES_KEPT, learned=learned), axis=1) for link in links
+    }
     seen = sample_rows(graph, wanted, batches, images=images)
     for link in links:
         rows = seen.pop(link.tensor)
         full = channel_ratios(rows, bits=link.bits, signed=link.bounds is None)
         ratios = [np.ones_like(full), *(full**exponent for exponent in _EXPONENTS)]
-        errors = [_error(rows[:: max(1, len(rows) // _ROWS)], ratio, link, graph, flow, scheme, rule=rule) for ratio in ratios]
+        readers = [_reader(layer, graph, flow, scheme, learned=learned) for layer in link.layers]
+        judge = learned_error if learned else nearest_error
+        errors = [judge(rows, ratio, readers, bits=link.bits, bounds=link.bounds, rule=rule) for ratio in ratios]
         best = int(np.argmin(errors))
-        if errors[best] < errors[0] * (1.0 if _is_free(graph, link) else _WORTH_IT):
+        if errors[best] < errors[0] * (1.0 if _is_free(graph, link) else _WORTH_IT[learned]):
             _fold(graph, link, torch.as_tensor(ratios[best]))
             decisions.append(_decision(link, ratios[best], before=errors[0], after=errors[best]))
     graph.recompile()
@@ -143,6 +148,12 @@ def _links(flow: CodeFlow, scheme: Scheme) -> Iterable[_Link]:
             )
 
 
+def _reader(layer: fx.Node, graph: fx.GraphModule, flow: CodeFlow, scheme: Scheme, *, learned: bool) -> Reader:
+    bits = scheme.edge_bits if layer in flow.weight_edges(scheme.edge_convention) else scheme.weight_bits
+    weight = known_constant(graph, layer.args[1])
+    return Reader.of(weight, groups=groups_of(layer), bits=bits if learned else max(bits, _LEAST_WEIGHT_BITS))
+
+
 def _is_free(graph: fx.GraphModule, link: _Link) -> bool:
     """True where every weight that reads a channel has a scale of its own: all readers are depthwise."""
     return all(known_constant(graph, layer.args[1]).shape[1] == 1 for layer in link.layers)
@@ -157,35 +168,6 @@ def _moved_in_space(operand: fx.Node, tensor: fx.Node) -> bool:
             return False
         operand = tensor_arg(operand, 0)
     return True
-
-
-def _error(rows: Tensor, ratio: Array, link: _Link, graph: fx.GraphModule, flow: CodeFlow, scheme: Scheme, *, rule: ScaleRule) -> float:
-    """Relative squared error of what the layers behind make of the tensor, both operands rounded to nearest."""
-    factor = torch.as_tensor(ratio, dtype=torch.float32)
-    upper = None if link.bounds is None else link.bounds[1]
-    scaled_rows = (rows / factor).clamp_max(torch.inf if upper is None else upper)
-    x = torch.as_tensor(rounded(scaled_rows.numpy(), bits=link.bits, rule=rule, bounds=link.bounds))
-    wrong = total = 0.0
-    for layer in link.layers:
-        weight = _grouped(known_constant(graph, layer.args[1]), groups_of(layer))
-        is_edge = layer in flow.weight_edges(scheme.edge_convention)
-        bits = max(scheme.edge_bits if is_edge else scheme.weight_bits, _LEAST_WEIGHT_BITS)
-        groups, outputs, inputs, _ = weight.shape
-        scaled = weight * factor.view(groups, 1, inputs, 1)
-        got_weight = torch.as_tensor(rounded_weight(scaled.reshape(groups * outputs, -1).numpy(), bits=bits)).view(weight.shape)
-        exact, got = (
-            torch.einsum("ngi,goit->ngot", values.view(-1, groups, inputs), by) for values, by in ((rows, weight), (x, got_weight))
-        )
-        wrong += float((exact - got).double().square().mean())
-        total += float(exact.double().square().mean())
-    return wrong / total if total > 0 else wrong
-
-
-def _grouped(weight: Tensor, groups: int) -> Tensor:
-    """Some of a convolution's weights as [groups, outputs, inputs, taps]."""
-    outputs, inputs = weight.shape[0] // groups, weight.shape[1]
-    by_group = weight.reshape(groups, outputs, inputs, -1)
-    return by_group[:, :: max(1, outputs // _OUTPUTS)]
 
 
 def _fold(graph: fx.GraphModule, link: _Link, ratio: Tensor) -> None:

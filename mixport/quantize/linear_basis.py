@@ -8,7 +8,7 @@ makes the noise of the codes smallest as the outputs see it (`channel_basis`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from mixport.artifacts import Decision
 from mixport.quantize.channel_basis import Array, Channels, basis_of, best_metric
 from mixport.quantize.channel_moments import Moments, channel_moments
 from mixport.quantize.channel_ranges import rounded
+from mixport.quantize.channel_rotation import Places, learn_rotation
 from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.fx_graph import add_constant, arguments, known_constant, module_path, tensor_arg
 from mixport.quantize.linear_tensors import LinearChain, Readings, linear_chains
@@ -25,10 +26,10 @@ from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.reconstruction.gradients import NotLearnedError
 from mixport.quantspec import Scheme
 
-_ROWS = 4096
-"""Places of each tensor on which bases are compared."""
+_ROWS = 1 << 14
+"""Places of each tensor: a rotation is learned from those of the first images, and bases are compared on the others."""
 _DRAWS = 4
-"""Rotations tried of each chain."""
+"""Rotations tried of each chain; from the best one another is learned."""
 _WORTH_IT = 0.95
 """What the noise must fall to."""
 
@@ -80,21 +81,34 @@ def _means(chain: LinearChain, moments: Mapping[fx.Node, Moments]) -> dict[fx.No
 def _best(
     chain: LinearChain, narrow: list[Readings], means: Mapping[fx.Node, Array], moments: Mapping[fx.Node, Moments], *, rule: ScaleRule
 ) -> tuple[Array, float, float]:
-    """The best of some bases, and the noise of codes in the outputs without it and with it."""
+    """The best basis found, and the noise of codes in the outputs without it and with it."""
     tensors = [_channels(moments[one.tensor], means[one.tensor]) for one in narrow]
     metric, rng = best_metric(tensors), np.random.default_rng(0)
 
-    def noise(basis: Array, *, centred: bool) -> float:
-        total = 0.0
-        for one in narrow:
-            found, mean = moments[one.tensor], means[one.tensor] if centred else 0.0
-            total += _noise(found, basis, mean, bits=one.bits, rule=rule)
-        return total
+    centres = [means[one.tensor] for one in narrow]
 
-    bases = [basis_of(metric, tensors, rng) for _ in range(_DRAWS)]
-    noises = [noise(basis, centred=True) for basis in bases]
-    best = int(np.argmin(noises))
-    return bases[best], noise(np.eye(chain.channels), centred=False), noises[best]
+    def noise(basis: Array, centres: Sequence[Array | float]) -> float:
+        return sum(
+            _noise(moments[one.tensor], basis, centre, bits=one.bits, rule=rule) for one, centre in zip(narrow, centres, strict=True)
+        )
+
+    drawn = min((basis_of(metric, tensors, rng) for _ in range(_DRAWS)), key=lambda basis: noise(basis, centres))
+    places = [_places(moments[one.tensor], drawn, centre, bits=one.bits) for one, centre in zip(narrow, centres, strict=True)]
+    best = min((drawn, learn_rotation(places) @ drawn), key=lambda basis: noise(basis, centres))
+    return best, noise(np.eye(chain.channels), [0.0] * len(narrow)), noise(best, centres)
+
+
+def _places(found: Moments, basis: Array, mean: Array, *, bits: int) -> Places:
+    """The tensor in a basis."""
+    inverse = np.linalg.inv(basis)
+    learned, judged = (torch.as_tensor(((rows.numpy() - mean) @ basis.T).astype(np.float32)) for rows in _halves(found))
+    return Places(learned=learned, judged=judged, fisher=inverse.T @ found.fisher @ inverse, bits=bits)
+
+
+def _halves(found: Moments) -> tuple[Tensor, Tensor]:
+    """Places of the first images, and of the others; all twice where there is but one."""
+    middle = len(found.rows) // 2
+    return (found.rows[:middle], found.rows[middle:]) if middle else (found.rows, found.rows)
 
 
 def _channels(found: Moments, mean: Array) -> Channels:
@@ -106,7 +120,7 @@ def _channels(found: Moments, mean: Array) -> Channels:
 
 def _noise(found: Moments, basis: Array, mean: Array | float, *, bits: int, rule: ScaleRule) -> float:
     """What the rounding of y = A (x - mean) does to the outputs' log-likelihood, to second order, for one place."""
-    y = ((found.rows.numpy() - mean) @ basis.T).astype(np.float32)
+    y = ((_halves(found)[1].numpy() - mean) @ basis.T).astype(np.float32)
     wrong = np.linalg.solve(basis, (rounded(y, bits=bits, rule=rule) - y).T.astype(np.float64))
     return float(np.einsum("in,ij,jn->", wrong, found.fisher, wrong)) / (2 * max(len(y), 1))
 

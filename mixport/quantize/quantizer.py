@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,9 @@ def quantize(
     )
     mlps = ReconstructedMlps() if learner is None else learner.mlps(captured, scheme)
     level_for = levelling_scheme(scheme, target)
-    levelled = _level_channels(model, captured, calibration, level_for, rule=scale_rule(target), progress=progress)
+    levelled = _level_channels(
+        model, captured, calibration, level_for, rule=scale_rule(target), learned=reconstruction is not None, progress=progress
+    )
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
@@ -230,12 +233,19 @@ def _statistics(model: FloatModel, captured: Captured, plan: Plan, calibration: 
 
 
 def _level_channels(
-    model: FloatModel, captured: Captured, calibration: CalibrationSet, scheme: Scheme, *, rule: ScaleRule, progress: Progress
+    model: FloatModel,
+    captured: Captured,
+    calibration: CalibrationSet,
+    scheme: Scheme,
+    *,
+    rule: ScaleRule,
+    learned: bool,
+    progress: Progress,
 ) -> list[Decision]:
     images = calibration.open_images()[: min(calibration.count, _LEVEL_IMAGES)]
     decisions: list[Decision] = []
     with progress.track("channels", total=3 * len(images)) as advance:
-        for level in (level_layernorms, change_bases, level_convolutions):
+        for level in (level_layernorms, change_bases, partial(level_convolutions, learned=learned)):
             batches = _batches(images, model, _batch_size(model) if captured.dynamic_batch else 1)
             decisions += level(captured.graph, _counted(batches, advance), images=len(images), scheme=scheme, rule=rule)
     return decisions
