@@ -57,6 +57,7 @@ class Stage:
         temperature: of the softmax in that divergence, and in that of `aph`.
         rounding_weight: of the rounding regulariser (sigmoid).
         warmup: fraction of the steps without it.
+        keeps_variance: a unit that ends in a layer is widened until its output varies as the float one does (`reconstruction.variance`).
         damping: of free codes: weight of what keeps them from the brink between two codes, next to the relative squared error of the
             output, growing from 0 to this over the steps.
     """
@@ -83,6 +84,7 @@ class Stage:
     rounding_weight: float = 0.01
     warmup: float = 0.2
     damping: float = 0.0
+    keeps_variance: bool = False
 
     @property
     def asks_the_model(self) -> bool:
@@ -145,6 +147,7 @@ _OURS = Stage(
     inner_drop=0.25,
     scarce=125.0,
     damping=0.2,
+    keeps_variance=True,
 )
 _QDROP = Stage(rounding_lr=1e-3, step_lr=4e-5, absolute=True, input_drop=0.5, inner_drop=0.5)
 

@@ -25,12 +25,14 @@ from mixport.quantize.reconstruction.state import LARGEST_FACTOR, LEAST_FACTOR, 
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import FinishedUnit
 from mixport.quantize.reconstruction.units import Unit
+from mixport.quantize.reconstruction.variance import Spread, spread_of, widened
 from mixport.quantspec import QuantParams
 from mixport.reconstruction_preset import WIDEST_LEARNED, Preset, Stage
 from mixport.search_records import UnitRecord
 
 _SETTLED = 0.45
 """How far from its code a weight may lie where learning starts from codes that are not the nearest ones."""
+_LEAST_GAIN = 1.01
 _BIAS_STEPS = 15
 """Of the range that a layer reads: what biases move by does not depend on the width of the codes there."""
 
@@ -146,6 +148,13 @@ class UnitLearner:
             after = relative_error(self.executor, unit, data, shipped, batch=self.batch, weights=weights)
             if not after <= base.error:
                 raise NotLearnedError(f"the error of its output would be {after:.3g}, not {base.error:.3g}")
+            if self.stage.keeps_variance and unit.output in learned:
+                spread = spread_of(self.executor, unit, data, shipped, batch=self.batch, channel_axis=axis)
+                if spread.gain > _LEAST_GAIN:
+                    learned = {**learned, unit.output: widened(learned[unit.output], spread)}
+                    shipped = self.state(unit, self.with_steps(params, steps), {**integers, **learned})
+                    after = relative_error(self.executor, unit, data, shipped, batch=self.batch, weights=weights)
+                    decisions = [*decisions, _widened(unit, spread)]
         except NotLearnedError as problem:
             steps, learned, after = {}, {layer: start.integers for layer, start in base.started.items()}, base.error
             decisions = [Decision(where=unit.name, what=f"left {base.what}", why=str(problem))]
@@ -305,6 +314,11 @@ def steps_with_room(
 
 def _step(params: QuantParams, factor: Tensor) -> float:
     return float(np.float32(params.scale * float(factor.clamp(LEAST_FACTOR, LARGEST_FACTOR))))
+
+
+def _widened(unit: Unit, spread: Spread) -> Decision:
+    what = f"output widened {spread.gain:.3g} times, to the variance of the float one"
+    return Decision(where=unit.name, what=what, why="learned on noisy inputs, least squared error shrinks it")
 
 
 def _at_limit(unit: Unit, state: UnitState, rounding: Rounding | None) -> list[Decision]:
