@@ -90,11 +90,11 @@ class _Run(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         if n in self._reads:
             args, kwargs = self.fetch_args_kwargs_from_env(n)
-            return operator_of(n)(self.copies[self._reads[n]], *args[1:], **kwargs)
-        return super().run_node(n) if n not in self._readers else self._copied(n, super().run_node(n))
-
-    def _copied(self, n: fx.Node, value: Tensor) -> Tensor:
-        self.copies[n] = value.view_as(value)
+            value = operator_of(n)(self.copies[self._reads[n]], *args[1:], **kwargs)
+        else:
+            value = super().run_node(n)
+        if n in self._readers:
+            self.copies[n] = value.view_as(value)
         return value
 
 

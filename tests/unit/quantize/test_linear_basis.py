@@ -90,6 +90,26 @@ def test_a_chain_is_what_convolutions_and_adds_make_and_read(captured: Capture) 
     assert chains_of(captured(seeded(lambda: Mobile(pad=1))))[0].padded
 
 
+class Direct(nn.Module):
+    """A convolution that reads a chain and makes it: nothing lies between the two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.squeeze, self.branch = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 6, 1)
+        self.last, self.head = nn.Conv2d(6, 16, 1), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.squeeze(torch.relu(self.stem(x)))
+        return self.head(torch.relu(self.last(x + self.branch(x))).mean((2, 3)))
+
+
+def test_a_layer_may_read_the_chain_that_it_makes(captured: Capture) -> None:
+    result = captured(seeded(Direct))
+    (chain,) = chains_of(result)
+    assert [len(chain.producers), len(chain.adds), len(chain.read)] == [2, 1, 2]
+    changed_bases(result)
+
+
 def pooled(x: Tensor) -> Tensor:
     return nn.functional.avg_pool2d(x, 2)
 
