@@ -54,7 +54,11 @@ def learn_rotation(tensors: Sequence[Places]) -> Array:
     has a gradient. Places of images that are not learned from say when to stop; 1 where nothing is better for them.
     """
     channels = tensors[0].learned.shape[1]
-    fishers = [torch.as_tensor(one.fisher, dtype=torch.float32) for one in tensors]
+    largest = max(float(np.trace(one.fisher)) for one in tensors)
+    if not largest > 0:
+        return np.eye(channels)
+    # By a power of two, so that float32 holds it and nothing is rounded.
+    fishers = [torch.as_tensor(one.fisher / 2.0 ** math.frexp(largest)[1], dtype=torch.float32) for one in tensors]
     logs = torch.tensor([math.log(_best_step(one)) for one in tensors], requires_grad=True)
     free = torch.zeros(channels, channels, requires_grad=True)
     rate = _RATE / math.sqrt(channels)

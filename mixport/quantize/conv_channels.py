@@ -41,7 +41,7 @@ _SMALLEST_RATIO = 1.0 / 16.0
 """A channel that is almost silent needs no more room than this gives."""
 _LEAST_WEIGHT_BITS = 4
 """Weights rounded to nearest are compared at no fewer bits: at 2 nothing of them is left to compare."""
-_WORTH_IT = {False: 0.8, True: 0.9}
+_WORTH_IT, _WORTH_IT_LEARNED = 0.8, 0.9
 """What the error must fall to where weights pay, rounded to nearest and learned."""
 _SPATIAL_MOVES = {aten.constant_pad_nd.default, aten.max_pool2d.default}
 
@@ -86,6 +86,7 @@ def level_convolutions(
     if not links:
         return []
     decisions: list[Decision] = []
+    judge, worth_it = (learned_error, _WORTH_IT_LEARNED) if learned else (nearest_error, _WORTH_IT)
     wanted = {
         link.tensor: Wanted(rows=rows_wanted(shape_of(link.tensor)[1], values=_VALUES_KEPT, learned=learned), axis=1) for link in links
     }
@@ -95,10 +96,9 @@ def level_convolutions(
         full = channel_ratios(rows, bits=link.bits, signed=link.bounds is None)
         ratios = [np.ones_like(full), *(full**exponent for exponent in _EXPONENTS)]
         readers = [_reader(layer, graph, flow, scheme, learned=learned) for layer in link.layers]
-        judge = learned_error if learned else nearest_error
         errors = [judge(rows, ratio, readers, bits=link.bits, bounds=link.bounds, rule=rule) for ratio in ratios]
         best = int(np.argmin(errors))
-        if errors[best] < errors[0] * (1.0 if _is_free(graph, link) else _WORTH_IT[learned]):
+        if errors[best] < errors[0] * (1.0 if _is_free(graph, link) else worth_it):
             _fold(graph, link, torch.as_tensor(ratios[best]))
             decisions.append(_decision(link, ratios[best], before=errors[0], after=errors[best]))
     graph.recompile()

@@ -75,6 +75,14 @@ def test_few_places_of_many_channels_are_not_fitted() -> None:
     assert noise(learn_rotation([one]), unseen) <= 1.05 * noise(np.eye(48), unseen)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-60, 1e60])
+def test_what_the_outputs_see_may_be_of_any_size(size: float) -> None:
+    one = places(peaked(400, 4, seed=6), fisher=size * np.eye(4))
+    rotation = learn_rotation([one])
+    expected = learn_rotation([replace(one, fisher=np.eye(4))]) if size else np.eye(4)
+    np.testing.assert_allclose(rotation, expected, atol=1e-3)
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_tensor_that_does_not_vary_gives_a_rotation(value: float) -> None:
     rotation = learn_rotation([places(torch.full((64, 4), value))])

@@ -90,7 +90,7 @@ def test_a_widened_layer_gives_the_wanted_mean_and_spread(gain: float, seed: int
 
 
 def test_without_a_bias_only_scales_move() -> None:
-    old = LayerIntegers(scales=np.float32([0.5, 2.0]), codes=np.ones((2, 3), np.int8), bias=None)
+    old = LayerIntegers(scales=np.array([0.5, 2.0], np.float32), codes=np.ones((2, 3), np.int8), bias=None)
     new = widened(old, Spread(mean=torch.zeros(2), float_mean=torch.ones(2), gain=1.25))
     assert new.bias is None and new.scales.tolist() == [0.625, 2.5]
 
