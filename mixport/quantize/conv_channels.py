@@ -13,6 +13,7 @@ Relu6 every channel reaches 6 on some image, so that largest values say nothing,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -42,7 +43,7 @@ _SMALLEST_RATIO = 1.0 / 16.0
 _LEAST_WEIGHT_BITS = 4
 """Weights rounded to nearest are compared at no fewer bits: at 2 nothing of them is left to compare."""
 _WORTH_IT, _WORTH_IT_LEARNED = 0.8, 0.9
-"""What the error must fall to where weights pay, rounded to nearest and learned."""
+"""What the error must fall to where weights pay; the second for learned 1 x 1 weights, whose error is the most like what is judged."""
 _SPATIAL_MOVES = {aten.constant_pad_nd.default, aten.max_pool2d.default}
 
 
@@ -86,7 +87,7 @@ def level_convolutions(
     if not links:
         return []
     decisions: list[Decision] = []
-    judge, worth_it = (learned_error, _WORTH_IT_LEARNED) if learned else (nearest_error, _WORTH_IT)
+    judge = learned_error if learned else nearest_error
     wanted = {
         link.tensor: Wanted(rows=rows_wanted(shape_of(link.tensor)[1], values=_VALUES_KEPT, learned=learned), axis=1) for link in links
     }
@@ -98,7 +99,7 @@ def level_convolutions(
         readers = [_reader(layer, graph, flow, scheme, learned=learned) for layer in link.layers]
         errors = [judge(rows, ratio, readers, bits=link.bits, bounds=link.bounds, rule=rule) for ratio in ratios]
         best = int(np.argmin(errors))
-        if errors[best] < errors[0] * (1.0 if _is_free(graph, link) else worth_it):
+        if errors[best] < errors[0] * _worth_it(graph, link, learned=learned):
             _fold(graph, link, torch.as_tensor(ratios[best]))
             decisions.append(_decision(link, ratios[best], before=errors[0], after=errors[best]))
     graph.recompile()
@@ -154,9 +155,13 @@ def _reader(layer: fx.Node, graph: fx.GraphModule, flow: CodeFlow, scheme: Schem
     return Reader.of(weight, groups=groups_of(layer), bits=bits if learned else max(bits, _LEAST_WEIGHT_BITS))
 
 
-def _is_free(graph: fx.GraphModule, link: _Link) -> bool:
-    """True where every weight that reads a channel has a scale of its own: all readers are depthwise."""
-    return all(known_constant(graph, layer.args[1]).shape[1] == 1 for layer in link.layers)
+def _worth_it(graph: fx.GraphModule, link: _Link, *, learned: bool) -> float:
+    """What the error must fall to."""
+    shapes = [known_constant(graph, layer.args[1]).shape for layer in link.layers]
+    if all(inputs == 1 for _, inputs, *_ in shapes):
+        return 1.0  # every weight that reads a channel has a scale of its own: depthwise readers
+    # Taps are judged as if independent: ResNet-20 lost by what seemed worth 3 to 6 % (docs/reconstruction-experiments.md).
+    return _WORTH_IT_LEARNED if learned and all(math.prod(taps) == 1 for _, _, *taps in shapes) else _WORTH_IT
 
 
 def _moved_in_space(operand: fx.Node, tensor: fx.Node) -> bool:

@@ -131,6 +131,29 @@ def test_full_convolutions_change_only_where_much_is_won(captured: Capture) -> N
     assert [one.where for one in level(captured(seeded(Plain, widen)))] == ["second"]
 
 
+@pytest.mark.parametrize(
+    ("learned", "gain", "levelled"), [(False, 0.85, []), (False, 0.79, ["depthwise", "project"]), (True, 0.85, ["depthwise"])]
+)
+def test_learned_1_x_1_weights_need_to_win_less(
+    captured: Capture, monkeypatch: pytest.MonkeyPatch, learned: bool, gain: float, levelled: list[str]
+) -> None:
+    """`project` reads what `depthwise` gives, 1 x 1; `last` reads what `project` gives, 3 x 3 here. In front of `depthwise` all is free."""
+
+    def judge(rows: Tensor, ratio: np.ndarray, *_: object, **__: object) -> float:
+        return 1.0 if (ratio == 1).all() else gain
+
+    for name in ("nearest_error", "learned_error"):
+        monkeypatch.setattr(f"mixport.quantize.conv_channels.{name}", judge)
+
+    def wide(m: Bottleneck) -> None:
+        m.last = nn.Conv2d(8, 8, 3)
+
+    result = captured(seeded(Bottleneck, wide))
+    images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    found = level_convolutions(result.graph, torch.split(images, 4), images=8, scheme=Scheme.parse("w4a4"), rule=_RULE, learned=learned)
+    assert [one.where for one in found if one.where in ("depthwise", "project")] == levelled
+
+
 def test_a_channel_that_fires_seldom_keeps_its_range() -> None:
     rows = torch.rand(4000, 3, generator=torch.Generator().manual_seed(0))
     rows[:, 1] = 0.0
