@@ -57,7 +57,8 @@ class Stage:
         temperature: of the softmax in that divergence, and in that of `aph`.
         rounding_weight: of the rounding regulariser (sigmoid).
         warmup: fraction of the steps without it.
-        keeps_variance: a unit that ends in a layer is widened until its output varies as the float one does (`reconstruction.variance`).
+        keeps_variance: a unit that ends in a layer is widened until its output varies as the float one does (`reconstruction.variance`),
+            where it has activations narrower than 8 bits.
         damping: of free codes: weight of what keeps them from the brink between two codes, next to the relative squared error of the
             output, growing from 0 to this over the steps.
     """

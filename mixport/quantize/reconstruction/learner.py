@@ -93,6 +93,10 @@ class UnitLearner:
         sites = [site.name for site in free if site.bits <= WIDEST_LEARNED and site.name not in tied]
         return (layers, sites) if layers or sites else None
 
+    def _reads_narrow(self, unit: Unit) -> bool:
+        """True where activations of the unit have codes narrower than 8 bits: wider ones are hardly noise."""
+        return any(site.bits <= WIDEST_LEARNED for site in self.executor.sites(unit))
+
     def with_steps(self, params: Params, steps: Mapping[str, float]) -> dict[str, QuantParams]:
         """All parameters, some with another step size; the code of an absorbed clamp's upper bound follows."""
         moved = dict(params)
@@ -148,7 +152,7 @@ class UnitLearner:
             after = relative_error(self.executor, unit, data, shipped, batch=self.batch, weights=weights)
             if not after <= base.error:
                 raise NotLearnedError(f"the error of its output would be {after:.3g}, not {base.error:.3g}")
-            if self.stage.keeps_variance and unit.output in learned:
+            if self.stage.keeps_variance and unit.output in learned and self._reads_narrow(unit):
                 spread = spread_of(self.executor, unit, data, shipped, batch=self.batch, channel_axis=axis)
                 if spread.gain > _LEAST_GAIN:
                     learned = {**learned, unit.output: widened(learned[unit.output], spread)}

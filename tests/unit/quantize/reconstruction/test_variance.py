@@ -106,5 +106,11 @@ def test_only_units_that_end_in_a_layer_are_widened_and_say_so(tmp_path: Path, b
     assert not any("widened" in one.what for one in plain.decisions)
 
 
+def test_8_bit_activations_are_hardly_noise(tmp_path: Path) -> None:
+    task, images = task_of(seeded(Linear), tmp_path, scheme="w2a8")
+    made = learn(task, images, tmp_path, iters=40, preset=changed(DEFAULT, input_drop=0.0))
+    assert made.record.units and not any("widened" in one.what for one in made.decisions)
+
+
 def test_published_recipes_do_not_widen() -> None:
     assert [name for name, preset in PRESETS.items() if any(stage.keeps_variance for stage in preset.stages)] == ["mixport"]
