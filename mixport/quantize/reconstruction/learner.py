@@ -33,6 +33,7 @@ from mixport.search_records import UnitRecord
 _SETTLED = 0.45
 """How far from its code a weight may lie where learning starts from codes that are not the nearest ones."""
 _LEAST_GAIN = 1.01
+"""Less is not worth a decision: it moves the output by less than its error."""
 _BIAS_STEPS = 15
 """Of the range that a layer reads: what biases move by does not depend on the width of the codes there."""
 
