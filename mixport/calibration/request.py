@@ -103,6 +103,11 @@ def resolve_request(prompts: PromptRecipe, settings: GeneratorSettings, *, cache
     batch = settings.batch or _default_batch(size or generator.folder.own_size() or _UNKNOWN_SIZE, device=device)
     steps = settings.steps if settings.steps is not None else generator.defaults.steps
     guidance = float(settings.guidance if settings.guidance is not None else generator.defaults.guidance)
+    if settings.negative_prompt and guidance <= 1.0:
+        raise BadOptionError(
+            f"--gen-negative has no effect without guidance, and {generator.name} draws with {guidance:g}, which turns it off",
+            hint="a --gen-guidance above 1, or leave --gen-negative out",
+        )
     own_scheduler, scheduler_config = generator.folder.scheduler()
     safety_checker = settings.safety_checker and SAFETY_CHECKER in generator.folder.components
     files = generator.folder.loaded_files(without=frozenset() if safety_checker else frozenset({SAFETY_CHECKER}))

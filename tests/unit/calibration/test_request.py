@@ -30,6 +30,15 @@ def test_every_default_is_settled(resolve: Resolve) -> None:
     assert len(found.asked["files"]) == 10
 
 
+def test_a_negative_prompt_without_guidance_is_refused(resolve: Resolve, tiny_pipeline: Path, tmp_path: Path) -> None:
+    few_steps = tmp_path / "sd-turbo"  # its own guidance is 0
+    few_steps.symlink_to(tiny_pipeline)
+    with pytest.raises(BadOptionError, match=r"--gen-negative has no effect without guidance, and .*sd-turbo draws with 0") as raised:
+        resolve(folder=few_steps, guidance=None, negative_prompt="blurry")
+    assert "--gen-guidance above 1" in str(raised.value.hint)
+    assert resolve(folder=few_steps, guidance=4.0, negative_prompt="blurry").guided
+
+
 @pytest.mark.parametrize(("size", "batch"), [((64, 64), 64), ((128, 128), 16), ((256, 256), 4), ((512, 512), 1)])
 def test_large_images_are_drawn_in_small_batches_on_a_cpu(resolve: Resolve, size: tuple[int, int], batch: int) -> None:
     assert resolve(size=size, batch=None).batch == batch
