@@ -24,7 +24,7 @@ from mixport.training.denoiser import SCHEDULE
 def assemble(out: Path, into: Path) -> None:
     """Write `generator/` (weights in float16, half the size) and the classifiers' weights into `into`."""
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderTiny.from_pretrained(out / "vae"),
+        vae=AutoencoderTiny.from_pretrained(out / "vae_textured"),
         text_encoder=CLIPTextModel.from_pretrained(out / "text_encoder"),
         tokenizer=CLIPTokenizer.from_pretrained(out / "tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(out / "unet"),
@@ -64,7 +64,7 @@ def assemble(out: Path, into: Path) -> None:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder with vae, unet, text_encoder, tokenizer")
+    parser.add_argument("--out", type=Path, required=True, help="folder with vae_textured, unet, text_encoder, tokenizer")
     parser.add_argument("--into", type=Path, required=True, help="where the package looks for them")
     given = parser.parse_args()
     assemble(given.out, given.into)

@@ -32,7 +32,7 @@ from mixport.training.features import LAST_STAGE, Classifier, feature_loss
 LATENT_CHANNELS = 12
 _WIDTH = 64
 _BATCH = 64
-_NOISE = 0.15
+LATENT_NOISE = 0.15
 """Standard deviation of the noise on the latents, which have unit variance."""
 
 
@@ -60,7 +60,7 @@ class _Trained(nn.Module):
 
     def forward(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         latents = self.autoencoder.encoder(pixels)
-        return self.autoencoder.decoder(latents + _NOISE * noise), latents, self.to_features(latents)
+        return self.autoencoder.decoder(latents + LATENT_NOISE * noise), latents, self.to_features(latents)
 
 
 def to_pixels(images: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def into(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_text_encoder(tokenizer).save_pretrained(out / "text_encoder")
     make_denoiser().save_pretrained(out / "unet")
     images = torch.randint(0, 256, (512, 3, 32, 32), dtype=torch.uint8)
-    finish(make_autoencoder(), images, out / "vae", device=torch.device("cpu"))
+    finish(make_autoencoder(), images, out / "vae_textured", device=torch.device("cpu"))
     made = tmp_path_factory.mktemp("package")
     assemble(out, made)
     return made
