@@ -56,7 +56,8 @@ def band_energies(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 def texture_distance(got: Tensor, wanted: Tensor) -> Tensor:
     """Mean absolute difference of the energies of both bands."""
-    return sum(((mine - theirs).abs().mean() for mine, theirs in zip(band_energies(got), band_energies(wanted), strict=True)), torch.zeros(()))
+    (fine, coarse), (wanted_fine, wanted_coarse) = band_energies(got), band_energies(wanted)
+    return (fine - wanted_fine).abs().mean() + (coarse - wanted_coarse).abs().mean()
 
 
 def feature_texture_distance(got: Tensor, wanted: Tensor) -> Tensor:
