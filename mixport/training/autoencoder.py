@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mixport.training import cifar10
-from mixport.training.checkpoint import load_checkpoint, save_checkpoint
+from mixport.training.checkpoint import resume, save_parts
 from mixport.training.features import LAST_STAGE, Classifier, feature_loss
 
 LATENT_CHANNELS = 12
@@ -82,11 +82,7 @@ def train(data: Path, out: Path, *, steps: int, peak: float, device: torch.devic
     )
     path = out / "autoencoder.ckpt"
     parts = {"model": model, "average": average, "optimiser": optimiser, "schedule": schedule}
-    first = 0
-    if (state := load_checkpoint(path)) is not None:
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        first = state["step"]
+    first = resume(path, parts)
     started = time.perf_counter()
     for step in range(first, steps):
         generator = torch.Generator().manual_seed(step)
@@ -121,7 +117,7 @@ def train(data: Path, out: Path, *, steps: int, peak: float, device: torch.devic
         if (step + 1) % 1000 == 0 or step + 1 == steps:
             psnr, agreed = quality(average.module.autoencoder, classifier, held_out, held_out_labels, device=device)
             print(f"step {step + 1}: held-out PSNR {psnr:.2f} dB, our ResNet-20 finds the class in {agreed:.1f} %", flush=True)
-            save_checkpoint(path, {**{name: part.state_dict() for name, part in parts.items()}, "step": step + 1})
+            save_parts(path, parts, done=step + 1)
     finish(average.module.autoencoder, images, out / "vae", device=device)
     kept = {name: value.detach().cpu().contiguous() for name, value in average.module.to_features.state_dict().items()}
     save_file(kept, out / "to_features.safetensors")

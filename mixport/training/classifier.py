@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mixport.quantize.cifar_resnet import BLOCKS, CifarResNet
 from mixport.training import cifar10
-from mixport.training.checkpoint import load_checkpoint, save_checkpoint
+from mixport.training.checkpoint import resume, save_parts
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -47,14 +47,9 @@ def train_resnet20(data: Path, out: Path, *, epochs: int, peak: float, device: t
     steps = len(images) // _BATCH
     total = epochs * steps
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(step / (0.2 * total) + 0.01, (total - step) / (0.8 * total)))
-    first = 0
+    parts = {"model": model, "average": average, "optimiser": optimiser, "schedule": schedule}
     path = out / "resnet20.ckpt"
-    if (state := load_checkpoint(path)) is not None:
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
-        first = state["epoch"]
+    first = resume(path, parts)
     for epoch in range(first, epochs):
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(epoch)
@@ -76,8 +71,7 @@ def train_resnet20(data: Path, out: Path, *, epochs: int, peak: float, device: t
         accuracy = top1(average.module, held_out, held_out_labels, device=device)
         seconds = time.perf_counter() - started
         print(f"epoch {epoch + 1}/{epochs}  loss {running / steps:.4f}  held-out top-1 {accuracy:.2f}  {seconds:.0f} s", flush=True)
-        states = {name: part.state_dict() for name, part in [("model", model), ("average", average), ("optimiser", optimiser)]}
-        save_checkpoint(path, {**states, "schedule": schedule.state_dict(), "epoch": epoch + 1})
+        save_parts(path, parts, done=epoch + 1)
     test, test_labels = cifar10.test_images(data)
     print(f"test top-1 {top1(average.module, test, test_labels, device=device):.2f}")
     kept = {name: value.detach().cpu().contiguous() for name, value in average.module.state_dict().items()}

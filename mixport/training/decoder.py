@@ -27,13 +27,15 @@ from torch import Tensor, nn
 
 from mixport.training import cifar10
 from mixport.training.autoencoder import LATENT_CHANNELS, LATENT_NOISE, quality, to_pixels
-from mixport.training.checkpoint import load_checkpoint, save_checkpoint
-from mixport.training.features import Classifier, Seen
+from mixport.training.checkpoint import resume, save_parts
+from mixport.training.features import Classifier, Seen, feature_loss
 
 _BATCH = 64
 _WINDOW, _STRIDE = 8, 4
 """Places whose energy is compared, in elements of the map: half overlapping."""
-_WEIGHTS = {"pixels": 4.0, "features": 0.5, "predictions": 0.5, "textures": 30.0, "feature textures": 0.5}
+_TEXTURED = 2
+"""Feature maps, of stem and first stage, that are compared by texture; those behind them place by place."""
+_WEIGHTS = {"pixels": 4.0, "features": 0.5, "textures": 30.0, "feature textures": 0.5}
 
 
 def band_energies(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,19 +81,13 @@ def _local(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _losses(decoded: Tensor, pixels: Tensor, got: Seen, wanted: Seen) -> dict[str, Tensor]:
-    mine, theirs = ([stage.float() for stage in seen.stages] for seen in (got, wanted))
+    maps = zip(got.stages[:_TEXTURED], wanted.stages[:_TEXTURED], strict=True)
     nothing = torch.zeros((), device=decoded.device)
     return {
         "pixels": F.l1_loss(F.avg_pool2d(decoded, 2), F.avg_pool2d(pixels, 2)),
-        "features": sum(((a - b).square().mean() / b.square().mean() for a, b in zip(mine[2:], theirs[2:], strict=True)), nothing),
-        "predictions": F.kl_div(
-            F.log_softmax(got.logits.float() / 2.0, dim=1),
-            F.log_softmax(wanted.logits.float() / 2.0, dim=1),
-            log_target=True,
-            reduction="batchmean",
-        ),
+        "features": feature_loss(got, wanted, first=_TEXTURED),
         "textures": texture_distance(decoded, pixels),
-        "feature textures": sum((feature_texture_distance(a, b) for a, b in zip(mine[:2], theirs[:2], strict=True)), nothing),
+        "feature textures": sum((feature_texture_distance(mine.float(), theirs.float()) for mine, theirs in maps), nothing),
     }
 
 
@@ -109,11 +105,7 @@ def train(data: Path, out: Path, *, steps: int, peak: float, device: torch.devic
     )
     parts = {"decoder": decoder, "average": average, "optimiser": optimiser, "schedule": schedule}
     path = out / "decoder.ckpt"
-    first = 0
-    if (state := load_checkpoint(path)) is not None:
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        first = state["step"]
+    first = resume(path, parts)
     started = time.perf_counter()
     for step in range(first, steps):
         generator = torch.Generator().manual_seed(step)
@@ -138,7 +130,7 @@ def train(data: Path, out: Path, *, steps: int, peak: float, device: torch.devic
             shown = "  ".join(f"{name} {loss.item():.4f}" for name, loss in losses.items())
             print(f"step {step + 1}/{steps}  {shown}  {rate:.2f} steps/s", flush=True)
         if (step + 1) % 250 == 0 or step + 1 == steps:
-            save_checkpoint(path, {**{name: part.state_dict() for name, part in parts.items()}, "step": step + 1})
+            save_parts(path, parts, done=step + 1)
     decoder.load_state_dict(average.module.state_dict())
     psnr, agreed = quality(autoencoder, classifier, held_out, held_out_labels, device=device)
     print(f"held-out PSNR {psnr:.2f} dB, our ResNet-20 finds the class in {agreed:.1f} %")

@@ -30,7 +30,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from mixport.training.autoencoder import LATENT_CHANNELS
 from mixport.training.captions import caption
-from mixport.training.checkpoint import load_checkpoint, save_checkpoint
+from mixport.training.checkpoint import resume, save_parts
 from mixport.training.features import LAST_STAGE
 from mixport.training.latents import LatentSet, read_latents
 from mixport.training.text import TEXT_WIDTH, embed
@@ -127,11 +127,7 @@ def train(out: Path, *, steps: int, batch: int, peak: float, compiled: bool, dev
     alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(device)
     parts = {"model": model, "average": average, "optimiser": optimiser, "schedule": schedule}
     path = out / "denoiser.ckpt"
-    first = 0
-    if (state := load_checkpoint(path)) is not None:
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        first = state["step"]
+    first = resume(path, parts)
     forward = torch.compile(model) if compiled else model
     started, shown = time.perf_counter(), first
     running = torch.zeros(2)
@@ -167,7 +163,7 @@ def train(out: Path, *, steps: int, batch: int, peak: float, compiled: bool, dev
             print(f"step {step + 1}/{steps}  {losses}  {rate:.2f} steps/s", flush=True)
             running.zero_()
         if (step + 1) % 500 == 0 or step + 1 == steps:
-            save_checkpoint(path, {**{name: part.state_dict() for name, part in parts.items()}, "step": step + 1})
+            save_parts(path, parts, done=step + 1)
             average.module.save_pretrained(out / "unet")
 
 

@@ -63,10 +63,16 @@ class Classifier(nn.Module):
         return Seen(stages=tuple(stages), logits=logits)
 
 
-def feature_loss(got: Seen, wanted: Seen) -> Tensor:
-    """Squared distance of the stages, each in units of its own mean square, plus the divergence of the predictions at temperature 2."""
+def feature_loss(got: Seen, wanted: Seen, *, first: int = 0) -> Tensor:
+    """Squared distance of the stages, each in units of its own mean square, plus the divergence of the predictions at temperature 2.
+
+    Args:
+        got: of the images that are judged.
+        wanted: of those that they shall look like.
+        first: stages before this one do not count.
+    """
     distance = torch.zeros((), device=got.logits.device)
-    for mine, theirs in zip(got.stages, wanted.stages, strict=True):
+    for mine, theirs in zip(got.stages[first:], wanted.stages[first:], strict=True):
         distance = distance + (mine.float() - theirs.float()).square().mean() / theirs.float().square().mean()
     temperature = 2.0
     ours = F.log_softmax(got.logits.float() / temperature, dim=1)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from mixport.quantize.cifar_vit import cifar_vit
 from mixport.training import cifar10
 from mixport.training.autoencoder import to_pixels
-from mixport.training.checkpoint import load_checkpoint, save_checkpoint
+from mixport.training.checkpoint import resume, save_parts
 from mixport.training.classifier import MEAN, STD, top1
 from mixport.training.features import LAST_STAGE, Classifier
 
@@ -89,11 +89,7 @@ def train(data: Path, out: Path, *, epochs: int, peak: float, device: torch.devi
     }
     parts = {"model": model, "hint": hint, "average": average, **optimisers, **schedules}
     path = out / "vit.ckpt"
-    first = 0
-    if (state := load_checkpoint(path)) is not None:
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        first = state["epoch"]
+    first = resume(path, parts)
     for epoch in range(first, epochs):
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(1000 + epoch)
@@ -126,7 +122,7 @@ def train(data: Path, out: Path, *, epochs: int, peak: float, device: torch.devi
         accuracy = top1(average.module, held_out, held_out_labels, device=device)
         seconds = time.perf_counter() - started
         print(f"epoch {epoch + 1}/{epochs}  loss {running / steps:.4f}  held-out top-1 {accuracy:.2f}  {seconds:.0f} s", flush=True)
-        save_checkpoint(path, {**{name: part.state_dict() for name, part in parts.items()}, "epoch": epoch + 1})
+        save_parts(path, parts, done=epoch + 1)
     kept = {name: value.detach().half().cpu().contiguous() for name, value in average.module.state_dict().items()}
     average.module.load_state_dict({name: value.float() for name, value in kept.items()})
     test, test_labels = cifar10.test_images(data)
