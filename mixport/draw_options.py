@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from mixport.calibration.generators import known_defaults
 from mixport.calibration.phrases import check_template
 from mixport.calibration.recipe import DRAWN, FilterSettings, GeneratorSettings, LabelText, Pairing, PromptRecipe, Strategy
 from mixport.errors import BadOptionError
@@ -14,7 +15,8 @@ from mixport.option_text import check_size, flag, read_size
 
 #: Options of a generator that comes from a hub.
 _HUB_ONLY = ("gen_revision",)
-_CLASSES_PER_PROMPT = 2
+#: A prompt of one class is no mixup.
+_FEWEST_PER_PROMPT = 2
 #: Whole batches are drawn and kept: a larger one would draw thousands of images for a set of ten.
 _MOST_AT_ONCE = 4096
 
@@ -23,7 +25,7 @@ class DrawOptions(BaseModel):
     """Options that only the methods which draw images take, under the names they have on the command line.
 
     Attributes:
-        classes_per_prompt: class names fused in one prompt of mixup; None is 2.
+        classes_per_prompt: class names fused in one prompt of mixup; None is the generator's own, or all there are.
         template: text with `{classes}`; None is the method's own.
         pairing: how classes meet in a prompt of mixup.
         label_text: the class name alone, or with its meaning.
@@ -109,7 +111,9 @@ class DrawOptions(BaseModel):
                 "--label-text gloss needs the meaning of every class, which this model does not bring",
                 hint='--classes FILE.json with [{"name": "crane", "gloss": "a large wading bird"}, ...]',
             )
-        fused = self.classes_per_prompt if self.classes_per_prompt is not None else _CLASSES_PER_PROMPT
+        fused = self.classes_per_prompt
+        if fused is None:
+            fused = min(known_defaults(self.generator).classes_per_prompt, max(len(class_names), _FEWEST_PER_PROMPT))
         return PromptRecipe(
             strategy=strategy,
             class_names=tuple(class_names),

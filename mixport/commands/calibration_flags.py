@@ -32,7 +32,12 @@ CacheFolderOption = Annotated[
 ]
 ClassesPerPromptOption = Annotated[
     int | None,
-    typer.Option(help="Class names fused in one prompt of mixup, 2 to 4.", metavar="K", show_default="2", rich_help_panel=_PROMPTS),
+    typer.Option(
+        help="Class names fused in one prompt of mixup, 2 to 4.",
+        metavar="K",
+        show_default="3 with the builtin generator, 2 with others",
+        rich_help_panel=_PROMPTS,
+    ),
 ]
 TemplateOption = Annotated[
     str | None,

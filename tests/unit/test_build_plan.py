@@ -64,7 +64,7 @@ def test_a_default_build() -> None:
         "scheme": "w4a8, first and last layer 8 bits (brecq), seed 0",
         "rounding": "learned unit by unit, 500 steps each (mixport), device auto",
         "target": "ort-cpu",
-        "calibration": "512 drawn images, prompts: mixup, 2 of 3 classes each, balanced; generator: builtin, device auto; "
+        "calibration": "512 drawn images, prompts: mixup, 3 of 3 classes each, balanced; generator: builtin, device auto; "
         "448 will be drawn, in whole batches of 64; 100 of them are in calib_cache already",
         "compare": "every code on 256 calibration images (native); no top-1 without --eval",
         "gates": "mismatches==0",

@@ -122,12 +122,21 @@ def test_the_recipe_holds_what_was_asked() -> None:
     assert recipe.filters == FilterSettings(keep_energy=0.5, keep_statistics=0.25)
 
 
-@pytest.mark.parametrize(("calib", "together"), [("mixup", 2), ("single", 1), ("genq", 1)])
+@pytest.mark.parametrize(("calib", "together"), [("mixup", 3), ("single", 1), ("genq", 1)])
 def test_the_defaults_of_each_method(calib: str, together: int) -> None:
     recipe = BuildOptions.of({"calib": calib}).calibration_recipe(preprocessing=SMALL, class_names=CLASSES)
     assert recipe.prompts is not None
     assert (recipe.prompts.strategy, recipe.prompts.classes_per_prompt) == (calib, together)
     assert (recipe.generator, recipe.filters) == (GeneratorSettings(), FilterSettings())
+
+
+@pytest.mark.parametrize(
+    ("generator", "classes", "together"), [("builtin", 10, 3), ("builtin", 2, 2), ("builtin", 1, 2), ("owner/unknown", 10, 2)]
+)
+def test_how_many_classes_a_prompt_has_depends_on_the_generator(generator: str, classes: int, together: int) -> None:
+    options = BuildOptions.of({"calib": "mixup", "generator": generator})
+    names = tuple(f"class {index}" for index in range(classes))
+    assert options.prompt_recipe("mixup", class_names=names, glosses=None, seed=0).classes_per_prompt == together
 
 
 def test_other_methods_have_no_prompts() -> None:
