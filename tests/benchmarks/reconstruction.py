@@ -73,7 +73,10 @@ SUBJECTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One row: everything but the seed. `changes` are fields of the preset or of its only stage, `calib` a calibration method or `real`."""
+    """One row: everything but the seed.
+
+    `changes` are fields of the preset or of its only stage; `calib` is a calibration method, `real`, or `mixup of K` classes a prompt.
+    """
 
     subject: str
     scheme: str
@@ -118,7 +121,7 @@ TABLES: dict[str, dict[str, Case]] = {
     "images": {
         f"{calib}, {scheme}": Case(subject="ResNet-20", scheme=scheme, iters=iters, calib=calib)
         for scheme, iters in (("w4a4", 500), ("w2a4", 2000))
-        for calib in ("real", "mixup", "single", "genq", "noise")
+        for calib in ("real", "mixup of 3", "mixup of 2", "single", "genq", "noise")
     },
     "transformers": {
         f"{subject} {scheme}": Case(subject=subject, scheme=scheme, iters=iters)
@@ -150,13 +153,15 @@ def prepare(case: Case, seed: int, *, data: Path, work: Path) -> tuple[FloatMode
     classes = data / "cifar10_classes.json" if subject.images == "cifar" else None
     model = load_model(subject.spec, weights=weights, model_args=dict(subject.model_args), classes=classes, overrides=overrides)
     calib = f"images:{_real(subject, case, seed, data=data, work=work)}" if case.calib == "real" else case.calib
+    method, _, together = calib.partition(" of ") if case.calib.startswith("mixup") else (calib, "", "")
     options = BuildOptions.of(
         {
             "model": subject.spec,
             "weights": weights,
             "model_arg": dict(subject.model_args),
             "classes": classes,
-            "calib": calib,
+            "calib": method,
+            **({"classes_per_prompt": int(together)} if together else {}),
             "images": case.images,
             "seed": seed,
             "cache": work / "cache",
