@@ -25,7 +25,7 @@ from mixport.training.features import Classifier
 from mixport.training.text import train_text_encoder
 
 #: Composites of k classes that are tried; those whose classes our own classifier finds are kept.
-TRIED = {2: 60000, 3: 16000, 4: 10000}
+TRIED = {2: 60000, 3: 60000, 4: 10000}
 MOST_CLASSES = 4
 _BATCH = 256
 

@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.generator_quality --data ../shared/data
 
-Draws 1,000 images of one class and 1,000 of two through mixport's own calibration stage, and reports, as text and with `--json`:
+Draws 1,000 images each of one, two and three classes through mixport's own calibration stage, and reports, as text and with `--json`:
 
 - single: share of images whose top-1 is the prompted class, overall and for each class;
 - pairs: share with at least one of the two prompted classes in the top-2, and with both;
+- triples: share with at least two of the three prompted classes in the top-3, and with all;
 - distances: nearest neighbour inside each set and in the training set, root mean square in grey levels. Real test images give the
   yardstick: a generator that copies training images has distances far below theirs.
 
@@ -40,9 +41,11 @@ _PREPROCESSING = Preprocessing(size=(32, 32), mean=(0.485, 0.456, 0.406), std=(0
 Pixels = NDArray[np.uint8]
 
 
-def draw(strategy: Strategy, *, count: int, settings: GeneratorSettings, seed: int, cache: Path) -> tuple[Pixels, list[tuple[int, ...]]]:
-    """Images uint8 [N, 32, 32, 3] and the classes of each prompt."""
-    recipe = PromptRecipe(strategy=strategy, class_names=cifar10.CLASSES, seed=seed)
+def draw(
+    strategy: Strategy, *, named: int, count: int, settings: GeneratorSettings, seed: int, cache: Path
+) -> tuple[Pixels, list[tuple[int, ...]]]:
+    """Images uint8 [N, 32, 32, 3] and the classes of each prompt, of which there are `named`."""
+    recipe = PromptRecipe(strategy=strategy, class_names=cifar10.CLASSES, classes_per_prompt=named, seed=seed)
     asked = parse_calibration(strategy, images=count, seed=seed, preprocessing=_PREPROCESSING, prompts=recipe, generator=settings)
     made = calibrate(asked, store=Store(cache), progress=Console(json=False, quiet=False))
     return np.load(made.images_path), [prompt.classes for prompt in prompts(recipe, count=count)]
@@ -83,6 +86,12 @@ def decoded(images: Pixels, *, folder: Path) -> Pixels:
     return ((back.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
+def found_classes(images: Pixels, classes: list[tuple[int, ...]], *, weights: Path, depth: int) -> NDArray[np.int64]:
+    """How many of the k prompted classes are among the k likeliest ones, int64 [N]."""
+    likeliest = judge(images, weights=weights, depth=depth).topk(len(classes[0]), dim=1).indices.tolist()
+    return np.array([len(set(one) & set(two)) for one, two in zip(likeliest, classes, strict=True)])
+
+
 def _spread(distances: NDArray[np.float64]) -> dict[str, float]:
     return {"least": round(float(distances.min()), 2), "median": round(float(np.median(distances)), 2)}
 
@@ -91,19 +100,22 @@ def measure(
     *, data: Path, weights: Path, depth: int, count: int, settings: GeneratorSettings, seed: int, cache: Path, distances: bool
 ) -> dict[str, object]:
     """All figures, ready for JSON."""
-    singles, classes = draw("single", count=count, settings=settings, seed=seed, cache=cache)
+    singles, classes = draw("single", named=1, count=count, settings=settings, seed=seed, cache=cache)
     wanted = torch.tensor([one[0] for one in classes])
     right = judge(singles, weights=weights, depth=depth).argmax(1) == wanted
     by_class = {name: round(100.0 * float(right[wanted == index].float().mean()), 1) for index, name in enumerate(cifar10.CLASSES)}
-    pairs, named = draw("mixup", count=count, settings=settings, seed=seed, cache=cache)
-    top2 = judge(pairs, weights=weights, depth=depth).topk(2, dim=1).indices.tolist()
-    found = np.array([len(set(one) & set(two)) for one, two in zip(top2, named, strict=True)])
+    pairs, named = draw("mixup", named=2, count=count, settings=settings, seed=seed, cache=cache)
+    of_two = found_classes(pairs, named, weights=weights, depth=depth)
+    triples, named = draw("mixup", named=3, count=count, settings=settings, seed=seed, cache=cache)
+    of_three = found_classes(triples, named, weights=weights, depth=depth)
     result: dict[str, object] = {
         "images": count,
         "single_top1": round(100.0 * float(right.float().mean()), 1),
         "by_class": by_class,
-        "pair_any": round(100.0 * float((found > 0).mean()), 1),
-        "pair_both": round(100.0 * float((found == 2).mean()), 1),
+        "pair_any": round(100.0 * float((of_two > 0).mean()), 1),
+        "pair_both": round(100.0 * float((of_two == 2).mean()), 1),
+        "triple_two": round(100.0 * float((of_three > 1).mean()), 1),
+        "triple_all": round(100.0 * float((of_three == 3).mean()), 1),
     }
     if settings.source == "builtin":
         real, labels = (part[:1500] for part in cifar10.test_images(data))
@@ -115,7 +127,7 @@ def measure(
         return result
     train = cifar10.training_images(data)[0].permute(0, 2, 3, 1).contiguous().numpy()
     test = cifar10.test_images(data)[0][:count].permute(0, 2, 3, 1).contiguous().numpy()
-    for name, images in (("single", singles), ("pairs", pairs), ("real test images", test)):
+    for name, images in (("single", singles), ("pairs", pairs), ("triples", triples), ("real test images", test)):
         result[f"{name}: nearest in the set"] = _spread(nearest(images, images, itself=True))
         result[f"{name}: nearest training image"] = _spread(nearest(images, train, itself=False))
     return result
