@@ -150,7 +150,8 @@ def train(out: Path, *, start: Path | None, steps: int, batch: int, peak: float,
     )
     alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(device)
     parts = {"model": model, "average": average, "optimiser": optimiser, "schedule": schedule}
-    path = out / "denoiser.ckpt"
+    # Its own file, so that the run that it goes on from is not taken for it.
+    path = out / ("denoiser.ckpt" if start is None else "denoiser_further.ckpt")
     first = resume(path, parts)
     forward = torch.compile(model) if compiled else model
     started, shown = time.perf_counter(), first
@@ -195,7 +196,7 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder with latents.safetensors, tokenizer and text_encoder")
-    parser.add_argument("--start", type=Path, help="folder of a trained unet to go on from, with a fresh optimiser")
+    parser.add_argument("--start", type=Path, help="folder of a trained unet to go on from, with a fresh optimiser; it may be WORK/unet")
     parser.add_argument("--steps", type=int, default=10000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--peak", type=float, default=6e-4, help="highest learning rate")
