@@ -5,7 +5,7 @@
 v-prediction (Salimans and Ho 2022) on a cosine schedule (Nichol and Dhariwal 2021), min-SNR weights with gamma 5 (Hang et al. 2023),
 captions dropped for classifier-free guidance (Ho and Salimans 2022), inner features aligned with a classifier's (Yu et al. 2024,
 "Representation alignment for generation", REPA) and an exponential moving average of the weights. The text conditions every residual
-block through the time embedding, and the innermost ones through cross-attention.
+block through the time embedding, and the innermost ones through cross-attention. Batches have fixed shares of single images and composites.
 """
 
 # A script over torch, diffusers and transformers, which leave most of their types open.
@@ -133,7 +133,7 @@ def chances(classes: Tensor, *, shares: Mapping[int, float]) -> Tensor:
 
 
 def train(out: Path, *, start: Path | None, steps: int, batch: int, peak: float, compiled: bool, device: torch.device) -> None:
-    """Train, keep a checkpoint every 500 steps, write the folder `unet` at the end."""
+    """Train, from the U-Net in `start` if there is one, keep a checkpoint every 500 steps, write the folder `unet` at the end."""
     latents: LatentSet = read_latents(out / "latents.safetensors")
     bank = _make_bank(out, latents.classes)
     print(f"{len(latents.latents)} latents, {len(bank.embeddings)} captions", flush=True)
