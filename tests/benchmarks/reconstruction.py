@@ -39,7 +39,7 @@ from tests.e2e.real_data import cifar_calibration, imagenet_sample
 from tests.reconstruction import changed
 
 _HALF = (0.5, 0.5, 0.5)
-_FOLDS, _HELD_OUT = 5, 100
+_FOLDS = 5
 """Of the 500 ImageNet images."""
 _VIT_ARGS = {"img_size": "32", "patch_size": "4", "embed_dim": "128", "depth": "4", "num_heads": "4", "mlp_ratio": "2", "num_classes": "10"}
 _VIT_NORM: dict[str, Any] = {"input_size": (32, 32), "mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
@@ -210,7 +210,7 @@ def _real(subject: Subject, case: Case, seed: int, *, data: Path, work: Path) ->
     if subject.images == "cifar":
         path = work / f"cifar-{case.images}-{seed}.npz"
         return path if path.exists() else cifar_calibration(data, path, count=case.images, seed=seed)
-    path = work / f"imagenet-{case.images}-{seed}.npz"
+    path = work / f"imagenet-{case.images}-fold-{seed}.npz"
     if not path.exists():
         images = np.load(imagenet_sample(data, work / "imagenet.npz"))["images"]
         np.savez(path, images=images[_split(seed)[0][: case.images]])
@@ -219,9 +219,9 @@ def _real(subject: Subject, case: Case, seed: int, *, data: Path, work: Path) ->
 
 def _split(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Which of the 500 ImageNet images may be calibrated on (400), and which may not (100): seeds 0 to 4 hold out each image once."""
-    order = np.random.default_rng(seed // _FOLDS).permutation(_FOLDS * _HELD_OUT)
-    first = (_FOLDS - 1 - seed % _FOLDS) * _HELD_OUT
-    return np.delete(order, slice(first, first + _HELD_OUT)), order[first : first + _HELD_OUT]
+    order = np.random.default_rng(seed // _FOLDS).permutation(500)
+    held_out = np.split(order, _FOLDS)[-1 - seed % _FOLDS]
+    return order[~np.isin(order, held_out)], held_out
 
 
 def _judges(subject: Subject, case: Case, seed: int, *, data: Path, work: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
