@@ -186,22 +186,6 @@ class LoweredGraph:
     decisions: tuple[Decision, ...]
 
 
-class Simulation(Protocol):
-    """The quantiser's own executable view of the model, as the validator needs it."""
-
-    def codes(self, images: NDArray[np.float32], *, overrides: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
-        """Run the hardware-exact simulation.
-
-        Args:
-            images: float32 [N, C, H, W], preprocessed.
-            overrides: codes to use in place of the simulation's own at these sites (entries behind float islands).
-
-        Returns:
-            codes of every activation site by name, and the float output under `output`.
-        """
-        ...
-
-
 class ImageScores(Protocol):
     """The float model's opinion of images, as the filters of drawn images need it. Lower is better in every score."""
 

@@ -200,6 +200,6 @@ def _copy_provenance(node: fx.Node, source: fx.Node) -> None:
             node.meta[key] = source.meta[key]
 
 
-def mark_islands(sites: list[ActivationSite], behind: set[str]) -> list[ActivationSite]:
+def mark_islands(sites: list[ActivationSite], behind: frozenset[str]) -> list[ActivationSite]:
     """Mark the sites whose values come straight from a float operator."""
     return [replace(site, behind_island=site.name in behind) for site in sites]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -48,8 +49,21 @@ _IEEE = frozenset(
 """Correctly rounded operations in a fixed order: as exact as their operands."""
 
 
-def sites_behind_islands(graph: fx.GraphModule) -> set[str]:
-    """Names of the sites of a fake-quantised graph whose own value, before rounding, comes from a float island."""
+@dataclass(frozen=True, kw_only=True)
+class Islands:
+    """Float islands of a fake-quantised graph.
+
+    Attributes:
+        nodes: operators whose float result differs between machines, and exact ones that read such a result.
+        sites: names of the sites whose own value, before rounding, comes from one.
+    """
+
+    nodes: frozenset[fx.Node]
+    sites: frozenset[str]
+
+
+def find_islands(graph: fx.GraphModule) -> Islands:
+    """Float islands, found operator by operator in graph order."""
     islands: set[fx.Node] = set()
     behind: set[str] = set()
     for node in graph.graph.nodes:
@@ -70,4 +84,4 @@ def sites_behind_islands(graph: fx.GraphModule) -> set[str]:
                 islands.add(node)
         elif (node.meta.get("is_float", False) or node.meta.get("is_tuple", False)) and node.all_input_nodes:
             islands.add(node)
-    return behind
+    return Islands(nodes=frozenset(islands), sites=frozenset(behind))

@@ -7,7 +7,7 @@ mixport.integer.requantise does. Between quantisers, elementwise float operators
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
-from torch.fx.node import map_aggregate
+from torch.fx.node import map_aggregate, map_arg
 
 from mixport.artifacts import QuantizedModel
 from mixport.quantize.fx_graph import aten, operator_of, tensor_arg
 from mixport.quantize.insert import code_params
+from mixport.quantize.islands import find_islands
 from mixport.quantspec import QuantParams
+from mixport.simulation import FloatEvaluation, SimulatedRun
 from mixport.torch_ops import OPS
 
 _DTYPES = {"uint8": np.uint8, "int16": np.int16, "int8": np.int8}
@@ -58,8 +60,11 @@ class _Weight:
 class ExactProgram(fx.Interpreter):
     """Interprets the fake-quantised graph on integers and keeps every site's codes."""
 
-    def __init__(self, graph: fx.GraphModule) -> None:
+    def __init__(self, graph: fx.GraphModule, islands: frozenset[fx.Node]) -> None:
         super().__init__(graph)
+        self.islands = islands
+        self.wide: dict[fx.Node, Any] = {}
+        self.floats: dict[str, FloatEvaluation] = {}
         self.params = {node: code_params(node) for node in graph.graph.nodes if node.op == "call_function"}
         self.codes: dict[str, NDArray[Any]] = {}
         self.overrides: Mapping[str, NDArray[Any]] = {}
@@ -73,6 +78,8 @@ class ExactProgram(fx.Interpreter):
         if n.target is OPS.dequantize_weight.default:
             return _Weight(codes=args[0], scale=args[1])
         if n.target is OPS.quantize_dequantize.default:
+            if tensor_arg(n, 0) in self.wide:
+                self._evaluate_site(tensor_arg(n, 0), *args)
             return self._quantise(*args)
         if n.target in _LAYERS and isinstance(args[1], _Weight):
             return self._layer(n, args)
@@ -84,9 +91,40 @@ class ExactProgram(fx.Interpreter):
             return self._multiply(n, args)
         args, kwargs = map_aggregate((args, kwargs), _real)
         value = operator_of(n)(*args, **kwargs)
+        if n in self.islands:
+            self.wide[n] = self._in_float64(n, value)
+        for spent in self.user_to_last_uses.get(n, ()):
+            self.wide.pop(spent, None)
         if n.target is OPS.lookup.default:
             value = self._record(str(args[2]), value, scale=args[5], zero_point=args[6], dtype=np.uint8)
         return value
+
+    def _in_float64(self, n: fx.Node, value: Any) -> Any:
+        """The same operator once more in float64; the float32 value where it takes no other type."""
+
+        def widened(source: fx.Node) -> Any:
+            return map_aggregate(self.wide.get(source, self.env[source]), _double)
+
+        try:
+            return operator_of(n)(*map_arg(n.args, widened), **map_arg(n.kwargs, widened))
+        except (RuntimeError, TypeError, NotImplementedError):
+            return map_aggregate(value, _double)
+
+    def _evaluate_site(self, source: fx.Node, x: Tensor, site: str, scale: float, zero_point: int, qmin: int, qmax: int, _: str) -> None:
+        step, wide = _float32(scale), self.wide[source]
+        narrow_codes = torch.clamp(torch.round(x / step) + zero_point, qmin, qmax).double()
+        finite = torch.isfinite(x) & torch.isfinite(wide) | (x == wide)
+        # Beyond the range of codes both saturate, however far apart they are.
+        low, high = (qmin - zero_point - 1) * float(step), (qmax - zero_point + 1) * float(step)
+        apart = (x.double().clamp(low, high) - wide.clamp(low, high)).abs()
+        self.floats[site] = _evaluation(narrow_codes, apart / float(step), finite)
+
+    def evaluate_output(self, node: fx.Node, value: Tensor) -> None:
+        """Note the float output where it lies behind a float island."""
+        if node in self.wide:
+            wide = self.wide[node]
+            finite = torch.isfinite(value) & torch.isfinite(wide)
+            self.floats["output"] = _evaluation(value.double(), (value.double() - wide).abs(), finite)
 
     def _coded(self, n: fx.Node) -> bool:
         return all(self.params.get(source) is not None for source in n.args[:2] if isinstance(source, fx.Node))
@@ -150,28 +188,39 @@ class ExactProgram(fx.Interpreter):
     def _record(self, site: str, value: Tensor, *, scale: float, zero_point: int, dtype: Any) -> Tensor:
         override = self.overrides.get(site)
         if override is not None:
+            own = torch.round(value / _float32(scale)).double() + zero_point
+            self.floats.setdefault(site, FloatEvaluation(values=own.numpy(), error=0.0))
             value = (torch.as_tensor(override.astype(np.float32)) - zero_point) * _float32(scale)
         self.codes[site] = (torch.round(value / _float32(scale)) + zero_point).numpy().astype(dtype)
         return value
 
 
 class ProgramSimulation:
-    """artifacts.Simulation on a saved program."""
+    """mixport.simulation.Simulation on a saved program."""
 
     def __init__(self, graph: fx.GraphModule, *, batch: int | None) -> None:
         self.graph, self.batch = graph, batch
+        self.islands = find_islands(graph).nodes
+        self.output = _output_node(graph)
 
-    def codes(self, images: NDArray[np.float32], *, overrides: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Codes of every site and the float `output`; see artifacts.Simulation."""
+    def simulate(self, images: NDArray[np.float32], *, overrides: Mapping[str, NDArray[Any]]) -> SimulatedRun:
+        """Codes of every site, the float `output`, and the float operators; see mixport.simulation."""
         step = self.batch or len(images)
-        parts: list[dict[str, NDArray[Any]]] = []
+        codes: list[Mapping[str, NDArray[Any]]] = []
+        floats: list[Mapping[str, FloatEvaluation]] = []
         for start in range(0, len(images), step):
-            program = ExactProgram(self.graph)
+            program = ExactProgram(self.graph, self.islands)
             program.overrides = overrides if step >= len(images) else _rows(overrides, start, step, of=len(images))
             with torch.no_grad():
-                output = program.run(torch.as_tensor(np.ascontiguousarray(images[start : start + step])))
-            parts.append({**program.codes, "output": _real(_only_output(output)).numpy()})
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                result = program.run(torch.as_tensor(np.ascontiguousarray(images[start : start + step])))
+            output: Tensor = _real(_only_output(result))
+            program.evaluate_output(self.output, output)
+            codes.append({**program.codes, "output": output.numpy()})
+            floats.append(program.floats)
+        return SimulatedRun(
+            codes={name: np.concatenate([part[name] for part in codes]) for name in codes[0]},
+            floats={name: _joined([part[name] for part in floats]) for name in floats[0]},
+        )
 
 
 def _rows(codes: Mapping[str, NDArray[Any]], start: int, count: int, *, of: int) -> dict[str, NDArray[Any]]:
@@ -184,6 +233,31 @@ def open_simulation(quantized: QuantizedModel) -> ProgramSimulation:
     """Load the program of a quantised model for hardware-exact simulation."""
     graph = torch.export.load(quantized.program_path).module(check_guards=False)
     return ProgramSimulation(graph, batch=None if quantized.dynamic_batch else 1)
+
+
+def _evaluation(values: Tensor, apart: Tensor, finite: Tensor) -> FloatEvaluation:
+    """Values where both precisions are finite, and the largest distance there."""
+    seen = apart[finite]
+    return FloatEvaluation(
+        values=torch.where(finite, values, torch.nan).numpy(),
+        error=float(seen.max()) if seen.numel() else 0.0,
+    )
+
+
+def _joined(parts: Sequence[FloatEvaluation]) -> FloatEvaluation:
+    return FloatEvaluation(values=np.concatenate([part.values for part in parts]), error=max(part.error for part in parts))
+
+
+def _output_node(graph: fx.GraphModule) -> fx.Node:
+    """The node of the one tensor that the program returns."""
+    (result,) = (node for node in graph.graph.nodes if node.op == "output")
+    return result.all_input_nodes[0]
+
+
+def _double(value: Any) -> Any:
+    """A sum or a float32 tensor in float64; anything else unchanged."""
+    value = _real(value)
+    return value.double() if isinstance(value, Tensor) and value.dtype is torch.float32 else value
 
 
 def _float32(value: float) -> Tensor:

@@ -9,16 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mixport
-from mixport.artifacts import Localisation, LoweredGraph, Simulation
+from mixport.artifacts import Localisation, LoweredGraph
 from mixport.errors import InvariantError
+from mixport.simulation import FloatEvaluation, SimulatedRun, Simulation
 from mixport.targets import SessionRules
 from mixport.validate.compare import Comparison, compare, join
+from mixport.validate.cut_islands import cut_islands
+from mixport.validate.float_operators import compare_floats
 from mixport.validate.graph import Array
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.localise import Evidence, localise
 from mixport.validate.session import CodeRunner, open_session, static_batch
 
 OUTPUT = "output"
+_UNFUSED = "basic"
+"""Optimisation level at which every operator between DequantizeLinear and QuantizeLinear runs as it stands in the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +45,19 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """One batch, compared: the runtime's counts, the simulation's, the batch itself while it is kept, and the first divergence's place."""
+    """One batch, compared.
+
+    Attributes:
+        native: the runtime's counts.
+        simulated: the simulation's.
+        floats: float islands against float operators, and the output at optimisation level basic.
+        batch: the batch itself while it is kept.
+        located: the first divergence's place.
+    """
 
     native: Comparison
     simulated: Comparison
+    floats: Comparison
     batch: Batch | None
     located: Localisation | None
 
@@ -71,10 +85,14 @@ class Executors:
             raise InvariantError(f"site {wrong[0]} is no code tensor of {lowered.model_path}, known: {', '.join(self.interpreter.sites)}")
         self._sites = tuple(dict.fromkeys((*lowered.sites, *self.interpreter.entry_sites)))
         self._order = (*lowered.sites, OUTPUT)
+        self._ports = {port.name for port in self.interpreter.plan.graph.inputs}
         self._instrumented = CodeRunner(lowered.model_path, self._sites, policy=policy)
         # Further outputs can keep the optimiser from merging nodes: the file as it ships is run as well.
         self._deployed = open_session(lowered.model_path, policy=policy)
         self._simulation = simulation
+        plan = self.interpreter.plan
+        self._cut = cut_islands(plan, sites=self._sites, outputs=(*self.interpreter.entry_sites, OUTPUT))
+        self._unfused = open_session(self._cut.model, policy=policy.model_copy(update={"optimization_level": _UNFUSED}))
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -115,13 +133,40 @@ class Executors:
         native = join(native, deployed)
         batch = Batch(images=images, expected=expected, inputs=inputs, offset=offset)
         if self._simulation is None:
-            return Compared(native=native, simulated=Comparison(), batch=batch, located=located)
-        simulated = self._simulation.codes(images, overrides=given)
+            return Compared(native=native, simulated=Comparison(), floats=Comparison(), batch=batch, located=located)
+        run = self._simulation.simulate(images, overrides=given)
+        simulated = run.codes
         common = {name: array for name, array in expected.items() if name in simulated}
         if not common:
             raise InvariantError(f"the simulation knows none of the sites {', '.join(self._sites[:5])}")
         other = compare(common, simulated, order=self._order, executor="simulation", inputs=inputs, offset=offset)
-        return Compared(native=native, simulated=other, batch=batch, located=located)
+        floats = self._compare_floats(run, runtime, execution.output, images, inputs=inputs, offset=offset)
+        return Compared(native=native, simulated=other, floats=floats, batch=batch, located=located)
+
+    def _compare_floats(
+        self,
+        run: SimulatedRun,
+        runtime: Mapping[str, Array],
+        output: Array | None,
+        images: NDArray[np.float32],
+        *,
+        inputs: str,
+        offset: int,
+    ) -> Comparison:
+        """Float islands, as the session policy's optimiser runs them and unfused; of an exact output, the unfused result."""
+        islands = self.interpreter.entry_sites if output is not None else (*self.interpreter.entry_sites, OUTPUT)
+        missing = [name for name in islands if name not in run.floats]
+        if missing:
+            raise InvariantError(f"the simulation evaluates no float operator in front of {missing[0]}")
+        floats = {name: run.floats[name] for name in islands}
+        fused = compare_floats(floats, runtime, names=islands, executor="onnxruntime, float island", inputs=inputs, offset=offset)
+        if output is not None:
+            floats[OUTPUT] = FloatEvaluation(values=output.astype(np.float64), error=0.0)
+        feeds = {port: images if name in self._ports else runtime[name] for port, name in self._cut.inputs.items()}
+        unfused = dict(zip(self._cut.outputs, self._unfused.run(list(self._cut.outputs), feeds), strict=True))
+        executor = f"onnxruntime, optimisation level {_UNFUSED}"
+        names = (*self.interpreter.entry_sites, OUTPUT)
+        return join(fused, compare_floats(floats, unfused, names=names, executor=executor, inputs=inputs, offset=offset))
 
     def expected(self, images: NDArray[np.float32], given: Mapping[str, Array]) -> dict[str, Array]:
         """What the interpreter gives where these codes stand behind the float islands."""

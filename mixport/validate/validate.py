@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.artifacts import LoweredGraph, RuntimeResult, Simulation, ValidationReport
+from mixport.artifacts import LoweredGraph, RuntimeResult, ValidationReport
 from mixport.errors import BadInputError, BadOptionError
 from mixport.file_facts import Prover
 from mixport.progress import Progress, SilentProgress
 from mixport.runtime_records import Runtime
+from mixport.simulation import Simulation
 from mixport.targets import Target
 from mixport.validate.adversarial import Prepared, check_prepared, prepare_units
 from mixport.validate.audit import audit
@@ -80,6 +81,7 @@ def validate(
     ]
     parts += hostile_parts
     native, simulated = join(*(part.native for part in parts)), join(*(part.simulated for part in parts))
+    floats = join(*(part.floats for part in parts))
     prepared = prepare_units(lowered.model_path, input_shape=(executors.fixed_batch or 1, *shape), progress=bar)
     checks = check_prepared(prepared, policy=target.session)
     others = _compare_others(runtimes, lowered, executors, parts, prepared, target, bar)
@@ -90,8 +92,10 @@ def validate(
     if simulation is not None:
         results.append(_result("simulation", simulation_version(), "", simulated))
     results += [other.result for other in others]
-    divergences = tuple(d for d in (native.first, simulated.first, checks.first, *(other.first for other in others)) if d is not None)
-    mismatches = sum(result.mismatches for result in results) + checks.mismatches
+    divergences = tuple(
+        d for d in (native.first, simulated.first, floats.first, checks.first, *(other.first for other in others)) if d is not None
+    )
+    mismatches = sum(result.mismatches for result in results) + checks.mismatches + floats.mismatches
     hostile_total = join(*(part.native for part in hostile_parts))
     own = next((part.located for part in parts if part.located is not None), None) or checks.located
     image_count = {"sites": hostile_total.tensors, "values": hostile_total.values, "mismatches": hostile_total.mismatches}
@@ -109,11 +113,18 @@ def validate(
         runtimes=tuple(results),
         divergences=divergences,
         float_islands=islands,
-        site_checks={**checks.counts, "model: adversarial images": image_count},
+        site_checks={**checks.counts, **_float_checks(floats), "model: adversarial images": image_count},
         audit=found,
         proofs={} if prove is None else prove(facts),
         localisations=tuple(one for one in (own, *(other.located for other in others)) if one is not None),
     )
+
+
+def _float_checks(floats: Comparison) -> dict[str, dict[str, int]]:
+    if not floats.tensors:
+        return {}
+    counts = {"sites": floats.tensors, "values": floats.values, "mismatches": floats.mismatches}
+    return {"float operators: islands, and the output unfused": counts}
 
 
 def _compare_others(

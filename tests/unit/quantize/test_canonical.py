@@ -62,10 +62,11 @@ class Pooled(nn.Module):
         (nn.AvgPool2d(2), {"conv2d": 2}),
         (nn.AvgPool2d(3, 1, 1), {"conv2d": 2}),
         (nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False), {"conv2d": 2}),
-        (nn.AvgPool2d(3, 1, 1, count_include_pad=False), {"conv2d": 1, "avg_pool2d": 1}),
+        (nn.AvgPool2d(3, 1, 1, count_include_pad=False), {"conv2d": 10, "slice": 12, "cat": 4}),
+        (nn.AvgPool2d(5, ceil_mode=True), {"conv2d": 5, "slice": 8, "cat": 3}),
         (nn.AdaptiveAvgPool2d(1), {"conv2d": 1, "global_average_pool": 1}),
     ],
-    ids=["plain", "padded", "ceil without partial window", "border excluded", "global"],
+    ids=["plain", "padded", "ceil without partial window", "border excluded", "cut windows", "global"],
 )
 def test_average_pools(captured: Capture, pool: nn.Module, expected: dict[str, int]) -> None:
     assert operators(captured(Pooled(pool)).graph) == expected

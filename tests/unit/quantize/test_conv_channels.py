@@ -201,7 +201,7 @@ def test_the_file_is_exact_and_closer_to_the_float_model(act: type[nn.Module], t
         assert report.verdict == "exact"
         with torch.no_grad():
             wanted: Tensor = module(torch.as_tensor(images))
-        return float((torch.as_tensor(simulation.codes(images, overrides={})["output"]) - wanted).square().mean() / wanted.var())
+        return float((torch.as_tensor(simulation.simulate(images, overrides={}).codes["output"]) - wanted).square().mean() / wanted.var())
 
     levelled = error(tmp_path / "levelled")
     monkeypatch.setattr("mixport.quantize.quantizer.level_convolutions", no_levelling)

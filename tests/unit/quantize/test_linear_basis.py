@@ -258,7 +258,7 @@ def test_the_file_is_exact_and_closer_to_the_float_model(iters: int, tmp_path: P
         assert report.verdict == "exact"
         with torch.no_grad():
             wanted: Tensor = module(torch.as_tensor(images))
-        return float((torch.as_tensor(simulation.codes(images, overrides={})["output"]) - wanted).square().mean() / wanted.var())
+        return float((torch.as_tensor(simulation.simulate(images, overrides={}).codes["output"]) - wanted).square().mean() / wanted.var())
 
     mixed = error(tmp_path / "mixed")
     monkeypatch.setattr("mixport.quantize.quantizer.change_bases", no_bases)
