@@ -339,11 +339,13 @@ class FusionAudit:
         integer_nodes: nodes of the optimised graph that run on integers, by operator type.
         float_nodes: nodes that run in float, by operator type.
         float_compute: quantisable nodes (Conv, Gemm, MatMul, ...) that stayed float, with the reason.
+        fused_islands: integer operators that the optimiser put in the place of a float island; they are compared with the float operator.
     """
 
     integer_nodes: Mapping[str, int]
     float_nodes: Mapping[str, int]
     float_compute: tuple[Decision, ...]
+    fused_islands: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -204,6 +204,7 @@ class AuditEntry(_Part):
     integer_nodes: dict[str, int] = Field(default_factory=dict)
     float_nodes: dict[str, int] = Field(default_factory=dict)
     float_compute: tuple[DecisionEntry, ...] = ()
+    fused_islands: tuple[DecisionEntry, ...] = ()
 
 
 class ValidationEntry(_Part):

@@ -204,9 +204,10 @@ def _build_one(
     metrics = _evaluate(shop, inputs, quantized, lowered, target)
     results = evaluate.check_gates(gates, evaluate.gate_values(metrics, mismatches=_mismatches(report)))
     with shop.log.stage("golden vectors"):
-        codes, _ = golden(lowered, pixels[:1], target)
+        verified = report.verdict == "exact"
+        codes, _ = golden(lowered, pixels[:1], target, verified=verified)
         count = golden_count(sum(array.nbytes for array in codes.values()))
-        codes, output = golden(lowered, pixels[:count], target)
+        codes, output = golden(lowered, pixels[:count], target, verified=verified)
     with shop.log.stage("cost of portable forms"):
         cost = portable_cost(lowered.model_path, quantized.model.portable_forms, session=target.session, progress=shop.progress)
     manifest = build_manifest(

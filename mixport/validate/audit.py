@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,10 @@ def audit(model: Path | str | onnx.ModelProto, *, policy: SessionRules, sites: S
     if difference:
         decisions.append(Decision(where="instrumented graph", what="fuses differently from the deployed one", why=difference))
     return FusionAudit(
-        integer_nodes=dict(sorted(integer.items())), float_nodes=dict(sorted(floats.items())), float_compute=tuple(decisions)
+        integer_nodes=dict(sorted(integer.items())),
+        float_nodes=dict(sorted(floats.items())),
+        float_compute=tuple(decisions),
+        fused_islands=tuple(_fused_islands(deployed, interpreter)),
     )
 
 
@@ -115,6 +118,16 @@ def _output_type(node: onnx.NodeProto, inputs: Sequence[int], types: Mapping[str
     if node.op_type == "Where":
         return inputs[1]
     return inputs[0] if inputs else TensorProto.UNDEFINED
+
+
+def _fused_islands(nodes: Sequence[OptimisedNode], interpreter: Interpreter) -> Iterator[Decision]:
+    """Integer operators whose result is what the file quantises behind a float island."""
+    entries = {name: site.name for site in interpreter.plan.sites if site.entry for name in (site.name, site.node.input(0))}
+    for node in nodes:
+        if node.op.startswith(_COMPUTE_PREFIXES):
+            for site in {entries[name] for name in node.outputs if name in entries}:
+                why = "the interpreter does not model it: compared with the float operator, within one code"
+                yield Decision(where=site, what=f"{node.op} runs in the place of a float operator", why=why)
 
 
 def _stayed_float(node: OptimisedNode, interpreter: Interpreter) -> Decision:

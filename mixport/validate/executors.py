@@ -140,33 +140,27 @@ class Executors:
         if not common:
             raise InvariantError(f"the simulation knows none of the sites {', '.join(self._sites[:5])}")
         other = compare(common, simulated, order=self._order, executor="simulation", inputs=inputs, offset=offset)
-        floats = self._compare_floats(run, runtime, execution.output, images, inputs=inputs, offset=offset)
+        floats = self._compare_floats(batch, run, runtime, execution.output)
         return Compared(native=native, simulated=other, floats=floats, batch=batch, located=located)
 
-    def _compare_floats(
-        self,
-        run: SimulatedRun,
-        runtime: Mapping[str, Array],
-        output: Array | None,
-        images: NDArray[np.float32],
-        *,
-        inputs: str,
-        offset: int,
-    ) -> Comparison:
+    def _compare_floats(self, batch: Batch, run: SimulatedRun, runtime: Mapping[str, Array], output: Array | None) -> Comparison:
         """Float islands, as the session policy's optimiser runs them and unfused; of an exact output, the unfused result."""
         islands = self.interpreter.entry_sites if output is not None else (*self.interpreter.entry_sites, OUTPUT)
         missing = [name for name in islands if name not in run.floats]
         if missing:
             raise InvariantError(f"the simulation evaluates no float operator in front of {missing[0]}")
         floats = {name: run.floats[name] for name in islands}
-        fused = compare_floats(floats, runtime, names=islands, executor="onnxruntime, float island", inputs=inputs, offset=offset)
+        fused = compare_floats(
+            floats, runtime, names=islands, executor="onnxruntime, float island", inputs=batch.inputs, offset=batch.offset
+        )
         if output is not None:
             floats[OUTPUT] = FloatEvaluation(values=output.astype(np.float64), error=0.0)
-        feeds = {port: images if name in self._ports else runtime[name] for port, name in self._cut.inputs.items()}
-        unfused = dict(zip(self._cut.outputs, self._unfused.run(list(self._cut.outputs), feeds), strict=True))
+        codes = {**runtime, **batch.expected}
+        feeds = {port: batch.images if name in self._ports else codes[name] for port, name in self._cut.inputs.items()}
+        names = self._cut.outputs
+        unfused = dict(zip(names, self._unfused.run(list(names), feeds), strict=True))
         executor = f"onnxruntime, optimisation level {_UNFUSED}"
-        names = (*self.interpreter.entry_sites, OUTPUT)
-        return join(fused, compare_floats(floats, unfused, names=names, executor=executor, inputs=inputs, offset=offset))
+        return join(fused, compare_floats(floats, unfused, names=names, executor=executor, inputs=batch.inputs, offset=batch.offset))
 
     def expected(self, images: NDArray[np.float32], given: Mapping[str, Array]) -> dict[str, Array]:
         """What the interpreter gives where these codes stand behind the float islands."""

@@ -19,7 +19,7 @@ from mixport.validate.executors import OUTPUT
 from mixport.validate.graph import Array, Graph, read_graph
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.localise import Evidence, localise
-from mixport.validate.session import batches, open_session, run_codes, runtime_info, static_batch, with_code_outputs
+from mixport.validate.session import CodeRunner, batches, open_session, runtime_info, static_batch, with_code_outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +31,32 @@ class Recheck:
     located: Localisation | None
 
 
-def golden(lowered: LoweredGraph, images: NDArray[np.float32], target: Target) -> tuple[dict[str, Array], NDArray[np.float32]]:
-    """Codes of every site and the float output, from the runtime at the target's session policy.
+def golden(
+    lowered: LoweredGraph, images: NDArray[np.float32], target: Target, *, verified: bool
+) -> tuple[dict[str, Array], NDArray[np.float32]]:
+    """Codes of every site and the float output: the interpreter's, with the runtime's codes where float islands come in.
 
     Args:
         lowered: the file and its sites.
         images: float32 [N, C, H, W], preprocessed.
         target: gives the session policy.
+        verified: validation found the runtime and the interpreter equal on these images; then the runtime, which is quicker, speaks
+            for both.
 
     Returns:
         codes by tensor name, image by image joined along the first axis, and the output.
     """
+    interpreter = Interpreter(lowered.model_path, watch=lowered.sites)
+    runner = CodeRunner(lowered.model_path, tuple(dict.fromkeys((*lowered.sites, *interpreter.entry_sites))), policy=target.session)
+    parts: list[dict[str, Array]] = []
     # One image a run: then a tensor that holds several rows an image, in any order, joins the same way for whoever repeats this.
-    found = run_codes(lowered.model_path, images, lowered.sites, target.session, batch=1)
+    for image in batches(images, batch=1, fixed=static_batch(lowered.model_path)):
+        part = runner.run(image)
+        if not verified:
+            execution = interpreter.run(image, overrides={name: part[name] for name in interpreter.entry_sites})
+            part |= execution.codes if execution.output is None else {**execution.codes, OUTPUT: execution.output}
+        parts.append(part)
+    found = {name: np.concatenate([part[name] for part in parts]) for name in (*lowered.sites, OUTPUT)}
     return {name: found[name] for name in lowered.sites}, found[OUTPUT]
 
 

@@ -47,6 +47,13 @@ def test_a_layer_that_stayed_float_is_named_with_its_reason(options: dict[str, A
     assert decision.where == "features.0" and reason in decision.why
 
 
+def test_an_integer_operator_in_the_place_of_a_float_one_is_named(target: Target) -> None:
+    b = QdqBuilder()
+    model = b.build(b.qdq(b.node("Sigmoid", [b.qdq("input", "x", 0.03, 128)]), "gate", 1 / 256))
+    (decision,) = audit(model, policy=target.session, sites=["x", "gate"]).fused_islands
+    assert decision.where == "gate" and decision.what.startswith("QLinearSigmoid")
+
+
 def test_without_optimisation_every_layer_stays_float() -> None:
     model = build_network().build("head_sum")
     found = audit(model, policy=SessionRules(optimization_level="disabled", threads=1), sites=Interpreter(model).sites)

@@ -210,7 +210,7 @@ def test_a_runtime_that_breaks_off_stops_the_validation(save: Save, target: Targ
 def test_golden_vectors_are_compared_on_another_runtime(save: Save, target: Target) -> None:
     path = save(build_network(bits=8, clip=63).build("head_sum"))
     x = images(4)
-    codes, output = golden(lowered(path), x, target)
+    codes, output = golden(lowered(path), x, target, verified=True)
     good = recheck(path, x, codes, output, target.session, runtime=Planted())
     assert (good.divergence, good.located, good.result.name, good.result.mismatches) == (None, None, "planted", 0)
     assert good.result.values == sum(array.size for array in codes.values()) + 2 * output.size
@@ -239,7 +239,7 @@ def test_the_message_of_a_runtime_that_refuses_only_the_file_as_it_ships_is_show
 
     path = save(build_network().build("head_sum"))
     x = images(2)
-    codes, output = golden(lowered(path), x, target)
+    codes, output = golden(lowered(path), x, target, verified=True)
     found = recheck(path, x, codes, output, target.session, runtime=Refuses())
     assert found.located is not None and (found.located.site, found.located.cause) == ("output", "refused")
     assert "no such kernel" in found.located.explanation and found.result.mismatches == output.size

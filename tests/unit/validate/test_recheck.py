@@ -13,6 +13,7 @@ from mixport.errors import BadInputError
 from mixport.targets import Target
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.recheck import golden, recheck
+from mixport.validate.session import CodeRunner
 from tests.unit.validate.qdq_graphs import build_network, build_transformer
 
 f32 = np.float32
@@ -32,7 +33,7 @@ def path(request: pytest.FixtureRequest, save: Save) -> Path:
 def vectors(path: Path, target: Target) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
     sites = Interpreter(path).sites
     x = np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(f32)
-    codes, output = golden(LoweredGraph(model_path=path, opset=21, ir_version=10, sites=sites, decisions=()), x, target)
+    codes, output = golden(LoweredGraph(model_path=path, opset=21, ir_version=10, sites=sites, decisions=()), x, target, verified=True)
     assert tuple(codes) == sites
     return x, codes, output
 
@@ -44,6 +45,22 @@ def test_golden_vectors_are_found_again(path: Path, target: Target) -> None:
     assert divergence is None
     assert (result.name, result.mismatches, result.tensors) == ("native", 0, len(codes) + 1)
     assert result.values == sum(array.size for array in codes.values()) + 2 * output.size
+
+
+def test_without_a_verdict_the_interpreter_speaks(path: Path, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, codes, output = vectors(path, target)
+    honest, name = CodeRunner.run, next(name for name in codes if codes[name].ndim == 4)
+
+    def lying(self: CodeRunner, batch: np.ndarray) -> dict[str, np.ndarray]:
+        found = {site: array.copy() for site, array in honest(self, batch).items()}
+        found[name][:, 0, 0, 0] ^= 1
+        return found
+
+    monkeypatch.setattr(CodeRunner, "run", lying)
+    graph = LoweredGraph(model_path=path, opset=21, ir_version=10, sites=tuple(codes), decisions=())
+    found, again = golden(graph, x, target, verified=False)
+    assert all(np.array_equal(found[site], codes[site]) for site in codes) and np.array_equal(again, output)
+    assert not np.array_equal(golden(graph, x, target, verified=True)[0][name], codes[name])
 
 
 def test_one_changed_code_is_located(path: Path, target: Target) -> None:

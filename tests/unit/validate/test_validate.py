@@ -14,26 +14,36 @@ from mixport.artifacts import LoweredGraph
 from mixport.errors import BadInputError, InvariantError
 from mixport.progress import SilentProgress
 from mixport.proof.prove import prove
-from mixport.targets import Target
+from mixport.simulation import FloatEvaluation, SimulatedRun
+from mixport.targets import SessionRules, Target
+from mixport.validate.cut_islands import cut_islands
 from mixport.validate.interpreter import Interpreter
-from mixport.validate.session import CodeRunner
+from mixport.validate.session import CodeRunner, open_session
 from mixport.validate.validate import validate
 from tests.unit.validate.qdq_graphs import QdqBuilder, build_network, build_transformer
 
 f32 = np.float32
+UNOPTIMISED = SessionRules(optimization_level="disabled", threads=1)
+FLOATS = "float operators: islands, and the output unfused"
 Save = Callable[..., Path]
 
 
 class Simulated:
-    """A simulation: the interpreter on a file of its own, which stands for what the quantiser meant."""
+    """A simulation: the interpreter on a file of its own, which stands for what the quantiser meant; its float islands run unoptimised."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.interpreter = Interpreter(model)
+        self.runner = CodeRunner(model, self.interpreter.sites, policy=UNOPTIMISED)
 
-    def codes(self, images: np.ndarray, *, overrides: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def simulate(self, images: np.ndarray, *, overrides: Mapping[str, np.ndarray]) -> SimulatedRun:
         execution = self.interpreter.run(images, overrides=overrides)
         output = {} if execution.output is None else {"output": execution.output}
-        return {**execution.codes, **output}
+        plan, entries = self.interpreter.plan, self.interpreter.entry_sites
+        cut = cut_islands(plan, sites=self.interpreter.sites, outputs=(*entries, "output"))
+        feeds = {port: images if name == "input" else execution.codes[name] for port, name in cut.inputs.items()}
+        found = open_session(cut.model, policy=UNOPTIMISED).run(list(cut.outputs), feeds)
+        values = {name: FloatEvaluation(values=array.astype(np.float64), error=0.0) for name, array in zip(cut.outputs, found, strict=True)}
+        return SimulatedRun(codes={**execution.codes, **output}, floats=values)
 
 
 def lowered(path: Path, *, sites: tuple[str, ...] | None = None) -> LoweredGraph:
@@ -89,6 +99,8 @@ def test_a_transformer_is_exact_outside_its_islands(save: Save, target: Target) 
     report = validate(lowered(save(model)), images(), target, simulation=Simulated(model))
     assert report.verdict == "exact"
     assert report.float_islands == ("norm1 (LayerNormalization)", "softmax (Softmax)")
+    # Both islands, and the output at optimisation level basic.
+    assert report.site_checks[FLOATS]["sites"] == 3 and report.site_checks[FLOATS]["mismatches"] == 0
     assert "2 float islands excluded" in report.claim
     # 13 sites and the output, without the two entry sites.
     assert report.runtimes[0].tensors == 12
@@ -157,6 +169,27 @@ def test_islands_do_not_hide_a_fault_behind_them(site: str, save: Save, target: 
     assert report.divergences[0].site == site
 
 
+@pytest.mark.parametrize(("operator", "site"), [("LayerNormalization", "norm1"), ("Mul", "attention")])
+def test_a_float_island_that_computes_something_else_is_found(operator: str, site: str, save: Save, target: Target) -> None:
+    model = build_transformer().build("logits_sum")
+    factor = next(node for node in model.graph.node if node.op_type == operator).input[1]
+    broken = changed(model, factor, lambda a: a * f32(1.5))
+    report = validate(lowered(save(broken)), images(), target, simulation=Simulated(model))
+    assert report.verdict == "mismatch"
+    assert (report.divergences[0].site, report.divergences[0].executor) == (site, "onnxruntime, float island")
+
+
+def test_a_float_output_that_is_computed_otherwise_is_found(save: Save, target: Target) -> None:
+    def network(axis: int) -> onnx.ModelProto:
+        b = build_network()
+        return b.build(b.node("Softmax", ["head_sum"], axis=axis))
+
+    report = validate(lowered(save(network(1))), images(), target, simulation=Simulated(network(1)))
+    assert report.verdict == "exact" and report.site_checks[FLOATS]["sites"] == 1
+    report = validate(lowered(save(network(0))), images(), target, simulation=Simulated(network(1)))
+    assert report.verdict == "mismatch" and report.divergences[0].site == "output"
+
+
 @pytest.mark.parametrize("site", ["stem", "join.requantised", "pool"])
 def test_one_wrong_code_of_the_runtime_is_found(site: str, save: Save, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = CodeRunner.run
@@ -197,8 +230,8 @@ def test_a_site_that_the_file_lacks_is_our_bug(save: Save, target: Target) -> No
 
 def test_a_simulation_that_knows_no_site_is_our_bug(save: Save, target: Target) -> None:
     class Mute:
-        def codes(self, images: np.ndarray, *, overrides: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            return {}
+        def simulate(self, images: np.ndarray, *, overrides: Mapping[str, np.ndarray]) -> SimulatedRun:
+            return SimulatedRun(codes={}, floats={})
 
     with pytest.raises(InvariantError, match="none of the sites"):
         validate(lowered(save(build_network().build("head_sum"))), images(), target, simulation=Mute())
