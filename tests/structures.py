@@ -33,9 +33,11 @@ def _make(body: Callable[[nn.Module, Tensor], Tensor], **parts: nn.Module) -> nn
     model = Structure(body, parts).eval()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for value in model.parameters():
+        for name, value in model.named_parameters():
             if value.dim() > 1:
                 value.copy_(torch.randn(value.shape, generator=generator) * (2.0 / value[0].numel()) ** 0.5)
+            elif name.endswith("bias"):
+                value.copy_(torch.randn(value.shape, generator=generator) * 0.1)
     model.pretrained_cfg = _CONFIG  # type: ignore[assignment]
     return model
 
@@ -105,6 +107,33 @@ def cross_attention() -> nn.Module:
 def average_of_averages() -> nn.Module:
     """Rewritten pools in a row: the second must know the first one's shape."""
     return _make(lambda m, x: F.avg_pool2d(F.avg_pool2d(m.a(x), 2), 3, 1, 1, divisor_override=5), a=_conv())
+
+
+def average_cut_at_the_border() -> nn.Module:
+    """Windows that ceil_mode lets reach over the end of a map of 15 pixels."""
+    return _make(lambda m, x: m.b(F.avg_pool2d(m.a(x)[:, :, 1:, 1:], 2, 2, ceil_mode=True)), a=_conv(), b=_conv())
+
+
+def average_with_padding_cut_behind_a_relu() -> nn.Module:
+    """The same with padding, which counts."""
+    return _make(lambda m, x: m.b(F.avg_pool2d(torch.relu(m.a(x)), 3, 2, 1, ceil_mode=True)), a=_conv(), b=_conv())
+
+
+def average_in_three_axes() -> nn.Module:
+    """A pool over channels too, cut in every axis."""
+    return _make(lambda m, x: m.b(F.avg_pool3d(m.a(x)[:, None, :7], 2, 2, ceil_mode=True)[:, 0]), a=_conv(), b=nn.Conv2d(4, 8, 3))
+
+
+def squeezed() -> nn.Module:
+    """Axes of one element are dropped, whichever they are: the batch is none of them, for one image either."""
+    return _make(lambda m, x: m.b(m.a(x).squeeze().reshape(x.shape)), a=_conv(), b=_conv())
+
+
+def means_that_hardly_vary() -> nn.Module:
+    """An instance norm takes the mean away that the pool then asks for: its scale would be too fine for the integer kernel."""
+    return _make(
+        lambda m, x: m.b(x) * torch.sigmoid(F.adaptive_avg_pool2d(m.norm(m.a(x)), 1)), a=_conv(), b=_conv(), norm=nn.InstanceNorm2d(8)
+    )
 
 
 def largest_channel() -> nn.Module:

@@ -76,6 +76,8 @@ def drop_no_ops(graph: fx.GraphModule) -> list[Decision]:
             continue
         if node.target is aten.pad.default:
             _use_constant_pad(node)
+        elif node.target is aten.squeeze.default:
+            _name_squeezed_axes(node)
         if node.target in _VIEWS:
             node.target = aten.reshape.default  # rewrites change strides, which views may not
         elif node.target in _SELF_PAIRS and len(node.args) == 2 and not node.kwargs and node.args[0] is node.args[1]:
@@ -86,6 +88,12 @@ def drop_no_ops(graph: fx.GraphModule) -> list[Decision]:
             node.replace_all_uses_with(tensor_arg(node, 0))
             graph.graph.erase_node(node)
     return []
+
+
+def _name_squeezed_axes(node: fx.Node) -> None:
+    """Squeeze the axes that have one element as recorded: a symbolic batch is no 1, and stays an axis for a batch of one image too."""
+    axes = [axis for axis, size in enumerate(shape_of(tensor_arg(node, 0))) if size == 1]
+    node.target, node.args = (aten.squeeze.dims, (node.args[0], axes)) if axes else (aten.alias.default, node.args)
 
 
 def _use_constant_pad(node: fx.Node) -> None:

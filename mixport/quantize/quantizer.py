@@ -34,6 +34,7 @@ from mixport.quantize.mlps.reconstruct import ReconstructedMlps
 from mixport.quantize.nearest import nearest_integers
 from mixport.quantize.output_classes import output_classes
 from mixport.quantize.plan import Plan, make_plan
+from mixport.quantize.pool_scales import widen_pool_scales
 from mixport.quantize.portable_forms import insert_portable_forms, portable_forms
 from mixport.quantize.ranges import ATTENTION_P, P, ScaleRule, activation_params
 from mixport.quantize.reconstruction.caches import images_at_once
@@ -203,7 +204,7 @@ def choose_params(plan: Plan, histograms: dict[str, Histogram], target: Target) 
                 rule=rule,
                 power=ATTENTION_P if site.op == "softmax" else P,
             )
-    return params
+    return widen_pool_scales(plan, params, rule)
 
 
 def float_logits(model: FloatModel, images: NDArray[np.uint8], *, progress: Progress | None = None) -> NDArray[np.float32]:

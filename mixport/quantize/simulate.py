@@ -120,11 +120,10 @@ class ExactProgram(fx.Interpreter):
         self.floats[site] = _evaluation(narrow_codes, apart / float(step), finite)
 
     def evaluate_output(self, node: fx.Node, value: Tensor) -> None:
-        """Note the float output where it lies behind a float island."""
-        if node in self.wide:
-            wide = self.wide[node]
-            finite = torch.isfinite(value) & torch.isfinite(wide)
-            self.floats["output"] = _evaluation(value.double(), (value.double() - wide).abs(), finite)
+        """Note the float output: its error is that of the float island that it lies behind, if any."""
+        wide = self.wide.get(node, value.double())
+        finite = torch.isfinite(value) & torch.isfinite(wide)
+        self.floats["output"] = _evaluation(value.double(), (value.double() - wide).abs(), finite)
 
     def _coded(self, n: fx.Node) -> bool:
         return all(self.params.get(source) is not None for source in n.args[:2] if isinstance(source, fx.Node))
