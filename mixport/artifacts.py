@@ -79,7 +79,6 @@ class ActivationSite:
         bits: width.
         params: scale, zero point, saturation, storage.
         reason: why this width and these parameters.
-        behind_island: produced by a float operator that is not bit-portable, so its codes are outside the claim.
     """
 
     name: str
@@ -88,7 +87,6 @@ class ActivationSite:
     bits: int
     params: QuantParams
     reason: str
-    behind_island: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,6 +361,7 @@ class ValidationReport:
         audit: fusion audit of the file.
         proofs: static bounds by name.
         localisations: where each runtime that differs does so first, and the likely cause.
+        entry_sites: sites directly behind a float operator that is not bit-portable: their codes are outside the claim.
     """
 
     verdict: str
@@ -375,3 +374,4 @@ class ValidationReport:
     audit: FusionAudit
     proofs: Mapping[str, object] = field(default_factory=dict[str, object])
     localisations: tuple[Localisation, ...] = ()
+    entry_sites: tuple[str, ...] = ()

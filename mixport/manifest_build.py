@@ -93,7 +93,10 @@ def build_manifest(
             prompts=_part(PromptsEntry, drawing.prompts if drawing is not None else None),
             filters=_part(FiltersEntry, drawing.filters if drawing is not None else None),
         ),
-        sites=(*_weight_sites(quantized), *_activation_sites(quantized, site_sqnr_db or {})),
+        sites=(
+            *_weight_sites(quantized),
+            *_activation_sites(quantized, site_sqnr_db or {}, behind_islands=frozenset(validation.entry_sites)),
+        ),
         metrics=MetricsEntry.model_validate(metrics, from_attributes=True),
         validation=ValidationEntry.model_validate(validation, from_attributes=True),
         portable_cost=None if portable_cost is None else PortableCostEntry.model_validate(portable_cost, from_attributes=True),
@@ -133,7 +136,7 @@ def _weight_sites(quantized: QuantizedModel) -> list[SiteEntry]:
     ]
 
 
-def _activation_sites(quantized: QuantizedModel, sqnr_db: Mapping[str, float]) -> list[SiteEntry]:
+def _activation_sites(quantized: QuantizedModel, sqnr_db: Mapping[str, float], *, behind_islands: frozenset[str]) -> list[SiteEntry]:
     return [
         SiteEntry(
             name=site.name,
@@ -149,7 +152,7 @@ def _activation_sites(quantized: QuantizedModel, sqnr_db: Mapping[str, float]) -
             zero_point=site.params.zero_point,
             qmin=site.params.qmin,
             qmax=site.params.qmax,
-            behind_island=site.behind_island,
+            behind_island=site.name in behind_islands,
             sqnr_db=sqnr_db.get(site.name),
         )
         for site in quantized.activations

@@ -173,6 +173,59 @@ def batch_of_one() -> nn.Module:
     return _make(lambda m, x: m.a(F.max_pool2d(x, 4).reshape(1, 8, 4, 4)), a=_conv())
 
 
+def affine_that_changes_nothing() -> nn.Module:
+    """Times one, plus zero, as HGNetV2 begins: a runtime drops both, and would merge the quantisers on their two sides."""
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.scale * torch.relu(m.a(x)) + m.shift
+        return m.c(y + m.b(x))[:, :, 5, 7]
+
+    model = _make(body, a=_conv(), b=_conv(), c=_conv())
+    with torch.no_grad():  # a sum smaller than its parts: it takes a finer scale, which rounds what the parts have lost
+        model.b.weight.copy_(-0.8 * model.a.weight)
+    model.scale, model.shift = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
+    return model
+
+
+def clamp_between_transposes() -> nn.Module:
+    """A Relu on channels last: transposes that cancel stand between the quantisers of convolution and Relu."""
+    return _make(lambda m, x: m.b(torch.relu(m.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))[:, :, 5, 7], a=_conv(), b=_conv())
+
+
+def powers_of_two() -> nn.Module:
+    """Factors of the model before a sum, before a convolution, and between a linear layer and a normalisation."""
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.b((x + m.twice * m.a(x)) * m.halves)
+        return m.norm(m.linear(y.mean((2, 3))) * m.twice)
+
+    model = _make(body, a=_conv(), b=_conv(), linear=nn.Linear(8, 8), norm=nn.LayerNorm(8))
+    model.twice, model.halves = nn.Parameter(torch.tensor([2.0])), nn.Parameter(torch.tensor(0.5))
+    return model
+
+
+def norm_behind_linear() -> nn.Module:
+    """A normalisation of [N, C] that reads 16-bit codes as they are, as EfficientViT's head does."""
+    return _make(lambda m, x: F.gelu(m.norm(m.linear(x.mean((2, 3))))), linear=nn.Linear(8, 8), norm=nn.LayerNorm(8))
+
+
+def position_made_in_forward() -> nn.Module:
+    """A position code from arange and sines, repeated for every image, behind a layer of its own."""
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        place = torch.arange(1, 17, dtype=torch.float32) * 6.28 / (16 + 1e-6)
+        waves = torch.stack([(place / 10.0 ** (k / 8)).sin() for k in range(8)])
+        code = m.project((waves[None, :, :, None] + waves[None, :, None, :]).repeat(x.shape[0], 1, 1, 1))
+        return m.b(m.a(x) + code)
+
+    return _make(body, a=_conv(), b=_conv(), project=nn.Conv2d(8, 8, 1))
+
+
+def largest_token() -> nn.Module:
+    """A maximum of floats: exact, so that no site behind it is behind an island."""
+    return _make(lambda m, x: m.b(torch.stack([m.a(x), x * 0.3], 1).amax(1)), a=_conv(), b=_conv())
+
+
 class MixesImages(nn.Module):
     """Batch statistics at inference: no fixed graph can stand for it."""
 

@@ -21,8 +21,9 @@ from mixport.lower.expand import ExpandPlaceholdersPass
 from mixport.lower.finish import FinishPass
 from mixport.lower.movement import CancelRequantizePass, FoldPadPass, SinkDequantizePass
 from mixport.lower.onnx_graph import constant_of
+from mixport.lower.separate_pairs import SeparatePairsPass
 from mixport.lower.translate import translate
-from mixport.lower.wide_codes import WideCodesPass
+from mixport.lower.wide_codes import WideCodesPass, scale_undoing_factor
 from mixport.targets import Target
 
 _MODEL, _RECORD = "model.onnx", "lowered.json"
@@ -37,6 +38,7 @@ def passes(target: Target, *, sites: frozenset[str]) -> tuple[ir.passes.InPlaceP
         SinkDequantizePass(),
         CancelRequantizePass(),
         WideCodesPass(),
+        SeparatePairsPass(),
         FinishPass(target, sites),
     )
 
@@ -77,23 +79,28 @@ def read_lowered(workdir: Path) -> LoweredGraph:
 
 
 def check_sites(model: ir.Model, quantized: QuantizedModel) -> None:
-    """Every site of the program is a tensor of the file, with the same scale, zero point and range: round once."""
+    """Every site of the program is a tensor of the file, with the same scale, zero point and range: round once.
+
+    Its quantiser is looked at, where it has one, and every DequantizeLinear that reads it. Tables and normalisations read codes as they
+    are: a site may have no DequantizeLinear at all.
+    """
     values = {value.name: value for n in model.graph for value in n.outputs}
     for site in quantized.activations:
         value = values.get(site.name)
         if value is None:
             raise InvariantError(f"site {site.name} was lost in lowering")
-        readers = [n for n in value.consumers() if n.op_type == "DequantizeLinear"]
-        producer = value.producer()
+        scale, producer = np.float32(site.params.scale), value.producer()
         if producer is not None and producer.op_type == "Clip":
             bounds = [int(b) for b in (constant_of(producer.inputs[1]), constant_of(producer.inputs[2])) if b is not None]
             if bounds != [site.params.qmin, site.params.qmax]:
                 raise InvariantError(f"site {site.name}: range {bounds}, expected {[site.params.qmin, site.params.qmax]}")
             producer = producer.inputs[0].producer() if producer.inputs[0] is not None else None
-        holders = readers or ([producer] if producer is not None and producer.op_type == "QuantizeLinear" else [])
-        for holder in holders:
-            scale, zero_point = constant_of(holder.inputs[1]), constant_of(holder.inputs[2])
-            if scale is None or zero_point is None or np.float32(site.params.scale) != scale or int(zero_point) != site.params.zero_point:
+        held = [(n, scale) for n in value.consumers() if n.op_type == "DequantizeLinear"]
+        if producer is not None and producer.op_type == "QuantizeLinear":
+            held.append((producer, scale_undoing_factor(producer, scale)))
+        for holder, wanted in held:
+            got, zero_point = constant_of(holder.inputs[1]), constant_of(holder.inputs[2])
+            if got is None or zero_point is None or wanted != got or int(zero_point) != site.params.zero_point:
                 raise InvariantError(f"site {site.name}: scale or zero point changed in lowering")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from mixport.lower.onnx_graph import constant_of, initializer, is_op, node, quantization_of
+from mixport.lower.onnx_graph import constant_of, initializer, is_op, made_by, node, quantization_of
 
 _FACTOR = np.float32(2.0)
 """A power of two: (2 x) / (2 s) is x / s in every float type. ONNX Runtime would remove a multiplication by 1."""
@@ -42,8 +42,25 @@ class WideCodesPass(InPlacePass):
             raise ir.passes.PostconditionError(f"16-bit codes straight behind a product: {left[:3]}")
 
 
-def _is_wide_output(n: ir.Node) -> bool:
-    if n.op_type != "QuantizeLinear" or not (is_op(n.inputs[0], "Gemm") or is_op(n.inputs[0], "MatMul")):
-        return False
-    kind = quantization_of(n)
+def scale_undoing_factor(quantiser: ir.Node, scale: np.float32) -> np.float32:
+    """Scale that a QuantizeLinear of the site's `scale` has in the file: twice, where this pass has put its factor before it.
+
+    A model may multiply by 2 itself. Its own factor stands before a quantiser of the site's scale, and is no concern of this pass.
+    """
+    own = constant_of(quantiser.inputs[1])
+    doubled = np.float32(scale * _FACTOR)
+    multiply = made_by(quantiser.inputs[0], "Mul")
+    if multiply is None or own is None or own != doubled or not _is_wide(quantiser):
+        return scale
+    source, factor = multiply.inputs[0], constant_of(multiply.inputs[1])
+    is_product = is_op(source, "Gemm") or is_op(source, "MatMul")
+    return doubled if is_product and factor is not None and factor.size == 1 and factor == _FACTOR else scale
+
+
+def _is_wide(quantiser: ir.Node) -> bool:
+    kind = quantization_of(quantiser)
     return kind is not None and kind[2] in {"int16", "uint16"}
+
+
+def _is_wide_output(n: ir.Node) -> bool:
+    return n.op_type == "QuantizeLinear" and (is_op(n.inputs[0], "Gemm") or is_op(n.inputs[0], "MatMul")) and _is_wide(n)

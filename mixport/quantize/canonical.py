@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, fx
-from torch.fx.node import map_arg
+from torch import fx
 
 from mixport.artifacts import Decision
 from mixport.quantize.batchnorm import fold_batchnorm
-from mixport.quantize.fx_graph import (
-    add_constant,
-    arguments,
-    aten,
-    call,
-    clean,
-    constant,
-    only_user,
-    operator_of,
-    record_shapes,
-    shape_of,
-    tensor_arg,
-)
+from mixport.quantize.constants import fold_constants
+from mixport.quantize.fx_graph import arguments, aten, call, clean, only_user, record_shapes, shape_of, tensor_arg
+from mixport.quantize.identities import drop_identities
 from mixport.quantize.layerscale import fold_layerscale
 from mixport.quantize.pooling import unify_average_pools
 from mixport.quantize.products import expand_attention, flatten_linear
@@ -47,15 +35,13 @@ _ASSERTS = {aten._assert_tensor_metadata.default, aten._assert_scalar.default, a
 _END = (1 << 63) - 1
 """How ATen writes an open end of a slice."""
 
-_LARGEST_FOLDED = 1 << 26
-"""Elements; a larger constant stays a computation."""
-
 
 def canonicalise(graph: fx.GraphModule) -> list[Decision]:
     """Apply every rewrite in order; returns what was done and why."""
     decisions: list[Decision] = []
     for rewrite in REWRITES:
-        decisions.extend(rewrite(graph))
+        new = rewrite(graph)
+        decisions.extend([decision for decision in new if decision not in decisions])  # a rewrite that comes twice says it once
         clean(graph)
         if shape_of_input(graph):
             record_shapes(graph, torch.zeros(shape_of_input(graph)))
@@ -80,8 +66,6 @@ def drop_no_ops(graph: fx.GraphModule) -> list[Decision]:
             _name_squeezed_axes(node)
         if node.target in _VIEWS:
             node.target = aten.reshape.default  # rewrites change strides, which views may not
-        elif node.target in _SELF_PAIRS and len(node.args) == 2 and not node.kwargs and node.args[0] is node.args[1]:
-            node.target, node.args = _SELF_PAIRS[node.target], (node.args[0], 2)  # one operand, a function of one value
         elif node.target in _ASSERTS:
             graph.graph.erase_node(node)
         elif node.target in _NO_OPS or (node.target in _CASTS and _is_float(node) and _is_float(node.args[0])):
@@ -96,45 +80,18 @@ def _name_squeezed_axes(node: fx.Node) -> None:
     node.target, node.args = (aten.squeeze.dims, (node.args[0], axes)) if axes else (aten.alias.default, node.args)
 
 
+def join_equal_operands(graph: fx.GraphModule) -> list[Decision]:
+    """A value that meets itself: one operand, a function of one value."""
+    for node in graph.graph.nodes:
+        if node.target in _SELF_PAIRS and len(node.args) == 2 and not node.kwargs and node.args[0] is node.args[1]:
+            node.target, node.args = _SELF_PAIRS[node.target], (node.args[0], 2)
+    return []
+
+
 def _use_constant_pad(node: fx.Node) -> None:
     x, pads, mode, value = arguments(node, "constant", None, after=2)
     if mode == "constant":
         node.target, node.args, node.kwargs = aten.constant_pad_nd.default, (x, pads, value or 0.0), {}
-
-
-def fold_constants(graph: fx.GraphModule) -> list[Decision]:
-    """Evaluate calls whose every tensor argument is a constant (position bias tables, reshaped scales)."""
-    for node in list(graph.graph.nodes):
-        if node.op != "call_function" or node.target is aten.native_dropout.default:
-            continue
-        result = _evaluate(graph, node)
-        if result is None or result.numel() > _LARGEST_FOLDED:
-            continue
-        node.replace_all_uses_with(add_constant(graph, result.contiguous(), name=node.name, before=node))
-        graph.graph.erase_node(node)
-    return []
-
-
-def _evaluate(graph: fx.GraphModule, node: fx.Node) -> Tensor | None:
-    """Value of a call that reads only constants, a part of a split constant too; None for any other, and where it is no tensor."""
-    result = _value(graph, node)
-    if result is None and node.target is operator.getitem:
-        parts = _value(graph, tensor_arg(node, 0))
-        result = None if parts is None else parts[node.args[1]]
-    return result if isinstance(result, Tensor) else None
-
-
-def _value(graph: fx.GraphModule, node: fx.Node) -> Any:
-    values: dict[fx.Node, Tensor] = {}
-    for source in node.all_input_nodes:
-        value = constant(graph, source)
-        if value is None:
-            return None
-        values[source] = value
-    if not values or node.op != "call_function":
-        return None
-    args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
-    return operator_of(node)(*args, **kwargs)
 
 
 def same_padding_to_pad(graph: fx.GraphModule) -> list[Decision]:
@@ -191,11 +148,13 @@ def drop_identity_pads(graph: fx.GraphModule) -> list[Decision]:
     return []
 
 
-#: Order matters: constants before the folds that look for them, folds before linear layers are reshaped.
+#: Order matters: constants before what looks for them, folds into layers before linear layers are reshaped.
 REWRITES = (
     drop_no_ops,
     drop_identity_pads,
     fold_constants,
+    drop_identities,
+    join_equal_operands,
     same_padding_to_pad,
     scatter_to_concat,
     unify_average_pools,
@@ -204,4 +163,5 @@ REWRITES = (
     expand_attention,
     flatten_linear,
     fold_constants,
+    drop_identities,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -198,8 +197,3 @@ def _copy_provenance(node: fx.Node, source: fx.Node) -> None:
     for key in ("nn_module_stack", "stack_trace", "shape", "is_float"):
         if key in source.meta:
             node.meta[key] = source.meta[key]
-
-
-def mark_islands(sites: list[ActivationSite], behind: frozenset[str]) -> list[ActivationSite]:
-    """Mark the sites whose values come straight from a float operator."""
-    return [replace(site, behind_island=site.name in behind) for site in sites]

@@ -25,8 +25,7 @@ from mixport.quantize.carriers import group_params
 from mixport.quantize.conv_channels import level_convolutions
 from mixport.quantize.float_model import FloatModel
 from mixport.quantize.fx_graph import clean
-from mixport.quantize.insert import insert_activations, insert_weights, mark_islands
-from mixport.quantize.islands import find_islands
+from mixport.quantize.insert import insert_activations, insert_weights
 from mixport.quantize.layernorm_channels import level_layernorms
 from mixport.quantize.learner import Learner
 from mixport.quantize.linear_basis import change_bases
@@ -160,7 +159,7 @@ def quantize(
     record = QuantizedModel(
         program_path=workdir / _PROGRAM,
         scheme=scheme,
-        activations=tuple(mark_islands(sites, find_islands(graph).sites)),
+        activations=tuple(sites),
         weights=tuple(weights),
         decisions=(*model.notes, *captured.decisions, *mlps.decisions, *levelled, *plan.decisions, *raised, *moved, *floats),
         input_shape=(captured.example_batch, *model.input_shape[1:]),

@@ -20,10 +20,9 @@ from torch.fx.node import map_aggregate, map_arg
 from mixport.artifacts import QuantizedModel
 from mixport.quantize.fx_graph import aten, operator_of, tensor_arg
 from mixport.quantize.insert import code_params
-from mixport.quantize.islands import find_islands
 from mixport.quantspec import QuantParams
 from mixport.simulation import FloatEvaluation, SimulatedRun
-from mixport.torch_ops import OPS
+from mixport.torch_ops import NAMESPACE, OPS
 
 _DTYPES = {"uint8": np.uint8, "int16": np.int16, "int8": np.int8}
 _LAYERS = {aten.conv1d.default, aten.conv2d.default, aten.linear.default}
@@ -60,9 +59,10 @@ class _Weight:
 class ExactProgram(fx.Interpreter):
     """Interprets the fake-quantised graph on integers and keeps every site's codes."""
 
-    def __init__(self, graph: fx.GraphModule, islands: frozenset[fx.Node]) -> None:
+    def __init__(self, graph: fx.GraphModule, doubled: frozenset[fx.Node]) -> None:
+        """Run `graph`; float operators in `doubled` are evaluated in float64 besides."""
         super().__init__(graph)
-        self.islands = islands
+        self.doubled = doubled
         self.wide: dict[fx.Node, Any] = {}
         self.floats: dict[str, FloatEvaluation] = {}
         self.params = {node: code_params(node) for node in graph.graph.nodes if node.op == "call_function"}
@@ -91,7 +91,7 @@ class ExactProgram(fx.Interpreter):
             return self._multiply(n, args)
         args, kwargs = map_aggregate((args, kwargs), _real)
         value = operator_of(n)(*args, **kwargs)
-        if n in self.islands:
+        if n in self.doubled:
             self.wide[n] = self._in_float64(n, value)
         for spent in self.user_to_last_uses.get(n, ()):
             self.wide.pop(spent, None)
@@ -199,16 +199,16 @@ class ProgramSimulation:
 
     def __init__(self, graph: fx.GraphModule, *, batch: int | None) -> None:
         self.graph, self.batch = graph, batch
-        self.islands = find_islands(graph).nodes
         self.output = _output_node(graph)
 
     def simulate(self, images: NDArray[np.float32], *, overrides: Mapping[str, NDArray[Any]]) -> SimulatedRun:
         """Codes of every site, the float `output`, and the float operators; see mixport.simulation."""
         step = self.batch or len(images)
+        doubled = _float_operators(self.graph, frozenset(overrides))
         codes: list[Mapping[str, NDArray[Any]]] = []
         floats: list[Mapping[str, FloatEvaluation]] = []
         for start in range(0, len(images), step):
-            program = ExactProgram(self.graph, self.islands)
+            program = ExactProgram(self.graph, doubled)
             program.overrides = overrides if step >= len(images) else _rows(overrides, start, step, of=len(images))
             with torch.no_grad():
                 result = program.run(torch.as_tensor(np.ascontiguousarray(images[start : start + step])))
@@ -245,6 +245,19 @@ def _evaluation(values: Tensor, apart: Tensor, finite: Tensor) -> FloatEvaluatio
 
 def _joined(parts: Sequence[FloatEvaluation]) -> FloatEvaluation:
     return FloatEvaluation(values=np.concatenate([part.values for part in parts]), error=max(part.error for part in parts))
+
+
+def _float_operators(graph: fx.GraphModule, sites: frozenset[str]) -> frozenset[fx.Node]:
+    """Operators between the last codes, or exact sums, and the quantisers of some sites, or the output."""
+    waiting = [_output_node(graph)]
+    waiting += [tensor_arg(n, 0) for n in graph.graph.nodes if n.target is OPS.quantize_dequantize.default and str(n.args[1]) in sites]
+    found: set[fx.Node] = set()
+    while waiting:
+        node = waiting.pop()
+        if node.op == "call_function" and node not in found and str(node.target).split(".")[0] != NAMESPACE:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return frozenset(found)
 
 
 def _output_node(graph: fx.GraphModule) -> fx.Node:

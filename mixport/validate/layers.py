@@ -108,11 +108,20 @@ def _meeting(node: Node, plan: Plan) -> tuple[tuple[float, ...], tuple[int, ...]
 
 
 def _factor(quantiser: Node, plan: Plan) -> Array:
-    """Power of two that the quantised value was multiplied by just before (lower.wide_codes), which its scale undoes; else 1."""
+    """Power of two that a product was multiplied by just before its 16-bit codes were made; 1 anywhere else.
+
+    The file may undo it in the scale (lower.wide_codes): then codes are read with the quantiser's scale divided by it. A factor of the
+    model itself looks the same, and is not undone.
+    """
+    none, zero_point = np.ones((), np.float32), plan.graph.constants.get(quantiser.input(2))
     source = plan.graph.producer.get(quantiser.input(0))
-    factors = [] if source is None or source.op != "Mul" else [plan.graph.constants.get(name) for name in source.inputs]
-    found = [one for one in factors if one is not None and one.size == 1 and np.frexp(one.item())[0] == 0.5]
-    return found[0] if found else np.ones((), np.float32)
+    if source is None or source.op != "Mul" or zero_point is None or zero_point.dtype.itemsize != 2:
+        return none
+    product = plan.graph.producer.get(source.input(0))
+    factor = plan.graph.constants.get(source.input(1))
+    if product is None or product.op not in ("Gemm", "MatMul") or factor is None or factor.size != 1:
+        return none
+    return factor.reshape(()) if np.frexp(factor.item())[0] == 0.5 else none
 
 
 def _other_quantisation(node: Node, plan: Plan) -> str:
@@ -128,9 +137,10 @@ def _other_quantisation(node: Node, plan: Plan) -> str:
             continue
         for position, what in ((1, "scale"), (2, "zero point")):
             made, read = (plan.graph.constants.get(one.input(position)) for one in (maker, reader))
-            if made is not None and position == 1:
-                made = made / _factor(maker, plan)
-            if made is not None and read is not None and not np.array_equal(made, read):
+            if made is None or read is None:
+                continue
+            undone = made / _factor(maker, plan) if position == 1 else made
+            if not np.array_equal(made, read) and not np.array_equal(undone, read):
                 return f"{reader.input(0)} is quantised with {what} {made!s} and read with {what} {read!s}"
     return ""
 

@@ -117,6 +117,7 @@ def validate(
         audit=found,
         proofs={} if prove is None else prove(facts),
         localisations=tuple(one for one in (own, *(other.located for other in others)) if one is not None),
+        entry_sites=executors.interpreter.entry_sites,
     )
 
 

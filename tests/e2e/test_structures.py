@@ -32,7 +32,15 @@ NAMES = (
     "causal_attention",
     "grouped_queries",
     "cross_attention",
+    "affine_that_changes_nothing",
+    "clamp_between_transposes",
+    "powers_of_two",
+    "norm_behind_linear",
+    "position_made_in_forward",
+    "largest_token",
 )
+
+WITHOUT_ISLANDS = NAMES[NAMES.index("causal_attention") :]
 
 
 def _sqnr_unfused(bundle: Path, name: str) -> float:
@@ -52,12 +60,14 @@ def test_structure(name: str, tmp_path: Path) -> None:
     options = {"calib": "noise", "images": 16, "validation_images": 4, "scheme": "w8a8"}
     bundle = build(f"tests.structures:{name}", out=tmp_path / "out", cache=tmp_path / "cache", **options)
     assert bundle.manifest.validation.verdict == "exact"
+    assert not bundle.manifest.validation.proofs["violations"]
     # 8-bit networks of a few layers stay well above this; a lost Relu or mask falls below 20 dB.
     assert bundle.manifest.metrics.sqnr_db > 25.0
     assert _sqnr_unfused(bundle.path, name) > 25.0
     assert bundle.manifest.validation.site_checks["float operators: islands, and the output unfused"]["mismatches"] == 0
-    if "attention" in name or "queries" in name or "average" in name:
+    if name in WITHOUT_ISLANDS or "average" in name:
         assert bundle.manifest.validation.float_islands == ()
+        assert [site.name for site in bundle.manifest.sites if site.behind_island] == []
 
 
 def test_a_quotient_of_activations_is_outside_the_claim_by_name(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def records(tmp_path: Path) -> Records:
             activations=(
                 ActivationSite(name="input", op="input", role="input", bits=8, params=params, reason="model input"),
                 ActivationSite(name="conv.relu", op="relu", role="compute", bits=4, params=params, reason="read by fc"),
-                ActivationSite(name="add", op="add", role="carrier", bits=8, params=params, reason="branches meet", behind_island=True),
+                ActivationSite(name="add", op="add", role="carrier", bits=8, params=params, reason="branches meet"),
             ),
             weights=(
                 WeightSite(name="conv", op="conv2d", bits=8, storage="int8", shape=(4, 3, 3, 3), input_site="input", reason="first layer"),
@@ -124,6 +124,7 @@ def records(tmp_path: Path) -> Records:
                 Divergence(site="output", index=(0,), expected=1.0, got=float("nan"), executor="wasm", inputs="images"),
             ),
             float_islands=("norm <1>",),
+            entry_sites=("add",),
             site_checks={"near-tie": {"sites": 3, "values": 96, "mismatches": 1}},
             audit=FusionAudit(integer_nodes={"QLinearConv": 1}, float_nodes={"Softmax": 1}, float_compute=(decision,)),
             proofs={"accumulator": {"largest": 1000, "holds": True, "layers": ["conv", "fc"]}, "portable_nodes": 7, "open": []},

@@ -235,3 +235,16 @@ def test_a_simulation_that_knows_no_site_is_our_bug(save: Save, target: Target) 
 
     with pytest.raises(InvariantError, match="none of the sites"):
         validate(lowered(save(build_network().build("head_sum"))), images(), target, simulation=Mute())
+
+
+def test_the_deployed_file_is_run_on_every_image(save: Save, target: Target) -> None:
+    """Pairs that the runtime merges only where no code tensor is an output; their codes differ for the last image alone."""
+    b = QdqBuilder(shape=("N", 3, 8, 8))
+    first = b.qdq("input", "first", 0.02, 0)
+    second = b.quantise(b.node("Mul", [first, b.constant(f32(1))]), "second", 0.013, 0)
+    model = b.build(b.dequantise(second))
+    some = np.zeros((5, 3, 8, 8), f32)
+    some[4, 2, 7, 6] = 0.031  # 2 steps of 0.02, and then 3 of 0.013; at once it is 2 of 0.013
+    report = validate(lowered(save(model)), some, target, batch=1)
+    found = [one for one in report.divergences if one.inputs == "images"]
+    assert [(one.executor, one.index) for one in found] == [("onnxruntime, without code outputs", (4, 2, 7, 6))]
