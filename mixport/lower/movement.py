@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from mixport.lower.onnx_graph import constant_of, initializer, made_by, node, quantization_of, remove_dead, replace
+from mixport.lower.onnx_graph import UNDOES, constant_of, initializer, made_by, marked, node, quantization_of, remove_dead, replace
 
 _MOVES = frozenset(
     {
@@ -63,7 +63,7 @@ class CancelRequantizePass(InPlacePass):
     """DequantizeLinear -> QuantizeLinear with the same scale, zero point and type is nothing: readers take the codes."""
 
     def call(self, model: ir.Model) -> PassResult:
-        """Remove each such pair; a tensor that names a site keeps its name on the surviving codes."""
+        """Remove each such pair that a table or a normalisation put there to read codes."""
         modified = False
         for n in list(model.graph):
             before = made_by(n.inputs[0], "DequantizeLinear") if n.op_type == "QuantizeLinear" else None
@@ -72,7 +72,7 @@ class CancelRequantizePass(InPlacePass):
                 continue
             if quantization_of(before) is None or quantization_of(before) != quantization_of(n):
                 continue
-            if n.outputs[0].is_graph_output() or not (n.outputs[0].name or "").endswith("/in"):
+            if marked(n.outputs[0], UNDOES) is None:
                 continue
             replace(n.outputs[0], codes)
             model.graph.remove(n, safe=True)

@@ -70,7 +70,7 @@ def known_constant(graph: fx.GraphModule, node: Any) -> Tensor:
 
 def add_constant(graph: fx.GraphModule, value: Tensor, *, name: str, before: fx.Node) -> fx.Node:
     """Register `value` as a buffer (name made unique) and return its get_attr node, placed before `before`."""
-    base = "mixport_" + "".join(c if c.isalnum() else "_" for c in name)
+    base = "mixport_" + "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
     unique, n = base, 0
     while hasattr(graph, unique):
         n += 1
@@ -107,10 +107,14 @@ def _infer_shape(node: fx.Node) -> None:
 
 
 def module_path(node: fx.Node) -> str:
-    """Dotted path of the module that made the node, empty at the top level."""
+    """Dotted path of the module that made the node, empty at the top level.
+
+    What a file cannot hold is written as _: what is not printable, a backslash, and an end that an .npz adds itself.
+    """
     stack: Mapping[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values()]
-    return paths[-1] if paths else ""
+    written = "".join(c if c.isprintable() and c != "\\" else "_" for c in paths[-1]) if paths else ""
+    return f"{written.removesuffix('.npy')}_npy" if written.endswith(".npy") else written
 
 
 def only_user(node: fx.Node) -> fx.Node | None:
