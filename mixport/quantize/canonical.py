@@ -26,6 +26,7 @@ from mixport.quantize.fx_graph import (
     tensor_arg,
 )
 from mixport.quantize.layerscale import fold_layerscale
+from mixport.quantize.padding import crop_before_padding, fold_infinite_pads
 from mixport.quantize.pooling import unify_average_pools
 from mixport.quantize.products import expand_attention, flatten_linear
 
@@ -74,8 +75,6 @@ def drop_no_ops(graph: fx.GraphModule) -> list[Decision]:
             graph.graph.erase_node(node)
         if node.op != "call_function":
             continue
-        if node.target is aten.pad.default:
-            _use_constant_pad(node)
         if node.target in _VIEWS:
             node.target = aten.reshape.default  # rewrites change strides, which views may not
         elif node.target in _SELF_PAIRS and len(node.args) == 2 and not node.kwargs and node.args[0] is node.args[1]:
@@ -86,12 +85,6 @@ def drop_no_ops(graph: fx.GraphModule) -> list[Decision]:
             node.replace_all_uses_with(tensor_arg(node, 0))
             graph.graph.erase_node(node)
     return []
-
-
-def _use_constant_pad(node: fx.Node) -> None:
-    x, pads, mode, value = arguments(node, "constant", None, after=2)
-    if mode == "constant":
-        node.target, node.args, node.kwargs = aten.constant_pad_nd.default, (x, pads, value or 0.0), {}
 
 
 def fold_constants(graph: fx.GraphModule) -> list[Decision]:
@@ -172,12 +165,10 @@ def _is_float(node: Any) -> bool:
     return isinstance(node, fx.Node) and bool(node.meta.get("is_float", False))
 
 
-def drop_identity_pads(graph: fx.GraphModule) -> list[Decision]:
-    """A pad by nothing and a slice of everything do nothing."""
+def drop_whole_slices(graph: fx.GraphModule) -> list[Decision]:
+    """A slice of everything does nothing."""
     for node in list(graph.graph.nodes):
-        empty_pad = node.target is aten.constant_pad_nd.default and not any(arguments(node)[1])
-        whole_slice = node.target is aten.slice.Tensor and only_user(node) is not None and node.args[2:] == (0, _END)
-        if empty_pad or whole_slice:
+        if node.target is aten.slice.Tensor and only_user(node) is not None and node.args[2:] == (0, _END):
             node.replace_all_uses_with(tensor_arg(node, 0))
             graph.graph.erase_node(node)
     return []
@@ -186,8 +177,10 @@ def drop_identity_pads(graph: fx.GraphModule) -> list[Decision]:
 #: Order matters: constants before the folds that look for them, folds before linear layers are reshaped.
 REWRITES = (
     drop_no_ops,
-    drop_identity_pads,
+    crop_before_padding,
+    drop_whole_slices,
     fold_constants,
+    fold_infinite_pads,
     same_padding_to_pad,
     scatter_to_concat,
     unify_average_pools,
