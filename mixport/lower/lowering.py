@@ -21,6 +21,7 @@ from mixport.lower.expand import ExpandPlaceholdersPass
 from mixport.lower.finish import FinishPass
 from mixport.lower.movement import CancelRequantizePass, FoldPadPass, SinkDequantizePass
 from mixport.lower.onnx_graph import constant_of
+from mixport.lower.share import ShareInitializersPass
 from mixport.lower.translate import translate
 from mixport.lower.wide_codes import WideCodesPass
 from mixport.targets import Target
@@ -30,13 +31,17 @@ _EXPORT_OPSET = 21
 
 
 def passes(target: Target, *, sites: frozenset[str]) -> tuple[ir.passes.InPlacePass, ...]:
-    """Every pass, in order: pads fold before codes sink, since a Conv takes its padding from real zero."""
+    """Every pass, in order: pads fold before codes sink, since a Conv takes its padding from real zero.
+
+    What is stored once is decided when all initialisers are there.
+    """
     return (
         ExpandPlaceholdersPass(target),
         FoldPadPass(),
         SinkDequantizePass(),
         CancelRequantizePass(),
         WideCodesPass(),
+        ShareInitializersPass(),
         FinishPass(target, sites),
     )
 

@@ -68,7 +68,14 @@ class _Link:
 
 
 def level_convolutions(
-    graph: fx.GraphModule, batches: Iterable[Tensor], *, images: int, scheme: Scheme, rule: ScaleRule, learned: bool = False
+    graph: fx.GraphModule,
+    batches: Iterable[Tensor],
+    *,
+    images: int,
+    scheme: Scheme,
+    rule: ScaleRule,
+    learned: bool = False,
+    kept: frozenset[fx.Node] = frozenset(),
 ) -> list[Decision]:
     """Equalise every tensor with codes narrower than 8 bits that goes from one convolution to others and nowhere else.
 
@@ -79,12 +86,13 @@ def level_convolutions(
         scheme: widths of the layers.
         rule: of the target, for the activation quantiser to come.
         learned: rounding of the weights will be learned: errors are those of codes of least squared error, not of the nearest ones.
+        kept: layers whose weights stay as they are.
 
     Returns:
         one decision a tensor that is changed.
     """
     flow = CodeFlow(graph)
-    links = [link for link in _links(flow, scheme) if link.bits < 8]
+    links = [link for link in _links(flow, scheme) if link.bits < 8 and kept.isdisjoint((link.producer, *link.layers))]
     if not links:
         return []
     decisions: list[Decision] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -80,6 +81,26 @@ def add_constant(graph: fx.GraphModule, value: Tensor, *, name: str, before: fx.
         node = graph.graph.get_attr(unique)
     node.meta["shape"] = tuple(value.shape)
     return node
+
+
+class SharedConstants:
+    """Constants of a graph, each content registered once: a module that is called several times has one set of them."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self.graph = graph
+        self._held: dict[tuple[torch.dtype, tuple[int, ...], bytes], str] = {}
+
+    def add(self, value: Tensor, *, name: str, before: fx.Node) -> fx.Node:
+        """As `add_constant`; reads what is there already where type, shape and values are the same."""
+        key = (value.dtype, tuple(value.shape), hashlib.sha256(value.contiguous().numpy().tobytes()).digest())
+        if key not in self._held:
+            node = add_constant(self.graph, value, name=name, before=before)
+            self._held[key] = str(node.target)
+            return node
+        with self.graph.graph.inserting_before(before):
+            node = self.graph.graph.get_attr(self._held[key])
+        node.meta["shape"] = tuple(value.shape)
+        return node
 
 
 def call(graph: fx.GraphModule, target: Any, *args: Any, before: fx.Node, like: fx.Node) -> fx.Node:
