@@ -135,3 +135,54 @@ def transformer() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return _configured(Transformer())
+
+
+class Named(nn.Module):
+    """A chain of residual convolutions under the given names, each inside the module that has the next name; then a linear layer."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()
+        self.stem, self.head, self.ways = nn.Conv2d(3, 4, 1), nn.Linear(4, 3), []
+        for outer, inner in zip(names, [*names[1:], names[0]], strict=True):
+            box = nn.Module()
+            box.add_module(inner, nn.Conv2d(4, 4, 1))
+            self.add_module(outer, box)
+            self.ways.append((outer, inner))
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = self.stem(input)
+        for outer, inner in self.ways:
+            x = x + torch.sigmoid(self._modules[outer]._modules[inner](x))
+        return self.head(x.mean((2, 3)))
+
+
+def named(names: list[str]) -> nn.Module:
+    """Named with seeded weights, for names that differ."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return _configured(Named(names))
+
+
+class Repeated(nn.Module):
+    """One residual block, called several times, and a second one whose weights are the first one's under other names."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.stem, self.head, self.calls = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 5), calls
+        self.wide, self.narrow = nn.Conv2d(16, 64, 1), nn.Conv2d(64, 16, 1)
+        self.other = nn.Conv2d(16, 64, 1)
+        self.other.weight = self.wide.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for _ in range(self.calls):
+            x = x + self.narrow(torch.relu(self.wide(x)))
+        x = x + self.narrow(torch.relu(self.other(x)))
+        return self.head(x.mean((2, 3)))
+
+
+def repeated(calls: int = 3) -> nn.Module:
+    """Repeated with seeded weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        return _configured(Repeated(calls))

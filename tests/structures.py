@@ -226,6 +226,48 @@ def largest_token() -> nn.Module:
     return _make(lambda m, x: m.b(torch.stack([m.a(x), x * 0.3], 1).amax(1)), a=_conv(), b=_conv())
 
 
+def borders() -> nn.Module:
+    """Every border of torch.nn.functional.pad, a crop, and a convolution that wraps around."""
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        y = F.pad(F.pad(m.a(x), (2, 1, 0, 3), mode="reflect"), (-1, 2, 1, -1), mode="replicate")
+        return m.b(F.pad(torch.relu(m.c(y)), (1, 1, 2, 0), mode="circular"))
+
+    return _make(body, a=_conv(), b=_conv(), c=nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"))
+
+
+def uneven_max_pools() -> nn.Module:
+    """TensorFlow's padding of max pools, by minus infinity on two sides; then one axis, and three."""
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        y = F.max_pool2d(F.pad(m.a(x), (0, 1, 0, 1), value=float("-inf")), 3, 2)
+        y = F.max_pool1d(m.b(y).flatten(2), 3, 2, 1).unsqueeze(2)
+        return m.c(F.max_pool3d(y.unsqueeze(1), (2, 1, 2)).squeeze(1))
+
+    return _make(body, a=_conv(), b=_conv(), c=nn.Conv2d(4, 8, 1))
+
+
+def blurred() -> nn.Module:
+    """Downsampling behind a blur with mirrored borders."""
+    taps = torch.tensor([1.0, 2.0, 1.0]) / 4
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        y = F.pad(torch.relu(m.a(x)), (1, 1, 1, 1), mode="reflect")
+        return m.b(F.conv2d(y, (taps[:, None] * taps).expand(8, 1, 3, 3), stride=2, groups=8))
+
+    return _make(body, a=_conv(), b=_conv())
+
+
+def places_of_maxima() -> nn.Module:
+    """A max pool that gives indices, and the operator that takes them."""
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        y, places = F.max_pool2d(m.a(x), 2, return_indices=True)
+        return m.b(F.max_unpool2d(y, places, 2))
+
+    return _make(body, a=_conv(), b=_conv())
+
+
 class MixesImages(nn.Module):
     """Batch statistics at inference: no fixed graph can stand for it."""
 

@@ -1,6 +1,6 @@
 """Placeholders to standard operators.
 
-1. QuantizeDequantize -> QuantizeLinear [-> Clip on codes] -> DequantizeLinear; the code tensor takes the site's name.
+1. QuantizeDequantize -> QuantizeLinear [-> Clip on codes] -> DequantizeLinear; the code tensor is marked as the site's.
 2. Lookup -> QuantizeLinear (undone later against the DequantizeLinear before it) -> Cast -> Gather -> DequantizeLinear.
 3. DequantizeWeight -> packed initialiser [-> Cast to INT8] -> DequantizeLinear along axis 0, with an explicit zero point:
    without one ONNX Runtime 1.31 leaves Gemm in float.
@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from mixport.errors import InvariantError
-from mixport.lower.onnx_graph import constant_of, initializer, node, replace
+from mixport.lower.onnx_graph import LAYER, SITE, UNDOES, constant_of, initializer, mark, node, replace
 from mixport.lower.portable_forms import expand_layer_norm, expand_softmax
 from mixport.lower.translate import DOMAIN
 from mixport.targets import Target
@@ -38,13 +38,6 @@ class ExpandPlaceholdersPass(InPlacePass):
     def __init__(self, target: Target) -> None:
         super().__init__()
         self.target = target
-        self.taken: set[str] = set()
-
-    def _free(self, name: str) -> str:
-        """`name`, unless a site is called so (a layer may be named a/scale)."""
-        while name in self.taken:
-            name += "_"
-        return name
 
     def call(self, model: ir.Model) -> PassResult:
         """Replace every mixport:: node."""
@@ -58,7 +51,6 @@ class ExpandPlaceholdersPass(InPlacePass):
         }
         _clear_names(model.graph)
         placeholders = [n for n in model.graph if n.domain == DOMAIN]
-        self.taken = {n.attributes["site"].as_string() for n in placeholders if n.op_type in {"QuantizeDequantize", "Lookup"}}
         for placeholder in placeholders:
             handlers[placeholder.op_type](model.graph, placeholder)
             model.graph.remove(placeholder, safe=True)
@@ -89,6 +81,7 @@ class ExpandPlaceholdersPass(InPlacePass):
             clip = node("Clip", [codes, *bounds], output=site.name, name=f"{site.name}/Clip")
             nodes.append(clip)
             codes = clip.outputs[0]
+        mark(codes, SITE, site.name)
         self._dequantize(graph, old, nodes, codes, site, storage)
 
     def _lookup(self, graph: ir.Graph, old: ir.Node) -> None:
@@ -97,12 +90,14 @@ class ExpandPlaceholdersPass(InPlacePass):
         table = constant_of(old.inputs[1])
         if table is None:
             raise InvariantError(f"table of {site.name} is not constant")
-        entries = initializer(graph, self._free(f"{site.name}/table"), table.astype(np.uint8))
+        entries = initializer(graph, f"{site.name}/table", table.astype(np.uint8))
         back = node(
             "QuantizeLinear", [old.inputs[0], before.scale, before.zero_point], output=f"{site.name}/in", name=f"{site.name}/QuantizeLinear"
         )
+        mark(back.outputs[0], UNDOES, site.name)
         index = node("Cast", [back.outputs[0]], output=f"{site.name}/index", name=f"{site.name}/Cast", to=int(ir.DataType.INT32))
         gather = node("Gather", [entries, index.outputs[0]], output=site.name, name=f"{site.name}/Gather", axis=0)
+        mark(gather.outputs[0], SITE, site.name)
         self._dequantize(graph, old, [back, index, gather], gather.outputs[0], site, "uint8")
 
     def _weight(self, graph: ir.Graph, old: ir.Node) -> None:
@@ -113,19 +108,20 @@ class ExpandPlaceholdersPass(InPlacePass):
         storage = self.target.weights.storage[bits]
         nodes: list[ir.Node] = []
         if storage in _PACKED:
-            packed = initializer(graph, self._free(name), codes.astype(_PACKED[storage].numpy()), dtype=_PACKED[storage])
+            packed = initializer(graph, name, codes.astype(_PACKED[storage].numpy()), dtype=_PACKED[storage])
             cast = node("Cast", [packed], output=f"{name}/int8", name=f"{name}/Cast", to=int(ir.DataType.INT8))
             nodes, source = [cast], cast.outputs[0]
         else:
-            source = initializer(graph, self._free(name), codes.astype(np.int8))
-        zeros = initializer(graph, self._free(f"zeros/{len(scale)}"), np.zeros(len(scale), np.int8))
+            source = initializer(graph, name, codes.astype(np.int8))
+        zeros = initializer(graph, f"zeros/{len(scale)}", np.zeros(len(scale), np.int8))
         dequantize = node(
             "DequantizeLinear",
-            [source, initializer(graph, self._free(f"{name}/scale"), scale.astype(np.float32)), zeros],
+            [source, initializer(graph, f"{name}/scale", scale.astype(np.float32)), zeros],
             output=f"{name}/dq",
             name=f"{name}/DequantizeLinear",
             axis=0,
         )
+        mark(dequantize.outputs[0], LAYER, name.removesuffix(".weight"))
         graph.insert_before(old, [*nodes, dequantize])
         replace(old.outputs[0], dequantize.outputs[0])
 
@@ -137,8 +133,8 @@ class ExpandPlaceholdersPass(InPlacePass):
         dequantize = node(
             "DequantizeLinear",
             [
-                initializer(graph, self._free(name), codes.astype(np.int32)),
-                initializer(graph, self._free(f"{name}/scale"), scale.astype(np.float32)),
+                initializer(graph, name, codes.astype(np.int32)),
+                initializer(graph, f"{name}/scale", scale.astype(np.float32)),
             ],
             output=f"{name}/dq",
             name=f"{name}/DequantizeLinear",
@@ -152,7 +148,7 @@ class ExpandPlaceholdersPass(InPlacePass):
         value = np.asarray(old.attributes[scale].as_float(), np.float32)
         return _Site(
             name=name,
-            scale=initializer(graph, self._free(f"{name}{suffix}"), value),
+            scale=initializer(graph, f"{name}{suffix}", value),
             zero_point=_scalar(graph, old.attributes[zero_point].as_int(), storage),
         )
 
@@ -169,7 +165,7 @@ def _scalar(graph: ir.Graph, value: int, storage: str) -> ir.Value:
 
 
 def _clear_names(graph: ir.Graph) -> None:
-    """Give the exporter's own tensors short names, so that none is in the way of a site's."""
+    """Give the exporter's own tensors short names."""
     kept = {id(v) for v in (*graph.inputs, *graph.outputs)}
     values = [v for n in graph for v in n.outputs if id(v) not in kept]
     for i, value in enumerate(values):

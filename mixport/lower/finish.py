@@ -1,18 +1,19 @@
 """Last touches on the file: names, versions, and nothing that does not belong in a release.
 
-Sites, layers and weights keep names that people can read, the rest gets short ones; opset and IR version are the target's.
+Sites, layers and weights keep names that people can read, the rest gets short ones; no name is given twice, to a node or to a tensor.
+Opset and IR version are the target's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import cast
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from mixport.errors import TargetError
-from mixport.lower.onnx_graph import is_op, remove_dead
+from mixport.lower.onnx_graph import LAYER, SITE, marked, remove_dead
 from mixport.targets import Target
 
 _IR_OF_OPSET = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
@@ -63,51 +64,75 @@ class FinishPass(InPlacePass):
         return PassResult(model, modified=True)
 
     def _rename(self, graph: ir.Graph) -> None:
-        kept = {id(v) for v in (*graph.inputs, *graph.outputs)}
-        used: set[str] = set()
+        kept = {id(v): v for v in (*graph.inputs, *graph.outputs)}
+        names = _Names({"input", "output", *self.sites})
+        names.claim(graph.initializers)
         count = 0
-        # A layer may be called t0, or a/dq: only the codes of a site keep its name.
-        codes = {id(v) for v in _code_tensors(graph, self.sites)}
-        taken = {*self.sites, *graph.initializers, "input", "output"}
-        names = {n: _layer_name(n) for n in graph}
         for n in graph:
             n.metadata_props.clear()
             n.doc_string = None
             _drop_defaults(n)
             # Quantisers and moves are named by their output; repeating it would cost a tenth of a 2-bit file.
-            n.name = "" if n.op_type in _NAMED_BY_OUTPUT else _unique(names[n] or n.name or n.op_type, used)
-            for value in n.outputs:
-                value.metadata_props.clear()
-                if id(value) not in kept:
-                    value.type, value.shape = None, None  # value_info of intermediates: readers infer it
-                    if value.name not in self.sites or id(value) not in codes:
-                        while (name := f"t{count}") in taken:
-                            count += 1
-                        value.name, count = name, count + 1
-        for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+            n.name = "" if n.op_type in _NAMED_BY_OUTPUT else names.take(_layer_name(n) or n.name or n.op_type)
+        for value in (v for n in graph for v in n.outputs):
+            value.metadata_props.clear()
+            if id(value) in kept:
+                continue
+            value.type, value.shape = None, None  # value_info of intermediates: readers infer it
+            site = marked(value, SITE)
+            if site in self.sites:
+                value.name = site
+                continue
+            while (name := f"t{count}") in names.used:
+                count += 1
+            value.name, count = name, count + 1
+        for value in (*kept.values(), *graph.initializers.values()):
             value.metadata_props.clear()
             value.doc_string = None
             if id(value) not in kept:
                 value.type, value.shape = None, None  # the tensor itself says so
 
 
+class _Names:
+    """Names given so far. Nodes and values share them: a reader that calls an unnamed node by its output would find two of one name."""
+
+    def __init__(self, used: set[str]) -> None:
+        self.used = used
+
+    def take(self, wanted: str) -> str:
+        """`wanted`, numbered from 2 where it is taken."""
+        name, n = wanted, 1
+        while name in self.used:
+            n += 1
+            name = f"{wanted}_{n}"
+        self.used.add(name)
+        return name
+
+    def claim(self, initializers: MutableMapping[str, ir.Value]) -> None:
+        """Initialisers keep their names, but for those that a site has."""
+        taken = [name for name in initializers if name in self.used]
+        self.used.update(initializers)
+        for name in taken:
+            initializers[name].name = self.take(name)
+
+
 def _layer_name(n: ir.Node) -> str | None:
-    """`layer1.0.conv1` for the operator that reads layer1.0.conv1.weight; the site's name for one that feeds its QuantizeLinear."""
+    """`layer1.0.conv1/Conv` for the operator that reads that layer's weight; the site's name for one that feeds its QuantizeLinear."""
     if n.op_type in {"Conv", "Gemm"}:
-        weight = n.inputs[1]
-        if weight is not None and is_op(weight, "DequantizeLinear"):
-            return (weight.name or "").removesuffix("/dq").removesuffix(".weight") or None
+        layer = marked(n.inputs[1], LAYER)
+        return f"{layer}/{n.op_type}" if layer else None
     if n.op_type in {"Add", "Mul", "MatMul", "GlobalAveragePool"}:
         readers = [r for r in n.outputs[0].consumers() if r.op_type == "QuantizeLinear"]
-        if len(readers) == 1:
-            return f"{(readers[0].outputs[0].name or '').removesuffix('/q')}/{n.op_type}"
+        site = _site_of(readers[0]) if len(readers) == 1 else None
+        return f"{site}/{n.op_type}" if site else None
     return None
 
 
-def _code_tensors(graph: ir.Graph, sites: frozenset[str]) -> list[ir.Value]:
-    """Results of quantisers, clips and tables that carry a site's name."""
-    values = [value for n in graph if n.op_type in {"QuantizeLinear", "Clip", "Gather"} for value in n.outputs]
-    return [value for value in values if value.name in sites]
+def _site_of(quantizer: ir.Node) -> str | None:
+    """Name of the site whose codes a QuantizeLinear gives, by itself or through the Clip behind it."""
+    codes = quantizer.outputs[0]
+    clips = [r.outputs[0] for r in codes.consumers() if r.op_type == "Clip"]
+    return next((name for value in (codes, *clips) if (name := marked(value, SITE)) is not None), None)
 
 
 def _drop_defaults(n: ir.Node) -> None:
@@ -120,12 +145,3 @@ def _drop_defaults(n: ir.Node) -> None:
         flat = set(cast("Sequence[object]", value)) if isinstance(value, (list, tuple)) else {value}
         if n.op_type in values and flat <= {values[n.op_type]}:
             n.attributes.pop(name)
-
-
-def _unique(name: str, used: set[str]) -> str:
-    candidate, i = name, 1
-    while candidate in used:
-        i += 1
-        candidate = f"{name}_{i}"
-    used.add(candidate)
-    return candidate

@@ -22,6 +22,7 @@ from mixport.lower.finish import FinishPass
 from mixport.lower.movement import CancelRequantizePass, FoldPadPass, SinkDequantizePass
 from mixport.lower.onnx_graph import constant_of
 from mixport.lower.separate_pairs import SeparatePairsPass
+from mixport.lower.share import ShareInitializersPass
 from mixport.lower.translate import translate
 from mixport.lower.wide_codes import WideCodesPass, scale_undoing_factor
 from mixport.targets import Target
@@ -31,7 +32,10 @@ _EXPORT_OPSET = 21
 
 
 def passes(target: Target, *, sites: frozenset[str]) -> tuple[ir.passes.InPlacePass, ...]:
-    """Every pass, in order: pads fold before codes sink, since a Conv takes its padding from real zero."""
+    """Every pass, in order: pads fold before codes sink, since a Conv takes its padding from real zero.
+
+    What is stored once is decided when all initialisers are there.
+    """
     return (
         ExpandPlaceholdersPass(target),
         FoldPadPass(),
@@ -39,6 +43,7 @@ def passes(target: Target, *, sites: frozenset[str]) -> tuple[ir.passes.InPlaceP
         CancelRequantizePass(),
         WideCodesPass(),
         SeparatePairsPass(),
+        ShareInitializersPass(),
         FinishPass(target, sites),
     )
 

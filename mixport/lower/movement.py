@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from mixport.lower.onnx_graph import constant_of, initializer, made_by, node, quantization_of, remove_dead, replace
+from mixport.lower.onnx_graph import UNDOES, constant_of, initializer, made_by, marked, node, quantization_of, remove_dead, replace
 
 _MOVES = frozenset(
     {
@@ -63,7 +63,7 @@ class CancelRequantizePass(InPlacePass):
     """DequantizeLinear -> QuantizeLinear with the same scale, zero point and type is nothing: readers take the codes."""
 
     def call(self, model: ir.Model) -> PassResult:
-        """Remove each such pair; a tensor that names a site keeps its name on the surviving codes."""
+        """Remove each such pair that a table or a normalisation put there to read codes."""
         modified = False
         for n in list(model.graph):
             before = made_by(n.inputs[0], "DequantizeLinear") if n.op_type == "QuantizeLinear" else None
@@ -72,7 +72,7 @@ class CancelRequantizePass(InPlacePass):
                 continue
             if quantization_of(before) is None or quantization_of(before) != quantization_of(n):
                 continue
-            if n.outputs[0].is_graph_output() or not (n.outputs[0].name or "").endswith("/in"):
+            if marked(n.outputs[0], UNDOES) is None:
                 continue
             replace(n.outputs[0], codes)
             model.graph.remove(n, safe=True)
@@ -115,6 +115,11 @@ def _spatial_pads(pad: ir.Node) -> list[int] | None:
     return [int(a) for a in (*amounts[2:rank], *amounts[rank + 2 :])]
 
 
+def _fills(move: ir.Node) -> bool:
+    """A pad by a constant: the other modes copy values of the tensor itself."""
+    return move.op_type == "Pad" and ("mode" not in move.attributes or move.attributes["mode"].as_string() == "constant")
+
+
 def _data_inputs(move: ir.Node) -> list[int]:
     return list(range(len(move.inputs))) if move.op_type == "Concat" else [0]
 
@@ -130,7 +135,7 @@ def _movable(move: ir.Node) -> list[ir.Node] | None:
         return None
     if move.op_type == "Gather" and constant_of(move.inputs[1]) is None:
         return None
-    if move.op_type == "Pad" and (move.attributes["mode"].as_string() if "mode" in move.attributes else "constant") == "constant":
+    if _fills(move):
         value = constant_of(move.inputs[2]) if len(move.inputs) > 2 and move.inputs[2] is not None else np.float32(0)
         if value is None or float(value) != 0.0:
             return None
@@ -148,7 +153,7 @@ def _sink(graph: ir.Graph, move: ir.Node) -> bool:
     _, scale, zero_point = sources[0].inputs
     storage = quantization_of(sources[0])
     assert storage is not None
-    if move.op_type == "Pad":
+    if _fills(move):
         while len(move.inputs) < 3:
             move.resize_inputs(3)
         move.replace_input_with(2, initializer(graph, f"{storage[2]}/{storage[1]}", np.asarray(storage[1], np.dtype(storage[2]))))

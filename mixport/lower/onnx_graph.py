@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+SITE, LAYER, UNDOES = "mixport.site", "mixport.layer", "mixport.undoes"
+"""What a tensor can be marked as: the codes of a site, the weight of a layer, codes of an operator that only undo a DequantizeLinear.
+Names say nothing before the last pass gives them: users call their modules as they like."""
 
 
 def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
@@ -18,14 +22,37 @@ def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
 
 
 def initializer(graph: ir.Graph, name: str, array: NDArray[Any], *, dtype: ir.DataType | None = None) -> ir.Value:
-    """The initialiser `name`, made on first use. Raw data always: lists would be stored as varints."""
-    existing = graph.initializers.get(name)
-    if existing is not None:
-        return existing
-    tensor = ir.Tensor(np.asarray(array), name=name) if dtype is None else ir.Tensor(np.asarray(array), dtype=dtype, name=name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    """The initialiser `name`, made on first use, numbered where one of other content has it: users call their modules as they like.
+
+    Raw data always: lists would be stored as varints.
+    """
+    tensor = ir.Tensor(np.asarray(array)) if dtype is None else ir.Tensor(np.asarray(array), dtype=dtype)
+    free, n = name, 1
+    while (existing := graph.initializers.get(free)) is not None:
+        if content_of(existing) == content_of(tensor):
+            return existing
+        n += 1
+        free = f"{name}_{n}"
+    tensor.name = free
+    value = ir.Value(name=free, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def content_of(tensor: ir.Value | ir.TensorProtocol) -> tuple[ir.DataType, tuple[int, ...], bytes] | None:
+    """Type, shape and bytes of a tensor or an initialiser: equal for those that can stand for each other. None where it has no value."""
+    held = tensor.const_value if isinstance(tensor, ir.Value) else tensor
+    return None if held is None else (held.dtype, tuple(held.shape.numpy()), held.tobytes())
+
+
+def mark(value: ir.Value, what: str, name: str) -> None:
+    """Mark a tensor as SITE, LAYER or UNDOES, with the name that goes with it; the file holds no marks."""
+    cast("dict[str, str]", value.meta)[what] = name
+
+
+def marked(value: ir.Value | None, what: str) -> str | None:
+    """The name that goes with a mark, None where there is no such mark."""
+    return None if value is None else cast("dict[str, str]", value.meta).get(what)
 
 
 def node(op_type: str, inputs: list[ir.Value | None], *, output: str, name: str | None = None, **attributes: Any) -> ir.Node:

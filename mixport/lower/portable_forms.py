@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mixport.errors import InvariantError
-from mixport.lower.onnx_graph import constant_of, initializer, node, replace
+from mixport.lower.onnx_graph import UNDOES, constant_of, initializer, mark, node, replace
 from mixport.portable import REACH, SQUARINGS, variance_offset
 
 
@@ -76,9 +76,10 @@ def expand_layer_norm(graph: ir.Graph, old: ir.Node) -> None:
     back = node(
         "QuantizeLinear",
         [x, in_scale, step.scalar(attributes["zero_point"].as_int(), np.dtype(storage))],
-        output=f"{name}/in",  # CancelRequantizePass removes what ends so against the DequantizeLinear before it
+        output=f"{name}/in",
         name=f"{name}/QuantizeLinear",
     )
+    mark(back.outputs[0], UNDOES, name)
     step.nodes.append(back)
     codes = back.outputs[0]
     wide = step("Cast", codes, to=int(ir.DataType.DOUBLE))

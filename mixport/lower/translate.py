@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import onnx_ir as ir
@@ -59,7 +61,10 @@ _LAYER_NORM = _placeholder(
     {"x": _FLOAT, "weight": _FLOAT, "bias": _FLOAT},
     {"name": _TEXT, "epsilon": _TEXT, "scale": _REAL, "zero_point": _INT, "storage": _TEXT},
 )
-_POOL = Op(Opset("", 21), "GlobalAveragePool")
+_ONNX = Opset("", 21)
+_POOL, _PAD, _CONSTANT = Op(_ONNX, "GlobalAveragePool"), Op(_ONNX, "Pad"), Op(_ONNX, "Constant")
+_PAD_MODES: Mapping[str, str] = MappingProxyType({"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"})
+"""Modes of torch.nn.functional.pad and of ONNX Pad (19)."""
 
 
 def _quantize_dequantize(x: Any, site: str, scale: float, zero_point: int, qmin: int, qmax: int, storage: str) -> Any:
@@ -87,6 +92,16 @@ def _global_average_pool(x: Any) -> Any:
     return _POOL(x)
 
 
+def _pad(x: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
+    """torch counts from the last axis, ONNX from the first. The exporter's own decompositions bring pads by a constant, too."""
+    rank = len(x.shape)
+    amounts = [0] * (2 * rank)
+    for i in range(len(pad) // 2):
+        amounts[rank - 1 - i], amounts[2 * rank - 1 - i] = pad[2 * i], pad[2 * i + 1]
+    filler = (_CONSTANT(value_float=float(value)),) if value else ()
+    return _PAD(x, _CONSTANT(value_ints=amounts), *filler, mode=_PAD_MODES[mode])
+
+
 def translate(quantized: QuantizedModel, *, opset: int) -> ir.Model:
     """Export the program; standard operators plus mixport:: placeholders.
 
@@ -100,6 +115,7 @@ def translate(quantized: QuantizedModel, *, opset: int) -> ir.Model:
         OPS.softmax.default: _softmax,
         OPS.layer_norm.default: _layer_norm,
         OPS.global_average_pool.default: _global_average_pool,
+        torch.ops.aten.pad.default: _pad,
     }
     program = torch.export.load(quantized.program_path)
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]

@@ -14,6 +14,7 @@ from mixport.quantize.constants import fold_constants
 from mixport.quantize.fx_graph import arguments, aten, call, clean, only_user, record_shapes, shape_of, tensor_arg
 from mixport.quantize.identities import drop_identities
 from mixport.quantize.layerscale import fold_layerscale
+from mixport.quantize.padding import crop_before_padding, fold_infinite_pads
 from mixport.quantize.pooling import unify_average_pools
 from mixport.quantize.products import expand_attention, flatten_linear
 
@@ -60,9 +61,7 @@ def drop_no_ops(graph: fx.GraphModule) -> list[Decision]:
             graph.graph.erase_node(node)
         if node.op != "call_function":
             continue
-        if node.target is aten.pad.default:
-            _use_constant_pad(node)
-        elif node.target is aten.squeeze.default:
+        if node.target is aten.squeeze.default:
             _name_squeezed_axes(node)
         if node.target in _VIEWS:
             node.target = aten.reshape.default  # rewrites change strides, which views may not
@@ -86,12 +85,6 @@ def join_equal_operands(graph: fx.GraphModule) -> list[Decision]:
         if node.target in _SELF_PAIRS and len(node.args) == 2 and not node.kwargs and node.args[0] is node.args[1]:
             node.target, node.args = _SELF_PAIRS[node.target], (node.args[0], 2)
     return []
-
-
-def _use_constant_pad(node: fx.Node) -> None:
-    x, pads, mode, value = arguments(node, "constant", None, after=2)
-    if mode == "constant":
-        node.target, node.args, node.kwargs = aten.constant_pad_nd.default, (x, pads, value or 0.0), {}
 
 
 def same_padding_to_pad(graph: fx.GraphModule) -> list[Decision]:
@@ -137,12 +130,10 @@ def _is_float(node: Any) -> bool:
     return isinstance(node, fx.Node) and bool(node.meta.get("is_float", False))
 
 
-def drop_identity_pads(graph: fx.GraphModule) -> list[Decision]:
-    """A pad by nothing and a slice of everything do nothing."""
+def drop_whole_slices(graph: fx.GraphModule) -> list[Decision]:
+    """A slice of everything does nothing."""
     for node in list(graph.graph.nodes):
-        empty_pad = node.target is aten.constant_pad_nd.default and not any(arguments(node)[1])
-        whole_slice = node.target is aten.slice.Tensor and only_user(node) is not None and node.args[2:] == (0, _END)
-        if empty_pad or whole_slice:
+        if node.target is aten.slice.Tensor and only_user(node) is not None and node.args[2:] == (0, _END):
             node.replace_all_uses_with(tensor_arg(node, 0))
             graph.graph.erase_node(node)
     return []
@@ -151,10 +142,12 @@ def drop_identity_pads(graph: fx.GraphModule) -> list[Decision]:
 #: Order matters: constants before what looks for them, folds into layers before linear layers are reshaped.
 REWRITES = (
     drop_no_ops,
-    drop_identity_pads,
+    crop_before_padding,
+    drop_whole_slices,
     fold_constants,
     drop_identities,
     join_equal_operands,
+    fold_infinite_pads,
     same_padding_to_pad,
     scatter_to_concat,
     unify_average_pools,

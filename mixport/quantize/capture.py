@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from mixport.artifacts import Decision
 from mixport.errors import UnsupportedModelError
+from mixport.quantize.attribute_names import free_attributes
 from mixport.quantize.canonical import canonicalise
 from mixport.quantize.fx_graph import record_shapes
 
@@ -65,6 +66,7 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
             raise UnsupportedModelError(
                 f"torch.export cannot capture the model: {_first_line(error)}", hint="make forward free of data-dependent control flow"
             ) from error
+    free_attributes(program)
     graph = program.run_decompositions({}).module(check_guards=False)
     batch = 2 if dynamic else 1
     example = torch.zeros((batch, *input_shape[1:]))

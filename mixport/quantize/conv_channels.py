@@ -44,7 +44,8 @@ _LEAST_WEIGHT_BITS = 4
 """Weights rounded to nearest are compared at no fewer bits: at 2 nothing of them is left to compare."""
 _WORTH_IT, _WORTH_IT_LEARNED = 0.8, 0.9
 """What the error must fall to where weights pay; the second for learned 1 x 1 weights, whose error is the most like what is judged."""
-_SPATIAL_MOVES = {aten.constant_pad_nd.default, aten.max_pool2d.default}
+_PADS = {aten.constant_pad_nd.default, aten.pad.default}
+_SPATIAL_MOVES = {*_PADS, aten.max_pool2d.default}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,14 @@ class _Link:
 
 
 def level_convolutions(
-    graph: fx.GraphModule, batches: Iterable[Tensor], *, images: int, scheme: Scheme, rule: ScaleRule, learned: bool = False
+    graph: fx.GraphModule,
+    batches: Iterable[Tensor],
+    *,
+    images: int,
+    scheme: Scheme,
+    rule: ScaleRule,
+    learned: bool = False,
+    kept: frozenset[fx.Node] = frozenset(),
 ) -> list[Decision]:
     """Equalise every tensor with codes narrower than 8 bits that goes from one convolution to others and nowhere else.
 
@@ -78,12 +86,13 @@ def level_convolutions(
         scheme: widths of the layers.
         rule: of the target, for the activation quantiser to come.
         learned: rounding of the weights will be learned: errors are those of codes of least squared error, not of the nearest ones.
+        kept: layers whose weights stay as they are.
 
     Returns:
         one decision a tensor that is changed.
     """
     flow = CodeFlow(graph)
-    links = [link for link in _links(flow, scheme) if link.bits < 8]
+    links = [link for link in _links(flow, scheme) if link.bits < 8 and kept.isdisjoint((link.producer, *link.layers))]
     if not links:
         return []
     decisions: list[Decision] = []
@@ -165,11 +174,11 @@ def _worth_it(graph: fx.GraphModule, link: _Link, *, learned: bool) -> float:
 
 
 def _moved_in_space(operand: fx.Node, tensor: fx.Node) -> bool:
-    """True where only pads by 0 and maxima over places lie between, which leave channels and positive factors alone."""
+    """True where only pads and maxima over places lie between, which leave channels and positive factors alone."""
     while operand is not tensor:
         if operand.target not in _SPATIAL_MOVES:
             return False
-        if operand.target is aten.constant_pad_nd.default and len(operand.args[1]) > 4:  # type: ignore[arg-type]
+        if operand.target in _PADS and len(operand.args[1]) > 4:  # type: ignore[arg-type]
             return False
         operand = tensor_arg(operand, 0)
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -70,7 +71,7 @@ def known_constant(graph: fx.GraphModule, node: Any) -> Tensor:
 
 def add_constant(graph: fx.GraphModule, value: Tensor, *, name: str, before: fx.Node) -> fx.Node:
     """Register `value` as a buffer (name made unique) and return its get_attr node, placed before `before`."""
-    base = "mixport_" + "".join(c if c.isalnum() else "_" for c in name)
+    base = "mixport_" + "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
     unique, n = base, 0
     while hasattr(graph, unique):
         n += 1
@@ -80,6 +81,26 @@ def add_constant(graph: fx.GraphModule, value: Tensor, *, name: str, before: fx.
         node = graph.graph.get_attr(unique)
     node.meta["shape"] = tuple(value.shape)
     return node
+
+
+class SharedConstants:
+    """Constants of a graph, each content registered once: a module that is called several times has one set of them."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self.graph = graph
+        self._held: dict[tuple[torch.dtype, tuple[int, ...], bytes], str] = {}
+
+    def add(self, value: Tensor, *, name: str, before: fx.Node) -> fx.Node:
+        """As `add_constant`; reads what is there already where type, shape and values are the same."""
+        key = (value.dtype, tuple(value.shape), hashlib.sha256(value.contiguous().numpy().tobytes()).digest())
+        if key not in self._held:
+            node = add_constant(self.graph, value, name=name, before=before)
+            self._held[key] = str(node.target)
+            return node
+        with self.graph.graph.inserting_before(before):
+            node = self.graph.graph.get_attr(self._held[key])
+        node.meta["shape"] = tuple(value.shape)
+        return node
 
 
 def call(graph: fx.GraphModule, target: Any, *args: Any, before: fx.Node, like: fx.Node) -> fx.Node:
@@ -107,10 +128,14 @@ def _infer_shape(node: fx.Node) -> None:
 
 
 def module_path(node: fx.Node) -> str:
-    """Dotted path of the module that made the node, empty at the top level."""
+    """Dotted path of the module that made the node, empty at the top level.
+
+    What a file cannot hold is written as _: what is not printable, a backslash, and an end that an .npz adds itself.
+    """
     stack: Mapping[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values()]
-    return paths[-1] if paths else ""
+    written = "".join(c if c.isprintable() and c != "\\" else "_" for c in paths[-1]) if paths else ""
+    return f"{written.removesuffix('.npy')}_npy" if written.endswith(".npy") else written
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

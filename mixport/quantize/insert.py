@@ -12,6 +12,7 @@ from mixport import integer
 from mixport.artifacts import ActivationSite, Decision, WeightSite
 from mixport.errors import InvariantError
 from mixport.quantize.fx_graph import (
+    SharedConstants,
     add_constant,
     arguments,
     aten,
@@ -58,6 +59,7 @@ def insert_weights(
     sites: list[WeightSite] = []
     decisions: list[Decision] = []
     live = live_nodes(graph)
+    constants = SharedConstants(graph)
     for node, width in widths.items():
         name, bits = width.name, width.bits
         x_params = code_params(tensor_arg(node, 0))
@@ -68,14 +70,14 @@ def insert_weights(
         fixed = fix_scales(layer, integers[node].scales, x=x_params, y=_output_params(node, live), pair_limit=target.accumulator.pair_limit)
         scales = fixed.scales
         decisions.extend(fixed.decisions)
-        scale_node = add_constant(graph, torch.as_tensor(scales), name=f"{name}_weight_scale", before=node)
-        code_node = add_constant(graph, torch.as_tensor(codes), name=f"{name}_weight_codes", before=node)
+        scale_node = constants.add(torch.as_tensor(scales), name=f"{name}_weight_scale", before=node)
+        code_node = constants.add(torch.as_tensor(codes), name=f"{name}_weight_codes", before=node)
         operands = list(node.args)
         operands[1] = call(graph, OPS.dequantize_weight.default, code_node, scale_node, f"{name}.weight", bits, before=node, like=node)
         if bias is not None:
             bias_codes, bias_scale = integer.quantise_bias(bias, x_scale=x_params.scale, w_scale=scales)
-            bias_node = add_constant(graph, torch.as_tensor(bias_codes), name=f"{name}_bias_codes", before=node)
-            bias_scale_node = add_constant(graph, torch.as_tensor(np.ascontiguousarray(bias_scale)), name=f"{name}_bias_scale", before=node)
+            bias_node = constants.add(torch.as_tensor(bias_codes), name=f"{name}_bias_codes", before=node)
+            bias_scale_node = constants.add(torch.as_tensor(np.ascontiguousarray(bias_scale)), name=f"{name}_bias_scale", before=node)
             operands[2] = call(graph, OPS.dequantize_weight.default, bias_node, bias_scale_node, f"{name}.bias", 32, before=node, like=node)
         node.args = tuple(operands)
         sites.append(

@@ -37,7 +37,15 @@ class _Fed:
     layers: tuple[fx.Node, ...]
 
 
-def level_layernorms(graph: fx.GraphModule, batches: Iterable[Tensor], *, images: int, scheme: Scheme, rule: ScaleRule) -> list[Decision]:
+def level_layernorms(
+    graph: fx.GraphModule,
+    batches: Iterable[Tensor],
+    *,
+    images: int,
+    scheme: Scheme,
+    rule: ScaleRule,
+    kept: frozenset[fx.Node] = frozenset(),
+) -> list[Decision]:
     """Reparameterise every LayerNorm that only linear layers read; the values of the graph stay, but for float32 rounding.
 
     Args:
@@ -46,12 +54,14 @@ def level_layernorms(graph: fx.GraphModule, batches: Iterable[Tensor], *, images
         images: how many there are.
         scheme: widths of the layers.
         rule: of the target, for the activation quantiser to come.
+        kept: layers whose weights stay as they are.
 
     Returns:
         one decision a LayerNorm: what was done, or why nothing.
     """
     flow = CodeFlow(graph)
     fed, decisions = _fed(graph, flow)
+    fed = [pair for pair in fed if kept.isdisjoint(pair.layers)]
     if not fed:
         return decisions
     seen = sample_rows(graph, {pair.norm: Wanted(rows=_ROWS_KEPT, axis=-1) for pair in fed}, batches, images=images)

@@ -34,7 +34,15 @@ _WORTH_IT = 0.95
 """What the noise must fall to."""
 
 
-def change_bases(graph: fx.GraphModule, batches: Iterable[Tensor], *, images: int, scheme: Scheme, rule: ScaleRule) -> list[Decision]:
+def change_bases(
+    graph: fx.GraphModule,
+    batches: Iterable[Tensor],
+    *,
+    images: int,
+    scheme: Scheme,
+    rule: ScaleRule,
+    kept: frozenset[fx.Node] = frozenset(),
+) -> list[Decision]:
     """Give every linear chain that is read through codes narrower than 8 bits its best basis; the values of the graph's outputs stay.
 
     Args:
@@ -43,11 +51,13 @@ def change_bases(graph: fx.GraphModule, batches: Iterable[Tensor], *, images: in
         images: how many there are.
         scheme: widths of the layers.
         rule: of the target, for the activation quantiser to come.
+        kept: layers whose weights stay as they are.
 
     Returns:
         one decision a chain that is changed, and one where no gradient tells what the outputs see.
     """
     chains = [chain for chain in linear_chains(CodeFlow(graph), scheme) if any(one.bits < 8 for one in chain.read)]
+    chains = [chain for chain in chains if kept.isdisjoint((*chain.producers, *(layer for one in chain.read for layer in one.layers)))]
     if not chains:
         return []
     readers = {node: tuple[fx.Node, ...]() for chain in chains for node in chain.producers}

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from mixport.errors import BadInputError, UnsupportedModelError
+from mixport.quantize.attribute_names import free_attributes
 
 _HINT = "torch.export.save(torch.export.export(model, (image,)), 'model.pt2') with a plain module writes a safe file"
 _MAX_JSON_BYTES = 64 << 20
@@ -65,6 +66,7 @@ def load_program(path: Path) -> ProgramFile:
             f"program {path}: it takes {batch} images at once, allowed 1 or any number",
             hint="torch.export.export(model, (image,), dynamic_shapes=({0: torch.export.Dim('batch')},))",
         )
+    free_attributes(program)
     module = program.module(check_guards=False)
     return ProgramFile(module=module, size=(int(height), int(width)), one_image=isinstance(batch, int))
 

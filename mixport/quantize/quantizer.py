@@ -41,6 +41,7 @@ from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
 from mixport.quantize.roles import Kind
 from mixport.quantize.sensitivity import nearest
+from mixport.quantize.shared_weights import layers_with_shared_weights
 from mixport.quantize.soundness import check_sound
 from mixport.quantize.statistics import Histogram, HistogramObserver, collect
 from mixport.quantize.widths import scheme_widths
@@ -243,11 +244,12 @@ def _level_channels(
     progress: Progress,
 ) -> list[Decision]:
     images = calibration.open_images()[: min(calibration.count, _LEVEL_IMAGES)]
-    decisions: list[Decision] = []
+    # Learned rounding gives each layer integers of its own, whatever its weights are.
+    kept, decisions = (frozenset[fx.Node](), list[Decision]()) if learned else layers_with_shared_weights(captured.graph)
     with progress.track("channels", total=3 * len(images)) as advance:
         for level in (level_layernorms, change_bases, partial(level_convolutions, learned=learned)):
             batches = _batches(images, model, _batch_size(model) if captured.dynamic_batch else 1)
-            decisions += level(captured.graph, _counted(batches, advance), images=len(images), scheme=scheme, rule=rule)
+            decisions += level(captured.graph, _counted(batches, advance), images=len(images), scheme=scheme, rule=rule, kept=kept)
     return decisions
 
 

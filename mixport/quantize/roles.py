@@ -61,7 +61,10 @@ _MOVES = {
     aten.roll.default,
     aten.pixel_shuffle.default,
     aten.pixel_unshuffle.default,
+    aten.pad.default,
+    aten.max_pool1d.default,
     aten.max_pool2d.default,
+    aten.max_pool3d.default,
     operator.getitem,
 }
 

@@ -43,6 +43,8 @@ def classify(node: Node, around: Surroundings) -> Classified:
     if node.op == "Gather" and _is_table(infos):
         table = infos[0]
         return Classified(how="move", info=replace(table, kind="codes", constant=False), site=True)
+    if node.op == "MaxPool" and len(node.outputs) > 1:
+        return Classified(how="island", info=_UNKNOWN, reason="MaxPool that gives the places of its maxima, too")
     if node.op in MOVES:
         return _move(node, infos)
     if node.op in JOINS:
@@ -76,9 +78,10 @@ def _join(node: Node, infos: Sequence[TensorInfo]) -> Classified:
         return Classified(how="join", info=_UNKNOWN)
     if "codes" not in kinds:
         return Classified(how="join", info=_INDEX if kinds == {"index"} else _FLOAT)
-    fillers = infos[2:3] if node.op == "Pad" else ()
-    lows = [i.low for i in (*tensors, *fillers)] + ([0] if node.op == "Pad" and not fillers else [])
-    highs = [i.high for i in (*tensors, *fillers)] + ([0] if node.op == "Pad" and not fillers else [])
+    fills = node.op == "Pad" and node.attributes.get("mode", "constant") == "constant"
+    fillers = infos[2:3] if fills else ()
+    lows = [i.low for i in (*tensors, *fillers)] + ([0] if fills and not fillers else [])
+    highs = [i.high for i in (*tensors, *fillers)] + ([0] if fills and not fillers else [])
     dtype = next(i.dtype for i in tensors if i.kind == "codes")
     return Classified(how="join", info=TensorInfo(kind="codes", low=min(lows), high=max(highs), dtype=dtype))
 

@@ -93,13 +93,15 @@ def _tile(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
 
 def _pad(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
     data = _data(args)
-    pads = _ints(node, args, 1) or ()
-    if node.attributes.get("mode", "constant") != "constant" or any(p < 0 for p in pads):
-        raise UnsupportedModelError(f"node {node.name} (Pad): only constant, non-negative padding is interpreted")
+    pads, mode = _ints(node, args, 1) or (), node.attributes.get("mode", "constant")
+    if any(p < 0 for p in pads):
+        raise UnsupportedModelError(f"node {node.name} (Pad): a negative pad is not interpreted", hint="write it as a Slice")
     axes = _ints(node, args, 3) or tuple(range(data.ndim))
     widths = [(0, 0)] * data.ndim
     for i, axis in enumerate(axes):
         widths[axis] = (pads[i], pads[i + len(axes)])
+    if mode != "constant":
+        return (np.pad(data, widths, mode=mode),)
     value = args[2] if len(args) > 2 and args[2] is not None else np.zeros((), data.dtype)
     return (np.pad(data, widths, constant_values=value.reshape(()).item()),)
 
@@ -127,15 +129,16 @@ def _identity(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
 def _max_pool(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
     data, attributes = _data(args), node.attributes
     kernel: tuple[int, ...] = attributes["kernel_shape"]
-    if len(kernel) != 2 or attributes.get("auto_pad", "NOTSET") != "NOTSET":
-        raise UnsupportedModelError(f"node {node.name} (MaxPool): only 2-D windows with explicit pads are interpreted")
-    strides = attributes.get("strides", (1, 1))
-    dilations = attributes.get("dilations", (1, 1))
-    pads = attributes.get("pads", (0, 0, 0, 0))
-    span = [dilations[i] * (kernel[i] - 1) + 1 for i in (0, 1)]
-    sizes, extra = [0, 0], [0, 0]
-    for i in (0, 1):
-        size = data.shape[2 + i] + pads[i] + pads[2 + i]
+    axes = range(len(kernel))
+    if attributes.get("auto_pad", "NOTSET") != "NOTSET":
+        raise UnsupportedModelError(f"node {node.name} (MaxPool): only explicit pads are interpreted", hint="write the pads out")
+    strides = attributes.get("strides", (1,) * len(kernel))
+    dilations = attributes.get("dilations", (1,) * len(kernel))
+    pads = attributes.get("pads", (0, 0) * len(kernel))
+    span = [dilations[i] * (kernel[i] - 1) + 1 for i in axes]
+    sizes, extra = [0] * len(kernel), [0] * len(kernel)
+    for i in axes:
+        size = data.shape[2 + i] + pads[i] + pads[len(kernel) + i]
         room = size - span[i]
         sizes[i] = (-(-room // strides[i]) if attributes.get("ceil_mode", 0) else room // strides[i]) + 1
         if attributes.get("ceil_mode", 0) and (sizes[i] - 1) * strides[i] >= data.shape[2 + i] + pads[i]:
@@ -143,15 +146,13 @@ def _max_pool(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
             sizes[i] -= 1
         extra[i] = max(0, (sizes[i] - 1) * strides[i] + span[i] - size)
     lowest = -np.inf if data.dtype.kind == "f" else np.iinfo(data.dtype).min
-    widths = ((0, 0), (0, 0), (pads[0], pads[2] + extra[0]), (pads[1], pads[3] + extra[1]))
+    widths = ((0, 0), (0, 0), *((pads[i], pads[len(kernel) + i] + extra[i]) for i in axes))
     padded = np.pad(data, widths, constant_values=lowest)
     result: Array | None = None
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            rows = slice(i * dilations[0], i * dilations[0] + strides[0] * (sizes[0] - 1) + 1, strides[0])
-            columns = slice(j * dilations[1], j * dilations[1] + strides[1] * (sizes[1] - 1) + 1, strides[1])
-            tap = padded[:, :, rows, columns]
-            result = tap.copy() if result is None else np.maximum(result, tap, out=result)
+    for tap in np.ndindex(*kernel):
+        starts = [tap[i] * dilations[i] for i in axes]
+        window = padded[(..., *(slice(starts[i], starts[i] + strides[i] * (sizes[i] - 1) + 1, strides[i]) for i in axes))]
+        result = window.copy() if result is None else np.maximum(result, window, out=result)
     assert result is not None
     return (result,)
 

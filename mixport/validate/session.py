@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from mixport.environment import cpu_name, vector_features
-from mixport.errors import BadInputError
+from mixport.errors import BadInputError, UnsupportedModelError
 from mixport.runtime_records import RuntimeInfo
 from mixport.targets import SessionRules
 from mixport.validate.graph import Array, load_model
@@ -125,8 +125,17 @@ class CodeRunner:
         self._outputs: list[str] = [output.name for output in self._session.get_outputs()]
 
     def run(self, images: NDArray[np.float32]) -> dict[str, Array]:
-        """Every site and every output, for one batch."""
-        arrays = self._session.run(self._outputs, {self._input: images})
+        """Every site and every output, for one batch.
+
+        Raises:
+            UnsupportedModelError: the runtime has no kernel for a form of a float operator (Resize with cubic weights that shrinks).
+        """
+        try:
+            arrays = self._session.run(self._outputs, {self._input: images})
+        except Exception as error:  # ONNX Runtime's exceptions have no common public base
+            raise UnsupportedModelError(
+                f"onnxruntime {_ort.__version__} cannot run the model: {error}", hint="replace the operator that it names in the model"
+            ) from error
         return dict(zip(self._outputs, arrays, strict=True))
 
 

@@ -38,9 +38,13 @@ NAMES = (
     "norm_behind_linear",
     "position_made_in_forward",
     "largest_token",
+    "borders",
+    "uneven_max_pools",
+    "blurred",
+    "places_of_maxima",
 )
 
-WITHOUT_ISLANDS = NAMES[NAMES.index("causal_attention") :]
+WITHOUT_ISLANDS = tuple(name for name in NAMES[NAMES.index("causal_attention") :] if name != "places_of_maxima")
 
 
 def _sqnr_unfused(bundle: Path, name: str) -> float:

@@ -148,7 +148,7 @@ def test_sums_beyond_int32_are_refused() -> None:
 def test_unsupported_movement_is_refused_not_guessed() -> None:
     b = QdqBuilder()
     codes = b.quantise("input", "x", 0.03, 128)
-    padded = b.node("Pad", [codes, b.constant(np.array([0, 0, 1, 1, 0, 0, 1, 1]))], mode="reflect", name="mirror")
+    padded = b.node("Pad", [codes, b.constant(np.array([0, 0, -1, 1, 0, 0, 1, 1]))], mode="reflect", name="mirror")
     b.quantisation[padded] = b.quantisation["x"]
     interpreter = Interpreter(b.build(b.dequantise(padded)))
     with pytest.raises(UnsupportedModelError, match="mirror"):

@@ -52,6 +52,9 @@ MOVES: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
     "max pool, ceil": ("MaxPool", (), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
     "max pool, ceil and pads": ("MaxPool", (), {"kernel_shape": [2, 2], "strides": [2, 3], "pads": [1, 1, 1, 1], "ceil_mode": 1}),
     "max pool, dilations": ("MaxPool", (), {"kernel_shape": [2, 2], "dilations": [2, 3]}),
+    "pad, reflect": ("Pad", (np.array([0, 1, 2, 0, 0, 0, 0, 3]),), {"mode": "reflect"}),
+    "pad, edge": ("Pad", (np.array([0, 1, 2, 0, 1, 0, 0, 3]),), {"mode": "edge"}),
+    "pad, wrap": ("Pad", (np.array([0, 1, 2, 0, 0, 0, 6, 3]),), {"mode": "wrap"}),
     "identity": ("Identity", (), {}),
 }
 
