@@ -172,7 +172,9 @@ def _load(shop: Workshop) -> FloatModel:
         )
         if options.classes is not None:
             check_class_count(model, source=options.classes)
-        return model
+    for note in model.notes:
+        shop.log.note(f"{note.where}: {note.what} ({note.why})")
+    return model
 
 
 def _prepare(shop: Workshop, model: FloatModel, labelled: LabelledImages | None, calibration: CalibrationSet) -> _Inputs:

@@ -28,6 +28,7 @@ from mixport.quantize.fx_graph import (
 from mixport.quantize.layerscale import fold_layerscale
 from mixport.quantize.pooling import unify_average_pools
 from mixport.quantize.products import expand_attention, flatten_linear
+from mixport.quantize.recompose import recompose
 
 _NO_OPS = {
     aten.dropout.default,
@@ -188,6 +189,7 @@ REWRITES = (
     drop_no_ops,
     drop_identity_pads,
     fold_constants,
+    recompose,
     same_padding_to_pad,
     scatter_to_concat,
     unify_average_pools,

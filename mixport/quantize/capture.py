@@ -18,6 +18,7 @@ from mixport.artifacts import Decision
 from mixport.errors import UnsupportedModelError
 from mixport.quantize.canonical import canonicalise
 from mixport.quantize.fx_graph import record_shapes
+from mixport.quantize.precision import check_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
         dynamic_batch: try a symbolic batch first; a model that fixes its batch is captured at 1 and says so.
 
     Raises:
-        UnsupportedModelError: torch.export cannot capture the module.
+        UnsupportedModelError: torch.export cannot capture the module, or a layer computes in half precision.
     """
     notes: list[Decision] = []
     program = None
@@ -66,6 +67,7 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
                 f"torch.export cannot capture the model: {_first_line(error)}", hint="make forward free of data-dependent control flow"
             ) from error
     graph = program.run_decompositions({}).module(check_guards=False)
+    check_precision(graph)
     batch = 2 if dynamic else 1
     example = torch.zeros((batch, *input_shape[1:]))
     record_shapes(graph, example)

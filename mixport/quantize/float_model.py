@@ -22,7 +22,7 @@ from mixport.artifacts import Decision, Preprocessing
 from mixport.errors import BadInputError, BadOptionError
 from mixport.quantize.builtin_models import CIFAR10_CLASSES, builtin_weights, create_builtin
 from mixport.quantize.class_file import Classes, read_classes
-from mixport.quantize.program_file import load_program, takes_one_image
+from mixport.quantize.program_file import load_program
 from mixport.quantize.timm_model import create_timm, merge_branches
 from mixport.quantize.weights_file import check_finite, check_plain, load_into, read_state_dict
 
@@ -40,6 +40,7 @@ class FloatModel:
         name: short name for folders and reports.
         source: MODEL as given.
         sha256: of the state dict (names, shapes, values).
+        origin: what else its source brings: SHA-256 of a program's file, the arguments of a factory. Equal weights may run another graph.
         preprocessing: pixels to input.
         class_names: in index order, None when unknown.
         glosses: a short meaning a class, in index order; None where there are none.
@@ -56,6 +57,7 @@ class FloatModel:
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
     input_shape: tuple[int, int, int, int]
+    origin: str = ""
     notes: tuple[Decision, ...] = ()
     one_image: bool = False
     glosses: tuple[str, ...] | None = None
@@ -119,7 +121,7 @@ def load_model(
         module = module.eval().requires_grad_(False).float()
     check_finite(module, source=str(weights or spec))
     digest = fingerprint.sha256_arrays({name: value.detach().cpu().numpy() for name, value in module.state_dict().items()})
-    notes: tuple[Decision, ...] = ()
+    notes = made.notes
     if spec.startswith("timm:"):
         module, notes = merge_branches(module)
     preprocessing = _override(made.preprocessing, overrides)
@@ -130,24 +132,27 @@ def load_model(
         name=_short_name(spec),
         source=spec,
         sha256=digest,
+        origin=fingerprint.sha256_file(Path(spec)) if spec.endswith(".pt2") else repr(sorted(arguments.items())),
         preprocessing=preprocessing,
         class_names=known.names if known is not None else None,
         glosses=known.glosses if known is not None else None,
         input_shape=(1, 3, height, width),
         notes=notes,
-        one_image=spec.endswith(".pt2") and takes_one_image(Path(spec)),
+        one_image=made.one_image,
         assumed=tuple(name for name in made.assumed if getattr(overrides, name) is None),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Made:
-    """A model as its source gives it; `classes` where they are known, `assumed` as in FloatModel."""
+    """A model as its source gives it; `classes` where they are known, the others as in FloatModel."""
 
     module: nn.Module
     preprocessing: Preprocessing
     classes: Classes | None = None
     assumed: tuple[str, ...] = ()
+    notes: tuple[Decision, ...] = ()
+    one_image: bool = False
 
 
 def _make(spec: str, *, size: tuple[int, int] | None, weights: Path | None, random_weights: bool, arguments: dict[str, Any]) -> _Made:
@@ -164,7 +169,13 @@ def _make(spec: str, *, size: tuple[int, int] | None, weights: Path | None, rand
             raise BadOptionError("a .pt2 program brings its own weights", hint=f"mixport build {spec} without --weights and --model-arg")
         program = load_program(Path(spec))
         preprocessing = Preprocessing(size=program.size, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
-        return _Made(module=program.module, preprocessing=preprocessing, assumed=("mean", "std"))
+        return _Made(
+            module=program.module,
+            preprocessing=preprocessing,
+            assumed=_STATED if program.any_size else ("mean", "std"),
+            notes=program.notes,
+            one_image=program.one_image,
+        )
     if ":" in spec:
         return _factory(spec, arguments=arguments)
     raise BadInputError(
