@@ -22,9 +22,10 @@ from mixport.artifacts import Decision, Preprocessing
 from mixport.errors import BadInputError, BadOptionError
 from mixport.quantize.builtin_models import CIFAR10_CLASSES, builtin_weights, create_builtin
 from mixport.quantize.class_file import Classes, read_classes
+from mixport.quantize.load_state import load_into
 from mixport.quantize.program_file import load_program
 from mixport.quantize.timm_model import create_timm, merge_branches
-from mixport.quantize.weights_file import check_finite, check_plain, load_into, read_state_dict
+from mixport.quantize.weights_file import check_finite, check_plain, read_state_dict
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: What a model should state of its preprocessing, by the names that timm's pretrained_cfg and our overrides share.
@@ -114,16 +115,19 @@ def load_model(
         torch.manual_seed(seed % 2**63)  # torch takes no larger one
         made = _make(spec, size=overrides.input_size, weights=weights, random_weights=random_weights, arguments=arguments)
     module = made.module
+    loaded: tuple[Decision, ...] = ()
     if weights is not None:
-        load_into(module, read_state_dict(weights), source=str(weights))
+        state = read_state_dict(weights)
+        loaded = (*state.notes, *load_into(module, state.tensors, source=str(weights)))
     check_plain(module, source=spec)
     if not spec.endswith(".pt2"):
         module = module.eval().requires_grad_(False).float()
     check_finite(module, source=str(weights or spec))
     digest = fingerprint.sha256_arrays({name: value.detach().cpu().numpy() for name, value in module.state_dict().items()})
-    notes = made.notes
+    notes = (*loaded, *made.notes)
     if spec.startswith("timm:"):
-        module, notes = merge_branches(module)
+        module, merged = merge_branches(module)
+        notes = (*notes, *merged)
     preprocessing = _override(made.preprocessing, overrides)
     known = read_classes(classes) if classes is not None else made.classes
     height, width = preprocessing.size
