@@ -21,14 +21,14 @@ _LOWER_PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript")
 
 
 def model_key(model: FloatModel) -> str:
-    """SHA-256 of the float model: its values, its structure, and the code of its modules.
+    """SHA-256 of the float model: its values, its structure, the code of its modules, and its program or its factory's arguments.
 
     Equal weights are not enough: two architectures can share a state dict and differ in padding or in `forward`.
     """
     module: Any = model.module
     files = {getattr(sys.modules.get(type(child).__module__), "__file__", None) for child in module.modules()}
     code = sorted(sha256_file(Path(file)) for file in files if file is not None and Path(file).is_file())
-    return sha256_json([model.source, model.sha256, repr(module), code, model.preprocessing, model.input_shape])
+    return sha256_json([model.source, model.origin, model.sha256, repr(module), code, model.preprocessing, model.input_shape])
 
 
 def quantized_key(

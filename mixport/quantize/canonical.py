@@ -17,6 +17,7 @@ from mixport.quantize.layerscale import fold_layerscale
 from mixport.quantize.padding import crop_before_padding, fold_infinite_pads
 from mixport.quantize.pooling import unify_average_pools
 from mixport.quantize.products import expand_attention, flatten_linear
+from mixport.quantize.recompose import recompose
 
 _NO_OPS = {
     aten.dropout.default,
@@ -145,6 +146,7 @@ REWRITES = (
     crop_before_padding,
     drop_whole_slices,
     fold_constants,
+    recompose,
     drop_identities,
     join_equal_operands,
     fold_infinite_pads,

@@ -19,6 +19,7 @@ from mixport.errors import UnsupportedModelError
 from mixport.quantize.attribute_names import free_attributes
 from mixport.quantize.canonical import canonicalise
 from mixport.quantize.fx_graph import record_shapes
+from mixport.quantize.precision import check_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
         dynamic_batch: try a symbolic batch first; a model that fixes its batch is captured at 1 and says so.
 
     Raises:
-        UnsupportedModelError: torch.export cannot capture the module.
+        UnsupportedModelError: torch.export cannot capture the module, or a layer computes in half precision.
     """
     notes: list[Decision] = []
     program = None
@@ -68,6 +69,7 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
             ) from error
     free_attributes(program)
     graph = program.run_decompositions({}).module(check_guards=False)
+    check_precision(graph)
     batch = 2 if dynamic else 1
     example = torch.zeros((batch, *input_shape[1:]))
     record_shapes(graph, example)

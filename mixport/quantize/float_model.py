@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,9 +23,11 @@ from mixport.artifacts import Decision, Preprocessing
 from mixport.errors import BadInputError, BadOptionError
 from mixport.quantize.builtin_models import CIFAR10_CLASSES, builtin_weights, create_builtin
 from mixport.quantize.class_file import Classes, read_classes
-from mixport.quantize.program_file import load_program, takes_one_image
+from mixport.quantize.load_state import load_into
+from mixport.quantize.program_file import load_program
 from mixport.quantize.timm_model import create_timm, merge_branches
-from mixport.quantize.weights_file import check_finite, check_plain, load_into, read_state_dict
+from mixport.quantize.torchscript import check_eager, is_torchscript
+from mixport.quantize.weights_file import check_finite, check_plain, read_state_dict
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: What a model should state of its preprocessing, by the names that timm's pretrained_cfg and our overrides share.
@@ -40,9 +43,11 @@ class FloatModel:
         name: short name for folders and reports.
         source: MODEL as given.
         sha256: of the state dict (names, shapes, values).
+        origin: what else its source brings: SHA-256 of a program's file, the arguments of a factory. Equal weights may run another graph.
         preprocessing: pixels to input.
         class_names: in index order, None when unknown.
         glosses: a short meaning a class, in index order; None where there are none.
+        class_ids: what the data set calls each class, as its folders are named, in index order; None where it has no such names.
         input_shape: [1, 3, H, W].
         notes: what was done to the model before capture.
         one_image: the module takes a batch of one only.
@@ -56,9 +61,11 @@ class FloatModel:
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
     input_shape: tuple[int, int, int, int]
+    origin: str = ""
     notes: tuple[Decision, ...] = ()
     one_image: bool = False
     glosses: tuple[str, ...] | None = None
+    class_ids: tuple[str, ...] | None = None
     assumed: tuple[str, ...] = ()
 
     @property
@@ -112,17 +119,22 @@ def load_model(
         torch.manual_seed(seed % 2**63)  # torch takes no larger one
         made = _make(spec, size=overrides.input_size, weights=weights, random_weights=random_weights, arguments=arguments)
     module = made.module
+    check_eager(module, source=spec)
+    loaded: tuple[Decision, ...] = ()
     if weights is not None:
-        load_into(module, read_state_dict(weights), source=str(weights))
+        state = read_state_dict(weights)
+        loaded = (*state.notes, *load_into(module, state.tensors, source=str(weights)))
     check_plain(module, source=spec)
     if not spec.endswith(".pt2"):
         module = module.eval().requires_grad_(False).float()
     check_finite(module, source=str(weights or spec))
     digest = fingerprint.sha256_arrays({name: value.detach().cpu().numpy() for name, value in module.state_dict().items()})
-    notes: tuple[Decision, ...] = ()
+    notes = (*loaded, *made.notes)
     if spec.startswith("timm:"):
-        module, notes = merge_branches(module)
+        module, merged = merge_branches(module)
+        notes = (*notes, *merged)
     preprocessing = _override(made.preprocessing, overrides)
+    _check_preprocessing(preprocessing, source=spec)
     known = read_classes(classes) if classes is not None else made.classes
     height, width = preprocessing.size
     return FloatModel(
@@ -130,24 +142,28 @@ def load_model(
         name=_short_name(spec),
         source=spec,
         sha256=digest,
+        origin=fingerprint.sha256_file(Path(spec)) if spec.endswith(".pt2") else repr(sorted(arguments.items())),
         preprocessing=preprocessing,
         class_names=known.names if known is not None else None,
         glosses=known.glosses if known is not None else None,
+        class_ids=known.ids if known is not None else None,
         input_shape=(1, 3, height, width),
         notes=notes,
-        one_image=spec.endswith(".pt2") and takes_one_image(Path(spec)),
+        one_image=made.one_image,
         assumed=tuple(name for name in made.assumed if getattr(overrides, name) is None),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Made:
-    """A model as its source gives it; `classes` where they are known, `assumed` as in FloatModel."""
+    """A model as its source gives it; `classes` where they are known, the others as in FloatModel."""
 
     module: nn.Module
     preprocessing: Preprocessing
     classes: Classes | None = None
     assumed: tuple[str, ...] = ()
+    notes: tuple[Decision, ...] = ()
+    one_image: bool = False
 
 
 def _make(spec: str, *, size: tuple[int, int] | None, weights: Path | None, random_weights: bool, arguments: dict[str, Any]) -> _Made:
@@ -164,9 +180,21 @@ def _make(spec: str, *, size: tuple[int, int] | None, weights: Path | None, rand
             raise BadOptionError("a .pt2 program brings its own weights", hint=f"mixport build {spec} without --weights and --model-arg")
         program = load_program(Path(spec))
         preprocessing = Preprocessing(size=program.size, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
-        return _Made(module=program.module, preprocessing=preprocessing, assumed=("mean", "std"))
+        return _Made(
+            module=program.module,
+            preprocessing=preprocessing,
+            assumed=_STATED if program.any_size else ("mean", "std"),
+            notes=program.notes,
+            one_image=program.one_image,
+        )
     if ":" in spec:
         return _factory(spec, arguments=arguments)
+    if Path(spec).is_file():
+        what = "an archive of torch.jit.save" if is_torchscript(Path(spec)) else "a file of weights"
+        raise BadInputError(
+            f"MODEL is {spec!r}, {what}, allowed builtin:NAME, timm:ARCH, package.module:factory or FILE.pt2",
+            hint="name the factory of its nn.Module, with its weights as --weights FILE.safetensors",
+        )
     raise BadInputError(
         f"MODEL is {spec!r}, allowed builtin:NAME, timm:ARCH, package.module:factory or FILE.pt2",
         hint="mixport build timm:resnet18 --random-weights --calib noise",
@@ -233,6 +261,18 @@ def _override(preprocessing: Preprocessing, overrides: PreprocessingOverrides) -
         crop_fraction=overrides.crop_fraction or preprocessing.crop_fraction,
         interpolation=preprocessing.interpolation,
     )
+
+
+def _check_preprocessing(preprocessing: Preprocessing, *, source: str) -> None:
+    """What a factory's pretrained_cfg states is in the units of --mean and --std too."""
+    mean, std = preprocessing.mean, preprocessing.std
+    if not all(np.isfinite(value) and value > 0.0 for value in std):
+        raise BadInputError(f"MODEL {source}: its std is {std}, allowed numbers above 0", hint="--std R,G,B states it")
+    if not np.isfinite(mean).all() or max(mean) > 1.0:
+        raise BadInputError(
+            f"MODEL {source}: its mean is {mean}, allowed units of [0, 1]",
+            hint="divide mean and std by 255, in pretrained_cfg or as --mean",
+        )
 
 
 def _literal(text: str) -> Any:

@@ -67,7 +67,7 @@ def flatten_linear(graph: fx.GraphModule) -> list[Decision]:
     Matrix products with a constant right operand become linear layers first.
     """
     for node in list(graph.graph.nodes):
-        _use_linear(graph, node)
+        use_linear(graph, node)
         if node.target is not aten.linear.default:
             continue
         x, weight, *bias = arguments(node)
@@ -84,7 +84,7 @@ def flatten_linear(graph: fx.GraphModule) -> list[Decision]:
     return []
 
 
-def _use_linear(graph: fx.GraphModule, node: fx.Node) -> None:
+def use_linear(graph: fx.GraphModule, node: fx.Node) -> None:
     """Turn a product with a constant right operand, [I, O], into a linear layer in place; leave any other node."""
     if node.target in {aten.matmul.default, aten.mm.default}:
         x, right = arguments(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -13,15 +14,25 @@ from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from mixport.artifacts import Decision
 from mixport.errors import BadInputError, UnsupportedModelError
+from mixport.quantize.torchscript import is_torchscript, weights_hint
 
 _HINT = "give a .safetensors state dict of the same architecture: --weights FILE.safetensors"
 
-#: Counters that training keeps and inference never reads; a checkpoint may lack them.
-_OPTIONAL_SUFFIX = "num_batches_tracked"
+_ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Where a training checkpoint keeps weights, in the order in which timm's load_checkpoint looks: the average over training first."""
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+@dataclass(frozen=True, kw_only=True)
+class StateDict:
+    """Tensors of a weights file by name, and which of the file's state dicts they are where it holds several."""
+
+    tensors: dict[str, Tensor]
+    notes: tuple[Decision, ...] = ()
+
+
+def read_state_dict(path: Path) -> StateDict:
     """Read `path` without running any code from it.
 
     Raises:
@@ -31,11 +42,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise BadInputError(f"weights file {path} does not exist", hint=_HINT)
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return StateDict(tensors=load_file(path))
         except (SafetensorError, OSError, ValueError) as error:
             raise BadInputError(f"weights file {path} is damaged or not safetensors: {error}", hint=_HINT) from error
     if path.suffix not in {".pth", ".pt", ".bin"}:
         raise BadInputError(f"weights file {path}: suffix {path.suffix!r}, allowed .safetensors .pth .pt .bin", hint=_HINT)
+    if is_torchscript(path):
+        raise BadInputError(f"weights file {path} is an archive of torch.jit.save, allowed a state dict", hint=weights_hint(path))
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
@@ -43,46 +56,35 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise BadInputError(
             f"weights file {path} was refused: it is damaged, or it would run code when read ({reason})", hint=_HINT
         ) from error
-    state = _flat_tensors(loaded)
-    if state is None:
+    found = _state_dicts(loaded)
+    if not found:
         raise BadInputError(f"weights file {path} holds no flat state dict of tensors", hint=_HINT)
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    taken, *others = found
+    return StateDict(tensors=found[taken], notes=_chosen(path, taken, others) if others else ())
 
 
-def _flat_tensors(loaded: object) -> dict[str, Tensor] | None:
-    """A state dict, also where it lies below `state_dict` in a checkpoint; None for anything else."""
+def _state_dicts(loaded: object) -> dict[str, dict[str, Tensor]]:
+    """The state dicts of a checkpoint by entry, the one to take first; under an empty name where it is one itself."""
     if not isinstance(loaded, dict):
-        return None
+        return {}
     entries = cast("dict[object, object]", loaded)
-    nested = entries.get("state_dict")
-    if isinstance(nested, dict):
-        entries = cast("dict[object, object]", nested)
-    tensors = {name: value for name, value in entries.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    return tensors if len(tensors) == len(entries) else None
+    nested = {name: tensors for name in _ENTRIES if (tensors := _flat_tensors(entries.get(name))) is not None}
+    whole = _flat_tensors(entries)
+    return nested or ({"": whole} if whole is not None else {})
 
 
-def load_into(model: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
-    """Copy `state` into `model`; names and shapes must match, values must be finite.
+def _flat_tensors(entries: object) -> dict[str, Tensor] | None:
+    """A dict whose every value is a tensor; None for anything else."""
+    if not isinstance(entries, dict) or not entries:
+        return None
+    items = cast("dict[object, object]", entries).items()
+    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
+    return tensors if len(tensors) == len(items) else None
 
-    Raises:
-        BadInputError: names what differs.
-    """
-    expected = model.state_dict()
-    missing = [name for name in expected if name not in state and not name.endswith(_OPTIONAL_SUFFIX)]
-    unexpected = [name for name in state if name not in expected]
-    if missing or unexpected:
-        raise BadInputError(
-            f"weights {source} do not match the model: {len(missing)} missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}",
-            hint="check the architecture and its options (--model-arg KEY=VALUE)",
-        )
-    for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
-            raise BadInputError(
-                f"weights {source}: {name} has shape {tuple(tensor.shape)}, the model expects {tuple(expected[name].shape)}",
-                hint="check the architecture and its options (--model-arg num_classes=... for another head)",
-            )
-    model.load_state_dict({name: state.get(name, value) for name, value in expected.items()})
-    check_finite(model, source=source)
+
+def _chosen(path: Path, taken: str, others: list[str]) -> tuple[Decision, ...]:
+    why = f"{path.name} also holds {', '.join(others)}, and timm's load_checkpoint takes the first of {', '.join(_ENTRIES)} too"
+    return (Decision(where="weights", what=f"{taken} taken", why=why),)
 
 
 def check_plain(model: nn.Module, *, source: str) -> None:

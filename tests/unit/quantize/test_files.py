@@ -11,8 +11,9 @@ from torch import nn
 
 from mixport.errors import BadInputError, UnsupportedModelError
 from mixport.quantize import load_model
+from mixport.quantize.load_state import load_into
 from mixport.quantize.program_file import load_program
-from mixport.quantize.weights_file import load_into, read_state_dict
+from mixport.quantize.weights_file import read_state_dict
 
 
 class Evil:
@@ -30,7 +31,7 @@ def small() -> nn.Module:
 def test_a_state_dict_may_lack_counters_only(tmp_path: Path) -> None:
     state = {k: v for k, v in small().state_dict().items() if not k.endswith("num_batches_tracked")}
     save_file(state, tmp_path / "w.safetensors")
-    load_into(small(), read_state_dict(tmp_path / "w.safetensors"), source="w")
+    load_into(small(), read_state_dict(tmp_path / "w.safetensors").tensors, source="w")
     state.pop("0.bias")
     with pytest.raises(BadInputError, match=r"1 missing \['0.bias'\]"):
         load_into(small(), state, source="w")
@@ -48,6 +49,85 @@ def test_nan_is_named() -> None:
     state["0.bias"][1] = float("nan")
     with pytest.raises(BadInputError, match=r"0\.bias holds 1 values that are NaN"):
         load_into(small(), state, source="w")
+
+
+class Shared(nn.Module):
+    """One weight under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+
+@pytest.mark.parametrize("kept", ["first.weight", "second.weight"])
+def test_a_shared_tensor_may_be_stored_once(kept: str) -> None:
+    state = {name: torch.full_like(value, 0.25) for name, value in Shared().state_dict().items()}
+    state.pop({"first.weight": "second.weight", "second.weight": "first.weight"}[kept])
+    model = Shared()
+    (note,) = load_into(model, state, source="w")
+    assert "taken from their other name" in note.what
+    assert all(bool((value == 0.25).all()) for value in model.state_dict().values())
+
+
+def test_a_shared_tensor_with_two_values_is_refused() -> None:
+    state = {name: value.clone() for name, value in Shared().state_dict().items()}
+    state["second.weight"] += 1
+    with pytest.raises(BadInputError, match=r"first.weight and second.weight are one tensor in the model, the file has two values"):
+        load_into(Shared(), state, source="w")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+@pytest.mark.parametrize("file", ["w.safetensors", "w.pth"])
+def test_prefixes_of_wrappers_are_taken_off(tmp_path: Path, prefix: str, file: str) -> None:
+    state = {prefix + name: torch.ones_like(value) for name, value in small().state_dict().items()}
+    (torch.save if file.endswith("pth") else save_file)(state, tmp_path / file)
+    model = small()
+    (note,) = load_into(model, read_state_dict(tmp_path / file).tensors, source="w")
+    assert "taken off" in note.what
+    assert all(bool((value == 1).all()) for value in model.state_dict().values())
+
+
+def test_a_model_may_have_a_module_called_module() -> None:
+    model = nn.Module()
+    model.module = nn.Linear(2, 2)
+    assert load_into(model, {name: torch.ones_like(value) for name, value in model.state_dict().items()}, source="w") == ()
+    assert bool((model.module.weight == 1).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.float8_e4m3fn])
+def test_codes_are_no_weights(dtype: torch.dtype) -> None:
+    state = small().state_dict()
+    state["0.weight"] = torch.ones(4, 3, 3, 3).to(dtype)
+    allowed = "allowed float32, float16, bfloat16, float64"
+    with pytest.raises(BadInputError, match=rf"0\.weight is {str(dtype).removeprefix('torch.')}, {allowed}") as caught:
+        load_into(small(), state, source="w")
+    assert "scales" in str(caught.value.hint)
+
+
+def test_counters_may_be_written_as_floats() -> None:
+    state = {name: value.half() for name, value in small().state_dict().items()}
+    load_into(small(), state, source="w")
+    state["1.num_batches_tracked"] = torch.tensor(0.5)
+    with pytest.raises(BadInputError, match=r"1.num_batches_tracked is float32, allowed whole numbers"):
+        load_into(small(), state, source="w")
+
+
+@pytest.mark.parametrize(
+    ("entries", "taken"),
+    [
+        (["state_dict", "state_dict_ema"], "state_dict_ema"),
+        (["model", "model_ema"], "model_ema"),
+        (["model"], "model"),
+        (["state_dict_ema"], "state_dict_ema"),
+    ],
+)
+def test_the_average_is_taken_from_a_checkpoint_and_named(tmp_path: Path, entries: list[str], taken: str) -> None:
+    weights = {name: {"w": torch.tensor([float(place)])} for place, name in enumerate(entries)}
+    torch.save({**weights, "epoch": 3}, tmp_path / "c.pth")
+    state = read_state_dict(tmp_path / "c.pth")
+    assert float(state.tensors["w"]) == entries.index(taken)
+    assert [note.what for note in state.notes] == ([f"{taken} taken"] if len(entries) > 1 else [])
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
