@@ -30,6 +30,7 @@ from mixport.quantize.islands import sites_behind_islands
 from mixport.quantize.layernorm_channels import level_layernorms
 from mixport.quantize.learner import Learner
 from mixport.quantize.linear_basis import change_bases
+from mixport.quantize.loss_search import FloatParts, search_loss
 from mixport.quantize.mlps.reconstruct import ReconstructedMlps
 from mixport.quantize.nearest import nearest_integers
 from mixport.quantize.output_classes import output_classes
@@ -50,6 +51,8 @@ from mixport.targets import Target
 
 _PROGRAM, _RECORD = "program.pt2", "quantized.json"
 _LEVEL_IMAGES = 256
+_LOSS_IMAGES, _LOSS_PIXELS = (4, 32), 1 << 15
+"""Fewest and most images that the output is looked at on, tensor by tensor where it is bad, and how many pixels they have in between."""
 _SENSITIVITY_IMAGES, _SENSITIVITY_PIXELS = (32, 256), 1 << 22
 """Fewest and most images that widths are chosen on, and how many pixels they have together in between."""
 
@@ -148,8 +151,11 @@ def quantize(
         learned = learner.units(task)
         params, integers = learned.params, learned.integers
         raised += learned.decisions
+    parts = FloatParts.of(graph, plan, widths)
     sites = insert_activations(graph, plan, params)
     weights, moved = insert_weights(graph, widths, integers, target)
+    few = _few_images(model, calibration)
+    loss = search_loss(graph, parts, params, lambda: _batches(few, model, _batch_size(model) if captured.dynamic_batch else 1))
     floats = insert_portable_forms(graph, plan, portable=target.portable)
     clean(graph)
     program = export_program(graph, input_shape=model.input_shape, dynamic_batch=captured.dynamic_batch)
@@ -168,6 +174,7 @@ def quantize(
         reconstruction=None if learned is None else replace(learned.record, mlps=mlps.records, mlp_iters=mlps.iters),
         float_bytes=float_bytes,
         width_search=search,
+        loss=loss,
     )
     (workdir / _RECORD).write_bytes(TypeAdapter(QuantizedModel).dump_json(record, indent=1))
     return record
@@ -258,10 +265,20 @@ def _counted(batches: Iterator[Tensor], advance: Callable[[int], None]) -> Itera
 
 
 def _sensitivity_images(model: FloatModel, calibration: CalibrationSet) -> NDArray[np.uint8]:
-    """Evenly spaced calibration images: 256 small ones, fewer large ones."""
+    """256 small ones, fewer large ones."""
+    return _spread_images(model, calibration, together=_SENSITIVITY_PIXELS, bounds=_SENSITIVITY_IMAGES)
+
+
+def _few_images(model: FloatModel, calibration: CalibrationSet) -> NDArray[np.uint8]:
+    """32 small ones, 4 large ones."""
+    return _spread_images(model, calibration, together=_LOSS_PIXELS, bounds=_LOSS_IMAGES)
+
+
+def _spread_images(model: FloatModel, calibration: CalibrationSet, *, together: int, bounds: tuple[int, int]) -> NDArray[np.uint8]:
+    """Evenly spaced calibration images that have so many pixels together, within bounds."""
     images = calibration.open_images()[: calibration.count]
     pixels = model.input_shape[2] * model.input_shape[3]
-    wanted = min(len(images), int(np.clip(_SENSITIVITY_PIXELS // pixels, *_SENSITIVITY_IMAGES)))
+    wanted = min(len(images), int(np.clip(together // pixels, *bounds)))
     return np.asarray(images[np.linspace(0, len(images) - 1, wanted).astype(np.int64)])
 
 
