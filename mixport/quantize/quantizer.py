@@ -44,6 +44,7 @@ from mixport.quantize.roles import Kind
 from mixport.quantize.sensitivity import nearest
 from mixport.quantize.soundness import check_sound
 from mixport.quantize.statistics import Histogram, HistogramObserver, collect
+from mixport.quantize.uneven_channels import level_uneven
 from mixport.quantize.widths import scheme_widths
 from mixport.quantspec import QuantParams, Scheme
 from mixport.reconstruction_preset import ReconstructionOptions
@@ -250,10 +251,11 @@ def _level_channels(
     progress: Progress,
 ) -> list[Decision]:
     images = calibration.open_images()[: min(calibration.count, _LEVEL_IMAGES)]
-    decisions: list[Decision] = []
+    size = _batch_size(model) if captured.dynamic_batch else 1
+    decisions = level_uneven(captured.graph, _batches(_few_images(model, calibration), model, size))
     with progress.track("channels", total=3 * len(images)) as advance:
         for level in (level_layernorms, change_bases, partial(level_convolutions, learned=learned)):
-            batches = _batches(images, model, _batch_size(model) if captured.dynamic_batch else 1)
+            batches = _batches(images, model, size)
             decisions += level(captured.graph, _counted(batches, advance), images=len(images), scheme=scheme, rule=rule)
     return decisions
 

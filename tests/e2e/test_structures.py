@@ -33,7 +33,7 @@ NAMES = (
 
 def decibels(model: str, bundle: ReleaseBundle) -> float:
     """Power of the float outputs over that of what the file's are away from them: images of noise hardly vary, and are not to."""
-    golden = read_golden(bundle.path)
+    golden = read_golden(bundle)
     with torch.no_grad():
         wanted = torch.cat([load_model(model).module(image[None]) for image in torch.as_tensor(golden.inputs)]).numpy()
     return 10 * math.log10(float(np.square(wanted).sum() / np.square(wanted - golden.output).sum()))
