@@ -12,6 +12,7 @@ from torch.fx.node import map_arg
 
 from mixport.artifacts import Decision
 from mixport.quantize.batchnorm import fold_batchnorm
+from mixport.quantize.conv_classifier import linear_classifiers
 from mixport.quantize.fx_graph import (
     add_constant,
     arguments,
@@ -193,6 +194,7 @@ REWRITES = (
     unify_average_pools,
     fold_batchnorm,
     fold_layerscale,
+    linear_classifiers,
     expand_attention,
     flatten_linear,
     fold_constants,

@@ -36,7 +36,7 @@ from mixport.quantize.nearest import nearest_integers
 from mixport.quantize.output_classes import output_classes
 from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.portable_forms import insert_portable_forms, portable_forms
-from mixport.quantize.ranges import ATTENTION_P, P, ScaleRule, activation_params
+from mixport.quantize.ranges import ATTENTION_P, OUTPUT_MARGIN, P, ScaleRule, activation_params
 from mixport.quantize.reconstruction.caches import images_at_once
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
@@ -210,6 +210,7 @@ def choose_params(plan: Plan, histograms: dict[str, Histogram], target: Target) 
                 bounds=site.bounds,
                 rule=rule,
                 power=ATTENTION_P if site.op == "softmax" else P,
+                margin=OUTPUT_MARGIN if site.is_output else None,
             )
     return params
 
