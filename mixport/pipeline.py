@@ -151,7 +151,9 @@ def calibrate_only(options: BuildOptions, *, progress: Progress | None = None, n
     """The calibration set that a build with these options uses, made where it is not in the cache yet."""
     shop = _open_workshop(options, progress, note)
     model = _load(shop)
-    return stages.calibrate(shop, model, stages.recipe_of(shop, model))
+    made = stages.calibrate(shop, model, stages.recipe_of(shop, model))
+    _tell(shop, _about_images(made))
+    return made
 
 
 def _open_workshop(options: BuildOptions, progress: Progress | None, note: Callable[[str], None] | None) -> Workshop:
@@ -180,10 +182,7 @@ def _load(shop: Workshop) -> FloatModel:
 def _prepare(shop: Workshop, model: FloatModel, labelled: LabelledImages | None, calibration: CalibrationSet) -> _Inputs:
     count = shop.options.resolve_validation_images(model.preprocessing.size)
     source = labelled.images if labelled is not None else calibration.open_images()
-    warnings = (
-        *zero_weights(zero_layers(model)),
-        *calibrating.variety_warnings(calibrating.measure_variety(calibration.open_images()[: calibration.count])),
-    )
+    warnings = (*zero_weights(zero_layers(model)), *_about_images(calibration))
     _tell(shop, warnings)
     return _Inputs(
         model=model,
@@ -194,6 +193,10 @@ def _prepare(shop: Workshop, model: FloatModel, labelled: LabelledImages | None,
         images=np.ascontiguousarray(source[:count]),
         warnings=warnings,
     )
+
+
+def _about_images(calibration: CalibrationSet) -> tuple[BuildWarning, ...]:
+    return tuple(calibrating.variety_warnings(calibrating.measure_variety(calibration.open_images()[: calibration.count])))
 
 
 def _tell(shop: Workshop, warnings: Sequence[BuildWarning]) -> None:
