@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mixport.errors import StoreError
 from mixport.quantspec import QuantParams, Role, Scheme
-from mixport.search_records import Reconstruction, WidthSearch
+from mixport.search_records import LossSearch, Reconstruction, WidthSearch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +122,25 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BuildWarning:
+    """Something about a build that is worth a look, though no gate asks for it.
+
+    Attributes:
+        about: what it is about, in a word or two: output, weights, calibration images.
+        message: what was seen, with figures.
+        hint: what to type or change.
+    """
+
+    about: str
+    message: str
+    hint: str
+
+    def text(self) -> str:
+        """One line for people."""
+        return f"warning: {self.about}: {self.message}; hint: {self.hint}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class PortableForm:
     """A softmax or normalisation that is lowered to portable operations.
 
@@ -150,6 +169,7 @@ class QuantizedModel:
         portable_forms: softmaxes and normalisations in portable form, in graph order.
         reconstruction: None where every weight was rounded to nearest.
         width_search: how the weight bits of layers were chosen; None where the scheme names them.
+        loss: which tensors cost the output most; None where the output is good on calibration images.
     """
 
     program_path: Path
@@ -163,6 +183,7 @@ class QuantizedModel:
     portable_forms: tuple[PortableForm, ...] = ()
     reconstruction: Reconstruction | None = None
     width_search: WidthSearch | None = None
+    loss: LossSearch | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,17 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixport.errors import BadInputError, BadOptionError
+from mixport.output_quality import agreement, named_classes, sqnr_db
 
-SQNR_LIMIT_DB = 300.0
-"""Bound of a reported SQNR, in dB: float32 values that differ at all stay far inside."""
+ONE_OUTPUT = "the model has one output value, which names no class"
+CONSTANT_OUTPUT = "the float model's outputs are the same on all {images} images, so that nothing could differ"
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -29,7 +31,7 @@ GATE_METRICS: dict[str, tuple[str, str | None]] = {
     "top1_float": ("top-1 accuracy of the float model, percent", "--eval"),
     "top1_quantized": ("top-1 accuracy of the quantised model, percent", "--eval"),
     "agreement": ("share of images on which both models name the same class, 0 to 1", None),
-    "sqnr_db": ("signal to quantisation noise of the output, dB", None),
+    "sqnr_db": ("how far the outputs vary over the images, to quantisation noise, dB", None),
     "size_bytes": ("size of model.onnx", None),
     "size_ratio": ("size of model.onnx / size of the float parameters", None),
     "mismatches": ("codes that differ between any two executors", None),
@@ -44,12 +46,13 @@ class Metrics:
     Attributes:
         top1_float: percent; None without labels.
         top1_quantized: percent; None without labels.
-        agreement: share of images with the same top-1 class, 0 to 1; None where nothing was compared.
-        sqnr_db: of the output, over all images; None where nothing was compared.
+        agreement: share of images with the same top-1 class, 0 to 1; None where nothing was compared or could differ.
+        sqnr_db: of the output, as `sqnr_db` defines it; None where nothing was compared or the outputs do not vary.
         size_bytes: of model.onnx.
         size_ratio: size_bytes / float_bytes.
         float_bytes: size of the float parameters, 4 bytes each.
         images: number of images behind agreement, sqnr_db and top-1.
+        reasons: by the name of a metric, why it is None although both models ran.
     """
 
     top1_float: float | None
@@ -60,6 +63,7 @@ class Metrics:
     size_ratio: float
     float_bytes: int
     images: int
+    reasons: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def top1_drop(self) -> float | None:
@@ -109,7 +113,7 @@ def top1(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
     Raises:
         BadInputError: shapes that do not fit, no image, NaN, or a label that is no class.
     """
-    best = _best(logits)
+    best = named_classes(logits)
     if labels.shape != best.shape:
         raise BadInputError(f"labels have shape {list(labels.shape)}, allowed [{len(best)}], one label an image")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
@@ -117,32 +121,6 @@ def top1(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
             f"labels go from {labels.min()} to {labels.max()}, the model has {logits.shape[1]} classes", hint="check the --eval file"
         )
     return 100.0 * int((best == labels).sum()) / len(best)
-
-
-def agreement(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """Share of images on which two sets of logits [N, classes] have the same largest entry, 0 to 1. Raises BadInputError."""
-    if a.shape != b.shape:
-        raise BadInputError(f"logits have shapes {list(a.shape)} and {list(b.shape)}, allowed equal ones")
-    return int((_best(a) == _best(b)).sum()) / len(a)
-
-
-def sqnr_db(reference: NDArray[np.floating], got: NDArray[np.floating]) -> float:
-    """10 log10(sum(reference^2) / sum((reference - got)^2)) in float64, kept inside +-SQNR_LIMIT_DB (equal arrays: +limit).
-
-    Raises:
-        BadInputError: different shapes, or values that are not finite.
-    """
-    if reference.shape != got.shape:
-        raise BadInputError(f"arrays have shapes {list(reference.shape)} and {list(got.shape)}, allowed equal ones")
-    exact, approximate = reference.astype(np.float64), got.astype(np.float64)
-    if not (np.isfinite(exact).all() and np.isfinite(approximate).all()):
-        raise BadInputError("an output holds NaN or infinity", hint="check the model's weights and the calibration images")
-    signal, noise = float(np.square(exact).sum()), float(np.square(exact - approximate).sum())
-    if noise == 0.0:
-        return SQNR_LIMIT_DB
-    if signal == 0.0:
-        return -SQNR_LIMIT_DB
-    return max(-SQNR_LIMIT_DB, min(SQNR_LIMIT_DB, 10.0 * math.log10(signal / noise)))
 
 
 def measure(
@@ -153,11 +131,21 @@ def measure(
     size_bytes: int,
     float_bytes: int,
 ) -> Metrics:
-    """All metrics of one build; None where there is nothing to measure with. Raises BadInputError."""
+    """All metrics of one build; None where there is nothing to measure with, or where a figure would mean nothing. Raises BadInputError."""
     same_class: float | None = None
     ratio_db: float | None = None
+    reasons: dict[str, str] = {}
+    classes_named = True
     if float_logits is not None and quantized_logits is not None:
         same_class, ratio_db = agreement(float_logits, quantized_logits), sqnr_db(float_logits, quantized_logits)
+        classes_named = float_logits.shape[1] > 1
+        if ratio_db is None:
+            same_class, reasons["sqnr_db"] = None, CONSTANT_OUTPUT.format(images=len(float_logits))
+            reasons["agreement"] = reasons["sqnr_db"]
+        if not classes_named:
+            same_class, reasons["agreement"] = None, ONE_OUTPUT
+            reasons |= {name: ONE_OUTPUT for name in ("top1_float", "top1_quantized") if labels is not None}
+    labels = labels if classes_named else None
     return Metrics(
         top1_float=top1(float_logits, labels) if float_logits is not None and labels is not None else None,
         top1_quantized=top1(quantized_logits, labels) if quantized_logits is not None and labels is not None else None,
@@ -167,6 +155,7 @@ def measure(
         size_ratio=size_bytes / float_bytes,
         float_bytes=float_bytes,
         images=len(quantized_logits) if quantized_logits is not None else 0,
+        reasons=reasons,
     )
 
 
@@ -201,27 +190,31 @@ def parse_gate(text: str) -> Gate:
     return Gate(metric=match[1], operator=match[2], bound=bound)
 
 
-def check_gates(gates: Iterable[Gate], values: Mapping[str, float | None]) -> list[GateResult]:
-    """One result a gate, in order. A gate on a value that is missing, None or NaN is not met."""
-    return [_check(gate, values.get(gate.metric)) for gate in gates]
+def check_gates(
+    gates: Iterable[Gate], values: Mapping[str, float | None], *, reasons: Mapping[str, str] = MappingProxyType({})
+) -> list[GateResult]:
+    """One result a gate, in order. A gate on a value that is missing, None or NaN is not met; `reasons` says why it is, where known."""
+    return [_check(gate, values.get(gate.metric), reason=_reason(gate.metric, reasons)) for gate in gates]
 
 
-def _check(gate: Gate, value: float | None) -> GateResult:
+def _reason(metric: str, reasons: Mapping[str, str]) -> str | None:
+    return reasons.get("top1_quantized" if metric == "top1_drop" else metric)
+
+
+def _check(gate: Gate, value: float | None, *, reason: str | None) -> GateResult:
     if value is None or math.isnan(value):
         option = GATE_METRICS[gate.metric][1]
+        if reason is not None:
+            explanation, hint = (
+                f"{gate.metric} was not measured: {reason}",
+                f"leave out --gate '{gate.text}', or change what it is measured on",
+            )
+            return GateResult(gate=gate.text, passed=False, value=None, explanation=explanation, hint=hint)
         hint = f"mixport build {option} DIR ..." if option else f"leave out --gate '{gate.text}', or let the build measure {gate.metric}"
         return GateResult(gate=gate.text, passed=False, value=None, explanation=f"{gate.metric} was not measured", hint=hint)
     passed = _OPERATORS[gate.operator](value, gate.bound)
     explanation = f"{gate.metric} is {value:.6g}, asked for {gate.operator} {gate.bound:.6g}"
     return GateResult(gate=gate.text, passed=passed, value=value, explanation=explanation, hint=None if passed else "see report.html")
-
-
-def _best(logits: NDArray[np.floating]) -> NDArray[np.intp]:
-    if logits.ndim != 2 or 0 in logits.shape:
-        raise BadInputError(f"logits have shape {list(logits.shape)}, allowed [images, classes], both above 0")
-    if np.isnan(logits).any():
-        raise BadInputError("logits hold NaN", hint="check the model's weights and the calibration images")
-    return logits.argmax(axis=1)
 
 
 def _number(text: str) -> float | None:

@@ -94,8 +94,19 @@ class CalibrationEntry(_Part):
     filters: FiltersEntry | None = None
 
 
+class WarningEntry(_Part):
+    """Something worth a look, though no gate asks for it: what it is about, what was seen, and what to type or change."""
+
+    about: str
+    message: str
+    hint: str
+
+
 class SiteEntry(_Part):
     """One quantised tensor: a weight (with its layer) or an activation.
+
+    `sqnr_db` is the SQNR of the model's output with this tensor alone quantised, on a few calibration images; it is measured where the
+    output with all of them quantised is worth a warning.
 
     A weight's `activation_bits` are those of the tensor that its layer reads, so that wWaA can be checked row by row. Scale,
     zero point and range belong to activations; weights have one scale a channel, in the file.
@@ -121,7 +132,11 @@ class SiteEntry(_Part):
 
 
 class MetricsEntry(_Part):
-    """Accuracy in percent, agreement as a share, SQNR in dB, sizes in bytes; None where not measured."""
+    """Accuracy in percent, agreement as a share, SQNR in dB, sizes in bytes; None where not measured, with the reason in `reasons` by name.
+
+    `sqnr_db` is 10 log10(signal / noise): signal the variance of each output over the images, summed over outputs, noise the mean of
+    the squared differences to the float model, summed too. What an output has on every image alike is no signal.
+    """
 
     top1_float: float | None
     top1_quantized: float | None
@@ -131,6 +146,7 @@ class MetricsEntry(_Part):
     size_ratio: float
     float_bytes: int | None = None
     images: int | None = None
+    reasons: dict[str, str] = Field(default_factory=dict)
 
 
 class SessionPolicy(_Part):
@@ -362,6 +378,7 @@ class Manifest(_Part):
     edge_bits: int | None = None
     convention: str | None = None
     gates: tuple[GateEntry, ...] = ()
+    warnings: tuple[WarningEntry, ...] = ()
     decisions: tuple[DecisionEntry, ...] = ()
     preprocessing: PreprocessingEntry | None = None
     class_names: tuple[str, ...] | None = None

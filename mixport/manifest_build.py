@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 import mixport
-from mixport.artifacts import CalibrationSet, LoweredGraph, Preprocessing, QuantizedModel, ValidationReport
+from mixport.artifacts import BuildWarning, CalibrationSet, LoweredGraph, Preprocessing, QuantizedModel, ValidationReport
 from mixport.calibration import SetDetails
 from mixport.evaluate import GateResult, Metrics
 from mixport.manifest import (
@@ -28,9 +28,11 @@ from mixport.manifest import (
     SiteEntry,
     TargetEntry,
     ValidationEntry,
+    WarningEntry,
     WidthsEntry,
 )
 from mixport.portable_cost import PortableCost
+from mixport.search_records import TensorKind
 from mixport.targets import Target
 
 _Entry = TypeVar("_Entry", bound=BaseModel)
@@ -53,7 +55,7 @@ def build_manifest(
     environment: Mapping[str, str],
     reproduce: str,
     timings_s: Mapping[str, float],
-    site_sqnr_db: Mapping[str, float] | None = None,
+    warnings: Sequence[BuildWarning] = (),
 ) -> Manifest:
     """Everything but `files` and `golden_images`, which `release` fills when they exist.
 
@@ -73,7 +75,7 @@ def build_manifest(
         environment: versions and machine, by name.
         reproduce: the command line.
         timings_s: wall time of each stage, in seconds.
-        site_sqnr_db: SQNR of activation sites against the float model, where measured.
+        warnings: what is worth a look, in the order it was seen.
     """
     scheme, learned = quantized.scheme, quantized.reconstruction
     return Manifest(
@@ -93,15 +95,13 @@ def build_manifest(
             prompts=_part(PromptsEntry, drawing.prompts if drawing is not None else None),
             filters=_part(FiltersEntry, drawing.filters if drawing is not None else None),
         ),
-        sites=(
-            *_weight_sites(quantized),
-            *_activation_sites(quantized, site_sqnr_db or {}, behind_islands=frozenset(validation.entry_sites)),
-        ),
+        sites=(*_weight_sites(quantized), *_activation_sites(quantized, behind_islands=frozenset(validation.entry_sites))),
         metrics=MetricsEntry.model_validate(metrics, from_attributes=True),
         validation=ValidationEntry.model_validate(validation, from_attributes=True),
         portable_cost=None if portable_cost is None else PortableCostEntry.model_validate(portable_cost, from_attributes=True),
         widths=None if quantized.width_search is None else WidthsEntry.model_validate(quantized.width_search, from_attributes=True),
         reconstruction=None if learned is None else ReconstructionEntry.model_validate(learned, from_attributes=True),
+        warnings=tuple(WarningEntry.model_validate(one, from_attributes=True) for one in warnings),
         gates=tuple(GateEntry.model_validate(gate, from_attributes=True) for gate in gates),
         decisions=tuple(DecisionEntry.model_validate(one, from_attributes=True) for one in (*quantized.decisions, *lowered.decisions)),
         preprocessing=PreprocessingEntry.model_validate(preprocessing, from_attributes=True),
@@ -119,6 +119,7 @@ def _part(entry: type[_Entry], values: Mapping[str, Any] | None) -> _Entry | Non
 
 def _weight_sites(quantized: QuantizedModel) -> list[SiteEntry]:
     activation_bits = {site.name: site.bits for site in quantized.activations}
+    sqnr_db = _sqnr_of(quantized, "weight")
     return [
         SiteEntry(
             name=site.name,
@@ -131,12 +132,19 @@ def _weight_sites(quantized: QuantizedModel) -> list[SiteEntry]:
             role="weight",
             shape=site.shape,
             input_site=site.input_site,
+            sqnr_db=sqnr_db.get(site.name),
         )
         for site in quantized.weights
     ]
 
 
-def _activation_sites(quantized: QuantizedModel, sqnr_db: Mapping[str, float], *, behind_islands: frozenset[str]) -> list[SiteEntry]:
+def _sqnr_of(quantized: QuantizedModel, kind: TensorKind) -> dict[str, float]:
+    """SQNR of the output with one tensor quantised, by its name; empty where it was not searched for."""
+    return {} if quantized.loss is None else {one.name: one.sqnr_db for one in quantized.loss.tensors if one.kind == kind}
+
+
+def _activation_sites(quantized: QuantizedModel, *, behind_islands: frozenset[str]) -> list[SiteEntry]:
+    sqnr_db = _sqnr_of(quantized, "activation")
     return [
         SiteEntry(
             name=site.name,

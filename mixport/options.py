@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from mixport import runtimes
 from mixport.artifacts import Preprocessing
+from mixport.calibration.generators import check_suits
 from mixport.calibration.recipe import CalibrationRecipe, PromptRecipe, parse_calibration
 from mixport.devices import compute_threads, resolve_device
 from mixport.draw_options import DrawOptions, drawn_method
@@ -159,10 +160,12 @@ class BuildOptions(DrawOptions):
         """The calibration images that these options ask for, for a model with this preprocessing and these classes.
 
         Raises:
-            BadOptionError: the method needs class names or meanings, and there are none.
+            BadOptionError: the method needs class names or meanings, and there are none; or the generator cannot draw for such a model.
         """
         method = drawn_method(self.calib)
         prompts = None
+        if method is not None and not self.given("generator"):  # a generator that was typed out is taken at its user's word
+            check_suits(self.generator, class_names=class_names, size=preprocessing.size, method=method)
         if method is not None and class_names is not None:
             prompts = self.prompt_recipe(method, class_names=class_names, glosses=glosses, seed=self.seed)
         return parse_calibration(
@@ -174,6 +177,10 @@ class BuildOptions(DrawOptions):
             generator=self.generator_settings(),
             filters=self.filter_settings(),
         )
+
+    def given(self, option: str) -> bool:
+        """Whether an option was typed, be it with the value that is its default."""
+        return option in self.model_fields_set
 
     def parse_gates(self) -> list[Gate]:
         """The gates of a build.
@@ -257,7 +264,8 @@ def command_line(options: BuildOptions) -> str:
     own = [name for name in BuildOptions.model_fields if name not in DrawOptions.model_fields and name != "model"]
     for name in (*own, *DrawOptions.model_fields):
         value = getattr(options, name)
-        if value != BuildOptions.model_fields[name].get_default(call_default_factory=True):
+        means_more = name == "generator" and options.given(name)  # typed out it is taken for every model
+        if means_more or value != BuildOptions.model_fields[name].get_default(call_default_factory=True):
             words += spell(name, value)
     return shlex.join(words)
 

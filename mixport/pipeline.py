@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from mixport import calibration as calibrating
 from mixport import evaluate, stages
-from mixport.artifacts import CalibrationSet, LoweredGraph, ValidationReport
+from mixport.artifacts import BuildWarning, CalibrationSet, LoweredGraph, ValidationReport
 from mixport.build_plan import BuildPlan, describe_plan
+from mixport.build_warnings import telling_outputs, weak_output, zero_weights
 from mixport.conformance.evidence import with_evidence
 from mixport.conformance.used_forms import used_forms
 from mixport.environment import describe_environment
@@ -26,7 +27,7 @@ from mixport.options import BuildOptions, command_line
 from mixport.portable_cost import portable_cost
 from mixport.progress import Progress, SilentProgress
 from mixport.proof.prove import prove
-from mixport.quantize import FloatModel, PreprocessingOverrides, check_class_count, load_model, open_simulation
+from mixport.quantize import FloatModel, PreprocessingOverrides, check_class_count, load_model, open_simulation, zero_layers
 from mixport.release import ReleaseBundle, check_replaceable, golden_count, read_bundle, release
 from mixport.report import StripImage, render, strip_images
 from mixport.runtime_records import Runtime
@@ -63,6 +64,7 @@ class _Inputs:
     drawing: calibrating.SetDetails
     labelled: LabelledImages | None
     images: NDArray[np.uint8]
+    warnings: tuple[BuildWarning, ...]
 
 
 def build(
@@ -120,6 +122,7 @@ def build_all(
     options.resolve_reconstruction()
     others = open_runtimes([name for name in options.runtime if name != "native"])
     model = _load(shop)
+    recipe = stages.recipe_of(shop, model)
     folders = bundle_folders(options, model=model.name, targets=[target.name for target in targets])
     for folder in folders:
         check_replaceable(folder)
@@ -130,7 +133,6 @@ def build_all(
         _say_what_is_skipped(shop, options.eval)
     if options.calib.strip().startswith("images:"):
         _say_what_is_skipped(shop, Path(options.calib.strip().removeprefix("images:")).expanduser())
-    recipe = stages.recipe_of(shop, model)
     if on_plan is not None:
         on_plan(
             describe_plan(
@@ -161,7 +163,9 @@ def calibrate_only(options: BuildOptions, *, progress: Progress | None = None, n
     """The calibration set that a build with these options uses, made where it is not in the cache yet."""
     shop = _open_workshop(options, progress, note)
     model = _load(shop)
-    return stages.calibrate(shop, model, stages.recipe_of(shop, model))
+    made = stages.calibrate(shop, model, stages.recipe_of(shop, model))
+    _tell(shop, _about_images(made))
+    return made
 
 
 def _open_workshop(options: BuildOptions, progress: Progress | None, note: Callable[[str], None] | None) -> Workshop:
@@ -208,6 +212,8 @@ def _say_what_is_skipped(shop: Workshop, folder: Path) -> None:
 def _prepare(shop: Workshop, model: FloatModel, labelled: LabelledImages | None, calibration: CalibrationSet) -> _Inputs:
     count = shop.options.resolve_validation_images(model.preprocessing.size)
     source = labelled.images if labelled is not None else calibration.open_images()
+    warnings = (*zero_weights(zero_layers(model)), *_about_images(calibration))
+    _tell(shop, warnings)
     return _Inputs(
         model=model,
         model_key=model_key(model),
@@ -215,7 +221,17 @@ def _prepare(shop: Workshop, model: FloatModel, labelled: LabelledImages | None,
         drawing=calibrating.set_details(shop.store, calibration.recipe_key),
         labelled=labelled,
         images=np.ascontiguousarray(source[:count]),
+        warnings=warnings,
     )
+
+
+def _about_images(calibration: CalibrationSet) -> tuple[BuildWarning, ...]:
+    return tuple(calibrating.variety_warnings(calibrating.measure_variety(calibration.open_images()[: calibration.count])))
+
+
+def _tell(shop: Workshop, warnings: Sequence[BuildWarning]) -> None:
+    for warning in warnings:
+        shop.log.note(warning.text())
 
 
 def _build_one(
@@ -231,8 +247,9 @@ def _build_one(
         report = validate(lowered, pixels, target, simulation=simulation, progress=shop.progress, runtimes=others, prove=prove)
         used = used_forms(lowered.model_path, input_shape=(1, *pixels.shape[1:]))
         report = replace(report, proofs=with_evidence(report.proofs, used, portable=target.portable))
-    metrics = _evaluate(shop, inputs, quantized, lowered, target)
-    results = evaluate.check_gates(gates, evaluate.gate_values(metrics, mismatches=_mismatches(report)))
+    metrics, warnings = _evaluate(shop, inputs, quantized, lowered, target)
+    _tell(shop, warnings)
+    results = evaluate.check_gates(gates, evaluate.gate_values(metrics, mismatches=_mismatches(report)), reasons=metrics.reasons)
     with shop.log.stage("golden vectors"):
         verified = report.verdict == "exact"
         codes, _ = golden(lowered, pixels[:1], target, verified=verified)
@@ -251,6 +268,7 @@ def _build_one(
         portable_cost=cost,
         metrics=metrics,
         gates=results,
+        warnings=(*inputs.warnings, *warnings),
         preprocessing=model.preprocessing,
         class_names=model.class_names,
         environment=describe_environment(),
@@ -269,20 +287,27 @@ def _build_one(
     return BuildOutcome(bundle=bundle, failures=_failures(report, results))
 
 
-def _evaluate(shop: Workshop, inputs: _Inputs, quantized: stages.Quantized, lowered: LoweredGraph, target: Target) -> evaluate.Metrics:
+def _evaluate(
+    shop: Workshop, inputs: _Inputs, quantized: stages.Quantized, lowered: LoweredGraph, target: Target
+) -> tuple[evaluate.Metrics, tuple[BuildWarning, ...]]:
     """Accuracy on the labelled images where there are some; agreement and SQNR on them, or else on the validation images."""
     model, labelled = inputs.model, inputs.labelled
     images = labelled.images if labelled is not None else inputs.images
     reference = stages.float_logits(shop, model, images, model_key=inputs.model_key)
     with shop.log.stage("evaluate"):
         predicted = predict(lowered.model_path, images, preprocessing=model.preprocessing, target=target, progress=shop.progress)
-        return evaluate.measure(
+        metrics = evaluate.measure(
             float_logits=reference,
             quantized_logits=predicted,
             labels=labelled.labels if labelled is not None else None,
             size_bytes=lowered.model_path.stat().st_size,
             float_bytes=quantized.model.float_bytes,
         )
+    warnings = (
+        *weak_output(metrics, quantized.model, calib=shop.options.calib, labelled=labelled is not None),
+        *telling_outputs(reference, class_names=model.class_names),
+    )
+    return metrics, warnings
 
 
 def _strip(inputs: _Inputs) -> tuple[StripImage, ...]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+TensorKind = Literal["weight", "activation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,3 +137,35 @@ class WidthSearch:
     uniform: Mapping[int, float]
     fits: tuple[int, ...]
     layers: tuple[LayerChoice, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorLoss:
+    """What one quantised tensor costs.
+
+    Attributes:
+        kind: weight (with its bias) or activation.
+        name: of its site.
+        sqnr_db: of the output with this tensor alone quantised, as `mixport.output_quality.sqnr_db` defines it.
+    """
+
+    kind: TensorKind
+    name: str
+    sqnr_db: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSearch:
+    """Where a bad output loses what it loses, on a few calibration images.
+
+    Attributes:
+        images: how many.
+        sqnr_db: of the output with every tensor quantised.
+        agreement: with the float model; None for one output value.
+        tensors: those that cost most first.
+    """
+
+    images: int
+    sqnr_db: float
+    agreement: float | None
+    tensors: tuple[TensorLoss, ...]

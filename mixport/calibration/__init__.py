@@ -18,6 +18,7 @@ from mixport.calibration.sets import (
     verify_sets,
 )
 from mixport.calibration.sheet import contact_sheet
+from mixport.calibration.variety import measure_variety, variety_warnings
 
 __all__ = [
     "CalibrationRecipe",
@@ -31,6 +32,7 @@ __all__ = [
     "find_set",
     "list_families",
     "list_sets",
+    "measure_variety",
     "parse_calibration",
     "preview",
     "prunable",
@@ -39,5 +41,6 @@ __all__ = [
     "set_details",
     "sheet_title",
     "stage_results",
+    "variety_warnings",
     "verify_sets",
 ]

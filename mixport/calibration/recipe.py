@@ -151,7 +151,10 @@ def parse_calibration(
         raise BadOptionError(f"--calib {method} is not part of this version yet, allowed {_ALLOWED}", hint=_HINT)
     if method in DRAWN and not separator:
         if prompts is None:
-            raise BadOptionError(f"--calib {method} needs class names, which this model does not bring", hint="--classes FILE.json")
+            raise BadOptionError(
+                f"--calib {method} needs class names, which this model does not bring",
+                hint="--classes FILE.json with one name a class, --calib images:DIR with pictures of your own, or --calib noise",
+            )
         if prompts.strategy != method:
             raise BadOptionError(f"--calib is {method}, its prompts are for {prompts.strategy}", hint=_HINT)
         return CalibrationRecipe(

@@ -48,6 +48,7 @@ from mixport.errors import ExitCode
 
 if TYPE_CHECKING:
     from mixport.build_plan import BuildPlan
+    from mixport.manifest import Manifest
     from mixport.pipeline import BuildOutcome
 
 _QUANTISATION, _PROOF, _FILES = "Quantisation", "Validation and gates", "Files"
@@ -241,8 +242,11 @@ def _print_outcome(console: Console, outcome: BuildOutcome) -> None:
         ["model", f"{found.model.name}, {found.scheme} for {found.target.name}"],
         ["size", f"{metrics.size_bytes} bytes, {metrics.size_ratio:.3f} of the float parameters"],
         ["verdict", f"{validation.verdict}: {differ} of {compared} values differ"],
-        ["agreement", f"{metrics.agreement:.4f} on {metrics.images} images" if metrics.agreement is not None else "not measured"],
-        ["sqnr", f"{metrics.sqnr_db:.1f} dB" if metrics.sqnr_db is not None else "not measured"],
+        [
+            "agreement",
+            f"{metrics.agreement:.4f} on {metrics.images} images" if metrics.agreement is not None else _unmeasured(found, "agreement"),
+        ],
+        ["sqnr", f"{metrics.sqnr_db:.1f} dB" if metrics.sqnr_db is not None else _unmeasured(found, "sqnr_db")],
     ]
     if metrics.top1_float is not None and metrics.top1_quantized is not None:
         rows.append(["top-1", f"{metrics.top1_quantized:.2f} %, float {metrics.top1_float:.2f} %"])
@@ -252,4 +256,11 @@ def _print_outcome(console: Console, outcome: BuildOutcome) -> None:
         )
     rows.extend(["gate", f"{'met' if gate.passed else 'NOT met'}: {gate.explanation}"] for gate in found.gates)
     console.table(["", ""], rows)
+    if found.warnings:
+        console.note(f"{len(found.warnings)} warning{'s' if len(found.warnings) > 1 else ''} above, and in {bundle.path / 'report.html'}")
     console.note(f"next: mixport validate {bundle.path}")
+
+
+def _unmeasured(manifest: Manifest, metric: str) -> str:
+    reason = manifest.metrics.reasons.get(metric)
+    return f"not measured: {reason}" if reason is not None else "not measured"

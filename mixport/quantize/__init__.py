@@ -6,6 +6,7 @@ from mixport.quantize.float_model import FloatModel, PreprocessingOverrides, loa
 from mixport.quantize.output_classes import check_class_count
 from mixport.quantize.quantizer import float_logits, quantize, read_quantized
 from mixport.quantize.simulate import open_simulation
+from mixport.quantize.zero_weights import zero_layers
 
 __all__ = [
     "FloatModel",
@@ -16,4 +17,5 @@ __all__ = [
     "open_simulation",
     "quantize",
     "read_quantized",
+    "zero_layers",
 ]

@@ -11,6 +11,7 @@ from torch import fx
 from mixport.artifacts import Decision
 from mixport.quantize.batchnorm import fold_batchnorm
 from mixport.quantize.constants import fold_constants
+from mixport.quantize.conv_classifier import linear_classifiers
 from mixport.quantize.fx_graph import arguments, aten, call, clean, only_user, record_shapes, shape_of, tensor_arg
 from mixport.quantize.identities import drop_identities
 from mixport.quantize.layerscale import fold_layerscale
@@ -155,6 +156,7 @@ REWRITES = (
     unify_average_pools,
     fold_batchnorm,
     fold_layerscale,
+    linear_classifiers,
     expand_attention,
     flatten_linear,
     fold_constants,

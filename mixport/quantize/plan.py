@@ -32,8 +32,9 @@ _WIDEST_FIRST: tuple[_Use, ...] = ("stream", "carrier", "compute")
 
 def make_plan(graph: fx.GraphModule, scheme: Scheme, *, stream_bits: int, portable: bool = True) -> Plan:
     """Plan all activation sites of a canonical float graph; `portable` as in the target."""
-    planner = _Planner(flow=CodeFlow(graph), scheme=scheme, stream_bits=stream_bits)
-    flow, sites = planner.flow, tuple(planner.sites())
+    flow = CodeFlow(graph)
+    planner = _Planner(flow=flow, scheme=scheme, stream_bits=stream_bits, ends=_ends(flow))
+    sites = tuple(planner.sites())
     return Plan(
         kinds=flow.kinds,
         sites=sites,
@@ -48,6 +49,7 @@ class _Planner:
     flow: CodeFlow
     scheme: Scheme
     stream_bits: int
+    ends: frozenset[fx.Node]
 
     def sites(self) -> Iterator[SitePlan]:
         """Sites of all tensors, in graph order."""
@@ -122,6 +124,7 @@ class _Planner:
                     consumers=(),
                     chain=chain,
                     reason=reason,
+                    is_output=node in self.ends,
                 )
                 if kind is not Kind.CONCAT:  # its operands carry the codes
                     yield first
@@ -146,6 +149,15 @@ class _Planner:
         if kind is Kind.CONCAT:
             return [("carrier", self.scheme.carrier_bits), *(demand for demand in ordered if demand[0] == "compute")]
         return ordered
+
+
+def _ends(flow: CodeFlow) -> frozenset[fx.Node]:
+    """Nodes behind which nothing runs on integers: what they give is the output, or a float function of them is."""
+    ends: set[fx.Node] = set()
+    for node in reversed(flow.nodes):
+        if all(user in ends and user not in flow.integer for user in node.users):
+            ends.add(node)
+    return frozenset(ends)
 
 
 def _role(kind: Kind, use: _Use, *, is_table: bool) -> Role:

@@ -29,13 +29,14 @@ from mixport.quantize.insert import insert_activations, insert_weights
 from mixport.quantize.layernorm_channels import level_layernorms
 from mixport.quantize.learner import Learner
 from mixport.quantize.linear_basis import change_bases
+from mixport.quantize.loss_search import FloatParts, search_loss
 from mixport.quantize.mlps.reconstruct import ReconstructedMlps
 from mixport.quantize.nearest import nearest_integers
 from mixport.quantize.output_classes import output_classes
 from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.pool_scales import widen_pool_scales
 from mixport.quantize.portable_forms import insert_portable_forms, portable_forms
-from mixport.quantize.ranges import ATTENTION_P, P, ScaleRule, activation_params
+from mixport.quantize.ranges import ATTENTION_P, OUTPUT_MARGIN, P, ScaleRule, activation_params
 from mixport.quantize.reconstruction.caches import images_at_once
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
@@ -44,6 +45,7 @@ from mixport.quantize.sensitivity import nearest
 from mixport.quantize.shared_weights import layers_with_shared_weights
 from mixport.quantize.soundness import check_sound
 from mixport.quantize.statistics import Histogram, HistogramObserver, collect
+from mixport.quantize.uneven_channels import level_uneven
 from mixport.quantize.widths import scheme_widths
 from mixport.quantspec import QuantParams, Scheme
 from mixport.reconstruction_preset import ReconstructionOptions
@@ -51,6 +53,8 @@ from mixport.targets import Target
 
 _PROGRAM, _RECORD = "program.pt2", "quantized.json"
 _LEVEL_IMAGES = 256
+_LOSS_IMAGES, _LOSS_PIXELS = (4, 32), 1 << 15
+"""Fewest and most images that the output is looked at on, tensor by tensor where it is bad, and how many pixels they have in between."""
 _SENSITIVITY_IMAGES, _SENSITIVITY_PIXELS = (32, 256), 1 << 22
 """Fewest and most images that widths are chosen on, and how many pixels they have together in between."""
 
@@ -149,8 +153,11 @@ def quantize(
         learned = learner.units(task)
         params, integers = learned.params, learned.integers
         raised += learned.decisions
+    parts = FloatParts.of(graph, plan, widths)
     sites = insert_activations(graph, plan, params)
     weights, moved = insert_weights(graph, widths, integers, target)
+    few = _few_images(model, calibration)
+    loss = search_loss(graph, parts, params, lambda: _batches(few, model, _batch_size(model) if captured.dynamic_batch else 1))
     floats = insert_portable_forms(graph, plan, portable=target.portable)
     clean(graph)
     program = export_program(graph, input_shape=model.input_shape, dynamic_batch=captured.dynamic_batch)
@@ -169,6 +176,7 @@ def quantize(
         reconstruction=None if learned is None else replace(learned.record, mlps=mlps.records, mlp_iters=mlps.iters),
         float_bytes=float_bytes,
         width_search=search,
+        loss=loss,
     )
     (workdir / _RECORD).write_bytes(TypeAdapter(QuantizedModel).dump_json(record, indent=1))
     return record
@@ -203,6 +211,7 @@ def choose_params(plan: Plan, histograms: dict[str, Histogram], target: Target) 
                 bounds=site.bounds,
                 rule=rule,
                 power=ATTENTION_P if site.op == "softmax" else P,
+                margin=OUTPUT_MARGIN if site.is_output else None,
             )
     return widen_pool_scales(plan, params, rule)
 
@@ -244,11 +253,15 @@ def _level_channels(
     progress: Progress,
 ) -> list[Decision]:
     images = calibration.open_images()[: min(calibration.count, _LEVEL_IMAGES)]
-    # Learned rounding gives each layer integers of its own, whatever its weights are.
-    kept, decisions = (frozenset[fx.Node](), list[Decision]()) if learned else layers_with_shared_weights(captured.graph)
+    size = _batch_size(model) if captured.dynamic_batch else 1
+    decisions = level_uneven(captured.graph, _batches(_few_images(model, calibration), model, size))
+    kept = frozenset[fx.Node]()
+    if not learned:  # learned rounding gives each layer integers of its own, whatever its weights are
+        kept, shared = layers_with_shared_weights(captured.graph)
+        decisions += shared
     with progress.track("channels", total=3 * len(images)) as advance:
         for level in (level_layernorms, change_bases, partial(level_convolutions, learned=learned)):
-            batches = _batches(images, model, _batch_size(model) if captured.dynamic_batch else 1)
+            batches = _batches(images, model, size)
             decisions += level(captured.graph, _counted(batches, advance), images=len(images), scheme=scheme, rule=rule, kept=kept)
     return decisions
 
@@ -260,10 +273,20 @@ def _counted(batches: Iterator[Tensor], advance: Callable[[int], None]) -> Itera
 
 
 def _sensitivity_images(model: FloatModel, calibration: CalibrationSet) -> NDArray[np.uint8]:
-    """Evenly spaced calibration images: 256 small ones, fewer large ones."""
+    """256 small ones, fewer large ones."""
+    return _spread_images(model, calibration, together=_SENSITIVITY_PIXELS, bounds=_SENSITIVITY_IMAGES)
+
+
+def _few_images(model: FloatModel, calibration: CalibrationSet) -> NDArray[np.uint8]:
+    """32 small ones, 4 large ones."""
+    return _spread_images(model, calibration, together=_LOSS_PIXELS, bounds=_LOSS_IMAGES)
+
+
+def _spread_images(model: FloatModel, calibration: CalibrationSet, *, together: int, bounds: tuple[int, int]) -> NDArray[np.uint8]:
+    """Evenly spaced calibration images that have so many pixels together, within bounds."""
     images = calibration.open_images()[: calibration.count]
     pixels = model.input_shape[2] * model.input_shape[3]
-    wanted = min(len(images), int(np.clip(_SENSITIVITY_PIXELS // pixels, *_SENSITIVITY_IMAGES)))
+    wanted = min(len(images), int(np.clip(together // pixels, *bounds)))
     return np.asarray(images[np.linspace(0, len(images) - 1, wanted).astype(np.int64)])
 
 

@@ -32,6 +32,7 @@ class SitePlan:
         consumers: (node, operand) pairs that read this site where it is not the tensor's first; empty otherwise.
         chain: nodes of the function that a table replaces, first to last.
         reason: why the site exists and has this width.
+        is_output: nothing behind these codes runs on integers: they are the output, or a float function of them is.
     """
 
     name: str
@@ -45,6 +46,7 @@ class SitePlan:
     consumers: tuple[tuple[fx.Node, fx.Node], ...]
     chain: tuple[fx.Node, ...]
     reason: str
+    is_output: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

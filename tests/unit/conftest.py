@@ -22,7 +22,7 @@ from mixport.evaluate import Metrics, check_gates, gate_values, parse_gate
 from mixport.manifest import Manifest, ModelEntry
 from mixport.manifest_build import build_manifest
 from mixport.quantspec import QuantParams, Scheme
-from mixport.search_records import MlpRecord, Reconstruction, UnitRecord
+from mixport.search_records import LossSearch, MlpRecord, Reconstruction, TensorLoss, UnitRecord
 from mixport.targets import load_target
 
 
@@ -52,7 +52,6 @@ class Records:
             environment={"python": "3.11", "cpu": "some cpu"},
             reproduce="mixport build tests:small --gate 'size_ratio<=0.1'",
             timings_s={"quantize": 1.23456, "lower": 0.5},
-            site_sqnr_db={"conv.relu": 31.5, "add": 8.25},
         )
 
 
@@ -81,6 +80,16 @@ def records(tmp_path: Path) -> Records:
             input_shape=(1, 3, 8, 8),
             dynamic_batch=True,
             float_bytes=1000,
+            loss=LossSearch(
+                images=32,
+                sqnr_db=8.0,
+                agreement=0.75,
+                tensors=(
+                    TensorLoss(kind="activation", name="add", sqnr_db=8.25),
+                    TensorLoss(kind="weight", name="fc", sqnr_db=12.5),
+                    TensorLoss(kind="activation", name="conv.relu", sqnr_db=31.5),
+                ),
+            ),
             reconstruction=Reconstruction(
                 preset="mixport",
                 iters=2000,

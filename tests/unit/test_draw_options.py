@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from mixport.artifacts import Preprocessing
-from mixport.calibration.recipe import FilterSettings, GeneratorSettings, PromptRecipe
+from mixport.calibration.recipe import CalibrationRecipe, FilterSettings, GeneratorSettings, PromptRecipe
 from mixport.draw_options import DrawOptions
 from mixport.errors import BadOptionError, ExitCode
-from mixport.options import BuildOptions
+from mixport.options import BuildOptions, command_line
 
 SMALL = Preprocessing(size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))
 CLASSES = ("cat", "dog", "ship")
@@ -156,7 +156,8 @@ def test_glosses_are_part_of_the_recipe_only_where_they_are_asked_for() -> None:
 def test_a_model_without_class_names_says_what_to_type() -> None:
     with pytest.raises(BadOptionError, match="--calib mixup needs class names") as caught:
         BuildOptions.of({}).calibration_recipe(preprocessing=SMALL, class_names=None)
-    assert caught.value.hint == "--classes FILE.json"
+    assert caught.value.hint is not None
+    assert all(word in caught.value.hint for word in ("--classes FILE.json", "images:DIR", "noise"))
 
 
 def test_a_model_without_glosses_says_what_to_type() -> None:
@@ -170,3 +171,50 @@ def test_options_are_checked_without_heavy_packages() -> None:
     repository = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
     assert done.stdout.strip() == "[]"
+
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FOREIGN = ("tench", "goldfish", "dog")
+
+
+def recipe(*, classes: tuple[str, ...] | None, size: tuple[int, int], **values: object) -> CalibrationRecipe:
+    preprocessing = Preprocessing(size=size, mean=(0, 0, 0), std=(1, 1, 1))
+    return BuildOptions.of(values).calibration_recipe(preprocessing=preprocessing, class_names=classes)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (8, 8), (64, 64)])
+def test_the_builtin_generator_draws_for_models_of_its_classes(size: tuple[int, int]) -> None:
+    made = recipe(classes=CIFAR10, size=size)
+    assert made.generator == GeneratorSettings()
+    assert recipe(classes=("Cat", "ship"), size=size).prompts is not None
+
+
+@pytest.mark.parametrize(
+    ("classes", "size", "message"),
+    [
+        (FOREIGN, (32, 32), r"2 of the model's 3 classes are none of the 10 that it knows: 'tench', 'goldfish'$"),
+        (CIFAR10, (224, 224), r"the model takes 224x224 pixels, it draws 32x32$"),
+        (CIFAR10, (32, 65), r"the model takes 32x65 pixels"),
+        (("tench",), (96, 96), r"'tench'; the model takes 96x96"),
+        (None, (224, 224), r"the model takes 224x224"),
+    ],
+)
+def test_the_builtin_generator_is_refused_for_other_models(classes: tuple[str, ...] | None, size: tuple[int, int], message: str) -> None:
+    for method in ("mixup", "single", "genq"):
+        with pytest.raises(BadOptionError, match=f"--calib {method}: the builtin generator cannot draw .*{message}") as caught:
+            recipe(classes=classes, size=size, calib=method)
+        assert caught.value.hint is not None
+        assert all(
+            word in caught.value.hint for word in ("--calib images:DIR", "--calib noise", "stabilityai/sd-turbo", "--generator builtin")
+        )
+
+
+def test_a_generator_that_is_typed_out_is_taken_and_stays_in_the_command_that_repeats_the_build() -> None:
+    assert recipe(classes=FOREIGN, size=(224, 224), generator="builtin").generator == GeneratorSettings()
+    assert recipe(classes=FOREIGN, size=(224, 224), generator="stabilityai/sd-turbo").generator is not None
+    assert command_line(BuildOptions.of({"generator": "builtin"})).endswith("resnet20 --generator builtin")
+    assert command_line(BuildOptions.of({})).endswith("resnet20")
+
+
+def test_other_methods_ask_for_no_generator() -> None:
+    assert recipe(classes=FOREIGN, size=(224, 224), calib="noise").generator is None

@@ -6,19 +6,8 @@ import numpy as np
 import pytest
 
 from mixport.errors import BadInputError, BadOptionError
-from mixport.evaluate import (
-    GATE_METRICS,
-    SQNR_LIMIT_DB,
-    Gate,
-    Metrics,
-    agreement,
-    check_gates,
-    gate_values,
-    measure,
-    parse_gate,
-    sqnr_db,
-    top1,
-)
+from mixport.evaluate import GATE_METRICS, Gate, Metrics, check_gates, gate_values, measure, parse_gate, top1
+from mixport.output_quality import SQNR_LIMIT_DB, agreement, sqnr_db
 
 LOGITS = np.array([[3, 1, 2], [0, 5, 1], [1, 2, 9], [4, 4, 0]], np.float32)
 
@@ -35,13 +24,43 @@ def test_agreement_is_a_share() -> None:
     assert agreement(LOGITS, other) == 0.75
 
 
-def test_sqnr() -> None:
-    reference = np.full(10, 10.0, np.float32)
-    assert sqnr_db(reference, reference + 1) == pytest.approx(20.0)
+def test_sqnr_is_of_what_varies_over_images() -> None:
+    reference = np.array([[10.0, 0.0], [-10.0, 20.0]], np.float32)  # signal 100 + 100 + 100 + 100
+    assert sqnr_db(reference, reference + 1) == pytest.approx(20.0)  # noise 4
     assert sqnr_db(reference, reference) == SQNR_LIMIT_DB
-    assert sqnr_db(np.zeros(3), np.ones(3)) == -SQNR_LIMIT_DB
     close = np.nextafter(reference, np.float32(np.inf), dtype=np.float32)
-    assert 100 < sqnr_db(reference, close) < SQNR_LIMIT_DB / 2
+    assert 100 < (sqnr_db(reference, close) or 0.0) < SQNR_LIMIT_DB / 2
+
+
+def test_a_constant_offset_is_no_signal() -> None:
+    """One logit of 100,000 on every image once lifted 20 dB to 94."""
+    reference = np.array([[10.0, 0.0, 1e5], [-10.0, 20.0, 1e5]], np.float32)
+    wrong = np.array([1.0, 1.0, 0.0], np.float32)
+    assert sqnr_db(reference, reference + wrong) == pytest.approx(20.0)
+    shifted = sqnr_db(reference, reference + np.array([0, 0, 10], np.float32))
+    assert shifted == pytest.approx(10 * math.log10(400 / 200))  # an offset of the quantised model is noise, all of it
+
+
+@pytest.mark.parametrize("outputs", [np.zeros((3, 2), np.float32), np.full((3, 2), 7.5, np.float32), LOGITS[:1]])
+def test_outputs_that_do_not_vary_have_neither_sqnr_nor_agreement(outputs: np.ndarray) -> None:
+    """All-zero weights once had 300 dB, and met every gate."""
+    found = measure(float_logits=outputs, quantized_logits=outputs, labels=None, size_bytes=25, float_bytes=100)
+    assert (found.sqnr_db, found.agreement) == (None, None)
+    gates = [parse_gate("sqnr_db>=20"), parse_gate("agreement>=0.9")]
+    sqnr, same = check_gates(gates, gate_values(found, mismatches=0), reasons=found.reasons)
+    assert not sqnr.passed
+    assert not same.passed
+    assert f"are the same on all {len(outputs)} images" in sqnr.explanation
+
+
+def test_one_output_value_names_no_class() -> None:
+    outputs = np.array([[1.0], [2.0], [-1.0]], np.float32)
+    found = measure(float_logits=outputs, quantized_logits=outputs, labels=np.zeros(3, int), size_bytes=25, float_bytes=100)
+    assert (found.agreement, found.top1_float, found.top1_quantized) == (None, None, None)
+    assert found.sqnr_db == SQNR_LIMIT_DB
+    assert found.reasons.keys() == {"agreement", "top1_float", "top1_quantized"}
+    (drop,) = check_gates([parse_gate("top1_drop<=1")], gate_values(found, mismatches=0), reasons=found.reasons)
+    assert "one output value" in drop.explanation
 
 
 @pytest.mark.parametrize(

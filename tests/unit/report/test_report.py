@@ -188,7 +188,7 @@ def test_a_manifest_without_the_optional_parts_renders(manifest: Manifest) -> No
     for name in ("gates", "decisions", "preprocessing", "class_names", "graph", "timings_s", "convention", "edge_bits", "golden_images"):
         del document[name]
     document["sites"] = []
-    document["metrics"] = {name: None for name in document["metrics"]} | {"size_bytes": 1, "size_ratio": 0.5}
+    document["metrics"] = {name: None for name in document["metrics"]} | {"size_bytes": 1, "size_ratio": 0.5, "reasons": {}}
     document["validation"] |= {"proofs": {}, "site_checks": {}, "audit": {}, "runtimes": []}
     words = " ".join(Checker(render(Manifest.model_validate(document))).text.split())
     assert "No static bounds were computed." in words
