@@ -88,7 +88,7 @@ def check(quantized: QuantizedModel, lowered: LoweredGraph) -> None:
     assert {name: count for name, count in Counter(every).items() if count > 1} == {}
     assert {site.name for site in quantized.activations} <= set(values)
     x = np.random.default_rng(1).uniform(-2, 2, (1, 3, 4, 4)).astype(np.float32)
-    expected = open_simulation(quantized).codes(x, overrides={})
+    expected = open_simulation(quantized).simulate(x, overrides={}).codes
     got = Interpreter(lowered.model_path).run(x).codes
     codes = {site.name: got[site.name] for site in quantized.activations}
     for name, array in codes.items():

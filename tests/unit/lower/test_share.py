@@ -47,6 +47,6 @@ def test_weights_of_a_module_called_four_times(tmp_path: Path, scheme: str) -> N
     assert sum(value.dtype is torch.int8 for value in program.state_dict.values()) == 4  # and the head's
     assert len(quantized.weights) == 10
     x = np.random.default_rng(1).uniform(-2, 2, (2, 3, 32, 32)).astype(np.float32)
-    expected, got = open_simulation(quantized).codes(x, overrides={}), Interpreter(lowered.model_path).run(x).codes
+    expected, got = open_simulation(quantized).simulate(x, overrides={}).codes, Interpreter(lowered.model_path).run(x).codes
     for site in quantized.activations:
         np.testing.assert_array_equal(got[site.name], expected[site.name])

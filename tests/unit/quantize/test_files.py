@@ -186,7 +186,7 @@ def test_a_program_whose_example_inputs_run_code_is_refused(program: Path, tmp_p
 @pytest.mark.parametrize(
     ("old", "new", "what"),
     [
-        (b"torch.ops.aten.conv2d.default", b"torch.os.system", "calls 'torch.os.system'"),
+        (b"torch.ops.aten.conv2d.default", b"torch.relu", "calls 'torch.relu'"),
         (b'{"as_int": 4}', b'{"as_expr": {"expr_str": "__import__(1)", "hint": {"as_int": 4}}}', "shape expression"),
     ],
     ids=["operator", "expression"],

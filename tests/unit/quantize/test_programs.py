@@ -243,54 +243,49 @@ def test_two_programs_with_equal_weights_are_two_models(tmp_path: Path) -> None:
     assert model_key(one) != model_key(other)
 
 
-class Evil:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return (Path.touch, (self.marker,))
-
+_PLAIN = pickle.dumps([1.0])
+"""A pickle that does nothing: it is refused for being one."""
 
 Members = dict[str, bytes]
 
 
-def flagged_by_a_number(members: Members, marker: Path) -> None:
+def flagged_by_a_number(members: Members) -> None:
     index = json.loads(members["data/weights/model_weights_config.json"])
     entry = next(iter(index["config"].values()))
     entry["use_pickle"] = 1
     members["data/weights/model_weights_config.json"] = json.dumps(index).encode()
-    members[f"data/weights/{entry['path_name']}"] = pickle.dumps(Evil(marker))
+    members[f"data/weights/{entry['path_name']}"] = _PLAIN
 
 
-def older_weights(members: Members, marker: Path) -> None:
-    members["data/weights/model.pt"] = pickle.dumps(Evil(marker))
+def older_weights(members: Members) -> None:
+    members["data/weights/model.pt"] = _PLAIN
 
 
-def opaque_constant(members: Members, marker: Path) -> None:
+def opaque_constant(members: Members) -> None:
     weights = json.loads(members["data/weights/model_weights_config.json"])["config"]
     entry = {**next(iter(weights.values())), "path_name": "opaque_obj_0"}
     members["data/constants/model_constants_config.json"] = json.dumps({"config": {"c": entry}}).encode()
-    members["data/constants/opaque_obj_0"] = pickle.dumps(Evil(marker))
+    members["data/constants/opaque_obj_0"] = _PLAIN
 
 
-def compiled_code(members: Members, marker: Path) -> None:
+def compiled_code(members: Members) -> None:
     members["data/aotinductor/model/code.so"] = b"\x7fELF"
 
 
-def named_twice(members: Members, marker: Path) -> None:
+def named_twice(members: Members) -> None:
     members["data/Weights/model_weights_config.json"] = members["data/weights/model_weights_config.json"]
 
 
-def file_of_the_user(members: Members, marker: Path) -> None:
+def file_of_the_user(members: Members) -> None:
     members["models/model.json"] = members["models/model.json"].replace(
         b"torch.ops.aten.conv2d.default", b"torch.ops.aten.from_file.default"
     )
 
 
-def function_as_an_argument(members: Members, marker: Path) -> None:
+def function_as_an_argument(members: Members) -> None:
     graph = members["models/model.json"]
     assert b'{"as_float": 2.0}' in graph
-    members["models/model.json"] = graph.replace(b'{"as_float": 2.0}', b'{"as_operator": "torch.os.system"}')
+    members["models/model.json"] = graph.replace(b'{"as_float": 2.0}', b'{"as_operator": "torch.relu"}')
 
 
 @pytest.mark.parametrize(
@@ -302,17 +297,16 @@ def function_as_an_argument(members: Members, marker: Path) -> None:
         (compiled_code, "it holds data/aotinductor"),
         (named_twice, "have the same name"),
         (file_of_the_user, "calls 'torch.ops.aten.from_file.default'"),
-        (function_as_an_argument, "calls 'torch.os.system'"),
+        (function_as_an_argument, "calls 'torch.relu'"),
     ],
 )
-def test_what_would_run_code_is_refused(tmp_path: Path, change: Callable[[Members, Path], None], what: str) -> None:
-    path, marker = save(tmp_path / "m.pt2", Scaled(2.0)), tmp_path / "ran"
+def test_what_would_run_code_is_refused(tmp_path: Path, change: Callable[[Members], None], what: str) -> None:
+    path = save(tmp_path / "m.pt2", Scaled(2.0))
     with zipfile.ZipFile(path) as archive:
         members = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
-    change(members, marker)
+    change(members)
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
             archive.writestr(f"m/{name}", data)
     with pytest.raises(BadInputError, match=what):
         load_program(path)
-    assert not marker.exists()
