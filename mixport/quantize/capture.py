@@ -19,6 +19,7 @@ from mixport.errors import UnsupportedModelError
 from mixport.quantize.attribute_names import free_attributes
 from mixport.quantize.canonical import canonicalise
 from mixport.quantize.fx_graph import record_shapes
+from mixport.quantize.unrunnable import refuse_unrunnable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
         dynamic_batch: try a symbolic batch first; a model that fixes its batch is captured at 1 and says so.
 
     Raises:
-        UnsupportedModelError: torch.export cannot capture the module.
+        UnsupportedModelError: torch.export cannot capture the module, or it holds an operator in a form that no runtime has.
     """
     notes: list[Decision] = []
     program = None
@@ -73,6 +74,7 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
     record_shapes(graph, example)
     notes.extend(canonicalise(graph))
     record_shapes(graph, example)
+    refuse_unrunnable(graph)
     return Captured(graph=graph, example_batch=batch, dynamic_batch=dynamic, decisions=tuple(notes))
 
 
