@@ -180,7 +180,7 @@ def _prepare(shop: Workshop, model: FloatModel, labelled: LabelledImages | None,
     source = labelled.images if labelled is not None else calibration.open_images()
     return _Inputs(
         model=model,
-        model_key=model_key(model),
+        model_key=model_key(model, arguments=shop.options.model_arg),
         calibration=calibration,
         drawing=calibrating.set_details(shop.store, calibration.recipe_key),
         labelled=labelled,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,18 +18,20 @@ if TYPE_CHECKING:
     from mixport.quantize import FloatModel
 
 _QUANTIZE_PACKAGES = ("torch", "timm", "numpy", "scipy")
+_NOTHING: Mapping[str, str] = {}
 _LOWER_PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript")
 
 
-def model_key(model: FloatModel) -> str:
-    """SHA-256 of the float model: its values, its structure, and the code of its modules.
+def model_key(model: FloatModel, *, arguments: Mapping[str, str] = _NOTHING) -> str:
+    """SHA-256 of the float model: its values, its structure, the code of its modules, and the arguments of its factory.
 
-    Equal weights are not enough: two architectures can share a state dict and differ in padding or in `forward`.
+    Equal weights are not enough: two architectures can share a state dict and differ in padding or in `forward`, and an argument can
+    decide what `forward` does without a trace in the structure.
     """
     module: Any = model.module
     files = {getattr(sys.modules.get(type(child).__module__), "__file__", None) for child in module.modules()}
     code = sorted(sha256_file(Path(file)) for file in files if file is not None and Path(file).is_file())
-    return sha256_json([model.source, model.sha256, repr(module), code, model.preprocessing, model.input_shape])
+    return sha256_json([model.source, dict(arguments), model.sha256, repr(module), code, model.preprocessing, model.input_shape])
 
 
 def quantized_key(
