@@ -23,7 +23,8 @@ _LOWER_PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript")
 def model_key(model: FloatModel) -> str:
     """SHA-256 of the float model: its values, its structure, the code of its modules, and its program or its factory's arguments.
 
-    Equal weights are not enough: two architectures can share a state dict and differ in padding or in `forward`.
+    Equal weights are not enough: two architectures can share a state dict and differ in padding or in `forward`, and an argument can
+    decide what `forward` does without a trace in the structure.
     """
     module: Any = model.module
     files = {getattr(sys.modules.get(type(child).__module__), "__file__", None) for child in module.modules()}

@@ -20,6 +20,7 @@ from mixport.quantize.attribute_names import free_attributes
 from mixport.quantize.canonical import canonicalise
 from mixport.quantize.fx_graph import record_shapes
 from mixport.quantize.precision import check_precision
+from mixport.quantize.unrunnable import refuse_unrunnable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,8 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
         dynamic_batch: try a symbolic batch first; a model that fixes its batch is captured at 1 and says so.
 
     Raises:
-        UnsupportedModelError: torch.export cannot capture the module, or a layer computes in half precision.
+        UnsupportedModelError: torch.export cannot capture the module, a layer computes in half precision, or it holds an operator in a
+            form that no runtime has.
     """
     notes: list[Decision] = []
     program = None
@@ -75,6 +77,7 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
     record_shapes(graph, example)
     notes.extend(canonicalise(graph))
     record_shapes(graph, example)
+    refuse_unrunnable(graph)
     return Captured(graph=graph, example_batch=batch, dynamic_batch=dynamic, decisions=tuple(notes))
 
 

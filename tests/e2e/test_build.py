@@ -239,7 +239,7 @@ def test_validate_finds_a_scale_off_by_one_ulp_that_no_golden_code_shows(
     assert run(["validate", "bundle", "--json"]) == 3
     written = capsys.readouterr()
     [problem] = json.loads(written.out)["proof_problems"]
-    assert problem.startswith(f"node {scale[: scale.index('.0') + 2]}: ") and problem in written.err
+    assert problem.startswith(f"node {scale[: scale.index('.0') + 2]}/Conv: ") and problem in written.err
 
 
 def test_validate_finds_a_wrong_code_behind_right_hashes(capsys: Capture, tmp_path: Path, tiny_bundle: Path) -> None:

@@ -91,12 +91,12 @@ def test_the_file_itself_has_no_fault(made: Made, tmp_path: Path) -> None:
     for bound in ("int32_accumulators", "int16_pairs", "requantisation", "add_ratios"):
         assert proofs[bound]["holds"], bound
     classes = {node["node"]: node["portability"] for node in proofs["nodes"]}
-    assert {classes[name] for name in ("stem.0", "branch.0", "depthwise.0", "add/Add")} == {"exact by proof"}
+    assert {classes[name] for name in ("stem.0/Conv", "branch.0/Conv", "depthwise.0/Conv", "add/Add")} == {"exact by proof"}
 
 
 def test_a_weight_scale_off_by_one_ulp(made: Made) -> None:
     [violation] = proofs_of(changed(made.model, **{"branch_0_weight__scale": ulp}))["violations"]
-    assert (violation["node"], violation["bound"]) == ("branch.0", "scales")
+    assert (violation["node"], violation["bound"]) == ("branch.0/Conv", "scales")
     assert "is not x_scale * w_scale" in violation["found"]
 
 
@@ -107,7 +107,7 @@ def test_an_activation_scale_off_by_one_ulp_for_one_reader(made: Made) -> None:
     reader = next(node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[1] == "add/scale")
     reader.input[1] = "other"
     violations = proofs_of(model)["violations"]
-    assert {one["node"] for one in violations} == {"depthwise.0"}
+    assert {one["node"] for one in violations} == {"depthwise.0/Conv"}
     assert any("is quantised with scale" in one["found"] for one in violations)
 
 
@@ -149,7 +149,7 @@ def test_a_weight_that_breaks_the_pair_bound(made: Made) -> None:
         return weights
 
     [violation] = proofs_of(changed(made.model, branch_0_weight=break_pair))["violations"]
-    assert (violation["node"], violation["bound"]) == ("branch.0", "pair saturation")
+    assert (violation["node"], violation["bound"]) == ("branch.0/Conv", "pair saturation")
     assert "channel 5, weights 34 and 35: sums from 0 to 33150" in violation["found"]
 
     def harmless(weights: np.ndarray) -> np.ndarray:
@@ -162,7 +162,7 @@ def test_a_weight_that_breaks_the_pair_bound(made: Made) -> None:
 
 def test_a_bias_whose_scale_is_a_thousandth_off(made: Made) -> None:
     [violation] = proofs_of(changed(made.model, depthwise_0_bias__scale=lambda a: (a * f32(1.001)).astype(f32)))["violations"]
-    assert (violation["node"], violation["bound"]) == ("depthwise.0", "scales")
+    assert (violation["node"], violation["bound"]) == ("depthwise.0/Conv", "scales")
 
 
 COMPARED: dict[str, tuple[dict[str, Change], str]] = {

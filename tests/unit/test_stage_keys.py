@@ -102,3 +102,8 @@ def test_the_number_of_threads_counts_where_something_is_learned(monkeypatch: py
     monkeypatch.setattr("torch.get_num_threads", lambda: 77)
     assert key(options=BuildOptions(iters=0)) == nearest
     assert key() != learned
+
+
+def test_arguments_of_the_factory_are_part_of_the_model(model: FloatModel) -> None:
+    keys = {model_key(replace(model, origin=origin)) for origin in ("[]", "[('mode', 'reflect')]", "[('mode', 'edge')]")}
+    assert len(keys) == 3
