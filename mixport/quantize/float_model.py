@@ -25,6 +25,7 @@ from mixport.quantize.class_file import Classes, read_classes
 from mixport.quantize.load_state import load_into
 from mixport.quantize.program_file import load_program
 from mixport.quantize.timm_model import create_timm, merge_branches
+from mixport.quantize.torchscript import check_eager, is_torchscript
 from mixport.quantize.weights_file import check_finite, check_plain, read_state_dict
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -115,6 +116,7 @@ def load_model(
         torch.manual_seed(seed % 2**63)  # torch takes no larger one
         made = _make(spec, size=overrides.input_size, weights=weights, random_weights=random_weights, arguments=arguments)
     module = made.module
+    check_eager(module, source=spec)
     loaded: tuple[Decision, ...] = ()
     if weights is not None:
         state = read_state_dict(weights)
@@ -182,6 +184,12 @@ def _make(spec: str, *, size: tuple[int, int] | None, weights: Path | None, rand
         )
     if ":" in spec:
         return _factory(spec, arguments=arguments)
+    if Path(spec).is_file():
+        what = "an archive of torch.jit.save" if is_torchscript(Path(spec)) else "a file of weights"
+        raise BadInputError(
+            f"MODEL is {spec!r}, {what}, allowed builtin:NAME, timm:ARCH, package.module:factory or FILE.pt2",
+            hint="name the factory of its nn.Module, with its weights as --weights FILE.safetensors",
+        )
     raise BadInputError(
         f"MODEL is {spec!r}, allowed builtin:NAME, timm:ARCH, package.module:factory or FILE.pt2",
         hint="mixport build timm:resnet18 --random-weights --calib noise",

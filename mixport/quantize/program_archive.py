@@ -14,6 +14,7 @@ from typing import cast
 import torch
 
 from mixport.errors import BadInputError
+from mixport.quantize.torchscript import is_torchscript
 
 PLAIN_HINT = "torch.export.save(torch.export.export(model, (image,)), 'model.pt2') with a plain module writes a safe file"
 _MAX_JSON_BYTES = 64 << 20
@@ -57,6 +58,8 @@ def check_archive(path: Path) -> None:
     Raises:
         BadInputError: damaged, or refused, with what was found.
     """
+    if is_torchscript(path):
+        raise refused(path, "it is an archive of torch.jit.save, expected one of torch.export.save")
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(path, archive)

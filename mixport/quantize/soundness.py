@@ -10,6 +10,7 @@ from torch import Tensor
 from mixport.errors import InvariantError, UnsupportedModelError
 from mixport.quantize.capture import Captured
 from mixport.quantize.float_model import FloatModel
+from mixport.quantize.side_effects import side_effect
 
 _TOLERANCE = 1e-3
 """Of the largest output: folding and rewriting change the order of float32 sums in networks of a hundred layers."""
@@ -24,30 +25,53 @@ def check_sound(model: FloatModel, captured: Captured, images: Tensor) -> None:
         images: float32 [N, 3, H, W], N at least 2.
 
     Raises:
-        UnsupportedModelError: the output is random, depends on the other images of a batch, or comes from attention that sees nothing.
+        UnsupportedModelError: the output is not finite, comes from attention that sees nothing, or depends on more than the image: on
+            what a run changed, on random numbers, on the other images of a batch.
         InvariantError: a rewrite of ours changed the function.
     """
+    given = images.clone()
     with torch.no_grad():
         single = torch.cat([model.module(image[None]) for image in images])
-        if not _close(torch.cat([model.module(image[None]) for image in images]), single):
+        if not single.isfinite().all():
             raise UnsupportedModelError(
-                f"{model.source}: two runs on the same image differ", hint="remove dropout and random numbers from forward in eval mode"
+                f"{model.source}: the model gives NaN or infinity for a calibration image",
+                hint="check the preprocessing (--mean, --std) and the weights; mixport calib show KEY shows the images",
+            )
+        if not _close(torch.cat([model.module(image[None]) for image in images]), single):
+            raise _differs(
+                model,
+                given[:1],
+                "two runs on the same image differ",
+                hint="forward may depend on its input alone: look for attributes that it counts in, files and time",
             )
         if captured.dynamic_batch and not _close(model.module(images), single):
-            raise UnsupportedModelError(
-                f"{model.source}: the output for an image depends on the other images of its batch",
+            raise _differs(
+                model,
+                given,
+                "the output for an image depends on the other images of its batch",
                 hint="use running statistics (eval mode), and reduce over an image's own axes only",
             )
         one_by_one = not captured.dynamic_batch
         got = torch.cat([_run(captured, image[None]) for image in images]) if one_by_one else _run(captured, images)
-        if got.isnan().any() and not single.isnan().any():
+        if got.isnan().any():
             raise UnsupportedModelError(
                 f"{model.source}: written out operator by operator, the model gives NaN",
                 hint="an attention mask that hides every score of a row does this: leave such rows out",
             )
         if not _close(got, single):
-            error = float((got - single).abs().max())
-            raise InvariantError(f"{model.source}: the captured graph differs from the model by {error:.3g}")
+            seen = f"the captured graph differs from the model by {float((got - single).abs().max()):.3g}"
+            if side_effect(model.module, given) is not None:
+                raise _differs(model, given, seen, hint="")
+            raise InvariantError(f"{model.source}: {seen}")
+
+
+def _differs(model: FloatModel, images: Tensor, seen: str, *, hint: str) -> UnsupportedModelError:
+    """What was seen, and what a run of the model does beside giving its output, which explains it."""
+    effect = side_effect(model.module, images)
+    if effect is None:
+        return UnsupportedModelError(f"{model.source}: {seen}", hint=hint)
+    repair = f"{effect.repair}; then export model.eval() again" if model.source.endswith(".pt2") else effect.repair
+    return UnsupportedModelError(f"{model.source}: {seen}: {effect.what}", hint=repair)
 
 
 def _run(captured: Captured, images: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from mixport.artifacts import Decision
 from mixport.errors import BadInputError, UnsupportedModelError
+from mixport.quantize.torchscript import is_torchscript, weights_hint
 
 _HINT = "give a .safetensors state dict of the same architecture: --weights FILE.safetensors"
 
@@ -46,6 +47,8 @@ def read_state_dict(path: Path) -> StateDict:
             raise BadInputError(f"weights file {path} is damaged or not safetensors: {error}", hint=_HINT) from error
     if path.suffix not in {".pth", ".pt", ".bin"}:
         raise BadInputError(f"weights file {path}: suffix {path.suffix!r}, allowed .safetensors .pth .pt .bin", hint=_HINT)
+    if is_torchscript(path):
+        raise BadInputError(f"weights file {path} is an archive of torch.jit.save, allowed a state dict", hint=weights_hint(path))
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
