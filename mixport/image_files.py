@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mixport.errors import BadInputError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
+#: Change it whenever `decode` gives other pixels for a file.
+DECODING = 2
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 _SHOWN = 5
@@ -44,8 +46,26 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned and mirrored as its EXIF orientation says; as stored where it has none, or damaged EXIF data."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # as in decode
+        return image
+
+
+def skipped_files(folder: Path) -> dict[str, int]:
+    """Suffixes of the files below a folder that `image_files` leaves out, with their number, most first; hidden ones do not count."""
+    found: Counter[str] = Counter()
+    for _, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        suffixes = (Path(name).suffix.lower() for name in names if not name.startswith("."))
+        found.update(suffix or "no suffix" for suffix in suffixes if suffix not in SUFFIXES)
+    return dict(found.most_common())
+
+
 def decode(path: Path) -> Image.Image:
-    """The first frame of a PNG, JPEG, WebP or BMP file as RGB (transparency dropped, EXIF orientation not applied).
+    """The first frame of a PNG, JPEG, WebP or BMP file as RGB, upright as its EXIF orientation says (transparency dropped).
 
     Raises:
         BadInputError: damaged, another format, more than 8 bits a channel, or more pixels than Pillow's limit.
@@ -55,7 +75,7 @@ def decode(path: Path) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
                 if image.mode not in _DEEP_MODES:
-                    return image.convert("RGB")
+                    return _upright(image).convert("RGB")
                 mode = image.mode
     # Decoders meet hostile bytes with whatever exception comes first.
     except Exception as error:
@@ -66,11 +86,12 @@ def decode(path: Path) -> Image.Image:
     raise BadInputError(f"image {path} has mode {mode}, allowed 8 bits a channel", hint="convert it to an 8-bit RGB PNG")
 
 
-def labelled_files(folder: Path, *, class_names: Sequence[str] | None) -> list[LabelledFile]:
+def labelled_files(folder: Path, *, class_names: Sequence[str] | None, class_ids: Sequence[str] | None = None) -> list[LabelledFile]:
     """Images of a folder with one folder a class, in the order of their relative names.
 
-    A folder's name is a class name (case, spaces and underscores do not count) or else a class index. Where no name is either,
-    the sorted folders are the classes in order, if there are as many of them as classes.
+    A folder's name is a class name (case, spaces and underscores do not count), the id of a class in its data set (the synsets of
+    ImageNet, n01440764), or else a class index. Where no name is any, the sorted folders are the classes in order, if there are as
+    many of them as classes.
 
     Raises:
         BadInputError: no class folders, names that fit no class, or two folders of one class.
@@ -85,7 +106,7 @@ def labelled_files(folder: Path, *, class_names: Sequence[str] | None) -> list[L
     names = [entry.name for entry in entries if entry.is_dir()]
     if not names:
         raise BadInputError(f"{folder}: no class folders in it", hint="one folder per class, e.g. DIR/cat/1.png")
-    labels = _labels(names, class_names=class_names, folder=folder)
+    labels = _labels(names, class_names=class_names, class_ids=class_ids, folder=folder)
     repeated = [label for label, count in Counter(labels).items() if count > 1]
     if repeated:
         same = [name for name, label in zip(names, labels, strict=True) if label == repeated[0]]
@@ -101,7 +122,9 @@ def labelled_files(folder: Path, *, class_names: Sequence[str] | None) -> list[L
     return files
 
 
-def _labels(names: Sequence[str], *, class_names: Sequence[str] | None, folder: Path) -> list[int]:
+def _labels(names: Sequence[str], *, class_names: Sequence[str] | None, class_ids: Sequence[str] | None, folder: Path) -> list[int]:
+    if class_ids is not None and set(names) <= set(class_ids):
+        return [class_ids.index(name) for name in names]
     if class_names is not None:
         by_name = [_index_of(name, class_names, folder) for name in names]
         known = [index for index in by_name if index is not None]

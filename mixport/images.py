@@ -104,7 +104,12 @@ def write_npy_rows(path: Path, rows: Iterator[Pixels], *, shape: tuple[int, ...]
 
 
 def read_labelled(
-    path: Path, *, preprocessing: Preprocessing, class_names: Sequence[str] | None, limit: int | None = None
+    path: Path,
+    *,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str] | None,
+    class_ids: Sequence[str] | None = None,
+    limit: int | None = None,
 ) -> LabelledImages:
     """Labelled images of a .npz file (`images`, `labels`) or of a folder with one folder a class, see `labelled_files`.
 
@@ -114,7 +119,7 @@ def read_labelled(
         BadInputError: missing, damaged, wrong dtype or shape, a label out of range, or above 8 GB.
     """
     if path.is_dir():
-        files = labelled_files(path, class_names=class_names)
+        files = labelled_files(path, class_names=class_names, class_ids=class_ids)
         chosen = _even_choice(len(files), limit=limit)
         source = ImageSource(path=path, files=tuple(file.path for file in files), chosen=chosen)
         labels = np.array([file.label for file in files], np.int64)

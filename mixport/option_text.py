@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import cast
 
@@ -9,6 +11,11 @@ from typing import cast
 _SIZES = ("input_size", "gen_size")
 #: Options that may be typed several times.
 _REPEATED = ("target", "gate", "runtime")
+
+
+#: Pixels in [0, 1] have a standard deviation of 0.5 at most; a model may want them smaller still, but not by tens.
+_LARGEST_STD = 10.0
+_SIZE = re.compile(r"(\d+)(?:x(\d+))?")
 
 
 def flag(name: str) -> str:
@@ -36,12 +43,13 @@ def spell(name: str, value: object) -> list[str]:
 
 
 def read_size(value: object) -> object:
-    """One side, or HEIGHTxWIDTH, as (height, width); what is neither is left for the check to refuse."""
+    """One side, or HEIGHTxWIDTH, as (height, width); what is no text stays. Raises ValueError."""
     if isinstance(value, int):
         return (value, value)
     if isinstance(value, str):
-        sides = value.lower().split("x")
-        return tuple(sides) if len(sides) == 2 else (value, value)
+        if (found := _SIZE.fullmatch(value.strip().lower())) is None:
+            raise ValueError("allowed one side or HEIGHTxWIDTH in pixels, such as 224 or 224x160")
+        return (found[1], found[2] or found[1])
     return value
 
 
@@ -55,6 +63,30 @@ def check_size(value: tuple[int, int] | None) -> tuple[int, int] | None:
 def read_triple(value: object) -> object:
     """R,G,B as three texts; what is no text stays."""
     return tuple(value.split(",")) if isinstance(value, str) else value
+
+
+def check_mean(value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+    """The mean itself. Raises ValueError for one that is not finite, or that counts pixels from 0 to 255."""
+    if value is not None:
+        if not all(map(math.isfinite, value)):
+            raise ValueError("allowed finite numbers")
+        if max(value) > 1.0:
+            raise ValueError(f"in units of [0, 1]: for pixels from 0 to 255 type {_scaled(value)}, and --std divided by 255 too")
+    return value
+
+
+def check_std(value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+    """The standard deviation itself. Raises ValueError for one that is not above 0, or that counts pixels from 0 to 255."""
+    if value is not None:
+        if not all(math.isfinite(one) and one > 0.0 for one in value):
+            raise ValueError("allowed numbers above 0: pixels are divided by them")
+        if max(value) > _LARGEST_STD:
+            raise ValueError(f"in units of [0, 1]: for pixels from 0 to 255 type {_scaled(value)}, and --mean divided by 255 too")
+    return value
+
+
+def _scaled(value: tuple[float, float, float]) -> str:
+    return ",".join(f"{one / 255:.4g}" for one in value)
 
 
 def read_pairs(value: object) -> object:

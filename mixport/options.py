@@ -17,7 +17,7 @@ from mixport.devices import compute_threads, resolve_device
 from mixport.draw_options import DrawOptions, drawn_method
 from mixport.errors import BadOptionError
 from mixport.evaluate import GATE_METRICS, Gate, parse_gate
-from mixport.option_text import check_size, flag, read_pairs, read_size, read_triple, spell
+from mixport.option_text import check_mean, check_size, check_std, flag, read_pairs, read_size, read_triple, spell
 from mixport.quantspec import DEFAULT_EDGE_CONVENTION, EdgeConvention, Scheme
 from mixport.reconstruction_preset import DEFAULT, WIDEST_LEARNED, Preset, ReconstructionOptions, find_preset
 
@@ -54,7 +54,7 @@ class BuildOptions(DrawOptions):
         validation_images: images compared code by code; None chooses by input size.
         gate: conditions on the metrics that make a build fail.
         runtime: runtimes that must agree.
-        out: bundle folder; None is dist/NAME.
+        out: bundle folder; None is dist/MODEL-SCHEME-TARGET.
         cache: folder of stage results.
     """
 
@@ -109,6 +109,16 @@ class BuildOptions(DrawOptions):
     @classmethod
     def _read_triple(cls, value: object) -> object:
         return read_triple(value)
+
+    @field_validator("mean")
+    @classmethod
+    def _check_mean(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        return check_mean(value)
+
+    @field_validator("std")
+    @classmethod
+    def _check_std(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        return check_std(value)
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> BuildOptions:

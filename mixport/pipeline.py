@@ -18,6 +18,7 @@ from mixport.conformance.evidence import with_evidence
 from mixport.conformance.used_forms import used_forms
 from mixport.environment import describe_environment
 from mixport.errors import BadOptionError, ValidationFailedError
+from mixport.image_files import SUFFIXES, skipped_files
 from mixport.images import LabelledImages, normalise, read_labelled
 from mixport.manifest import ModelEntry
 from mixport.manifest_build import build_manifest
@@ -26,7 +27,7 @@ from mixport.portable_cost import portable_cost
 from mixport.progress import Progress, SilentProgress
 from mixport.proof.prove import prove
 from mixport.quantize import FloatModel, PreprocessingOverrides, check_class_count, load_model, open_simulation
-from mixport.release import ReleaseBundle, check_replaceable, golden_count, release
+from mixport.release import ReleaseBundle, check_replaceable, golden_count, read_bundle, release
 from mixport.report import StripImage, render, strip_images
 from mixport.runtime_records import Runtime
 from mixport.runtimes import open_runtimes
@@ -98,7 +99,7 @@ def build_all(
     note: Callable[[str], None] | None = None,
     on_plan: Callable[[BuildPlan], None] | None = None,
 ) -> tuple[BuildOutcome, ...]:
-    """Build one bundle per target, in OUT for one and in OUT/NAME for several.
+    """Build one bundle per target, see `bundle_folders`.
 
     Args:
         options: of `mixport build`.
@@ -119,13 +120,16 @@ def build_all(
     options.resolve_reconstruction()
     others = open_runtimes([name for name in options.runtime if name != "native"])
     model = _load(shop)
-    out = options.out or Path("dist") / model.name
-    folders = [out if len(targets) == 1 else out / target.name for target in targets]
+    folders = bundle_folders(options, model=model.name, targets=[target.name for target in targets])
     for folder in folders:
         check_replaceable(folder)
+        _say_what_is_replaced(shop, folder)
     labelled = None
     if options.eval is not None:
-        labelled = read_labelled(options.eval, preprocessing=model.preprocessing, class_names=model.class_names)
+        labelled = read_labelled(options.eval, preprocessing=model.preprocessing, class_names=model.class_names, class_ids=model.class_ids)
+        _say_what_is_skipped(shop, options.eval)
+    if options.calib.strip().startswith("images:"):
+        _say_what_is_skipped(shop, Path(options.calib.strip().removeprefix("images:")).expanduser())
     recipe = stages.recipe_of(shop, model)
     if on_plan is not None:
         on_plan(
@@ -143,6 +147,14 @@ def build_all(
     return tuple(
         _build_one(shop, inputs, target, gates=gates, out=folder, others=others) for target, folder in zip(targets, folders, strict=True)
     )
+
+
+def bundle_folders(options: BuildOptions, *, model: str, targets: Sequence[str]) -> list[Path]:
+    """Where the bundles go: OUT, or OUT/TARGET of several targets; without OUT a folder in dist for each model, scheme and target."""
+    if options.out is not None:
+        return [options.out if len(targets) == 1 else options.out / target for target in targets]
+    scheme = options.parse_scheme().name.replace(":", "-")
+    return [Path("dist") / f"{model}-{scheme}-{target}" for target in targets]
 
 
 def calibrate_only(options: BuildOptions, *, progress: Progress | None = None, note: Callable[[str], None] | None = None) -> CalibrationSet:
@@ -175,6 +187,22 @@ def _load(shop: Workshop) -> FloatModel:
     for note in model.notes:
         shop.log.note(f"{note.where}: {note.what} ({note.why})")
     return model
+
+
+def _say_what_is_replaced(shop: Workshop, folder: Path) -> None:
+    """A bundle of the same command is made anew; one of another command would be lost without a word."""
+    if not (folder.is_dir() and any(folder.iterdir())):
+        return
+    former = read_bundle(folder).manifest.reproduce
+    if former != command_line(shop.options):
+        shop.log.note(f"{folder} holds the bundle of another build, which this one replaces: {former}; hint: --out DIR keeps both")
+
+
+def _say_what_is_skipped(shop: Workshop, folder: Path) -> None:
+    skipped = skipped_files(folder) if folder.is_dir() else {}
+    if skipped:
+        kinds = ", ".join(f"{suffix} ({count})" for suffix, count in skipped.items())
+        shop.log.note(f"{folder}: left out {sum(skipped.values())} files that are no {', '.join(sorted(SUFFIXES))}: {kinds}")
 
 
 def _prepare(shop: Workshop, model: FloatModel, labelled: LabelledImages | None, calibration: CalibrationSet) -> _Inputs:

@@ -15,6 +15,7 @@ from mixport.calibration.entries import IMAGES_FILE, KIND, asked, content_sha256
 from mixport.calibration.recipe import DRAWN, CalibrationRecipe
 from mixport.errors import InvariantError
 from mixport.fingerprint import sha256_file, sha256_json
+from mixport.image_files import DECODING
 from mixport.images import ImageSource, Pixels, choose_images, write_images, write_npy_rows
 from mixport.progress import Progress
 from mixport.store import Entry, Store
@@ -126,4 +127,6 @@ def _source_fingerprint(source: ImageSource) -> str:
         return sha256_file(source.path)
     # Names and sizes of all files decide which ones are chosen; the content of the others has no influence.
     listing = [[path.relative_to(source.path).as_posix(), path.stat().st_size] for path in source.files]
-    return sha256_json({"files": listing, "chosen": [sha256_file(source.files[position]) for position in source.chosen]})
+    return sha256_json(
+        {"version": DECODING, "files": listing, "chosen": [sha256_file(source.files[position]) for position in source.chosen]}
+    )

@@ -99,8 +99,10 @@ def resolve_request(prompts: PromptRecipe, settings: GeneratorSettings, *, cache
     generator = resolve_generator(settings.source, revision=settings.revision)
     device = resolve_device(settings.device)
     dtype = settings.dtype if settings.dtype != "auto" else "float32" if device == "cpu" else "float16"
-    size = settings.size or generator.defaults.size
-    batch = settings.batch or _default_batch(size or generator.folder.own_size() or _UNKNOWN_SIZE, device=device)
+    size, own_size = settings.size or generator.defaults.size, generator.folder.own_size()
+    if size == own_size and generator.defaults.size is None:
+        size = None  # typed or not, it is the pipeline's own: the same images under the same key
+    batch = settings.batch or _default_batch(size or own_size or _UNKNOWN_SIZE, device=device)
     steps = settings.steps if settings.steps is not None else generator.defaults.steps
     guidance = float(settings.guidance if settings.guidance is not None else generator.defaults.guidance)
     if settings.negative_prompt and guidance <= 1.0:

@@ -186,7 +186,7 @@ def build(
         typer.Option(help="Repeatable: runtimes that must agree.", metavar="NAME", show_default="native", rich_help_panel=_PROOF),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Bundle folder.", metavar="DIR", show_default="dist/NAME", rich_help_panel=_FILES)
+        Path | None, typer.Option(help="Bundle folder.", metavar="DIR", show_default="dist/MODEL-SCHEME-TARGET", rich_help_panel=_FILES)
     ] = None,
     config: ConfigOption = None,
     json: JsonFlag = False,

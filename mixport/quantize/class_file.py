@@ -20,10 +20,12 @@ class Classes:
     Attributes:
         names: one a class.
         glosses: a short meaning a class; None unless every class has one.
+        ids: what the data set calls each class (the synsets of ImageNet); None where it has no such names.
     """
 
     names: tuple[str, ...]
     glosses: tuple[str, ...] | None = None
+    ids: tuple[str, ...] | None = None
 
 
 def read_classes(path: Path) -> Classes:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -46,6 +47,7 @@ class FloatModel:
         preprocessing: pixels to input.
         class_names: in index order, None when unknown.
         glosses: a short meaning a class, in index order; None where there are none.
+        class_ids: what the data set calls each class, as its folders are named, in index order; None where it has no such names.
         input_shape: [1, 3, H, W].
         notes: what was done to the model before capture.
         one_image: the module takes a batch of one only.
@@ -63,6 +65,7 @@ class FloatModel:
     notes: tuple[Decision, ...] = ()
     one_image: bool = False
     glosses: tuple[str, ...] | None = None
+    class_ids: tuple[str, ...] | None = None
     assumed: tuple[str, ...] = ()
 
     @property
@@ -131,6 +134,8 @@ def load_model(
         module, merged = merge_branches(module)
         notes = (*notes, *merged)
     preprocessing = _override(made.preprocessing, overrides)
+    if not all(np.isfinite(value) and value > 0.0 for value in preprocessing.std):
+        raise BadInputError(f"MODEL {spec}: its std is {preprocessing.std}, allowed numbers above 0", hint="--std R,G,B states it")
     known = read_classes(classes) if classes is not None else made.classes
     height, width = preprocessing.size
     return FloatModel(
@@ -142,6 +147,7 @@ def load_model(
         preprocessing=preprocessing,
         class_names=known.names if known is not None else None,
         glosses=known.glosses if known is not None else None,
+        class_ids=known.ids if known is not None else None,
         input_shape=(1, 3, height, width),
         notes=notes,
         one_image=made.one_image,

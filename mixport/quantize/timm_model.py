@@ -113,7 +113,8 @@ def _imagenet_classes(module: nn.Module) -> Classes | None:
     lemmas = [info.index_to_description(i) for i in range(1000)]
     full = [info.index_to_description(i, detailed=True) for i in range(1000)]
     glosses = tuple(text.removeprefix(f"{words}: ") for words, text in zip(lemmas, full, strict=True))
-    return Classes(names=_distinct_names([words.split(", ") for words in lemmas], glosses), glosses=glosses)
+    names = _distinct_names([words.split(", ") for words in lemmas], glosses)
+    return Classes(names=names, glosses=glosses, ids=tuple(info.index_to_label_name(i) for i in range(1000)))
 
 
 def _distinct_names(lemmas: Sequence[Sequence[str]], glosses: Sequence[str]) -> tuple[str, ...]:

@@ -18,9 +18,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from PIL import Image
 
 from mixport import stages
 from mixport.cli import run
+from mixport.options import BuildOptions
+from mixport.pipeline import bundle_folders
 
 pytestmark = pytest.mark.e2e
 
@@ -69,7 +72,35 @@ def test_images_that_another_process_prunes_meanwhile_are_explained(capsys: Capt
 
 def test_the_default_folder_is_named_after_the_model(capsys: Capture, tmp_path: Path, tiny_cache: Path) -> None:
     build(capsys, "--cache", str(tiny_cache))
-    assert (tmp_path / "dist" / "tiny" / "model.onnx").is_file()
+    assert (tmp_path / "dist" / "tiny-w4a8-ort-cpu" / "model.onnx").is_file()
+
+
+def test_a_scheme_and_a_target_have_a_folder_of_their_own() -> None:
+    def of(*targets: str, **options: object) -> list[str]:
+        checked = BuildOptions.of({"calib": "noise", "target": targets, **options})
+        return [folder.as_posix() for folder in bundle_folders(checked, model="tiny", targets=targets)]
+
+    assert of("ort-cpu") == ["dist/tiny-w4a8-ort-cpu"]
+    assert of("ort-cpu", "onnx-int8", scheme="w8a8") == ["dist/tiny-w8a8-ort-cpu", "dist/tiny-w8a8-onnx-int8"]
+    assert of("ort-cpu", scheme="auto:0.10") == ["dist/tiny-auto-0.10-ort-cpu"]
+    assert of("ort-cpu", out="a") == ["a"]
+    assert of("ort-cpu", "onnx-int8", out="a") == ["a/ort-cpu", "a/onnx-int8"]
+
+
+def test_that_the_bundle_of_another_build_is_replaced_is_said(capsys: Capture, tiny_cache: Path) -> None:
+    for scheme, said in (("w8a8", False), ("w8a8", False), ("w4a8", True)):
+        assert run([*TINY, "--scheme", scheme, "--cache", str(tiny_cache), "--out", "out"]) == 0
+        errors = capsys.readouterr().err
+        assert ("out holds the bundle of another build, which this one replaces: mixport build" in errors) is said
+
+
+def test_files_that_are_no_images_are_named(capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (40, 40), (200, 10, 60)).save(tmp_path / "photos" / "a.png")
+    for name in ("b.gif", "c.heic", "d.heic"):
+        (tmp_path / "photos" / name).touch()
+    run([*TINY, "--calib", "images:photos", "--cache", "own", "--out", "out"])
+    assert "photos: left out 3 files that are no .bmp, .jpeg, .jpg, .png, .webp: .heic (2), .gif (1)" in capsys.readouterr().err
 
 
 def test_two_builds_give_the_same_bytes(capsys: Capture, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mixport.errors import BadInputError
-from mixport.image_files import decode, image_files, labelled_files
+from mixport.image_files import decode, image_files, labelled_files, skipped_files
 
 NAMES = ("tabby cat", "dog", "crane", "crane")
 
@@ -39,6 +39,34 @@ def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(BadInputError, match=r"no image below it, allowed \.bmp"):
         image_files(tmp_path)
+
+
+def test_files_that_are_left_out_are_counted_by_suffix(tmp_path: Path) -> None:
+    for name in ("a.png", "b/1.GIF", "b/2.gif", "notes.txt", "LICENSE", ".hidden/1.tif", ".DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert skipped_files(tmp_path) == {".gif": 2, ".txt": 1, "no suffix": 1}
+
+
+@pytest.mark.parametrize(
+    ("orientation", "corner"),
+    [(1, (0, 0)), (2, (0, 3)), (3, (1, 3)), (4, (1, 0)), (5, (0, 0)), (6, (0, 1)), (7, (3, 1)), (8, (3, 0))],
+)
+def test_images_stand_as_their_exif_orientation_says(tmp_path: Path, orientation: int, corner: tuple[int, int]) -> None:
+    stored = np.zeros((2, 4, 3), np.uint8)
+    stored[0, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    upright = np.asarray(decode(tmp_path / "a.png"))
+    # Where the stored upper left corner is seen: the definition of the tag, EXIF 2.32, table 6.
+    assert upright.shape == ((2, 4, 3) if orientation < 5 else (4, 2, 3))
+    assert np.argwhere(upright[:, :, 0] == 255).tolist() == [list(corner)]
+
+
+def test_damaged_exif_data_say_nothing(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png", exif=b"Exif\x00\x00MM\x00")
+    assert decode(tmp_path / "a.png").size == (4, 3)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "1"])
@@ -129,3 +157,11 @@ def test_empty_class_folders(tmp_path: Path) -> None:
     (tmp_path / "0" / "1.png").unlink()
     with pytest.raises(BadInputError, match="its class folders are empty"):
         labelled_files(tmp_path, class_names=None)
+
+
+def test_folders_may_be_called_by_the_ids_of_their_data_set(tmp_path: Path) -> None:
+    names, ids = ["tench", "goldfish", "shark"], ["n01440764", "n01443537", "n01484850"]
+    files = labelled_files(folders(tmp_path, ["n01484850", "n01440764"]), class_names=names, class_ids=ids)
+    assert [(file.path.parent.name, file.label) for file in files] == [("n01440764", 0), ("n01484850", 2)]
+    with pytest.raises(BadInputError, match="do not fit"):
+        labelled_files(tmp_path, class_names=names)

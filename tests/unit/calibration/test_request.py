@@ -44,6 +44,15 @@ def test_large_images_are_drawn_in_small_batches_on_a_cpu(resolve: Resolve, size
     assert resolve(size=size, batch=None).batch == batch
 
 
+def test_the_size_of_the_pipeline_itself_is_no_other_size(resolve: Resolve) -> None:
+    own = resolve()
+    size = own.generator.folder.own_size()
+    assert size is not None
+    typed = resolve(size=size)
+    assert (typed.size, typed.key) == (None, own.key)
+    assert resolve(size=(size[0], 2 * size[1])).key != own.key
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -68,6 +68,8 @@ def test_imagenet_classes_have_distinct_names_and_meanings() -> None:
     assert classes is not None
     assert classes.glosses is not None
     assert (len(set(classes.names)), len(classes.glosses)) == (1000, 1000)
+    assert classes.ids is not None
+    assert (classes.ids[0], classes.names[0], len(set(classes.ids))) == ("n01440764", "tench", 1000)
     assert (classes.names[0], classes.names[21]) == ("tench", "kite")
     assert classes.names[134].startswith("crane (large long-necked wading bird")
     assert classes.names[517] == "crane (lifts and moves heavy objects)"
