@@ -40,6 +40,11 @@ class Console:
         self._out = RichConsole(file=self._stdout, highlight=False, markup=False, emoji=False, no_color=no_color, width=width)
         self._err = RichConsole(file=self._stderr, highlight=False, markup=False, emoji=False, no_color=no_color, soft_wrap=True)
 
+    @property
+    def width(self) -> int:
+        """Columns that a row of stdout may have: the terminal's, and many elsewhere."""
+        return self._out.width
+
     def document(self, value: object) -> None:
         """Print the one JSON document of this run. Non-finite floats become null, as JSON has none."""
         self._stdout.write(json.dumps(_jsonable(value), indent=2, ensure_ascii=False) + "\n")

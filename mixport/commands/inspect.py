@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixport.commands.flags import JsonFlag
+from mixport.commands.node_table import show_nodes
 from mixport.console import Console
 from mixport.errors import BadInputError
 
@@ -44,7 +45,7 @@ def _show_learned(console: Console, found: ReconstructionEntry) -> None:
     ]
     for head, rows in (
         (["MLP", "layers learned", "error with ReLU", "error learned"], mlps),
-        (["unit", "layers learned", "steps learned", "images a step", "float values", "error before", "error learned"], units),
+        (["unit", "layers learned", "scales learned", "images a step", "float values", "error before", "error learned"], units),
     ):
         if rows:
             console.line("")
@@ -77,13 +78,7 @@ def inspect(
     if json:
         console.document([asdict(node) for node in nodes])
         return
-    console.table(
-        ["output", "op", "runs in", "weight bits", "activation bits", "bound", "portability", "why"],
-        [
-            [node.output, node.op, node.compute, node.weight_bits, node.activation_bits, node.accumulator_bound, node.portability, node.why]
-            for node in nodes
-        ],
-    )
+    show_nodes(console, nodes)
     learned = _reconstruction(model)
     if learned is not None:
         _show_learned(console, learned)

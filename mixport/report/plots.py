@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from mixport.manifest import SiteEntry, UnitEntry
 
@@ -78,6 +79,7 @@ def unit_figure(units: Sequence[UnitEntry]) -> str | None:
         axes.bar([place - 0.2 for place in range(len(names))], before, color=_MUTED, width=0.4, label="before")
         axes.bar([place + 0.2 for place in range(len(names))], after, color=_ACCENT, width=0.4, label="learned")
         axes.set_yscale("log")
+        _plain_log_ticks(axes, low=min((*before, *after)), high=max((*before, *after)))
         axes.set_ylabel("relative squared error")
         axes.set_xlim(-0.7, len(names) - 0.3)
         axes.grid(axis="y", color=_MUTED, alpha=0.3, linewidth=0.6)
@@ -106,6 +108,17 @@ def size_figure(*, float_bytes: int, size_bytes: int) -> str:
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         return _svg(figure, label="size of the float parameters and of model.onnx")
+
+
+def _plain_log_ticks(axes: Axes, *, low: float, high: float) -> None:
+    """Decades as 0.01, and what lies between them only where there are less than two: matplotlib writes powers as TeX, unasked."""
+    plain = FuncFormatter(_plain)
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain if high < 10.0 * low else NullFormatter())
+
+
+def _plain(value: float, _place: int) -> str:
+    return f"{value:g}"
 
 
 def _shortened(name: str) -> str:

@@ -318,6 +318,20 @@ def unit(name: str, before: float | None, after: float | None) -> UnitEntry:
     return UnitEntry(name=name, layers=(), sites=(), error_before=before, error_after=after)
 
 
+@pytest.mark.parametrize(
+    ("errors", "ticks"),
+    [
+        ([(0.02, 0.01), (0.003, 0.001)], ["0.001", "0.01"]),
+        ([(0.02, 0.012), (0.03, 0.015)], ["0.02", "0.03"]),
+        ([(1e-5, 1e-7), (3.0, 2.0)], ["1e-07", "1e-06", "1e-05", "0.0001", "0.001", "0.01", "0.1", "1"]),
+    ],
+)
+def test_ticks_of_errors_are_plain_numbers(errors: list[tuple[float, float]], ticks: list[str]) -> None:
+    figure = unit_figure([unit(f"u{place}", before, after) for place, (before, after) in enumerate(errors)])
+    assert figure is not None and "$" not in figure
+    assert [text for text in re.findall(r"<text[^>]*>([^<]*)</text>", figure) if text[0].isdigit()] == ticks
+
+
 def test_a_unit_has_a_bar_before_and_one_after() -> None:
     figure = unit_figure([unit("a", 0.5, 0.1), unit("b", 0.25, 0.2), unit("broken", None, None), unit("dead", 0.0, 0.0)])
     assert figure is not None
