@@ -82,9 +82,16 @@ def to_eval_form(module: fx.GraphModule) -> tuple[Decision, ...]:
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
-    did = [f"{norms} batch norms use their running statistics" if norms else "", f"{dropouts} dropouts left out" if dropouts else ""]
+    did = [
+        f"{_counted(norms, 'batch norm')} in eval form, with running statistics" if norms else "",
+        f"{_counted(dropouts, 'dropout')} left out" if dropouts else "",
+    ]
     why = "the program was exported in train mode; this is model.eval()"
     return (Decision(where="model", what=" and ".join(filter(None, did)), why=why),)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _use_running_statistics(module: fx.GraphModule, node: fx.Node) -> None:

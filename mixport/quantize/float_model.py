@@ -134,8 +134,7 @@ def load_model(
         module, merged = merge_branches(module)
         notes = (*notes, *merged)
     preprocessing = _override(made.preprocessing, overrides)
-    if not all(np.isfinite(value) and value > 0.0 for value in preprocessing.std):
-        raise BadInputError(f"MODEL {spec}: its std is {preprocessing.std}, allowed numbers above 0", hint="--std R,G,B states it")
+    _check_preprocessing(preprocessing, source=spec)
     known = read_classes(classes) if classes is not None else made.classes
     height, width = preprocessing.size
     return FloatModel(
@@ -262,6 +261,18 @@ def _override(preprocessing: Preprocessing, overrides: PreprocessingOverrides) -
         crop_fraction=overrides.crop_fraction or preprocessing.crop_fraction,
         interpolation=preprocessing.interpolation,
     )
+
+
+def _check_preprocessing(preprocessing: Preprocessing, *, source: str) -> None:
+    """What a factory's pretrained_cfg states is in the units of --mean and --std too."""
+    mean, std = preprocessing.mean, preprocessing.std
+    if not all(np.isfinite(value) and value > 0.0 for value in std):
+        raise BadInputError(f"MODEL {source}: its std is {std}, allowed numbers above 0", hint="--std R,G,B states it")
+    if not np.isfinite(mean).all() or max(mean) > 1.0:
+        raise BadInputError(
+            f"MODEL {source}: its mean is {mean}, allowed units of [0, 1]",
+            hint="divide mean and std by 255, in pretrained_cfg or as --mean",
+        )
 
 
 def _literal(text: str) -> Any:

@@ -126,7 +126,7 @@ def test_a_program_exported_in_train_mode_is_the_model_in_eval_mode(tmp_path: Pa
         torch.testing.assert_close(program.module(images[:1]), expected[:1])
     (note,) = program.notes
     # Two paths, one of channels, one of attention, one in front of the head.
-    assert note.what == "3 batch norms use their running statistics and 5 dropouts left out"
+    assert note.what == "3 batch norms in eval form, with running statistics and 5 dropouts left out"
 
 
 def test_a_program_exported_in_eval_mode_has_no_note(tmp_path: Path) -> None:
