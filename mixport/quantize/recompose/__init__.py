@@ -20,13 +20,11 @@ _MARKS = frozenset(
         aten.convolution.default,
         aten.native_layer_norm.default,
         aten.native_group_norm.default,
-        aten.max_pool2d_with_indices.default,
-        aten._adaptive_avg_pool2d.default,
         aten._softmax.default,
         aten._log_softmax.default,
     }
 )
-"""Operators that decomposition leaves, and a model as written hardly calls."""
+"""Operators that decomposition leaves, and a model as written does not call."""
 
 
 def recompose(graph: fx.GraphModule) -> list[Decision]:
