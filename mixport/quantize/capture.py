@@ -18,7 +18,7 @@ from mixport.artifacts import Decision
 from mixport.errors import UnsupportedModelError
 from mixport.quantize.attribute_names import free_attributes
 from mixport.quantize.canonical import canonicalise
-from mixport.quantize.fx_graph import record_shapes
+from mixport.quantize.fx_graph import module_path, record_shapes
 from mixport.quantize.precision import check_precision
 from mixport.quantize.unrunnable import refuse_unrunnable
 
@@ -72,6 +72,7 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
     free_attributes(program)
     graph = program.run_decompositions({}).module(check_guards=False)
     check_precision(graph)
+    notes.extend(_control_flow(graph))
     batch = 2 if dynamic else 1
     example = torch.zeros((batch, *input_shape[1:]))
     record_shapes(graph, example)
@@ -79,6 +80,16 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
     record_shapes(graph, example)
     refuse_unrunnable(graph)
     return Captured(graph=graph, example_batch=batch, dynamic_batch=dynamic, decisions=tuple(notes))
+
+
+def _control_flow(graph: fx.GraphModule) -> list[Decision]:
+    """What torch.cond chooses between is a graph of its own, which quantisation does not enter."""
+    why = "layers inside its branches are not quantised; a model that chooses by the image cannot have them measured"
+    return [
+        Decision(where=module_path(node) or node.name, what="torch.cond left in float", why=why)
+        for node in graph.graph.nodes
+        if node.target is torch.ops.higher_order.cond
+    ]
 
 
 def export_program(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynamic_batch: bool) -> torch.export.ExportedProgram:

@@ -190,6 +190,21 @@ def test_layers_in_half_precision_are_named() -> None:
     assert "autocast" in str(caught.value.hint)
 
 
+class Chooses(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cond(x.mean() > 0, self.first, self.second, (x,)).mean((2, 3))
+
+
+def test_control_flow_is_said_to_stay_in_float(tmp_path: Path) -> None:
+    loaded = load_model(str(save(tmp_path / "m.pt2", Chooses().eval())))
+    decisions = capture(loaded.module, input_shape=loaded.input_shape, dynamic_batch=True).decisions
+    assert [one.what for one in decisions if "cond" in one.what] == ["torch.cond left in float"]
+
+
 class Pixels(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.float().mean((2, 3))
