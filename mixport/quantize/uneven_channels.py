@@ -209,15 +209,15 @@ class _Look(fx.Interpreter):
         return value
 
     def _note(self, key: tuple[fx.Node, str], value: Tensor, axis: int) -> None:
-        rows = value.movedim(axis, 0).reshape(value.shape[axis], -1).double()
-        low, high = (side.numpy() for side in torch.aminmax(rows, dim=1))
+        rows = value.movedim(axis, 0).reshape(value.shape[axis], -1)
+        low, high = (side.double().numpy() for side in torch.aminmax(rows, dim=1))
         found = self.seen.get(key)
         if found is None:
             zeros = np.zeros(len(rows))
             found = self.seen[key] = _Seen(low=zeros, high=zeros, total=zeros, square=zeros)
         found.low, found.high = np.minimum(found.low, low), np.maximum(found.high, high)
-        found.total = found.total + rows.sum(1).numpy()
-        found.square = found.square + rows.square().sum(1).numpy()
+        found.total = found.total + rows.sum(1, dtype=torch.float64).numpy()
+        found.square = found.square + rows.square().sum(1, dtype=torch.float64).numpy()
         found.count += rows.shape[1]
 
 
