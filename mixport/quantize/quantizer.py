@@ -253,7 +253,7 @@ def _level_channels(
 ) -> list[Decision]:
     images = calibration.open_images()[: min(calibration.count, _LEVEL_IMAGES)]
     size = _batch_size(model) if captured.dynamic_batch else 1
-    decisions = level_uneven(captured.graph, _batches(_few_images(model, calibration), model, size))
+    decisions = level_uneven(captured.graph, _batches(_few_images(model, calibration), model, size), narrow=scheme.activation_bits < 8)
     with progress.track("channels", total=3 * len(images)) as advance:
         for level in (level_layernorms, change_bases, partial(level_convolutions, learned=learned)):
             batches = _batches(images, model, size)
