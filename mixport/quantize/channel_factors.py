@@ -166,7 +166,9 @@ class _Numbering(fx.Interpreter):
     def _add(self, a: Tensor, b: Tensor) -> Tensor:
         shape = np.broadcast_shapes(a.shape, b.shape)
         a, b = a.expand(shape), b.expand(shape)
-        for one, other in _distinct_rows(torch.stack([a.flatten(), b.flatten()], 1)):
+        few_a, few_b = _without_places(a, b)
+        pairs = np.unique(torch.stack([few_a.flatten(), few_b.flatten()], 1).numpy().astype(np.int64), axis=0)
+        for one, other in pairs.tolist():
             if _ZERO not in (one, other):
                 self.join(one, other)
         return torch.where(a == _ZERO, b, a)
@@ -205,8 +207,8 @@ class _Numbering(fx.Interpreter):
 
     def _join_rows(self, rows: Tensor) -> None:
         highest = rows.amax(1, keepdim=True)
-        for row in _distinct_rows(rows[((rows != highest) & (rows != _ZERO)).any(1)]):
-            first, *others = set(row) - {_ZERO}
+        for row in rows[((rows != highest) & (rows != _ZERO)).any(1)]:
+            first, *others = _distinct(row) - {_ZERO}
             for other in others:
                 self.join(first, other)
 
@@ -221,12 +223,18 @@ class _Numbering(fx.Interpreter):
         self.mixed.append(np.array(sorted(_distinct(value)), np.int64))
 
 
+def _without_places(*values: Tensor) -> tuple[Tensor, ...]:
+    """Tensors of one shape without the places over which none of them varies: one of a channel is enough, and much quicker to sort."""
+    axes = {4: (-2, -1), 3: (1,)}.get(values[0].dim(), ())
+    for axis in axes:
+        firsts = tuple(value.narrow(axis, 0, 1) for value in values)
+        if all(bool((value == first).all()) for value, first in zip(values, firsts, strict=True)):
+            values = firsts
+    return values
+
+
 def _distinct(value: Tensor) -> set[int]:
-    return set(map(int, np.unique(value.numpy())))
-
-
-def _distinct_rows(rows: Tensor) -> list[list[int]]:
-    return np.unique(rows.numpy().astype(np.int64), axis=0).tolist()
+    return set(map(int, np.unique(_without_places(value)[0].numpy()))) if value.numel() else set()
 
 
 def _fixed(value: Any) -> Any:

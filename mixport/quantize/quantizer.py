@@ -254,7 +254,7 @@ def _level_channels(
 ) -> list[Decision]:
     images = calibration.open_images()[: min(calibration.count, _LEVEL_IMAGES)]
     size = _batch_size(model) if captured.dynamic_batch else 1
-    decisions = level_uneven(captured.graph, _batches(_few_images(model, calibration), model, size))
+    decisions = level_uneven(captured.graph, _batches(_few_images(model, calibration), model, size), narrow=scheme.activation_bits < 8)
     kept = frozenset[fx.Node]()
     if not learned:  # learned rounding gives each layer integers of its own, whatever its weights are
         kept, shared = layers_with_shared_weights(captured.graph)

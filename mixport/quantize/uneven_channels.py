@@ -78,12 +78,13 @@ class _Part:
     numbers: frozenset[int]
 
 
-def level_uneven(graph: fx.GraphModule, batches: Iterable[Tensor]) -> list[Decision]:
+def level_uneven(graph: fx.GraphModule, batches: Iterable[Tensor], *, narrow: bool = False) -> list[Decision]:
     """Level what 8-bit codes would lose; the values of the graph's outputs stay.
 
     Args:
         graph: canonical float graph with recorded shapes; its constants are replaced, never written to.
         batches: a few calibration images, float32 [N, 3, H, W].
+        narrow: codes have fewer than 8 bits: a single tensor between convolutions is left to `conv_channels`, which judges by those.
 
     Returns:
         one decision a part of the graph that is changed.
@@ -94,7 +95,7 @@ def level_uneven(graph: fx.GraphModule, batches: Iterable[Tensor]) -> list[Decis
     except (RuntimeError, IndexError, ValueError) as error:
         why = f"the graph does not run on numbers of channels: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         return [Decision(where="model", what="channels of different range are not looked for", why=why)]
-    parts = list(_parts(flow, factors))
+    parts = [part for part in _parts(flow, factors) if not (narrow and _is_link(part))]
     if not parts:
         return []
     seen = _look(graph, factors, parts, batches)
@@ -149,6 +150,10 @@ def _parts(flow: CodeFlow, factors: Factors) -> Iterator[_Part]:
                 layers[layer] = place[of_tensor[next(iter(births))]]
         if layers:
             yield _Part(tied=tuple(tied[index] for index in members), layers=layers, numbers=free)
+
+
+def _is_link(part: _Part) -> bool:
+    return [len(tensors) for tensors in part.tied] == [1] and all(layer.target is aten.conv2d.default for layer in part.layers)
 
 
 def _behind(flow: CodeFlow, operand: fx.Node) -> Iterator[fx.Node]:
@@ -209,15 +214,15 @@ class _Look(fx.Interpreter):
         return value
 
     def _note(self, key: tuple[fx.Node, str], value: Tensor, axis: int) -> None:
-        rows = value.movedim(axis, 0).reshape(value.shape[axis], -1).double()
-        low, high = (side.numpy() for side in torch.aminmax(rows, dim=1))
+        rows = value.movedim(axis, 0).reshape(value.shape[axis], -1)
+        low, high = (side.double().numpy() for side in torch.aminmax(rows, dim=1))
         found = self.seen.get(key)
         if found is None:
             zeros = np.zeros(len(rows))
             found = self.seen[key] = _Seen(low=zeros, high=zeros, total=zeros, square=zeros)
         found.low, found.high = np.minimum(found.low, low), np.maximum(found.high, high)
-        found.total = found.total + rows.sum(1).numpy()
-        found.square = found.square + rows.square().sum(1).numpy()
+        found.total = found.total + rows.sum(1, dtype=torch.float64).numpy()
+        found.square = found.square + rows.square().sum(1, dtype=torch.float64).numpy()
         found.count += rows.shape[1]
 
 

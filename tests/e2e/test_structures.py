@@ -84,6 +84,18 @@ def test_structure(name: str, tmp_path: Path) -> None:
         assert [site.name for site in bundle.manifest.sites if site.behind_island] == []
 
 
+def test_a_bad_output_is_told_and_stays_in_the_manifest(tmp_path: Path) -> None:
+    told: list[str] = []
+    few = {"calib": "noise", "images": 8, "iters": 0, "validation_images": 8, "scheme": "w2a2", "edge_bits": 2}
+    bundle = build("tests.models:tiny", note=told.append, out=tmp_path / "out", cache=tmp_path / "cache", **few)
+    images, output, *_ = bundle.manifest.warnings
+    assert images.message.startswith("8 different images, fewer than 32")
+    assert "dB SQNR (below 15)" in output.message
+    assert output.hint.startswith("--scheme w8a")
+    assert [text for text in told if text.startswith("warning: output: far from the float model on 8 images")]
+    assert bundle.manifest.validation.verdict == "exact"
+
+
 def test_a_quotient_of_activations_is_outside_the_claim_by_name(tmp_path: Path) -> None:
     few = {"calib": "noise", "images": 16, "iters": 0, "validation_images": 4}
     bundle = build("tests.structures:safe_quotient", **few, out=tmp_path / "out", cache=tmp_path)

@@ -7,6 +7,7 @@ import pytest
 
 from mixport.artifacts import (
     ActivationSite,
+    BuildWarning,
     CalibrationSet,
     Decision,
     Divergence,
@@ -50,6 +51,7 @@ class Records:
             preprocessing=Preprocessing(size=(8, 8), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
             class_names=["cat", "<script>alert(1)</script>"],
             environment={"python": "3.11", "cpu": "some cpu"},
+            warnings=[BuildWarning(about="output", message="far & <away>", hint="--scheme w8a8")],
             reproduce="mixport build tests:small --gate 'size_ratio<=0.1'",
             timings_s={"quantize": 1.23456, "lower": 0.5},
         )

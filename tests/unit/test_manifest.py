@@ -103,3 +103,14 @@ def test_the_manifest_says_what_was_learned(records: Any) -> None:
     }
     nearest = replace(records, quantized=replace(records.quantized, reconstruction=None))
     assert json.loads(nearest.manifest().text())["reconstruction"] is None
+
+
+def test_warnings_and_what_single_tensors_cost(records: Any) -> None:
+    document = records.manifest().document()
+    assert document["warnings"] == [{"about": "output", "message": "far & <away>", "hint": "--scheme w8a8"}]
+    assert {site["name"]: site["sqnr_db"] for site in document["sites"] if site["kind"] == "weight"} == {
+        "conv": None,
+        "fc": 12.5,
+        "head": None,
+    }
+    assert document["metrics"]["reasons"] == {}

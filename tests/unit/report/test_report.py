@@ -195,6 +195,14 @@ def test_a_manifest_without_the_optional_parts_renders(manifest: Manifest) -> No
     assert "runs on integers." not in words, "an empty audit shows nothing"
 
 
+def test_warnings_stand_at_the_top_and_nowhere_without_any(manifest: Manifest) -> None:
+    page = Checker(render(manifest))
+    assert "1 warning" in page.text
+    assert "far & <away>" in page.text
+    assert page.ids.index("warnings") < page.ids.index("metrics")
+    assert "warnings" not in Checker(render(manifest.model_copy(update={"warnings": ()}))).ids
+
+
 def site(name: str, sqnr_db: float | None) -> SiteEntry:
     return SiteEntry(
         name=name, op="relu", kind="activation", weight_bits=None, activation_bits=8, weight_storage=None, reason="", sqnr_db=sqnr_db
