@@ -14,7 +14,10 @@ from torch import Tensor, fx
 
 from mixport.artifacts import Decision
 from mixport.quantize.fx_graph import add_constant, aten, call, constant, module_path, only_user, shape_of
+from mixport.quantize.fx_graph import arguments as arguments_of
+from mixport.quantize.transposed_convolutions import TRANSPOSED
 
+_FOLDS = frozenset({aten.conv2d.default, aten.conv1d.default, aten.linear.default}) | TRANSPOSED
 _NORMS = {aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default, aten.native_batch_norm.default}
 
 
@@ -51,17 +54,20 @@ def fold_affine(graph: fx.GraphModule, source: Any, scale: Tensor, shift: Tensor
     Returns:
         The layer; None where `source` is no layer, its weights are not constant, or it has other users.
     """
-    if not isinstance(source, fx.Node) or source.target not in {aten.conv2d.default, aten.conv1d.default, aten.linear.default}:
+    if not isinstance(source, fx.Node) or source.target not in _FOLDS:
         return None
     weight = constant(graph, source.args[1])
     bias_node = source.args[2] if len(source.args) > 2 else None
     bias = constant(graph, bias_node) if bias_node is not None else None
-    if weight is None or only_user(source) is None or (bias_node is not None and bias is None) or scale.numel() != weight.shape[0]:
+    if weight is None or only_user(source) is None or (bias_node is not None and bias is None):
+        return None
+    groups = int(arguments_of(source, None, [1], [0], [0], 1, after=2)[6]) if source.target in TRANSPOSED else 0
+    if scale.numel() != (groups * weight.shape[1] if groups else weight.shape[0]):
         return None
     if source.target is aten.linear.default and shift is not None and len(shape_of(source)) != 2:
         return None
     exact = scale.double()
-    new_weight = weight.double() * exact.view(-1, *[1] * (weight.dim() - 1))
+    new_weight = _scaled(weight.double(), exact, groups=groups)
     new_bias = (bias.double() if bias is not None else torch.zeros_like(exact)) * exact + (shift.double() if shift is not None else 0.0)
     name = module_path(source) or source.name
     arguments = list(source.args) + [None] * (3 - len(source.args))
@@ -70,6 +76,15 @@ def fold_affine(graph: fx.GraphModule, source: Any, scale: Tensor, shift: Tensor
         arguments[2] = add_constant(graph, new_bias.float(), name=f"{name}_bias", before=source)
     source.args = tuple(arguments)
     return source
+
+
+def _scaled(weight: Tensor, scale: Tensor, *, groups: int) -> Tensor:
+    """Times one factor for each output channel: axis 0, or axis 1 of each group of a transposed convolution (groups > 0)."""
+    kernel = [1] * (weight.dim() - 2)
+    if not groups:
+        return weight * scale.view(-1, *[1] * (weight.dim() - 1))
+    factors = scale.view(groups, 1, -1, *kernel)
+    return (weight.view(groups, -1, *weight.shape[1:]) * factors).reshape(weight.shape)
 
 
 def affine_convolution(graph: fx.GraphModule, source: fx.Node, scale: Tensor, shift: Tensor, *, like: fx.Node) -> fx.Node:

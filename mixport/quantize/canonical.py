@@ -19,6 +19,7 @@ from mixport.quantize.padding import crop_before_padding, fold_infinite_pads
 from mixport.quantize.pooling import unify_average_pools
 from mixport.quantize.products import expand_attention, flatten_linear
 from mixport.quantize.recompose import recompose
+from mixport.quantize.transposed_convolutions import split_transposed_convolutions
 
 _NO_OPS = {
     aten.dropout.default,
@@ -155,6 +156,7 @@ REWRITES = (
     scatter_to_concat,
     unify_average_pools,
     fold_batchnorm,
+    split_transposed_convolutions,
     fold_layerscale,
     linear_classifiers,
     expand_attention,
