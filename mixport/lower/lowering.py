@@ -19,6 +19,7 @@ from mixport.artifacts import Decision, LoweredGraph, QuantizedModel
 from mixport.errors import InvariantError
 from mixport.lower.expand import ExpandPlaceholdersPass
 from mixport.lower.finish import FinishPass
+from mixport.lower.float_weights import KeepFloatWeightsPass
 from mixport.lower.movement import CancelRequantizePass, FoldPadPass, SinkDequantizePass
 from mixport.lower.onnx_graph import constant_of
 from mixport.lower.separate_pairs import SeparatePairsPass
@@ -42,6 +43,7 @@ def passes(target: Target, *, sites: frozenset[str]) -> tuple[ir.passes.InPlaceP
         SinkDequantizePass(),
         CancelRequantizePass(),
         WideCodesPass(),
+        KeepFloatWeightsPass(),
         SeparatePairsPass(),
         ShareInitializersPass(),
         FinishPass(target, sites),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -40,6 +40,11 @@ def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
 def arguments(node: fx.Node, *defaults: Any, after: int = 0) -> tuple[Any, ...]:
     """Positional arguments, completed by the operator's `defaults`, which stand behind its first `after` arguments."""
     return (*node.args, *defaults[len(node.args) - after :])
+
+
+def each_axis(sizes: Sequence[int], rank: int) -> list[int]:
+    """One number for each axis of space, of a list that holds one for all or one for each."""
+    return [int(sizes[i % len(sizes)]) for i in range(rank)]
 
 
 def operator_of(node: fx.Node) -> Callable[..., Any]:

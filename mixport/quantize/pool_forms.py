@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx
 
 from mixport.errors import UnsupportedModelError
-from mixport.quantize.fx_graph import add_constant, arguments, aten, call, module_path, shape_of, tensor_arg
+from mixport.quantize.fx_graph import add_constant, arguments, aten, call, each_axis, module_path, shape_of, tensor_arg
 from mixport.quantize.pool_windows import Run, Window, adaptive_windows, are_whole, runs, strided_windows
 from mixport.torch_ops import OPS
 
@@ -108,7 +108,7 @@ def _adaptive(node: fx.Node, shape: Sequence[int]) -> tuple[list[_Axis], None]:
 def _strided(node: fx.Node, shape: Sequence[int]) -> tuple[list[_Axis], int | None]:
     _, kernel, stride, padding, ceil_mode, include_pad, divisor = arguments(node, [], [0], False, True, None, after=2)[:7]
     rank = len(shape)
-    kernels, strides, pads = (_each(sizes, rank) for sizes in (kernel, stride or kernel, padding))
+    kernels, strides, pads = (each_axis(sizes, rank) for sizes in (kernel, stride or kernel, padding))
     counted = bool(include_pad) or divisor is not None
     axes = [
         _Axis(
@@ -208,8 +208,3 @@ def _positions(axes: Sequence[_Axis], divisor: int | None) -> Tensor:
             matrix[i, window.start : window.stop] = 1.0 / (1 if divisor else window.count)
         matrices.append(matrix)
     return (torch.kron(*matrices) / (divisor or 1)).float()
-
-
-def _each(sizes: Sequence[int], rank: int) -> list[int]:
-    """One number for each axis, of a list that holds one for all or one for each."""
-    return [int(sizes[i % len(sizes)]) for i in range(rank)]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from mixport.artifacts import Decision
-from mixport.quantize.fx_graph import add_constant, arguments, aten, call, constant, module_path, shape_of, tensor_arg
+from mixport.quantize.fx_graph import add_constant, arguments, aten, call, constant, each_axis, module_path, shape_of, tensor_arg
 
 TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input})
 """Arguments: x, weight [C, O / groups, *kernel], bias, stride, padding, output_padding, groups, dilation."""
@@ -43,7 +43,7 @@ def _split(graph: fx.GraphModule, node: fx.Node, weight: Tensor) -> fx.Node:
     x, _, bias, stride, padding, _, groups, dilation = arguments(node, None, [1], [0], [0], 1, [1], after=2)
     shape = shape_of(node)
     rank = weight.dim() - 2
-    strides, pads, dilations = (_each(sizes, rank) for sizes in (stride, padding, dilation))
+    strides, pads, dilations = (each_axis(sizes, rank) for sizes in (stride, padding, dilation))
 
     def emit(target: Any, *args: Any) -> fx.Node:
         return call(graph, target, *args, before=node, like=node)
@@ -116,8 +116,3 @@ def phase_weights(weight: Tensor, *, strides: Sequence[int], dilations: Sequence
     taps_axes, phase_axes = [3 + 2 * i for i in range(rank)], [4 + 2 * i for i in range(rank)]
     ordered = split.permute(0, 2, *phase_axes, 1, *taps_axes).flip(tuple(range(-rank, 0)))
     return ordered.reshape(-1, inputs, *taps).contiguous(), taps
-
-
-def _each(sizes: Sequence[int], rank: int) -> list[int]:
-    """One number for each axis, of a list that holds one for all or one for each."""
-    return [int(sizes[i % len(sizes)]) for i in range(rank)]

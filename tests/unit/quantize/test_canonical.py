@@ -72,6 +72,15 @@ def test_average_pools(captured: Capture, pool: nn.Module, expected: dict[str, i
     assert operators(captured(Pooled(pool)).graph) == expected
 
 
+@pytest.mark.parametrize(("size", "kept"), [(11, False), (12, True), (13, True)], ids=["left out", "cut", "cut by two"])
+def test_ceil_mode_stays_where_it_makes_a_window(captured: Capture, size: int, kept: bool) -> None:
+    # 11 pixels: the fifth window would lie in the padding alone, and ATen leaves it out.
+    pool = nn.MaxPool2d((1, 3), (1, 3), (0, 1), ceil_mode=True)
+    result = captured(Pooled(pool), size=size)
+    (node,) = (n for n in result.graph.graph.nodes if n.target is torch.ops.aten.max_pool2d.default)
+    assert bool(node.args[5]) == kept
+
+
 class Mean(nn.Module):
     def __init__(self, dims: tuple[int, ...], *, keepdim: bool, order: tuple[int, ...] | None, tokens: bool) -> None:
         super().__init__()
