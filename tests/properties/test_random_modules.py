@@ -20,7 +20,7 @@ from tests.random_modules import HEADS, STEPS, RandomModule, Recipe
 
 EXAMPLES = int(os.environ.get("MIXPORT_RANDOM_MODULES", "30"))
 """How many modules are drawn; a longer run sets it."""
-_LEAST_DB = 12.0
+_LEAST_DB = 15.0
 """8-bit networks of a few well-scaled layers are above it; a wrong operator in them falls below."""
 _APART_DB = 6.0
 """The two levels round differently here and there; a wrong operator at one of them shows as more."""
@@ -37,9 +37,9 @@ recipes = st.builds(
 schemes = st.sampled_from(["w8a8", "w8a8", "w4a8"])
 
 
-def sqnr(wanted: np.ndarray, got: np.ndarray) -> float:
-    signal, noise = float(((wanted - wanted.mean(0)) ** 2).sum()), float(((wanted - got) ** 2).sum())
-    return 10 * float(np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
+def decibels(wanted: np.ndarray, got: np.ndarray) -> float:
+    """Power of the outputs over that of the error: images of noise hardly vary, and are not to."""
+    return 10 * float(np.log10(max(np.square(wanted).sum(), 1e-30) / max(np.square(wanted - got).sum(), 1e-30)))
 
 
 def at_level(model: Path, images: np.ndarray, level: str) -> np.ndarray:
@@ -70,7 +70,7 @@ def check(module: nn.Module, folder: Path, *, scheme: str, portable: bool = True
     images = np.load(folder / "out" / "golden" / "inputs.npz")["input"]
     with torch.no_grad():
         wanted = module(torch.as_tensor(images)).numpy()
-    plain, fused = (sqnr(wanted, at_level(folder / "out" / "model.onnx", images, f"ORT_ENABLE_{level}")) for level in ("BASIC", "ALL"))
+    plain, fused = (decibels(wanted, at_level(folder / "out" / "model.onnx", images, f"ORT_ENABLE_{level}")) for level in ("BASIC", "ALL"))
     # Four bits rounded to nearest may cost everything.
     assert scheme != "w8a8" or min(plain, fused) > _LEAST_DB, f"{plain:.1f} dB at level basic, {fused:.1f} dB at level all"
     assert abs(plain - fused) < _APART_DB or min(plain, fused) > _RIGHT_DB, f"{plain:.1f} dB at level basic, {fused:.1f} dB at level all"
