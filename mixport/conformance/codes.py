@@ -135,6 +135,11 @@ _MOVES: Mapping[str, tuple[tuple[str, str, tuple[Any, ...], dict[str, Any]], ...
         ("zeros", "Pad", (np.asarray([0, 0, 1, 1, 0, 0, 1, 1]), np.uint8(0)), {}),
         ("zero-point", "Pad", (np.asarray([0, 1, 1, 2, 0, 0, 0, 3]), np.uint8(117)), {}),
     ),
+    "pad.borders": (
+        ("reflected", "Pad", (np.asarray([0, 0, 3, 2, 0, 0, 1, 5]),), {"mode": "reflect"}),
+        ("replicated", "Pad", (np.asarray([0, 1, 1, 0, 0, 0, 2, 9]),), {"mode": "edge"}),
+        ("wrapped", "Pad", (np.asarray([0, 0, 2, 3, 0, 0, 1, 4]),), {"mode": "wrap"}),
+    ),
     "gather": (("rows", "Gather", (np.asarray([3, 0, -1]),), {"axis": 1}), ("first-token", "Gather", (np.asarray(0),), {"axis": 1})),
     "expand": (
         ("expand", "Expand", (np.asarray([3, 1, 1, 1, 8]),), {}),

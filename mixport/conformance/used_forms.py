@@ -147,6 +147,8 @@ class _Reader:
             return "clip.codes"
         if node.op == "Gather" and node.input(0) in self.plan.constants and result in _CODES:
             return "table.gather"
+        if node.op == "Pad" and node.attributes.get("mode", "constant") != "constant":
+            return "move.pad.borders"
         if node.op in _MOVES:
             return _MOVES[node.op]
         if node.op == "ReduceSum":

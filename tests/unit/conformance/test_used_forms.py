@@ -103,3 +103,11 @@ def test_forms_that_lowering_writes_are_portable_by_the_shipped_results() -> Non
 def test_the_tables_of_the_documentation_are_those_of_the_results() -> None:
     document = DOCUMENT.read_text(encoding="utf-8")
     assert updated(document) == document
+
+
+def test_borders_are_a_form_of_their_own() -> None:
+    model = Model()
+    x = model.input("x", np.uint8, 4)
+    pads = model.constant(np.asarray([0, 0, 1, 1, 0, 0, 1, 1]))
+    outputs = {model.node("Pad", x, pads, mode="reflect"): np.uint8, model.node("Pad", x, pads): np.uint8}
+    assert names(model.build(outputs)) == {"move.pad.borders": 1, "move.pad": 1}
