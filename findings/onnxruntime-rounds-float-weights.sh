@@ -3,8 +3,9 @@
 #
 # A ConvTranspose with float32 weights between DequantizeLinear and QuantizeLinear loses the precision of its weights: from optimisation
 # level "basic" on, the session rounds them (and the bias) to integers of its own and multiplies by what is left. The file holds no quantised
-# weight, CPUExecutionProvider runs the operator in float all the same, and nothing is said. Convolution and Gemm are treated alike. Only
-# "disabled" computes what the file says. A multiplication by a number other than 1 in front of the QuantizeLinear prevents it.
+# weight, CPUExecutionProvider runs the operator in float all the same, and nothing is said. Conv (also in three axes) and Gemm are treated
+# alike, MatMul is not. Only "disabled" computes what the file says. A multiplication by a number other than 1 in front of the
+# QuantizeLinear prevents it for ConvTranspose; for a Conv it has to stand in front of the operator.
 #
 # Output seen (largest distance, in output codes, from the float operator in NumPy):
 #   ConvTranspose, ORT_DISABLE_ALL: 0
