@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnxruntime
+import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
@@ -91,6 +92,7 @@ def current() -> nn.Module:
     return _MODULES["current"]
 
 
+@pytest.mark.timeout(60 * EXAMPLES)  # whole builds: a few seconds each
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(recipe=recipes, scheme=schemes)
 def test_random_modules(recipe: Recipe, scheme: str) -> None:
