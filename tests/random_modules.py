@@ -188,7 +188,7 @@ def _concat(m: RandomModule, x: Tensor, rng: random.Random) -> Step:
     if kind == 1:
         return lambda y: torch.cat([branch(y), torch.sigmoid(branch(y)), F.relu(branch(y))], 1)
     if kind == 2:
-        return lambda y: torch.cat([y, y.flip(3)], 2) if rng.random() < 2 else y
+        return lambda y: torch.cat([y, y.flip(3)], 2)
     constant = torch.linspace(-1, 1, x.shape[3]).expand(1, 1, x.shape[2], -1)
     return lambda y: torch.cat([y, constant.expand(y.shape[0], -1, -1, -1)], 1)
 
@@ -235,8 +235,7 @@ def _attention(m: RandomModule, x: Tensor, rng: random.Random) -> Step:
 
     def step(y: Tensor) -> Tensor:
         tokens = y.flatten(2).transpose(1, 2)
-        if rng.random() < 2:
-            tokens = tokens + F.scaled_dot_product_attention(q(tokens), k(tokens), v(tokens))
+        tokens = tokens + F.scaled_dot_product_attention(q(tokens), k(tokens), v(tokens))
         return tokens.transpose(1, 2).reshape(y.shape)
 
     return step
