@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from mixport.artifacts import Decision
+from mixport.quantize.adaptive_max_pools import split_adaptive_max_pools
 from mixport.quantize.batchnorm import fold_batchnorm
 from mixport.quantize.constants import fold_constants
 from mixport.quantize.conv_classifier import linear_classifiers
@@ -176,6 +177,7 @@ REWRITES = (
     same_padding_to_pad,
     scatter_to_concat,
     unify_average_pools,
+    split_adaptive_max_pools,
     fold_batchnorm,
     split_transposed_convolutions,
     fold_layerscale,
