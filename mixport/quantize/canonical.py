@@ -11,9 +11,10 @@ from torch import fx
 from mixport.artifacts import Decision
 from mixport.quantize.adaptive_max_pools import split_adaptive_max_pools
 from mixport.quantize.batchnorm import fold_batchnorm
+from mixport.quantize.ceil_modes import settle_ceil_modes
 from mixport.quantize.constants import fold_constants
 from mixport.quantize.conv_classifier import linear_classifiers
-from mixport.quantize.fx_graph import argument, arguments, aten, call, clean, each_axis, only_user, record_shapes, shape_of, tensor_arg
+from mixport.quantize.fx_graph import arguments, aten, call, clean, only_user, record_shapes, shape_of, tensor_arg
 from mixport.quantize.identities import drop_identities
 from mixport.quantize.layerscale import fold_layerscale
 from mixport.quantize.padding import crop_before_padding, fold_infinite_pads
@@ -33,7 +34,6 @@ _NO_OPS = {
 }
 _CASTS = {aten.to.dtype, aten._to_copy.default, aten.type_as.default, aten.to.dtype_layout}
 _VIEWS = {aten.view.default, aten._unsafe_view.default}
-_MAX_POOLS = MappingProxyType({aten.max_pool1d.default: 1, aten.max_pool2d.default: 2, aten.max_pool3d.default: 3})
 _SELF_PAIRS = MappingProxyType({aten.mul.Tensor: aten.pow.Tensor_Scalar, aten.add.Tensor: aten.mul.Tensor})
 """x * x is x ** 2, and x + x is x * 2."""
 _ASSERTS = {aten._assert_tensor_metadata.default, aten._assert_scalar.default, aten._assert_async.msg}
@@ -89,25 +89,6 @@ def join_equal_operands(graph: fx.GraphModule) -> list[Decision]:
     for node in graph.graph.nodes:
         if node.target in _SELF_PAIRS and len(node.args) == 2 and not node.kwargs and node.args[0] is node.args[1]:
             node.target, node.args = _SELF_PAIRS[node.target], (node.args[0], 2)
-    return []
-
-
-def drop_idle_ceil_modes(graph: fx.GraphModule) -> list[Decision]:
-    """A max pool with ceil_mode whose windows are those without it: a last one that would lie in the padding is left out by ATen.
-
-    ONNX Runtime 1.32 counts that one when it infers shapes, and then refuses the file.
-    """
-    for node in graph.graph.nodes:
-        if node.target not in _MAX_POOLS or not argument(node, 5, "ceil_mode", False):
-            continue
-        x, kernel, stride, padding, dilation = arguments(node, [], [0], [1], False, after=2)[:5]
-        rank = _MAX_POOLS[node.target]
-        sizes = zip(
-            shape_of(x)[-rank:], *(each_axis(values, rank) for values in (kernel, stride or kernel, padding, dilation)), strict=True
-        )
-        floors = tuple((size + 2 * pad - step * (length - 1) - 1) // apart + 1 for size, length, apart, pad, step in sizes)
-        if floors == shape_of(node)[-rank:]:
-            node.args, node.kwargs = (x, kernel, stride, padding, dilation, False), {}
     return []
 
 
@@ -173,7 +154,7 @@ REWRITES = (
     drop_identities,
     join_equal_operands,
     fold_infinite_pads,
-    drop_idle_ceil_modes,
+    settle_ceil_modes,
     same_padding_to_pad,
     scatter_to_concat,
     unify_average_pools,
