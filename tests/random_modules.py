@@ -70,14 +70,6 @@ class RandomModule(nn.Module):
             outputs = self(torch.randn(8, *config))
         return float(outputs.std(0).mean()) > 0.03 * float(outputs.abs().mean())
 
-    def with_noise(self, x: Tensor) -> Tensor:
-        """Outputs where each step's result has noise of two 8-bit codes, evenly spread: what quantising it can cost."""
-        generator = torch.Generator().manual_seed(5)
-        for step in self.steps:
-            x = step(x)
-            x = x + (torch.rand(x.shape, generator=generator) - 0.5) * (x.amax() - x.amin()) * (2 / 255)
-        return self._classify(x)
-
     def part(self, module: nn.Module) -> nn.Module:
         """Register a submodule with weights that keep the variance."""
         for value in module.parameters():
