@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 Int = NDArray[np.int64]
 
-Form = Literal["layer", "product", "add", "multiply", "average", "table", "movement", "requantise", "quantise", "elementwise", "float"]
+Form = Literal[
+    "layer", "product", "add", "multiply", "average", "table", "movement", "requantise", "quantise", "elementwise", "proved", "float"
+]
 """What a node computes: a Conv, Gemm or MatMul with weights; one of two code tensors; ... ; codes from codes; codes from floats;
-correctly rounded IEEE operations; anything else in float."""
+correctly rounded IEEE operations; a float function of known arguments, none of whose results lies near a tie between two codes; anything
+else in float."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from mixport.form_evidence import ConformanceResult, portable_forms, shipped_res
 from mixport.pairs import pair_violations
 from mixport.validate.graph import Node
 from mixport.validate.interpreter import Interpreter
+from mixport.validate.kernels_elementwise import PROVED
 from mixport.validate.plan import Step
 from mixport.validate.units import FusedUnit
 
@@ -151,6 +152,10 @@ class _Reader:
             return "move.pad.borders"
         if node.op in _MOVES:
             return _MOVES[node.op]
+        if node.op == "ReduceMax" and source in _CODES:
+            return "reduce-max.codes"
+        if node.op in PROVED and step.how != "island":
+            return "softmax.numerators"
         if node.op == "ReduceSum":
             return f"{_FLOATS.get(result, result)}.reduce-sum{'.integers' if self.types.exact_sum(node) else ''}"
         operator = _FLOAT_OPERATORS.get(node.op)

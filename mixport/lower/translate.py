@@ -56,6 +56,7 @@ _LOOKUP = _placeholder(
     {"site": _TEXT, "in_scale": _REAL, "in_zero_point": _INT, "scale": _REAL, "zero_point": _INT},
 )
 _SOFTMAX = _placeholder("Softmax", {"x": _FLOAT}, {"bits": _INT})
+_NUMERATORS = _placeholder("Numerators", {"x": _FLOAT}, {"name": _TEXT, "scale": _REAL, "zero_point": _INT, "step": _REAL, "shift": _INT})
 _LAYER_NORM = _placeholder(
     "LayerNorm",
     {"x": _FLOAT, "weight": _FLOAT, "bias": _FLOAT},
@@ -81,6 +82,10 @@ def _lookup(x: Any, table: Any, site: str, in_scale: float, in_zero_point: int, 
 
 def _softmax(x: Any, bits: int) -> Any:
     return _SOFTMAX(x, bits=bits)
+
+
+def _numerators(x: Any, name: str, scale: float, zero_point: int, step: float, shift: int) -> Any:
+    return _NUMERATORS(x, name=name, scale=scale, zero_point=zero_point, step=step, shift=shift)
 
 
 def _layer_norm(x: Any, weight: Any, bias: Any, name: str, epsilon: float, scale: float, zero_point: int, storage: str) -> Any:
@@ -113,6 +118,7 @@ def translate(quantized: QuantizedModel, *, opset: int) -> ir.Model:
         OPS.dequantize_weight.default: _dequantize_weight,
         OPS.lookup.default: _lookup,
         OPS.softmax.default: _softmax,
+        OPS.coded_numerators.default: _numerators,
         OPS.layer_norm.default: _layer_norm,
         OPS.global_average_pool.default: _global_average_pool,
         torch.ops.aten.pad.default: _pad,

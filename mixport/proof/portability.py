@@ -50,6 +50,8 @@ def portability_of(node: NodeFacts, *, layer: LayerProof | None, add: str) -> tu
         case "elementwise":
             more = f"; no integer operator, since {node.reason}" if node.reason else ""
             return "exact by proof", f"correctly rounded IEEE operations{more}"
+        case "proved":
+            return "exact by proof", "every argument is known, and no result lies as near to a tie between two codes as runtimes differ"
         case "average":
             return "exact on measured runtimes", "integer sum, one IEEE multiplication by a factor whose rounding the standard leaves open"
         case "multiply":

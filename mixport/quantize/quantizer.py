@@ -19,12 +19,13 @@ from mixport.artifacts import CalibrationSet, Decision, QuantizedModel
 from mixport.errors import BadOptionError, UnsupportedModelError
 from mixport.images import normalise
 from mixport.progress import Progress, SilentProgress
+from mixport.quantize.attention_softmax import divide_after_product
 from mixport.quantize.auto_widths import Sizes, choose_widths, learned_bytes, levelling_scheme
 from mixport.quantize.capture import Captured, capture, export_program
 from mixport.quantize.carriers import group_params
 from mixport.quantize.conv_channels import level_convolutions
 from mixport.quantize.float_model import FloatModel
-from mixport.quantize.fx_graph import clean
+from mixport.quantize.fx_graph import clean, record_shapes
 from mixport.quantize.insert import insert_activations, insert_weights
 from mixport.quantize.layernorm_channels import level_layernorms
 from mixport.quantize.learner import Learner
@@ -113,6 +114,10 @@ def quantize(
     levelled = _level_channels(
         model, captured, calibration, level_for, rule=scale_rule(target), learned=reconstruction is not None, progress=progress
     )
+    divided = divide_after_product(graph, portable=target.portable and target.scale.form != "power-of-two")
+    if divided is not None:
+        clean(graph)
+        record_shapes(graph, torch.zeros((captured.example_batch, *model.input_shape[1:])))
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
@@ -169,7 +174,7 @@ def quantize(
         scheme=scheme,
         activations=tuple(sites),
         weights=tuple(weights),
-        decisions=(*model.notes, *captured.decisions, *mlps.decisions, *levelled, *plan.decisions, *raised, *moved, *floats),
+        decisions=(*model.notes, *captured.decisions, *mlps.decisions, *levelled, *divided, *plan.decisions, *raised, *moved, *floats),
         input_shape=(captured.example_batch, *model.input_shape[1:]),
         dynamic_batch=captured.dynamic_batch,
         portable_forms=portable_forms(graph, batch=captured.example_batch),
@@ -202,7 +207,9 @@ def choose_params(plan: Plan, histograms: dict[str, Histogram], target: Target) 
     for group in plan.groups:
         params.update(group_params(group, by_name, histograms, rule=rule))
     for site in plan.sites:
-        if site.name not in params:
+        if site.fixed is not None:
+            params[site.name] = site.fixed
+        elif site.name not in params:
             storage = "int16" if site.bits > 8 else "uint8"
             params[site.name] = activation_params(
                 histograms[site.name],
@@ -232,10 +239,11 @@ def _statistics(model: FloatModel, captured: Captured, plan: Plan, calibration: 
     batch = _batch_size(model) if captured.dynamic_batch else 1
     names = {site.tensor: site.name for site in reversed(plan.sites)}
     limits = {site.tensor: site.bounds[1] for site in plan.sites if site.bounds is not None and site.bounds[1] is not None}
+    reaches = {site.tensor: site.reach for site in plan.sites if site.reach is not None}
     done = 0
     observers: dict[fx.Node, HistogramObserver] = {}
     with progress.track("statistics", total=len(images)) as advance:
-        for seen, current in collect(captured.graph, names, _batches(images, model, batch), limits=limits):
+        for seen, current in collect(captured.graph, names, _batches(images, model, batch), limits=limits, reaches=reaches):
             advance(seen - done)
             done, observers = seen, current
     per_tensor = {node: observer.result() for node, observer in observers.items()}

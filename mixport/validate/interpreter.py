@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mixport.errors import BadInputError, UnsupportedModelError
 from mixport.validate.graph import Array, infer_shapes, read_graph
-from mixport.validate.kernels_elementwise import ELEMENTWISE, SOURCES, shape_of
+from mixport.validate.kernels_elementwise import ELEMENTWISE, PROVED, SOURCES, shape_of
 from mixport.validate.kernels_integer import FUSED, quantise
 from mixport.validate.kernels_movement import JOINS, MOVES
 from mixport.validate.kernels_reduce import REDUCTIONS
@@ -200,7 +200,7 @@ def _dequantise_step(step: Step, args: Known) -> tuple[Value, ...]:
 
 def _array_step(step: Step, args: Known) -> tuple[Value, ...]:
     op = step.node.op
-    kernel = JOINS.get(op) or ELEMENTWISE.get(op) or REDUCTIONS.get(op) or SOURCES[op]
+    kernel = JOINS.get(op) or ELEMENTWISE.get(op) or REDUCTIONS.get(op) or PROVED.get(op) or SOURCES[op]
     return kernel(step.node, _arrays(args))
 
 
