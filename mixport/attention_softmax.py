@@ -1,9 +1,10 @@
 """Softmax between two matrix products, divided after the second one: the definition in NumPy, and the proof of its exponentials.
 
-    out = (n @ V) / sum(n)    with    n = round(2^b exp(t (c - max(c) - shift)))    for scores c, 8-bit codes
+    out = (n @ V) / sum(n)    with    n = min(2^b - 1, round(2^b exp(t (c - max(c)))))    for scores c, 8-bit codes
 
-Numerators n are unsigned codes of b bits relative to their row's largest score, so that flat rows keep all their bits. Their sum is exact
-in float32 whatever its order. exp is a library function whose results differ between machines by a few units in the last place. Here it
+Numerators n are unsigned codes of b bits relative to their row's largest score, so that flat rows keep all their bits. The largest one
+saturates: it is 1 too small, which moves a mean by less than a quarter of a step of b bits. Sums of numerators are exact in float32
+whatever their order. exp is a library function whose results differ between machines by a few units in the last place. Here it
 has 256 arguments at most: the step t has so few significant bits that every product with a code, and every difference of two of them, is
 exact. So it can be shown, argument by argument, that no machine's result rounds to another code.
 """
@@ -46,12 +47,10 @@ class Exponent:
 
     Attributes:
         step: t, difference of the exponents of two neighbouring codes; float32 with STEP_BITS significant bits.
-        shift: in steps, keeps the largest numerator at 2^bits - 1 or below.
         bits: of the numerators.
     """
 
     step: float
-    shift: int
     bits: int
 
 
@@ -62,13 +61,14 @@ def reach(bits: int) -> float:
 
 def arguments(exponent: Exponent) -> NDArray[np.float32]:
     """Every argument of exp, float32 [256], for scores 0 to 255 codes below the largest: exact products."""
-    return -(np.arange(CODES, dtype=np.float32) + np.float32(exponent.shift)) * np.float32(exponent.step)
+    return -np.arange(CODES, dtype=np.float32) * np.float32(exponent.step)
 
 
 def margin(exponent: Exponent) -> float:
     """Smallest distance of a numerator from a tie between two codes, relative to it: what the error of exp has to stay below."""
     exact = np.maximum(np.exp(arguments(exponent).astype(np.float64)), _VANISHING) * 2.0**exponent.bits
-    return float((np.abs(exact - (np.floor(exact) + 0.5)) / exact).min())
+    tie = np.minimum(np.floor(exact), CODES - 2) + 0.5  # codes saturate above
+    return float((np.abs(exact - tie) / exact).min())
 
 
 def choose_exponent(step: float, *, bits: int, error: float = EXP_ERROR) -> Exponent | None:
@@ -84,7 +84,7 @@ def choose_exponent(step: float, *, bits: int, error: float = EXP_ERROR) -> Expo
     for nudge in sorted(range(-_NUDGES, _NUDGES + 1), key=abs):
         # At a power of two the next step below is half as far away: a nudge is still exact, since it has one bit more to spare.
         wanted = math.ldexp(min(max(whole + nudge, 1 << (STEP_BITS - 1)), 1 << STEP_BITS), power - STEP_BITS)
-        exponent = Exponent(step=wanted, shift=_shift(wanted, bits), bits=bits)
+        exponent = Exponent(step=wanted, bits=bits)
         if margin(exponent) > error:
             return exponent
     return None
@@ -95,16 +95,11 @@ def numerator_params(bits: int) -> QuantParams:
     return QuantParams(scale=2.0**-bits, zero_point=0, qmin=0, qmax=2**bits - 1, storage="uint8")
 
 
-def _shift(step: float, bits: int) -> int:
-    """Fewest steps by which all exponents are lowered so that exp(0) 2^bits, too, rounds to a code of `bits` bits."""
-    return math.ceil(-math.log1p(-(2.0 ** -(bits + 1))) / step)
-
-
 def numerators(codes: NDArray[Any], exponent: Exponent) -> NDArray[np.uint8]:
     """Numerators of score codes, uint8 of the codes' shape; rows are the last axis."""
-    below = codes.astype(np.int64) - codes.max(-1, keepdims=True).astype(np.int64) - exponent.shift
+    below = codes.astype(np.int64) - codes.max(-1, keepdims=True).astype(np.int64)
     exact = np.exp(below.astype(np.float64) * exponent.step).astype(np.float32)
-    return np.rint(exact / np.float32(2.0**-exponent.bits)).astype(np.uint8)
+    return np.minimum(np.rint(exact / np.float32(2.0**-exponent.bits)), 2**exponent.bits - 1).astype(np.uint8)
 
 
 def weighted(numerators: NDArray[np.uint8], v: NDArray[Any], *, v_scale: float, bits: int) -> NDArray[np.float32]:

@@ -140,16 +140,16 @@ softmax_numerators.register_autograd(_through_numerators, setup_context=_keep_nu
 
 
 @torch.library.custom_op("mixport::coded_numerators", mutates_args=())
-def coded_numerators(x: Tensor, name: str, scale: float, zero_point: int, step: float, shift: int) -> Tensor:
+def coded_numerators(x: Tensor, name: str, scale: float, zero_point: int, step: float) -> Tensor:
     """The same of codes, as mixport.attention_softmax computes it; x holds (code - zero_point) * scale, uint8 codes.
 
     exp is taken in float64: the numerators are chosen so that every machine's exp rounds to the same codes.
     """
     codes = torch.round(x / torch.tensor(scale, dtype=torch.float32, device=x.device))
-    below = codes - codes.amax(-1, keepdim=True) - shift
+    below = codes - codes.amax(-1, keepdim=True)
     return torch.exp(below.double() * step).float()
 
 
 @coded_numerators.register_fake
-def _(x: Tensor, name: str, scale: float, zero_point: int, step: float, shift: int) -> Tensor:
+def _(x: Tensor, name: str, scale: float, zero_point: int, step: float) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)

@@ -32,7 +32,9 @@ def _exponent(step: float, bits: int) -> Exponent:
 def _numerators(model: Model, codes: str, exponent: Exponent) -> str:
     """Codes of the numerators of score codes, as lower.attention_softmax writes them."""
     largest = model.node("ReduceMax", codes, model.constant(np.asarray([-1], np.int64)), keepdims=1)
-    difference = model.node("Sub", model.dequantise(codes, exponent.step, exponent.shift), model.dequantise(largest, exponent.step, 0))
+    difference = model.node(
+        "Sub", model.dequantise(codes, exponent.step, _SCORE_ZERO_POINT), model.dequantise(largest, exponent.step, _SCORE_ZERO_POINT)
+    )
     clip = None if exponent.bits == 8 else (0, 2**exponent.bits - 1)
     return model.quantise(model.node("Exp", difference), 2.0**-exponent.bits, 0, clip=clip)
 

@@ -2,10 +2,9 @@
 
 One DequantizeLinear turns codes into exponents, another the largest code of each row, which has a column of its own:
 
-    Exp(DequantizeLinear(c; t, shift) - DequantizeLinear(ReduceMax(c); t, 0))
+    Exp(DequantizeLinear(c; t, z) - DequantizeLinear(ReduceMax(c); t, z))
 
-Its zero point is the shift, so that no node adds it. Both read codes with another scale than they were made with: the scores' factor is
-part of t, and costs nothing.
+Both read codes with another scale than they were made with: the scores' factor is part of t, and costs nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ def expand_numerators(graph: ir.Graph, old: ir.Node) -> None:
     attributes = old.attributes
     x, name = old.inputs[0], attributes["name"].as_string()
     scale = initializer(graph, f"{name}/in_scale", np.asarray(attributes["scale"].as_float(), np.float32))
-    zero_point, shift, none = (_code(graph, value) for value in (attributes["zero_point"].as_int(), attributes["shift"].as_int(), 0))
+    zero = attributes["zero_point"].as_int()
+    zero_point = initializer(graph, f"uint8/{zero}", np.asarray(zero, np.uint8))
     step = initializer(graph, f"{name}/step", np.asarray(attributes["step"].as_float(), np.float32))
     last = initializer(graph, "axes/-1", np.asarray([-1], np.int64))
 
@@ -34,8 +34,8 @@ def expand_numerators(graph: ir.Graph, old: ir.Node) -> None:
 
     codes = emit("QuantizeLinear", x, scale, zero_point)
     mark(codes, UNDOES, name)
-    exponents = emit("DequantizeLinear", codes, step, shift)
-    largest = emit("DequantizeLinear", emit("ReduceMax", codes, last, keepdims=1), step, none)
+    exponents = emit("DequantizeLinear", codes, step, zero_point)
+    largest = emit("DequantizeLinear", emit("ReduceMax", codes, last, keepdims=1), step, zero_point)
     result = emit("Exp", emit("Sub", exponents, largest))
     graph.insert_before(old, made)
     replace(old.outputs[0], result)
@@ -47,7 +47,3 @@ def gives_exponents(dequantiser: ir.Node) -> bool:
     return bool(readers) and all(
         reader.op_type == "Sub" and [after.op_type for after in reader.outputs[0].consumers()] == ["Exp"] for reader in readers
     )
-
-
-def _code(graph: ir.Graph, value: int) -> ir.Value:
-    return initializer(graph, f"uint8/{value}", np.asarray(value, np.uint8))

@@ -56,7 +56,7 @@ _LOOKUP = _placeholder(
     {"site": _TEXT, "in_scale": _REAL, "in_zero_point": _INT, "scale": _REAL, "zero_point": _INT},
 )
 _SOFTMAX = _placeholder("Softmax", {"x": _FLOAT}, {"bits": _INT})
-_NUMERATORS = _placeholder("Numerators", {"x": _FLOAT}, {"name": _TEXT, "scale": _REAL, "zero_point": _INT, "step": _REAL, "shift": _INT})
+_NUMERATORS = _placeholder("Numerators", {"x": _FLOAT}, {"name": _TEXT, "scale": _REAL, "zero_point": _INT, "step": _REAL})
 _LAYER_NORM = _placeholder(
     "LayerNorm",
     {"x": _FLOAT, "weight": _FLOAT, "bias": _FLOAT},
@@ -84,8 +84,8 @@ def _softmax(x: Any, bits: int) -> Any:
     return _SOFTMAX(x, bits=bits)
 
 
-def _numerators(x: Any, name: str, scale: float, zero_point: int, step: float, shift: int) -> Any:
-    return _NUMERATORS(x, name=name, scale=scale, zero_point=zero_point, step=step, shift=shift)
+def _numerators(x: Any, name: str, scale: float, zero_point: int, step: float) -> Any:
+    return _NUMERATORS(x, name=name, scale=scale, zero_point=zero_point, step=step)
 
 
 def _layer_norm(x: Any, weight: Any, bias: Any, name: str, epsilon: float, scale: float, zero_point: int, storage: str) -> Any:

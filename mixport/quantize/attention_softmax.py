@@ -70,7 +70,6 @@ def fix_exponent(graph: fx.GraphModule, node: fx.Node, *, bits: int) -> fx.Node:
         params.scale,
         params.zero_point,
         exponent.step,
-        exponent.shift,
         before=node,
         like=node,
     )
