@@ -70,8 +70,8 @@ def _multiply(node: NodeFacts) -> tuple[Portability, str]:
             for scale, zero_point, (low, high) in zip(node.scales, node.zero_points, node.ranges, strict=True)
         )
         if is_product_proved(a, b, y):
-            return "exact by proof", "every product lies further from the boundary of two codes than one or two IEEE roundings reach"
-    return "exact on measured runtimes", "integer product, IEEE multiplication and addition that a machine may fuse"
+            return "exact by proof", "every product lies further from the boundary of two codes than IEEE roundings reach, in any order"
+    return "exact on measured runtimes", "integer product, then IEEE operations whose order differs between machines"
 
 
 def _layer(layer: LayerProof | None) -> tuple[Portability, str]:
