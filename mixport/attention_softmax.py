@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mixport.float_functions import FLOAT_FUNCTIONS, FloatFunction, code_interval
 from mixport.quantspec import QuantParams
 
-EXP_ERROR = 2.0**-20
-"""Bound on the error of a runtime's float32 exp below 0, relative to the result or to 2^-100 where that is more: 8 to 16 units in the last
-place. The conformance kit measures it."""
+EXP = FLOAT_FUNCTIONS["Exp"]
 
 LONGEST_ROW = 1 << 16
 """Scores in a row: numerators of 8 bits then add up to less than 2^24."""
@@ -33,9 +32,6 @@ STEP_BITS = 16
 
 LEAST_STEP = 2.0**-9
 """Finer steps than half of that of the largest numerators tell nothing apart."""
-
-_VANISHING = 2.0**-100
-"""Machines differ in how they end: some give no result below the smallest normal number."""
 
 _NUDGES = 64
 """Steps tried on both sides of the wanted one, 2^-16 of it apart."""
@@ -64,20 +60,22 @@ def arguments(exponent: Exponent) -> NDArray[np.float32]:
     return -np.arange(CODES, dtype=np.float32) * np.float32(exponent.step)
 
 
-def margin(exponent: Exponent) -> float:
-    """Smallest distance of a numerator from a tie between two codes, relative to it: what the error of exp has to stay below."""
-    exact = np.maximum(np.exp(arguments(exponent).astype(np.float64)), _VANISHING) * 2.0**exponent.bits
-    tie = np.minimum(np.floor(exact), CODES - 2) + 0.5  # codes saturate above
-    return float((np.abs(exact - tie) / exact).min())
+def is_proved(exponent: Exponent, *, exp: FloatFunction = EXP) -> bool:
+    """True where every runtime gives the same numerators, whatever its exp gives within the bounds of `exp`."""
+    exact = arguments(exponent).astype(np.float64)
+    values = exp.evaluate(exact)
+    ends = code_interval(values, exp.error(exact, values), scale=2.0**-exponent.bits)
+    low, high = (np.rint(np.minimum(end, CODES - 1)) for end in ends)
+    return np.array_equal(low, high)
 
 
-def choose_exponent(step: float, *, bits: int, error: float = EXP_ERROR) -> Exponent | None:
-    """The exponent nearest to `step` whose numerators are the same for every exp of this relative error; None where there is none.
+def choose_exponent(step: float, *, bits: int, exp: FloatFunction = EXP) -> Exponent | None:
+    """The exponent nearest to `step` whose numerators are the same on every runtime; None where there is none.
 
     Args:
         step: wanted difference between neighbouring codes, positive; values below LEAST_STEP are not kept.
         bits: of the numerators, 2 to 8.
-        error: bound on the relative error of exp.
+        exp: how far runtimes may be off.
     """
     mantissa, power = math.frexp(max(step, LEAST_STEP))
     whole = round(math.ldexp(mantissa, STEP_BITS))
@@ -85,7 +83,7 @@ def choose_exponent(step: float, *, bits: int, error: float = EXP_ERROR) -> Expo
         # At a power of two the next step below is half as far away: a nudge is still exact, since it has one bit more to spare.
         wanted = math.ldexp(min(max(whole + nudge, 1 << (STEP_BITS - 1)), 1 << STEP_BITS), power - STEP_BITS)
         exponent = Exponent(step=wanted, bits=bits)
-        if margin(exponent) > error:
+        if is_proved(exponent, exp=exp):
             return exponent
     return None
 

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 Int = NDArray[np.int64]
 
-Form = Literal[
-    "layer", "product", "add", "multiply", "average", "table", "movement", "requantise", "quantise", "elementwise", "proved", "float"
-]
-"""What a node computes: a Conv, Gemm or MatMul with weights; one of two code tensors; ... ; codes from codes; codes from floats;
-correctly rounded IEEE operations; a float function of known arguments, none of whose results lies near a tie between two codes; anything
-else in float."""
+Form = Literal["layer", "product", "add", "multiply", "average", "table", "function", "movement", "requantise", "quantise", "elementwise", "float"]
+"""What a node computes: a Conv, Gemm or MatMul with weights; one of two code tensors; ... ; codes from codes by a table, or by a float function;
+moved codes; codes of another scale; codes from floats;
+correctly rounded IEEE operations; anything else in float."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +74,9 @@ class NodeFacts:
         site: what it gives: a code tensor or floats.
         form: what it computes.
         reason: why it is float, or why a node that could run on integers does not; empty as a rule.
-        scales: an Add's, in float32: both inputs and the output; empty elsewhere.
+        scales: an Add's or a Mul's, in float32: both inputs and the output; empty elsewhere, and where one input is constant.
         zero_points: in the same order.
+        ranges: smallest and largest codes, in the same order.
         wrong: what the file gets wrong at this node, empty as a rule: e.g. a bias in another scale than the sums.
     """
 
@@ -88,6 +87,7 @@ class NodeFacts:
     reason: str = ""
     scales: tuple[float, ...] = ()
     zero_points: tuple[int, ...] = ()
+    ranges: tuple[tuple[int, int], ...] = ()
     wrong: str = ""
 
 

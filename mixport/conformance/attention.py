@@ -1,15 +1,14 @@
-"""Softmax divided behind its product: the exponentials of codes, the whole attention core, and how far a runtime's Exp is off."""
+"""Softmax divided behind its product: the exponentials of codes, and the whole attention core."""
 
 from __future__ import annotations
 
 from functools import partial
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from mixport import integer
-from mixport.attention_softmax import EXP_ERROR, Exponent, choose_exponent, numerators, weighted
+from mixport.attention_softmax import Exponent, choose_exponent, numerators, weighted
 from mixport.conformance.case import Case, Form
 from mixport.conformance.expected import F32, bell, computed
 from mixport.conformance.model import Model
@@ -90,29 +89,6 @@ def _attended(x: Array, v: Array, *, exponent: Exponent) -> NDArray[np.uint8]:
     return integer.quantise(mean, scale=_V_SCALE, zero_point=_V_ZERO_POINT, qmin=0, qmax=255).astype(np.uint8)
 
 
-def _bounded(rng: np.random.Generator) -> tuple[Case, ...]:
-    """1 where Exp lies within its bound; what it has to be near to is an input."""
-    model = Model()
-    x, exact = model.input("x", F32, 2), model.input("exact", F32, 2)
-    apart = model.node("Abs", model.node("Sub", model.node("Exp", x), exact))
-    # The reference is rounded itself.
-    share = model.node("Mul", exact, model.constant(EXP_ERROR - 2.0**-24, F32))
-    allowed = model.node("Add", share, model.constant(EXP_ERROR * 2.0**-100, F32))
-    output = model.node("Cast", model.node("LessOrEqual", apart, allowed), to=onnx.TensorProto.UINT8)
-    wide = -np.ldexp(rng.random((256, 257)), rng.integers(-10, 8, (256, 257))).astype(F32)
-    dense = -(np.arange(256 * 256, dtype=F32).reshape(256, 256) / F32(2048))
-    far = np.array([[0.0, -87.0, -87.5, -88.0, -103.0, -104.0, -1000.0, -3e38]], F32)
-    feeds = [
-        (kind, {"x": one, "exact": np.exp(one.astype(np.float64)).astype(F32)})
-        for kind, one in (("random", wide), ("dense", dense), ("saturation", far))
-    ]
-    return (computed("below-zero", model.build({output: np.uint8}), _all_within, feeds),)
-
-
-def _all_within(x: Array, exact: Array) -> NDArray[np.uint8]:
-    return np.ones(x.shape, np.uint8)
-
-
 FORMS: tuple[Form, ...] = (
     Form(
         name="softmax.numerators",
@@ -127,12 +103,5 @@ FORMS: tuple[Form, ...] = (
         about="attention: softmax of 8-bit scores, divided behind its product",
         emitted=True,
         make=_attention,
-    ),
-    Form(
-        name="float.exp.bounded",
-        family="composites",
-        about=f"float Exp below 0 within 2^{int(np.log2(EXP_ERROR))} of its value",
-        emitted=True,
-        make=_bounded,
     ),
 )

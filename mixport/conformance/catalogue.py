@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mixport.conformance import attention, carriers, casts, codes, composites, floats, layers, products, sums, unused
+from mixport.conformance import attention, carriers, casts, codes, composites, floats, functions, layers, products, sums, unused
 from mixport.conformance.case import Case, Form
 from mixport.errors import BadOptionError
 
@@ -21,6 +21,7 @@ FORMS: tuple[Form, ...] = (
     *casts.FORMS,
     *composites.FORMS,
     *attention.FORMS,
+    *functions.FORMS,
     *unused.FORMS,
 )
 

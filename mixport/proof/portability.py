@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mixport.file_facts import NodeFacts
+from mixport.multiplication import is_product_proved
 from mixport.proof.bounds import SumBound
 from mixport.proof.pairs import PairBound
 from mixport.proof.requantise import RequantisationProof
+from mixport.quantspec import QuantParams
 
 Portability = Literal["exact by proof", "exact on measured runtimes", "not portable", "float"]
 """exact by proof: every IEEE runtime that computes the operator at all gives these codes. exact on measured runtimes: the runtimes
@@ -41,6 +43,8 @@ def portability_of(node: NodeFacts, *, layer: LayerProof | None, add: str) -> tu
     match node.form:
         case "table":
             return "exact by proof", "a table has every answer"
+        case "function":
+            return "exact by proof", "for every code, the function's value lies further from the boundary of two codes than any runtime's error"
         case "movement":
             return "exact by proof", "moves values, computes none"
         case "requantise":
@@ -50,14 +54,24 @@ def portability_of(node: NodeFacts, *, layer: LayerProof | None, add: str) -> tu
         case "elementwise":
             more = f"; no integer operator, since {node.reason}" if node.reason else ""
             return "exact by proof", f"correctly rounded IEEE operations{more}"
-        case "proved":
-            return "exact by proof", "every argument is known, and no result lies as near to a tie between two codes as runtimes differ"
         case "average":
             return "exact on measured runtimes", "integer sum, one IEEE multiplication by a factor whose rounding the standard leaves open"
         case "multiply":
-            return "exact on measured runtimes", "integer product, IEEE multiplication and addition that a machine may fuse"
+            return _multiply(node)
         case _:
             return "float", node.reason or "a float operator that runtimes round differently"
+
+
+def _multiply(node: NodeFacts) -> tuple[Portability, str]:
+    """Products of two tensors of uint8 codes, by looking at each; others by measurement."""
+    if len(node.scales) == 3 and all(low >= 0 and high <= 255 for low, high in node.ranges):
+        a, b, y = (
+            QuantParams(scale=scale, zero_point=zero_point, qmin=low, qmax=high, storage="uint8")
+            for scale, zero_point, (low, high) in zip(node.scales, node.zero_points, node.ranges, strict=True)
+        )
+        if is_product_proved(a, b, y):
+            return "exact by proof", "every product lies further from the boundary of two codes than IEEE roundings reach, in any order"
+    return "exact on measured runtimes", "integer product, then IEEE operations whose order differs between machines"
 
 
 def _layer(layer: LayerProof | None) -> tuple[Portability, str]:

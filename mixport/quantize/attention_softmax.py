@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from mixport.artifacts import Decision
-from mixport.attention_softmax import EXP_ERROR, LONGEST_ROW, choose_exponent
+from mixport.attention_softmax import LONGEST_ROW, choose_exponent
 from mixport.errors import InvariantError
 from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.fx_graph import argument, aten, call, module_path, only_user, shape_of, tensor_arg
@@ -61,7 +61,7 @@ def fix_exponent(graph: fx.GraphModule, node: fx.Node, *, bits: int) -> fx.Node:
         raise InvariantError(f"the scores of softmax {name} have no 8-bit codes")
     exponent = choose_exponent(params.scale * factor, bits=bits)
     if exponent is None:
-        raise InvariantError(f"softmax {name}: no exponent near {params.scale * factor} whose codes allow exp an error of {EXP_ERROR}")
+        raise InvariantError(f"softmax {name}: no exponent near {params.scale * factor} whose numerators are the same on every runtime")
     return call(
         graph,
         OPS.coded_numerators.default,

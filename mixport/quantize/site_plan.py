@@ -9,7 +9,7 @@ from torch import fx
 
 from mixport.artifacts import Decision
 from mixport.quantize.fx_graph import aten, module_path, tensor_arg
-from mixport.quantize.roles import DIVIDES_LATER, Kind
+from mixport.quantize.roles import DIVIDES_LATER, FUNCTION_GATE, FUNCTION_RESULT, Kind
 from mixport.quantspec import QuantParams, Role
 from mixport.torch_ops import OPS
 
@@ -104,7 +104,9 @@ def birth_name(node: fx.Node, kind: Kind) -> str:
     path = module_path(node)
     if not path:
         return short_op(node)
-    return path if kind in _NAMED_BY_MODULE and DIVIDES_LATER not in node.meta else f"{path}.{short_op(node)}"
+    is_part = DIVIDES_LATER in node.meta or node.meta.get(FUNCTION_GATE, False)
+    is_module = node.meta.get(FUNCTION_RESULT, False) or (kind in _NAMED_BY_MODULE and not is_part)
+    return path if is_module else f"{path}.{short_op(node)}"
 
 
 def unique_name(wanted: str, used: set[str]) -> str:

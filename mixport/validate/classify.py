@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from mixport.validate.exponentials import exponential_fault
 from mixport.validate.fusion import PROPAGATES, Surroundings
 from mixport.validate.graph import Node
 from mixport.validate.kernels_elementwise import CAST_TYPES, COMPARISONS, ELEMENTWISE, SOURCES
@@ -30,6 +29,8 @@ class Classified:
 _UNKNOWN = TensorInfo(kind="unknown")
 _INDEX = TensorInfo(kind="index")
 _FLOAT = TensorInfo(kind="float")
+TABLES = frozenset({"Gather", "GatherElements"})
+"""Operators that read a table of codes."""
 _FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 
 
@@ -41,7 +42,7 @@ def classify(node: Node, around: Surroundings) -> Classified:
     if node.op in SOURCES:
         kind = _FLOAT if np.asarray(node.attributes.get("value", np.zeros(1, np.float32))).dtype.kind == "f" else _INDEX
         return Classified(how="source", info=kind if node.op == "ConstantOfShape" else infos[0])
-    if node.op == "Gather" and _is_table(infos):
+    if node.op in TABLES and _is_table(infos):
         table = infos[0]
         return Classified(how="move", info=replace(table, kind="codes", constant=False), site=True)
     if node.op == "MaxPool" and len(node.outputs) > 1:
@@ -52,16 +53,9 @@ def classify(node: Node, around: Surroundings) -> Classified:
         return _join(node, infos)
     if node.op in ELEMENTWISE:
         return _elementwise(node, infos, around)
-    if node.op == "Exp":
-        fault = "" if infos[0].kind == "unknown" else exponential_fault(node, around)
-        return Classified(how="island", info=_UNKNOWN, reason=fault) if fault else Classified(how="elementwise", info=_known(infos[0]))
     if node.op in REDUCTIONS:
         return _reduction(node, infos, around)
     return Classified(how="island", info=_UNKNOWN, reason=f"{node.op} is not bit-portable, or not known to the interpreter")
-
-
-def _known(info: TensorInfo) -> TensorInfo:
-    return _UNKNOWN if info.kind == "unknown" else _FLOAT
 
 
 def _is_table(infos: Sequence[TensorInfo]) -> bool:

@@ -1,45 +1,40 @@
-"""Exp between codes: where all its arguments are known, it can be shown that every runtime's result rounds to the same code."""
+"""Exp of the distance of codes from the largest of their row: proved for every pair of codes; see `float_tables` for one code tensor."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.attention_softmax import EXP_ERROR
+from mixport.float_functions import FLOAT_FUNCTIONS, code_interval
 from mixport.validate.fusion import NotFused, Surroundings, saturation_of
 from mixport.validate.graph import Node
 from mixport.validate.values import Saturation, TensorInfo
 
-_ROUNDING = 2.0**-23
-"""Of the division by a scale that is no power of two, and of its own last place."""
-_VANISHING = 2.0**-100
 
-
-def exponential_fault(node: Node, around: Surroundings) -> str:
-    """Why the codes behind an Exp may differ between runtimes; empty where they cannot.
+def unproved_pairs(node: Node, around: Surroundings) -> str | None:
+    """Why the codes behind an Exp may differ between runtimes; empty where they cannot, None for an Exp of something else.
 
     Its argument is a difference: codes, dequantised, less the largest code of their row, dequantised. Its one reader is a QuantizeLinear.
     """
-    readers = around.graph.consumers.get(node.outputs[0], ())
-    if len(readers) != 1 or readers[0].op != "QuantizeLinear" or around.graph.is_output(node.outputs[0]):
-        return "Exp differs between runtimes, and what reads it is not one QuantizeLinear"
-    saturation = saturation_of(readers[0], around)
-    if isinstance(saturation, NotFused):
-        return f"Exp differs between runtimes, and of the QuantizeLinear behind it {saturation.reason}"
     arguments = _arguments(node, around)
     if arguments is None:
-        return "Exp differs between runtimes, and its argument is not the distance of codes from the largest of their row"
-    nearest = nearest_tie(arguments, saturation)
-    limit = EXP_ERROR + (0.0 if np.frexp(saturation.scale)[0] == 0.5 else _ROUNDING)
-    return "" if nearest > limit else f"Exp differs between runtimes, and one result lies within {nearest:.2g} of a tie between two codes"
+        return None
+    readers = around.graph.consumers.get(node.outputs[0], ())
+    if len(readers) != 1 or readers[0].op != "QuantizeLinear" or around.graph.is_output(node.outputs[0]):
+        return "what reads it is not one QuantizeLinear"
+    saturation = saturation_of(readers[0], around)
+    if isinstance(saturation, NotFused):
+        return f"of the QuantizeLinear behind it {saturation.reason}"
+    return "" if _is_proved(arguments, saturation) else "one of its values lies within its error of the boundary of two codes"
 
 
-def nearest_tie(arguments: NDArray[np.float32], saturation: Saturation) -> float:
-    """Smallest distance of a result from a value that rounds to either of two codes, relative to the result."""
-    exact = np.maximum(np.exp(arguments.astype(np.float64)), _VANISHING) / float(saturation.scale)
-    low, high = saturation.low - saturation.zero_point, saturation.high - saturation.zero_point
-    tie = np.clip(np.floor(exact), low, high - 1) + 0.5
-    return float((np.abs(exact - tie) / exact).min())
+def _is_proved(arguments: NDArray[np.float32], saturation: Saturation) -> bool:
+    function, exact = FLOAT_FUNCTIONS["Exp"], np.unique(arguments).astype(np.float64)
+    values = function.evaluate(exact)
+    limits = (saturation.low - saturation.zero_point, saturation.high - saturation.zero_point)
+    ends = code_interval(values, function.error(exact, values), scale=float(saturation.scale))
+    low, high = (np.clip(np.rint(end), *limits) for end in ends)
+    return np.array_equal(low, high)
 
 
 def _arguments(node: Node, around: Surroundings) -> NDArray[np.float32] | None:

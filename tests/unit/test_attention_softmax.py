@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -10,25 +11,26 @@ import pytest
 import torch
 
 from mixport.attention_softmax import (
-    EXP_ERROR,
+    EXP,
     LEAST_STEP,
     LONGEST_ROW,
     Exponent,
     arguments,
     choose_exponent,
-    margin,
+    is_proved,
     numerators,
     reach,
     weighted,
 )
+from mixport.float_functions import FloatFunction
 from mixport.torch_ops import OPS
 
 STEPS = [1e-7, 2.0**-9, 0.0071, 0.0234, 0.0625, 0.1, 0.49999, 0.5, 1.0, 3.0, 700.0]
 BITS = [2, 3, 4, 7, 8]
 
 
-def chosen(step: float, bits: int = 8, error: float = EXP_ERROR) -> Exponent:
-    exponent = choose_exponent(step, bits=bits, error=error)
+def chosen(step: float, bits: int = 8, exp: FloatFunction = EXP) -> Exponent:
+    exponent = choose_exponent(step, bits=bits, exp=exp)
     assert exponent is not None
     return exponent
 
@@ -38,7 +40,7 @@ def chosen(step: float, bits: int = 8, error: float = EXP_ERROR) -> Exponent:
 def test_every_exp_within_its_bound_gives_the_same_codes(step: float, bits: int) -> None:
     exponent = chosen(step, bits)
     exact = np.exp(arguments(exponent).astype(np.float64)) * 2.0**bits
-    low, high = (np.minimum(np.rint(exact * (1 + error)), 255) for error in (-EXP_ERROR, EXP_ERROR))
+    low, high = (np.minimum(np.rint(exact * (1 + error)), 255) for error in (-EXP.relative, EXP.relative))
     np.testing.assert_array_equal(low, high)
     every = np.arange(256, dtype=np.uint8)[None]
     np.testing.assert_array_equal(numerators(every, exponent)[0, ::-1], np.minimum(low, 2**bits - 1))
@@ -63,11 +65,12 @@ def test_a_step_whose_numerators_lie_near_a_tie_is_moved() -> None:
     # exp(-6 t) 256 is 100.5 in exact arithmetic: six codes below the largest.
     step = math.log(256 / 100.5) / 6
     near = Exponent(step=math.ldexp(round(math.ldexp(step, 18)), -18), bits=8)
-    assert margin(near) < 1e-4
-    moved = chosen(step, error=2e-4)
-    assert margin(moved) > 2e-4
-    assert 0 < abs(moved.step / near.step - 1) < 1e-3
-    assert choose_exponent(step, bits=8, error=0.1) is None
+    rough = replace(EXP, relative=1e-4)
+    assert is_proved(near) and not is_proved(near, exp=rough)
+    moved = chosen(step, exp=rough)
+    assert is_proved(moved, exp=rough)
+    assert 0 < abs(moved.step / near.step - 1) < 2e-3
+    assert choose_exponent(step, bits=8, exp=replace(EXP, relative=0.1)) is None
 
 
 @pytest.mark.parametrize("bits", BITS)

@@ -53,7 +53,6 @@ def test_every_graph_of_the_kit_is_read_as_its_form(form: str) -> None:
         "add.float": "float.add",
         "softmax.portable": "float.reduce-sum.integers",
         "softmax.divided-later": "softmax.numerators",
-        "float.exp.bounded": "float.exp",
         "layernorm.portable": "double.reduce-sum.integers",
         "layernorm.whole": "double.reduce-sum.integers",
         "gelu.codes": "float.gelu",
