@@ -116,9 +116,8 @@ def quantize(
         model, captured, calibration, level_for, rule=scale_rule(target), learned=reconstruction is not None, progress=progress
     )
     divided = divide_after_product(graph, portable=target.portable and target.scale.form != "power-of-two")
-    if divided is not None:
-        clean(graph)
-        record_shapes(graph, torch.zeros((captured.example_batch, *model.input_shape[1:])))
+    clean(graph)
+    record_shapes(graph, torch.zeros((captured.example_batch, *model.input_shape[1:])))
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
