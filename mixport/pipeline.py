@@ -27,7 +27,7 @@ from mixport.options import BuildOptions, command_line
 from mixport.portable_cost import portable_cost
 from mixport.progress import Progress, SilentProgress
 from mixport.proof.prove import prove
-from mixport.quantize import FloatModel, PreprocessingOverrides, check_class_count, load_model, open_simulation, zero_layers
+from mixport.quantize import FloatModel, open_simulation, zero_layers
 from mixport.release import ReleaseBundle, check_replaceable, golden_count, read_bundle, release
 from mixport.report import StripImage, render, strip_images
 from mixport.runtime_records import Runtime
@@ -121,7 +121,7 @@ def build_all(
     # Before hours of work, not after them.
     options.resolve_reconstruction()
     others = open_runtimes([name for name in options.runtime if name != "native"])
-    model = _load(shop)
+    model = stages.load(shop)
     recipe = stages.recipe_of(shop, model)
     folders = bundle_folders(options, model=model.name, targets=[target.name for target in targets])
     for folder in folders:
@@ -162,7 +162,7 @@ def bundle_folders(options: BuildOptions, *, model: str, targets: Sequence[str])
 def calibrate_only(options: BuildOptions, *, progress: Progress | None = None, note: Callable[[str], None] | None = None) -> CalibrationSet:
     """The calibration set that a build with these options uses, made where it is not in the cache yet."""
     shop = _open_workshop(options, progress, note)
-    model = _load(shop)
+    model = stages.load(shop)
     made = stages.calibrate(shop, model, stages.recipe_of(shop, model))
     _tell(shop, _about_images(made))
     return made
@@ -171,26 +171,6 @@ def calibrate_only(options: BuildOptions, *, progress: Progress | None = None, n
 def _open_workshop(options: BuildOptions, progress: Progress | None, note: Callable[[str], None] | None) -> Workshop:
     log = StageLog(note or (lambda _: None))
     return Workshop(options=options, store=Store(options.cache), progress=progress or SilentProgress(), log=log)
-
-
-def _load(shop: Workshop) -> FloatModel:
-    options = shop.options
-    overrides = PreprocessingOverrides(input_size=options.input_size, mean=options.mean, std=options.std, crop_fraction=options.crop)
-    with shop.log.stage("load"):
-        model = load_model(
-            options.model,
-            weights=options.weights,
-            random_weights=options.random_weights,
-            seed=options.seed,
-            model_args=options.model_arg,
-            classes=options.classes,
-            overrides=overrides,
-        )
-        if options.classes is not None:
-            check_class_count(model, source=options.classes)
-    for note in model.notes:
-        shop.log.note(f"{note.where}: {note.what} ({note.why})")
-    return model
 
 
 def _say_what_is_replaced(shop: Workshop, folder: Path) -> None:

@@ -19,11 +19,12 @@ import numpy as np
 
 from mixport.artifacts import Preprocessing
 from mixport.images import normalise
+from mixport.lower.float_export import export_float
 from mixport.progress import SilentProgress
 from mixport.quantize import FloatModel, load_model
 from mixport.release import read_bundle
 from mixport.validate.latency import measure
-from tests.benchmarks.static_quantizer import static_file
+from mixport.validate.static_quantizer import quantize_static_file
 
 
 def model_of(reproduce: str, preprocessing: Preprocessing) -> FloatModel:
@@ -52,7 +53,9 @@ def main() -> None:
         images = normalise(archive["images"][:64], preprocessing=preprocessing)
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        plain, static = static_file(model, images, base)
+        plain, static = base / "float.onnx", base / "static.onnx"
+        export_float(model.module, plain, input_shape=model.input_shape)
+        quantize_static_file(plain, static, images=images)
         files = [options.bundle / "model.onnx", plain, static]
         timed = measure(files, config={}, seconds=options.seconds, seed=0, progress=SilentProgress())
     own = timed[0].median_ms
