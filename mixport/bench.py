@@ -9,6 +9,7 @@ from pathlib import Path
 from mixport.progress import Progress
 from mixport.release import ReleaseBundle
 from mixport.validate.latency import Latency, measure
+from mixport.validate.profile import Profile, profile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,17 @@ def bench(bundle: ReleaseBundle, *, against: Sequence[Contender], seconds: float
     config = bundle.manifest.validation.session_policy.config
     timed = measure([one.path for one in contenders], config=config, seconds=seconds, seed=seed, progress=progress)
     return compare(contenders, timed)
+
+
+def profile_bundle(bundle: ReleaseBundle, *, seed: int, progress: Progress) -> Profile:
+    """Where the time of one inference goes, node by node and module by module."""
+    return profile(
+        bundle.model_path,
+        config=bundle.manifest.validation.session_policy.config,
+        sites={site.name for site in bundle.manifest.sites},
+        seed=seed,
+        progress=progress,
+    )
 
 
 def compare(contenders: Sequence[Contender], timed: Sequence[Latency]) -> tuple[BenchRow, ...]:

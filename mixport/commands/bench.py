@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixport.commands.flags import CacheOption, JsonFlag, QuietFlag
+from mixport.commands.profile_table import profile_document, show_profile
 from mixport.console import Console
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ def bench(
             metavar="float|static|FILE.onnx",
         ),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also time by operator and by module of the float model, and what is no integer compute.")
+    ] = False,
+    top: Annotated[int, typer.Option(help="Rows of each table of --profile; one more has the rest.", min=1, metavar="N")] = 15,
     seconds: Annotated[float, typer.Option(help="Budget of the whole measurement.", min=0.1, metavar="S")] = 5.0,
     seed: Annotated[int, typer.Option(help="Seed of the input values.", min=0, metavar="S")] = 0,
     cache: CacheOption = Path("calib_cache"),
@@ -41,10 +46,14 @@ def bench(
     found = read_bundle(bundle)
     contenders = _contenders(against or [], bundle=found, cache=cache, console=console)
     rows = benchmark.bench(found, against=contenders, seconds=seconds, seed=seed, progress=console)
+    profiled = benchmark.profile_bundle(found, seed=seed, progress=console) if profile else None
     if json:
-        console.document([_document(row) for row in rows])
+        latency = [_document(row) for row in rows]
+        console.document(latency if profiled is None else {"latency": latency, "profile": profile_document(profiled)})
         return
     _print(console, rows)
+    if profiled is not None:
+        show_profile(console, profiled, inference_ms=rows[0].latency.median_ms, top=top)
 
 
 def _contenders(names: Sequence[str], *, bundle: ReleaseBundle, cache: Path, console: Console) -> list[Contender]:

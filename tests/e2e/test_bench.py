@@ -89,3 +89,29 @@ def test_a_batch_of_two_is_refused(capfd: Capture, tmp_path: Path, tiny_bundle: 
     onnx.save(onnx.parser.parse_model(text), "two.onnx")
     assert run(["bench", str(tiny_bundle), "--against", "two.onnx"]) == 1
     assert "allowed batch 1 or symbolic" in capfd.readouterr().err
+
+
+def test_a_profile_puts_every_node_to_its_module(capfd: Capture, tiny_bundle: Path, tiny_cache: Path) -> None:
+    document, _ = bench(capfd, tiny_bundle, tiny_cache, "--profile")
+    assert [row["name"] for row in document["latency"]] == [str(tiny_bundle)]
+    found = document["profile"]
+    assert found["unattributed_share"] == 0.0
+    for table in ("operators", "modules", "repeated_modules"):
+        assert sum(row["share"] for row in found[table]) == pytest.approx(1.0)
+        assert sum(row["ms"] for row in found[table]) == pytest.approx(found["total_ms"])
+    assert {node["module"] for node in found["nodes"] if node["op"] == "QLinearConv"} == {
+        "stem.0", "branch.0", "depthwise.0", "gate.reduce", "gate.expand",
+    }  # fmt: skip
+    assert [node["module"] for node in found["nodes"] if node["op"] == "QGemm"] == ["head"]
+    integer = sum(row["ms"] for row in found["operators"] if row["op"] in {"QLinearConv", "QGemm"})
+    assert found["integer_compute_share"] == pytest.approx(integer / found["total_ms"])
+    assert found["other_share"] == pytest.approx(1.0 - found["integer_compute_share"])
+
+
+def test_the_tables_of_a_profile_end_with_the_rest(capfd: Capture, tiny_bundle: Path) -> None:
+    assert run(["bench", str(tiny_bundle), "--profile", "--top", "1", "--seconds", "0.1"]) == 0
+    said = capfd.readouterr().out
+    assert "not attributed to a module 0.0%" in said
+    for title in ("operator ", "module of the float model "):
+        (place,) = [index for index, line in enumerate(said.splitlines()) if line.startswith(title)]
+        assert said.splitlines()[place + 2].startswith("(") and "more)" in said.splitlines()[place + 2]
