@@ -27,6 +27,10 @@ def bench(
             metavar="float|static|FILE.onnx",
         ),
     ] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeatable: where it is timed, e.g. wasm or ssh:HOST.", metavar="NAME", show_default="native"),
+    ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Also time by operator and by module of the float model, and what is no integer compute.")
     ] = False,
@@ -37,15 +41,25 @@ def bench(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Time a bundle's model on onnxruntime: one thread, batch 1, medians of interleaved rounds."""
+    """Time a bundle's model on onnxruntime: one thread, batch 1, medians of interleaved rounds.
+
+    mixport bench BUNDLE --against float --against static says what quantisation brought, and what the runtime's own quantiser would.
+    """
     console = Console(json=json, quiet=quiet)
 
     from mixport import bench as benchmark
     from mixport.release import read_bundle
+    from mixport.runtimes import open_runtimes
 
     found = read_bundle(bundle)
+    names = [*dict.fromkeys(runtime or [benchmark.NATIVE])]
+    others = {one.name: one for one in open_runtimes([name for name in names if name != benchmark.NATIVE])}
     contenders = _contenders(against or [], bundle=found, cache=cache, console=console)
-    rows = benchmark.bench(found, against=contenders, seconds=seconds, seed=seed, progress=console)
+    rows: list[BenchRow] = []
+    for name in names:
+        if name in others:
+            console.note(f"timing on {name} ...")
+        rows += benchmark.bench(found, against=contenders, seconds=seconds, seed=seed, progress=console, runtime=others.get(name))
     profiled = benchmark.profile_bundle(found, seed=seed, progress=console) if profile else None
     if json:
         latency = [_document(row) for row in rows]
@@ -53,7 +67,8 @@ def bench(
         return
     _print(console, rows)
     if profiled is not None:
-        show_profile(console, profiled, inference_ms=rows[0].latency.median_ms, top=top)
+        native = next((row.latency.median_ms for row in rows if row.runtime == benchmark.NATIVE), None)
+        show_profile(console, profiled, inference_ms=native, top=top)
 
 
 def _contenders(names: Sequence[str], *, bundle: ReleaseBundle, cache: Path, console: Console) -> list[Contender]:
@@ -73,20 +88,32 @@ def _contenders(names: Sequence[str], *, bundle: ReleaseBundle, cache: Path, con
 
 def _print(console: Console, rows: Sequence[BenchRow]) -> None:
     console.table(
-        ["file", "median ms", "90 % ms", "rounds", "bytes", "bundle / file", "file / bundle"],
+        ["file", "runtime", "median ms", "90 % ms", "rounds", "bytes", "bundle / file", "file / bundle"],
         [
-            [row.name, row.latency.median_ms, row.latency.p90_ms, row.latency.rounds, row.latency.size_bytes, row.bundle_ratio, row.ratio]
+            [
+                row.name,
+                row.runtime,
+                row.latency.median_ms,
+                row.latency.p90_ms,
+                row.latency.rounds,
+                row.latency.size_bytes,
+                row.bundle_ratio,
+                row.ratio,
+            ]
             for row in rows
         ],
     )
-    for row in rows[1:]:
+    for row in rows:
+        if row is next(one for one in rows if one.runtime == row.runtime):
+            continue  # the bundle itself
         verdict = "faster" if row.bundle_ratio < 1.0 else "slower"
-        console.line(f"bundle / {row.name}: {row.bundle_ratio:.2f}, the bundle is {verdict} (below 1 is faster)")
+        console.line(f"bundle / {row.name} on {row.runtime}: {row.bundle_ratio:.2f}, the bundle is {verdict} (below 1 is faster)")
 
 
 def _document(row: BenchRow) -> dict[str, object]:
     return {
         "name": row.name,
+        "runtime": row.runtime,
         "median_ms": row.latency.median_ms,
         "p90_ms": row.latency.p90_ms,
         "rounds": row.latency.rounds,

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 _NO_MODULE = "(no module)"
 
 
-def show_profile(console: Console, found: Profile, *, inference_ms: float, top: int) -> None:
+def show_profile(console: Console, found: Profile, *, inference_ms: float | None, top: int) -> None:
     """Tables of operators, modules, repeated modules and float operators, each with its `top` largest rows and one of the rest.
 
     Args:
         console: where they go.
         found: the profile.
-        inference_ms: median of one inference without the profiler.
+        inference_ms: median of one inference without the profiler; None where it was not measured.
         top: rows a table.
     """
     from mixport.validate.attribution import merged
@@ -27,10 +27,8 @@ def show_profile(console: Console, found: Profile, *, inference_ms: float, top: 
 
     whole = found.total_ms or 1.0
     console.line("")
-    console.line(
-        f"profile: {len(found.nodes)} nodes, {found.total_ms:.3f} ms together (one inference without the profiler: {inference_ms:.3f} ms), "
-        f"medians of {found.rounds} rounds"
-    )
+    whole_run = "" if inference_ms is None else f" (one inference without the profiler: {inference_ms:.3f} ms)"
+    console.line(f"profile: {len(found.nodes)} nodes, {found.total_ms:.3f} ms together{whole_run}, medians of {found.rounds} rounds")
     console.line(
         f"integer compute {found.integer_ms / whole:.1%}, everything else {1.0 - found.integer_ms / whole:.1%}; "
         f"not attributed to a module {found.unattributed_ms / whole:.1%}"

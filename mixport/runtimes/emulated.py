@@ -83,13 +83,15 @@ def open_emulated(machine: Machine) -> FolderRuntime:
         raise RuntimeUnavailableError(f"runtime {machine.name} is not installed: {machine.qemu}-static is missing", hint=hint)
     base = [qemu, "-cpu", "max"]
     if machine.at_home:
-        return FolderRuntime(name=machine.name, execute=_executor(machine, [*base, sys.executable]), features=machine.features)
+        return FolderRuntime(
+            name=machine.name, execute=_executor(machine, [*base, sys.executable]), features=machine.features, emulated=True
+        )
     root = kept(machine.folder)
     if root is None:
         raise RuntimeUnavailableError(f"runtime {machine.name} is not installed: {machine.folder} is missing", hint=hint)
     command = [*base, "-L", str(root / "sysroot"), str(_python(root / "sysroot"))]
     environment = {"PYTHONPATH": str(root / "site"), "PYTHONNOUSERSITE": "1"}
-    return FolderRuntime(name=machine.name, execute=_executor(machine, command, environment), features=machine.features)
+    return FolderRuntime(name=machine.name, execute=_executor(machine, command, environment), features=machine.features, emulated=True)
 
 
 def install_qemu(step: Callable[[int], None]) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mixport.errors import BadInputError
 from mixport.progress import Progress
+from mixport.runtime_records import RuntimeJob
 from mixport.targets import SessionRules
 from mixport.validate.session import open_session
 
@@ -88,6 +89,13 @@ def measure(
                 times[index].append((time.perf_counter_ns() - start) / 1e6)
             advance(1)
     return tuple(summarise(path, taken) for path, taken in zip(files, times, strict=True))
+
+
+def timing_job(path: Path, *, seed: int) -> RuntimeJob:
+    """The file with one image of noise, for a runtime that is not this process. Raises BadInputError as `measure` does."""
+    session = open_session(path, policy=SessionRules(optimization_level="disabled", threads=1))
+    outputs = tuple(str(one.name) for one in session.get_outputs())
+    return RuntimeJob(model=path.read_bytes(), feeds=(image_feed(path, session, seed),), outputs=outputs)
 
 
 def summarise(path: Path, times_ms: Sequence[float]) -> Latency:

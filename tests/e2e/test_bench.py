@@ -53,8 +53,8 @@ def test_the_ratio_is_said_in_words(capfd: Capture, tiny_bundle: Path, tiny_cach
     assert run(["bench", str(tiny_bundle), "--against", "float", "--cache", str(tiny_cache), "--seconds", "0.1"]) == 0
     said = capfd.readouterr().out
     assert "bundle / file" in said and "file / bundle" in said
-    (line,) = [line for line in said.splitlines() if line.startswith("bundle / float: ")]
-    ratio = float(line.removeprefix("bundle / float: ").split(",")[0])
+    (line,) = [line for line in said.splitlines() if line.startswith("bundle / float on native: ")]
+    ratio = float(line.removeprefix("bundle / float on native: ").split(",")[0])
     assert ("faster" if ratio < 1 else "slower") in line.split("(")[0]
 
 
