@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from mixport import calibration as calibrating
 from mixport import evaluate, stages
 from mixport.artifacts import BuildWarning, CalibrationSet, LoweredGraph, ValidationReport
+from mixport.build_latency import BuildLatency, build_latency
 from mixport.build_plan import BuildPlan, describe_plan
-from mixport.build_warnings import telling_outputs, weak_output, zero_weights
+from mixport.build_warnings import slower_than_float, telling_outputs, weak_output, zero_weights
 from mixport.conformance.evidence import with_evidence
 from mixport.conformance.used_forms import used_forms
 from mixport.environment import describe_environment
-from mixport.errors import BadOptionError, ValidationFailedError
+from mixport.errors import BadOptionError, MixportError, StoreError, ValidationFailedError
 from mixport.image_files import SUFFIXES, skipped_files
 from mixport.images import LabelledImages, normalise, read_labelled
 from mixport.manifest import ModelEntry
@@ -235,8 +236,14 @@ def _build_one(
         codes, _ = golden(lowered, pixels[:1], target, verified=verified)
         count = golden_count(sum(array.nbytes for array in codes.values()))
         codes, output = golden(lowered, pixels[:count], target, verified=verified)
-    with shop.log.stage("cost of portable forms"):
-        cost = portable_cost(lowered.model_path, quantized.model.portable_forms, session=target.session, progress=shop.progress)
+    latency = _latency(shop, inputs, lowered, target)
+    if quantized.model.portable_forms:
+        with shop.log.stage("cost of portable forms"):
+            cost = portable_cost(latency.model_ms, quantized.model.portable_forms, session=target.session, progress=shop.progress)
+    else:
+        cost = None
+    slow = tuple(slower_than_float(latency))
+    _tell(shop, slow)
     manifest = build_manifest(
         model=ModelEntry(name=model.name, source=model.source, sha256=model.sha256),
         target=target,
@@ -245,10 +252,11 @@ def _build_one(
         quantized=quantized.model,
         lowered=lowered,
         validation=report,
+        latency=latency,
         portable_cost=cost,
         metrics=metrics,
         gates=results,
-        warnings=(*inputs.warnings, *warnings),
+        warnings=(*inputs.warnings, *warnings, *slow),
         preprocessing=model.preprocessing,
         class_names=model.class_names,
         environment=describe_environment(),
@@ -265,6 +273,22 @@ def _build_one(
         report_html=render(manifest, strip=_strip(inputs)),
     )
     return BuildOutcome(bundle=bundle, failures=_failures(report, results))
+
+
+def _latency(shop: Workshop, inputs: _Inputs, lowered: LoweredGraph, target: Target) -> BuildLatency:
+    """Of the file beside the float model, or alone where torch cannot export that or the runtime not run it: no build fails here."""
+    reason, plain = "", None
+    try:
+        plain = stages.float_file(shop, inputs.model, model_key=inputs.model_key)
+        with shop.log.stage("latency"):
+            return build_latency(lowered.model_path, plain, session=target.session, progress=shop.progress)
+    except StoreError:
+        raise
+    except MixportError as error:
+        reason = str(error)
+    shop.log.note(f"latency: the float model is not measured: {reason}")
+    with shop.log.stage("latency"):
+        return build_latency(lowered.model_path, None, session=target.session, progress=shop.progress, reason=reason)
 
 
 def _evaluate(

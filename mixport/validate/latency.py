@@ -30,6 +30,7 @@ class Latency:
     Attributes:
         path: the ONNX file.
         median_ms: median over the rounds, milliseconds.
+        fastest_ms: of the fastest round, milliseconds.
         quartiles_ms: first and third quartile, milliseconds.
         p90_ms: 90th percentile, milliseconds.
         rounds: inferences timed.
@@ -38,6 +39,7 @@ class Latency:
 
     path: Path
     median_ms: float
+    fastest_ms: float
     quartiles_ms: tuple[float, float]
     p90_ms: float
     rounds: int
@@ -104,6 +106,7 @@ def summarise(path: Path, times_ms: Sequence[float]) -> Latency:
     return Latency(
         path=path,
         median_ms=statistics.median(times_ms),
+        fastest_ms=min(times_ms),
         quartiles_ms=(first, third),
         p90_ms=statistics.quantiles(times_ms, n=10)[-1],
         rounds=len(times_ms),

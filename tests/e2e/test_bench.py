@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from mixport import stages
 from mixport.cli import run
+from mixport.errors import UnsupportedModelError
 
 pytestmark = pytest.mark.e2e
 
@@ -47,6 +49,35 @@ def test_the_float_and_the_static_file_are_made_once(capfd: Capture, tiny_bundle
     assert [row["size_bytes"] for row in again] == [row["size_bytes"] for row in first]
     for stage in ("float file", "quantize_static file"):
         assert [line for line in said.splitlines() if line.startswith(f"{stage}: ") and line.endswith("(from the cache)")]
+
+
+def test_a_build_says_how_its_file_compares_with_the_float_model(tiny_bundle: Path) -> None:
+    latency = json.loads((tiny_bundle / "manifest.json").read_text(encoding="utf-8"))["latency"]
+    assert latency["ratio"] == pytest.approx(latency["model_ms"] / latency["float_ms"])
+    assert latency["reason"] == ""
+    assert latency["rounds"] >= 7
+    for name in ("model", "float"):
+        first, third = latency[f"{name}_quartiles_ms"]
+        assert 0 < first <= latency[f"{name}_ms"] <= third
+    assert "of the float model" in (tiny_bundle / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_float_model_that_cannot_be_exported_stops_no_build(
+    capfd: Capture, tmp_path: Path, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: Any, **named: Any) -> Path:
+        raise UnsupportedModelError("torch's ONNX exporter cannot write the float model: no such operator")
+
+    monkeypatch.setattr(stages, "float_file", fails)
+    words = ["--calib", "noise", "--images", "16", "--iters", "0", "--validation-images", "8", "--cache", str(tiny_cache)]
+    assert run(["build", "tests.models:tiny", *words, "--out", "out"]) == 0
+    said = capfd.readouterr()
+    assert "latency: the float model is not measured: torch's ONNX exporter cannot write" in said.err
+    assert "float not measured" in said.out
+    latency = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))["latency"]
+    assert latency["reason"] == "torch's ONNX exporter cannot write the float model: no such operator"
+    assert (latency["float_ms"], latency["ratio"], latency["slower"]) == (None, None, False)
+    assert latency["model_ms"] > 0
 
 
 def test_the_ratio_is_said_in_words(capfd: Capture, tiny_bundle: Path, tiny_cache: Path) -> None:
