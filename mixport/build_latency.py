@@ -9,7 +9,7 @@ from mixport.progress import Progress
 from mixport.targets import SessionRules
 from mixport.validate.latency import Latency, measure
 
-_SECONDS = 0.6
+_SECONDS = 0.4
 """Budget of the rounds: a figure for orientation, not worth more of a build's time."""
 _MIN_ROUNDS = 7
 """The fewest that have quartiles of their own on both sides of the median."""

@@ -115,6 +115,8 @@ def _document(row: BenchRow) -> dict[str, object]:
         "name": row.name,
         "runtime": row.runtime,
         "median_ms": row.latency.median_ms,
+        "fastest_ms": row.latency.fastest_ms,
+        "quartiles_ms": row.latency.quartiles_ms,
         "p90_ms": row.latency.p90_ms,
         "rounds": row.latency.rounds,
         "size_bytes": row.latency.size_bytes,

@@ -135,11 +135,11 @@ def profile(path: Path, *, config: Mapping[str, str], sites: Collection[str], se
                 session.run(None, feed)
                 advance(int(done >= WARMUP_RUNS))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return read_profile(events, nodes, sites=sites)
+    return read_profile(events, nodes, sites=sites, rounds=rounds)
 
 
-def read_profile(events: Sequence[Mapping[str, Any]], nodes: Sequence[OptimisedNode], *, sites: Collection[str]) -> Profile:
-    """Times of nodes from the runtime's events of several runs, of which the first `WARMUP_RUNS` do not count.
+def read_profile(events: Sequence[Mapping[str, Any]], nodes: Sequence[OptimisedNode], *, sites: Collection[str], rounds: int) -> Profile:
+    """Times of nodes from the runtime's events of `rounds` runs, behind `WARMUP_RUNS` others that do not count.
 
     The runtime runs nodes one by one in the order of the graph that it wrote (measured: onnxruntime 1.32), so that the nth node of the
     events is the nth of the graph: names alone would not do, since it leaves many empty. Where operators differ all the same, as
@@ -151,8 +151,7 @@ def read_profile(events: Sequence[Mapping[str, Any]], nodes: Sequence[OptimisedN
             arguments = event["args"]
             key = (str(event["name"]).removesuffix(_SUFFIX), str(arguments["op_name"]), str(arguments["node_index"]))
             durations.setdefault(key, []).append(float(event["dur"]) / 1000.0)
-    runs = min((len(times) for times in durations.values()), default=0)
-    rounds = max(1, runs - WARMUP_RUNS)
+    runs = WARMUP_RUNS + rounds
     places = _places([*durations], nodes)
     modules = modules_of(nodes, sites)
     found: list[NodeTime] = []
@@ -162,8 +161,8 @@ def read_profile(events: Sequence[Mapping[str, Any]], nodes: Sequence[OptimisedN
                 name=name,
                 op=op,
                 module=None if place is None else modules[place],
-                # what a loop runs several times a round counts as often
-                ms=statistics.median(times[len(times) * WARMUP_RUNS // max(1, runs) :]) * (len(times) / max(1, runs)),
+                # what a loop runs several times a round, or a branch not in each, counts as often
+                ms=statistics.median(times[len(times) * WARMUP_RUNS // runs :]) * (len(times) / runs),
                 data="other" if place is None else nodes[place].data,
             )
         )

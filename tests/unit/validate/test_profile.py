@@ -36,7 +36,10 @@ def events(**durations: list[int]) -> list[dict[str, Any]]:
 
 def test_medians_without_the_first_runs() -> None:
     found = read_profile(
-        events(Cast_0__Cast=[*COLD, 10, 12, 500], stem__QLinearConv=[*COLD, 70, 60, 65], m__Mul=[*COLD, 1, 2, 3]), NODES, sites=["stem"]
+        events(Cast_0__Cast=[*COLD, 10, 12, 500], stem__QLinearConv=[*COLD, 70, 60, 65], m__Mul=[*COLD, 1, 2, 3]),
+        NODES,
+        sites=["stem"],
+        rounds=3,
     )
     assert found.rounds == 3
     assert [(one.name, one.op, one.module, one.ms) for one in found.nodes] == [
@@ -51,13 +54,20 @@ def test_medians_without_the_first_runs() -> None:
 
 
 def test_an_order_that_is_not_the_graphs_is_matched_by_names_alone() -> None:
-    found = read_profile(events(m__Mul=[*COLD, 4], Cast_0__Cast=[*COLD, 5]), NODES, sites=["stem"])
+    found = read_profile(events(m__Mul=[*COLD, 4], Cast_0__Cast=[*COLD, 5]), NODES, sites=["stem"], rounds=1)
     assert [(one.name, one.module, one.data) for one in found.nodes] == [("m", "stem", "float"), ("Cast_0", None, "other")]
     assert found.unattributed_ms == pytest.approx(0.005)
 
 
+def test_what_a_loop_runs_twice_counts_twice_and_a_branch_as_often_as_it_is_taken() -> None:
+    twice = [one for one in events(loop__A=[*COLD, 10]) for _ in range(2)]
+    seldom = events(branch__B=[8, 8])  # in two of the four runs
+    found = read_profile([*twice, *seldom], (), sites=[], rounds=1)
+    assert [(one.name, one.ms) for one in found.nodes] == [("loop", 0.02), ("branch", 0.004)]
+
+
 def test_totals_are_sorted_and_shares_are_of_the_whole() -> None:
-    found = read_profile(events(a__A=[*COLD, 10], b__B=[*COLD, 25], c__A=[*COLD, 5]), (), sites=[])
+    found = read_profile(events(a__A=[*COLD, 10], b__B=[*COLD, 25], c__A=[*COLD, 5]), (), sites=[], rounds=1)
     assert [(one.key, one.count, one.ms, one.share) for one in totals(found, lambda node: node.op)] == [
         ("B", 1, 0.025, pytest.approx(0.625)),
         ("A", 2, pytest.approx(0.015), pytest.approx(0.375)),
