@@ -9,8 +9,6 @@ its integers as attributes; `expand` then turns placeholders into standard opera
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +20,7 @@ from onnxscript.values import Op, Opset
 
 from mixport.artifacts import QuantizedModel
 from mixport.errors import UnsupportedModelError
+from mixport.lower.quiet_exporter import quiet_exporter
 from mixport.torch_ops import NAMESPACE, OPS
 
 DOMAIN = NAMESPACE
@@ -129,13 +128,8 @@ def translate(quantized: QuantizedModel, *, opset: int) -> ir.Model:
         torch.ops.aten.pad.default: _pad,
     }
     program = torch.export.load(quantized.program_path)
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet_exporter():
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -150,9 +144,6 @@ def translate(quantized: QuantizedModel, *, opset: int) -> ir.Model:
         raise UnsupportedModelError(
             f"an operator has no ONNX form: {_cause(error)}", hint="replace the operator in the model, or report the architecture"
         ) from error
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
     assert exported is not None
     return exported.model
 
