@@ -70,6 +70,28 @@ def _dequantise(dtype: str, rng: np.random.Generator) -> tuple[Case, ...]:
     return tuple(cases)
 
 
+def _dequantise_rows(dtype: str, rng: np.random.Generator) -> tuple[Case, ...]:
+    """A scale and a zero point a row, which the graph computes as a normalisation does: 1 / Sqrt, and a QuantizeLinear."""
+    info = np.iinfo(dtype)
+    cases: list[Case] = []
+    for name, rows, columns in (("plain", 32, 64), ("odd-channels", 7, 33), ("one-column", 257, 1), ("one-row", 1, 129)):
+        model = Model()
+        x = model.input("x", dtype, 2)
+        scale = model.node("Div", model.constant(1.0, _F32), model.node("Sqrt", model.input("spread", _F32, 1)))
+        zero_point = model.quantise(model.input("mean", _F32, 1), 3.0, 0, dtype=dtype)
+        total = model.node("Add", model.node("DequantizeLinear", x, scale, zero_point, axis=0), model.constant(0.0, _F32))
+        ends = np.linspace(float(info.min) * 3, float(info.max) * 3, rows).astype(_F32)
+        feeds: list[tuple[str, Mapping[str, Array]]] = []
+        for kind, codes in (
+            ("random", rng.integers(info.min, int(info.max) + 1, (rows, columns)).astype(dtype)),
+            ("saturation", np.where(rng.random((rows, columns)) < 0.5, info.min, info.max).astype(dtype)),
+        ):
+            spread = (np.abs(bell((rows,), rng)) + 0.01).astype(_F32) * _F32(3e6)
+            feeds.append((kind, {"x": codes, "spread": spread, "mean": ends if kind == "saturation" else ends[::-1] / _F32(7)}))
+        cases.append(interpreted(name, model.build({total: _F32}), feeds))
+    return tuple(cases)
+
+
 def _requantise(source: str, to: str, rng: np.random.Generator) -> tuple[Case, ...]:
     cases: list[Case] = []
     wide, narrow = np.iinfo(source), np.iinfo(to)
@@ -187,6 +209,9 @@ def _form(name: str, about: str, make: Any, family: Any = "codes") -> Form:
 FORMS: tuple[Form, ...] = (
     *(_form(f"quantize.{t}", f"QuantizeLinear of floats to {t}", partial(_quantise, t)) for t in ("uint8", "int16", "uint16")),
     *(_form(f"dequantize.{t}", f"DequantizeLinear of {t} to floats", partial(_dequantise, t)) for t in ("uint8", "int16", "uint16")),
+    _form(
+        "dequantize.rows.int16", "DequantizeLinear of int16 with a computed scale and zero point a row", partial(_dequantise_rows, "int16")
+    ),
     _form("requantise.uint8", "DequantizeLinear, QuantizeLinear between scales of uint8", partial(_requantise, "uint8", "uint8")),
     _form("requantise.int16", "DequantizeLinear, QuantizeLinear between scales of int16", partial(_requantise, "int16", "int16")),
     _form("requantise.int16-to-uint8", "int16 codes to uint8 codes", partial(_requantise, "int16", "uint8")),
