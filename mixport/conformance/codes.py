@@ -176,16 +176,17 @@ _MOVES: Mapping[str, tuple[tuple[str, str, tuple[Any, ...], dict[str, Any]], ...
 
 
 def _move(form: str, rng: np.random.Generator) -> tuple[Case, ...]:
-    """On codes, and on floats, which some data movement of a file still holds."""
+    """On codes, and on floats, which some data movement of a file still holds; 16-bit codes are only reshaped and transposed."""
     cases: list[Case] = []
+    wide = (np.int16,) if form in ("reshape", "transpose") else ()
     for name, op, constants, attributes in _MOVES[form]:
-        for dtype in (np.uint8, np.float32):
+        for dtype in (np.uint8, np.float32, *wide):
             model = Model()
             x = model.input("x", dtype, 4)
             values = [np.asarray(c, dtype) if np.asarray(c).dtype == np.uint8 else c for c in constants]
             output = model.node(op, x, *(model.constant(value) for value in values), **attributes)
             feeds = {"x": rng.integers(0, 256, (2, 4, 6, 8)).astype(dtype)}
-            label = name if dtype is np.uint8 else f"{name}-of-floats"
+            label = {np.uint8: name, np.float32: f"{name}-of-floats", np.int16: f"{name}-of-int16"}[dtype]
             cases.append(interpreted(label, model.build({output: dtype}), [("random", feeds)]))
     return tuple(cases)
 
