@@ -7,11 +7,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mixport.dtypes import STORAGE_BITS, Storage
 from mixport.errors import TargetError
 from mixport.fingerprint import sha256_bytes
+from mixport.float_functions import FLOAT_FUNCTIONS
 from mixport.quantspec import AUTO_WIDTHS, Scheme
 
 _MAX_BYTES = 1 << 20
@@ -61,6 +62,26 @@ class OperatorRules(_Table):
     integer: tuple[str, ...]
 
 
+class FunctionRules(_Table):
+    """Functions of one 8-bit code.
+
+    Attributes:
+        float: keys of mixport.float_functions.FLOAT_FUNCTIONS that the runtime computes faster as a float operator between
+            DequantizeLinear and QuantizeLinear, fused or not, than it reads a table. They are written so only where every runtime is
+            proved to give the table's codes.
+    """
+
+    float: tuple[str, ...] = ()
+
+    @field_validator("float")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in FLOAT_FUNCTIONS]
+        if unknown:
+            raise ValueError(f"unknown function {unknown[0]!r}, allowed {', '.join(FLOAT_FUNCTIONS)}")
+        return names
+
+
 class AccumulatorRules(_Table):
     """What sums must keep within, beyond the int32 that every runtime has.
 
@@ -98,6 +119,7 @@ class Target(_Table):
     session: SessionRules
     portable: bool = True
     accumulator: AccumulatorRules = AccumulatorRules()
+    functions: FunctionRules = FunctionRules()
     name: str = ""
     sha256: str = ""
 

@@ -46,15 +46,40 @@ def _(codes: Tensor, scale: Tensor, site: str, bits: int) -> Tensor:
 
 
 @torch.library.custom_op("mixport::lookup", mutates_args=())
-def lookup(x: Tensor, table: Tensor, site: str, in_scale: float, in_zero_point: int, scale: float, zero_point: int) -> Tensor:
-    """A function of 8-bit codes: x holds (code - in_zero_point) * in_scale, table is uint8 [256]; gives the dequantised entry."""
+def lookup(
+    x: Tensor,
+    table: Tensor,
+    site: str,
+    in_scale: float,
+    in_zero_point: int,
+    scale: float,
+    zero_point: int,
+    qmin: int,
+    qmax: int,
+    form: str,
+) -> Tensor:
+    """A function of 8-bit codes: x holds (code - in_zero_point) * in_scale, table is uint8 [256]; gives the dequantised entry.
+
+    `qmin` and `qmax` are the smallest and the largest entry; `form` is how lowering writes it, see mixport.lower.tables.
+    """
     index = torch.round(x / torch.tensor(in_scale, dtype=torch.float32, device=x.device)) + in_zero_point
     entry = table[index.to(torch.int64)].to(torch.float32)
     return (entry - zero_point) * torch.tensor(scale, dtype=torch.float32, device=x.device)
 
 
 @lookup.register_fake
-def _(x: Tensor, table: Tensor, site: str, in_scale: float, in_zero_point: int, scale: float, zero_point: int) -> Tensor:
+def _(
+    x: Tensor,
+    table: Tensor,
+    site: str,
+    in_scale: float,
+    in_zero_point: int,
+    scale: float,
+    zero_point: int,
+    qmin: int,
+    qmax: int,
+    form: str,
+) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 

@@ -1,7 +1,7 @@
 """Placeholders to standard operators.
 
 1. QuantizeDequantize -> QuantizeLinear [-> Clip on codes] -> DequantizeLinear; the code tensor is marked as the site's.
-2. Lookup -> QuantizeLinear (undone later against the DequantizeLinear before it) -> Cast -> Gather -> DequantizeLinear.
+2. Lookup -> the nodes of `tables`.
 3. DequantizeWeight -> packed initialiser [-> Cast to INT8] -> DequantizeLinear along axis 0, with an explicit zero point:
    without one ONNX Runtime 1.31 leaves Gemm in float.
 4. DequantizeBias -> DequantizeLinear along axis 0, int32, no zero point.
@@ -18,8 +18,9 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from mixport.errors import InvariantError
 from mixport.lower.layer_norm import expand_layer_norm
-from mixport.lower.onnx_graph import LAYER, SITE, UNDOES, constant_of, initializer, mark, node, replace
+from mixport.lower.onnx_graph import LAYER, SITE, constant_of, initializer, mark, node, replace
 from mixport.lower.portable_forms import expand_softmax
+from mixport.lower.tables import expand_table
 from mixport.lower.translate import DOMAIN
 from mixport.targets import Target
 
@@ -44,7 +45,7 @@ class ExpandPlaceholdersPass(InPlacePass):
         """Replace every mixport:: node."""
         handlers = {
             "QuantizeDequantize": self._quantize,
-            "Lookup": self._lookup,
+            "Lookup": expand_table,
             "DequantizeWeight": self._weight,
             "DequantizeBias": self._bias,
             "Softmax": expand_softmax,
@@ -67,7 +68,7 @@ class ExpandPlaceholdersPass(InPlacePass):
     def _quantize(self, graph: ir.Graph, old: ir.Node) -> None:
         storage = old.attributes["storage"].as_string()
         low, high = old.attributes["qmin"].as_int(), old.attributes["qmax"].as_int()
-        site = self._site(graph, old, "scale", "zero_point", storage)
+        site = self._site(graph, old, storage)
         info = np.iinfo(storage)
         clipped = (low, high) != (info.min, info.max)
         quantize = node(
@@ -84,22 +85,6 @@ class ExpandPlaceholdersPass(InPlacePass):
             codes = clip.outputs[0]
         mark(codes, SITE, site.name)
         self._dequantize(graph, old, nodes, codes, site, storage)
-
-    def _lookup(self, graph: ir.Graph, old: ir.Node) -> None:
-        before = self._site(graph, old, "in_scale", "in_zero_point", "uint8", suffix="/in_scale")
-        site = self._site(graph, old, "scale", "zero_point", "uint8")
-        table = constant_of(old.inputs[1])
-        if table is None:
-            raise InvariantError(f"table of {site.name} is not constant")
-        entries = initializer(graph, f"{site.name}/table", table.astype(np.uint8))
-        back = node(
-            "QuantizeLinear", [old.inputs[0], before.scale, before.zero_point], output=f"{site.name}/in", name=f"{site.name}/QuantizeLinear"
-        )
-        mark(back.outputs[0], UNDOES, site.name)
-        index = node("Cast", [back.outputs[0]], output=f"{site.name}/index", name=f"{site.name}/Cast", to=int(ir.DataType.INT32))
-        gather = node("Gather", [entries, index.outputs[0]], output=site.name, name=f"{site.name}/Gather", axis=0)
-        mark(gather.outputs[0], SITE, site.name)
-        self._dequantize(graph, old, [back, index, gather], gather.outputs[0], site, "uint8")
 
     def _weight(self, graph: ir.Graph, old: ir.Node) -> None:
         name, bits = old.attributes["site"].as_string(), old.attributes["bits"].as_int()
@@ -144,13 +129,13 @@ class ExpandPlaceholdersPass(InPlacePass):
         graph.insert_before(old, dequantize)
         replace(old.outputs[0], dequantize.outputs[0])
 
-    def _site(self, graph: ir.Graph, old: ir.Node, scale: str, zero_point: str, storage: str, *, suffix: str = "/scale") -> _Site:
+    def _site(self, graph: ir.Graph, old: ir.Node, storage: str) -> _Site:
         name = old.attributes["site"].as_string()
-        value = np.asarray(old.attributes[scale].as_float(), np.float32)
+        value = np.asarray(old.attributes["scale"].as_float(), np.float32)
         return _Site(
             name=name,
-            scale=initializer(graph, f"{name}{suffix}", value),
-            zero_point=_scalar(graph, old.attributes[zero_point].as_int(), storage),
+            scale=initializer(graph, f"{name}/scale", value),
+            zero_point=_scalar(graph, old.attributes["zero_point"].as_int(), storage),
         )
 
     def _dequantize(self, graph: ir.Graph, old: ir.Node, nodes: list[ir.Node], codes: ir.Value, site: _Site, storage: str) -> None:

@@ -101,7 +101,9 @@ def check_sites(model: ir.Model, quantized: QuantizedModel) -> None:
             bounds = [int(b) for b in (constant_of(producer.inputs[1]), constant_of(producer.inputs[2])) if b is not None]
             if bounds != [site.params.qmin, site.params.qmax]:
                 raise InvariantError(f"site {site.name}: range {bounds}, expected {[site.params.qmin, site.params.qmax]}")
-            producer = producer.inputs[0].producer() if producer.inputs[0] is not None else None
+            codes = producer.inputs[0]
+            # A Clip among several readers is a table that bounds its index: its codes have a scale of their own.
+            producer = codes.producer() if codes is not None and len(codes.uses()) == 1 else None
         held = [(n, scale) for n in value.consumers() if n.op_type == "DequantizeLinear"]
         if producer is not None and producer.op_type == "QuantizeLinear":
             held.append((producer, scale_undoing_factor(producer, scale)))

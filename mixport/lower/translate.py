@@ -53,7 +53,7 @@ _BIAS = _placeholder("DequantizeBias", {"codes": "tensor(int32)", "scale": _FLOA
 _LOOKUP = _placeholder(
     "Lookup",
     {"x": _FLOAT, "table": "tensor(uint8)"},
-    {"site": _TEXT, "in_scale": _REAL, "in_zero_point": _INT, "scale": _REAL, "zero_point": _INT},
+    {"site": _TEXT, "in_scale": _REAL, "in_zero_point": _INT, "scale": _REAL, "zero_point": _INT, "form": _TEXT},
 )
 _SOFTMAX = _placeholder("Softmax", {"x": _FLOAT}, {"bits": _INT})
 _LAYER_NORM = _placeholder(
@@ -75,8 +75,19 @@ def _dequantize_weight(codes: Any, scale: Any, site: str, bits: int) -> Any:
     return _BIAS(codes, scale, site=site) if bits == 32 else _WEIGHT(codes, scale, site=site, bits=bits)
 
 
-def _lookup(x: Any, table: Any, site: str, in_scale: float, in_zero_point: int, scale: float, zero_point: int) -> Any:
-    return _LOOKUP(x, table, site=site, in_scale=in_scale, in_zero_point=in_zero_point, scale=scale, zero_point=zero_point)
+def _lookup(
+    x: Any,
+    table: Any,
+    site: str,
+    in_scale: float,
+    in_zero_point: int,
+    scale: float,
+    zero_point: int,
+    qmin: int,
+    qmax: int,
+    form: str,
+) -> Any:
+    return _LOOKUP(x, table, site=site, in_scale=in_scale, in_zero_point=in_zero_point, scale=scale, zero_point=zero_point, form=form)
 
 
 def _softmax(x: Any, bits: int) -> Any:

@@ -15,6 +15,7 @@ from mixport.quantize.ceil_modes import settle_ceil_modes
 from mixport.quantize.constants import fold_constants
 from mixport.quantize.conv_classifier import linear_classifiers
 from mixport.quantize.fx_graph import arguments, aten, call, clean, only_user, record_shapes, shape_of, tensor_arg
+from mixport.quantize.gated_functions import expand_gated_functions
 from mixport.quantize.identities import drop_identities
 from mixport.quantize.layerscale import fold_layerscale
 from mixport.quantize.padding import crop_before_padding, fold_infinite_pads
@@ -152,6 +153,7 @@ REWRITES = (
     recompose,
     fold_constants,
     drop_identities,
+    expand_gated_functions,
     join_equal_operands,
     fold_infinite_pads,
     settle_ceil_modes,

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from mixport import integer
 from mixport.artifacts import ActivationSite, Decision, WeightSite
 from mixport.errors import InvariantError
+from mixport.multiplication import is_product_proved, moved_scales
 from mixport.quantize.fx_graph import (
     SharedConstants,
     add_constant,
     arguments,
     aten,
     call,
-    operator_of,
     tensor_arg,
     tensor_list_arg,
 )
@@ -27,28 +28,32 @@ from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.plan import Plan, SitePlan
 from mixport.quantize.roles import CODE_MOVES
 from mixport.quantize.site_plan import short_op
+from mixport.quantize.tables import make_table
 from mixport.quantize.widths import LayerWidths
 from mixport.quantspec import QuantParams
 from mixport.targets import Target
 from mixport.torch_ops import OPS
 
 
-def insert_activations(graph: fx.GraphModule, plan: Plan, params: Mapping[str, QuantParams]) -> list[ActivationSite]:
+def insert_activations(graph: fx.GraphModule, plan: Plan, params: Mapping[str, QuantParams], target: Target) -> list[ActivationSite]:
     """Insert every activation quantiser of the plan; returns the sites in graph order."""
+    tied = {name for group in plan.groups for name in group.members}
     placed: dict[fx.Node, fx.Node] = {}
     sites: list[ActivationSite] = []
     for site in plan.sites:
         if site.base is not None:
             sites.extend(_requantise(graph, site, params[site.name], placed))
             continue
+        own = params[site.name]
         if site.chain:
-            quantised = _table(graph, site, params[site.name])
+            quantised, own = _table(graph, site, own, target=target, tied=site.name in tied)
         else:
             source = site.tensor if site.bounds is None else tensor_arg(site.tensor, 0)
-            quantised = _quantiser(graph, source, site.name, params[site.name], after=site.tensor)
+            own = _product_params(source, own, free=target.portable and target.scale.form == "float32" and site.name not in tied)
+            quantised = _quantiser(graph, source, site.name, own, after=site.tensor)
         _redirect_readers(site.tensor, quantised)
         placed[site.tensor] = quantised
-        sites.append(_record(site, site.name, params[site.name]))
+        sites.append(_record(site, site.name, own))
     return sites
 
 
@@ -100,8 +105,8 @@ def code_params(node: fx.Node) -> QuantParams | None:
     if origin is None:
         return None
     if origin.target is OPS.lookup.default:
-        scale, zero_point = arguments(origin)[5:7]
-        return QuantParams(scale=scale, zero_point=zero_point, qmin=0, qmax=255, storage="uint8")
+        scale, zero_point, qmin, qmax = arguments(origin)[5:9]
+        return QuantParams(scale=scale, zero_point=zero_point, qmin=qmin, qmax=qmax, storage="uint8")
     _, _, scale, zero_point, qmin, qmax, storage = arguments(origin)
     return QuantParams(scale=scale, zero_point=zero_point, qmin=qmin, qmax=qmax, storage=storage)
 
@@ -161,24 +166,46 @@ def _requantise(graph: fx.GraphModule, site: SitePlan, params: QuantParams, plac
     return records
 
 
-def _table(graph: fx.GraphModule, site: SitePlan, params: QuantParams) -> fx.Node:
-    """The chain of one-value functions as a 256-entry table: evaluated in float64, quantised once."""
+def _table(graph: fx.GraphModule, site: SitePlan, params: QuantParams, *, target: Target, tied: bool) -> tuple[fx.Node, QuantParams]:
+    """The chain of one-value functions as a 256-entry table, and the parameters of its codes; see mixport.quantize.tables."""
     head, tail = site.chain[0], site.chain[-1]
     source = tensor_arg(head, 0)
     inputs = code_params(source)
     if inputs is None or inputs.storage != "uint8":
         raise InvariantError(f"table {site.name} reads no 8-bit codes")
-    values: Tensor = (torch.arange(256, dtype=torch.float64) - inputs.zero_point) * inputs.scale
-    for node in site.chain:
-        values = operator_of(node)(values, *node.args[1:], **node.kwargs)
-    entries = integer.quantise(values.float().numpy(), scale=params.scale, zero_point=params.zero_point, qmin=params.qmin, qmax=params.qmax)
-    table = add_constant(graph, torch.as_tensor(entries.astype(np.uint8)), name=f"{site.name}_table", before=tail)
+    free = not tied and target.scale.form == "float32"
+    made = make_table(site.chain, inputs, params, floats=frozenset(target.functions.float), may_move=free)
+    params = made.params
+    table = add_constant(graph, torch.as_tensor(made.entries), name=f"{site.name}_table", before=tail)
     with graph.graph.inserting_after(tail):
         node = graph.graph.call_function(
-            OPS.lookup.default, (source, table, site.name, inputs.scale, inputs.zero_point, params.scale, params.zero_point)
+            OPS.lookup.default,
+            (
+                source,
+                table,
+                site.name,
+                inputs.scale,
+                inputs.zero_point,
+                params.scale,
+                params.zero_point,
+                params.qmin,
+                params.qmax,
+                made.form,
+            ),
         )
     _copy_provenance(node, tail)
-    return node
+    return node, params
+
+
+def _product_params(source: fx.Node, params: QuantParams, *, free: bool) -> QuantParams:
+    """Those of a product of two code tensors, its scale moved by units in the last place to where all machines give the same codes."""
+    if not free or source.target is not aten.mul.Tensor or params.storage != "uint8" or len(source.all_input_nodes) != 2:
+        return params
+    a, b = (code_params(operand) for operand in source.all_input_nodes)
+    if a is None or b is None or "int16" in (a.storage, b.storage):
+        return params
+    moved = (replace(params, scale=scale) for scale in moved_scales(params.scale))
+    return next((one for one in moved if is_product_proved(a, b, one)), params)
 
 
 def _output_params(node: fx.Node, live: set[fx.Node]) -> QuantParams | None:

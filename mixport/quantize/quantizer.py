@@ -25,6 +25,7 @@ from mixport.quantize.carriers import group_params
 from mixport.quantize.conv_channels import level_convolutions
 from mixport.quantize.float_model import FloatModel
 from mixport.quantize.fx_graph import clean
+from mixport.quantize.gated_functions import settle_gates
 from mixport.quantize.insert import insert_activations, insert_weights
 from mixport.quantize.layernorm_channels import level_layernorms
 from mixport.quantize.learner import Learner
@@ -154,7 +155,7 @@ def quantize(
         params, integers = learned.params, learned.integers
         raised += learned.decisions
     parts = FloatParts.of(graph, plan, widths)
-    sites = insert_activations(graph, plan, params)
+    sites = insert_activations(graph, plan, params, target)
     weights, moved = insert_weights(graph, widths, integers, target)
     few = _few_images(model, calibration)
     loss = search_loss(graph, parts, params, lambda: _batches(few, model, _batch_size(model) if captured.dynamic_batch else 1))
@@ -213,7 +214,7 @@ def choose_params(plan: Plan, histograms: dict[str, Histogram], target: Target) 
                 power=ATTENTION_P if site.op == "softmax" else P,
                 margin=OUTPUT_MARGIN if site.is_output else None,
             )
-    return widen_pool_scales(plan, params, rule)
+    return settle_gates(plan, widen_pool_scales(plan, params, rule), rule)
 
 
 def float_logits(model: FloatModel, images: NDArray[np.uint8], *, progress: Progress | None = None) -> NDArray[np.float32]:

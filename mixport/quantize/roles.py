@@ -107,6 +107,8 @@ _UNARY = {
     aten.div.Scalar,
 }
 _CONCATS = {aten.cat.default, aten.concat.default}
+FUNCTION_GATE, FUNCTION_RESULT = "mixport_function_gate", "mixport_function_result"
+"""In the meta of the two operators that stand for one function of the model, which the second one's codes are named after."""
 CHANNEL_BOUNDS = "mixport_channel_bounds"
 """In the meta of a clamp with an upper bound for each channel: 0 and the lowest of them, at which its codes saturate."""
 
@@ -117,6 +119,11 @@ def classify(graph: fx.GraphModule) -> dict[fx.Node, Kind]:
     for node in graph.graph.nodes:
         kinds[node] = _kind(graph, node, kinds)
     return kinds
+
+
+def reads_one_value(node: fx.Node) -> bool:
+    """True for a function of one value, as far as the operator and its tensors tell."""
+    return node.op == "call_function" and node.target in _UNARY and len(node.all_input_nodes) == 1 and clamp_bounds(node) is None
 
 
 def clamp_bounds(node: fx.Node) -> tuple[float, float | None] | None:

@@ -9,7 +9,7 @@ from torch import fx
 
 from mixport.artifacts import Decision
 from mixport.quantize.fx_graph import module_path, tensor_arg
-from mixport.quantize.roles import Kind
+from mixport.quantize.roles import FUNCTION_GATE, FUNCTION_RESULT, Kind
 from mixport.quantspec import Role
 
 _NAMED_BY_MODULE = frozenset({Kind.LAYER, Kind.UNARY, Kind.CLAMP, Kind.POOL, Kind.FLOAT})
@@ -97,7 +97,8 @@ def birth_name(node: fx.Node, kind: Kind) -> str:
     path = module_path(node)
     if not path:
         return short_op(node)
-    return path if kind in _NAMED_BY_MODULE else f"{path}.{short_op(node)}"
+    is_module = node.meta.get(FUNCTION_RESULT, False) or (kind in _NAMED_BY_MODULE and not node.meta.get(FUNCTION_GATE, False))
+    return path if is_module else f"{path}.{short_op(node)}"
 
 
 def unique_name(wanted: str, used: set[str]) -> str:

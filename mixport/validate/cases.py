@@ -41,8 +41,9 @@ def cases_for(unit: FusedUnit, *, shapes: Mapping[str, tuple[int | None, ...]], 
         shapes: shapes of the file's tensors, as far as known: pooling windows and inner sizes come from there.
         rng: source of every random choice.
     """
-    if unit.kind in ("requantise", "table"):
-        return (_all_codes(unit.inputs[0]),)
+    if unit.kind in ("requantise", "table", "function"):
+        # GatherElements wants an index of the table's rank.
+        return (_all_codes(unit.inputs[0], flat=unit.node.op == "GatherElements"),)
     if unit.kind in ("add", "multiply"):
         return _all_pairs(unit)
     if unit.kind == "average":
@@ -52,8 +53,9 @@ def cases_for(unit: FusedUnit, *, shapes: Mapping[str, tuple[int | None, ...]], 
     return _layer(unit, rng)
 
 
-def _all_codes(source: CodeInput) -> Case:
-    return Case(kind="all-codes", feeds={source.name: np.arange(source.low, source.high + 1).astype(source.dtype)[None, :]})
+def _all_codes(source: CodeInput, *, flat: bool = False) -> Case:
+    codes = np.arange(source.low, source.high + 1).astype(source.dtype)
+    return Case(kind="all-codes", feeds={source.name: codes if flat else codes[None, :]})
 
 
 def _all_pairs(unit: FusedUnit) -> tuple[Case, ...]:

@@ -29,6 +29,8 @@ class Classified:
 _UNKNOWN = TensorInfo(kind="unknown")
 _INDEX = TensorInfo(kind="index")
 _FLOAT = TensorInfo(kind="float")
+TABLES = frozenset({"Gather", "GatherElements"})
+"""Operators that read a table of codes."""
 _FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 
 
@@ -40,7 +42,7 @@ def classify(node: Node, around: Surroundings) -> Classified:
     if node.op in SOURCES:
         kind = _FLOAT if np.asarray(node.attributes.get("value", np.zeros(1, np.float32))).dtype.kind == "f" else _INDEX
         return Classified(how="source", info=kind if node.op == "ConstantOfShape" else infos[0])
-    if node.op == "Gather" and _is_table(infos):
+    if node.op in TABLES and _is_table(infos):
         table = infos[0]
         return Classified(how="move", info=replace(table, kind="codes", constant=False), site=True)
     if node.op == "MaxPool" and len(node.outputs) > 1:

@@ -47,7 +47,7 @@ def element_of(unit: FusedUnit, feeds: Mapping[str, Array], index: tuple[int, ..
         feeds: codes of its inputs by name.
         index: position in its output.
     """
-    if unit.kind in ("add", "multiply", "requantise", "table") or unit.uncut:
+    if unit.kind in ("add", "multiply", "requantise", "table", "function") or unit.uncut:
         return _pointwise(unit, feeds, index)
     if unit.kind == "average":
         source = unit.inputs[0]
@@ -62,7 +62,7 @@ def element_of(unit: FusedUnit, feeds: Mapping[str, Array], index: tuple[int, ..
 
 def _pointwise(unit: FusedUnit, feeds: Mapping[str, Array], index: tuple[int, ...]) -> Element:
     operands = tuple(_one(source, feeds[source.name], index) for source in unit.inputs)
-    if unit.uncut or unit.kind == "table" or any(operand.code is None for operand in operands):
+    if unit.uncut or unit.kind in ("table", "function") or any(operand.code is None for operand in operands):
         return Element(operands=operands)
     reals = [(operand.code or 0) - source.zero_point for operand, source in zip(operands, unit.inputs, strict=True)]
     scales = [float(source.scale) for source in unit.inputs]

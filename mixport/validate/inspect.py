@@ -86,8 +86,8 @@ def _unit(unit: FusedUnit, plan: Plan) -> NodeDescription:
     return NodeDescription(
         name=unit.node.name,
         op=unit.node.op,
-        output=unit.output,
-        compute="integer" if unit.kind != "requantise" else "float",
+        output=unit.site,
+        compute="integer" if unit.kind not in ("requantise", "function") else "float",
         weight_bits=_weight_bits(unit, plan),
         activation_bits=None if source is None else _bits(source.low, source.high),
     )

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from mixport.errors import BadInputError, UnsupportedModelError
+from mixport.validate.float_tables import evaluate_function
 from mixport.validate.graph import Array, infer_shapes, read_graph
 from mixport.validate.kernels_elementwise import ELEMENTWISE, SOURCES, shape_of
 from mixport.validate.kernels_integer import FUSED, quantise
@@ -198,6 +199,11 @@ def _dequantise_step(step: Step, args: Known) -> tuple[Value, ...]:
     return (Dequantised(codes=codes, quantisation=step.quantisation),)
 
 
+def _function_step(step: Step, args: Known) -> tuple[Value, ...]:
+    assert step.function is not None and args[0] is not None
+    return (evaluate_function(step.function, as_array(args[0])),)
+
+
 def _array_step(step: Step, args: Known) -> tuple[Value, ...]:
     op = step.node.op
     kernel = JOINS.get(op) or ELEMENTWISE.get(op) or REDUCTIONS.get(op) or SOURCES[op]
@@ -214,6 +220,7 @@ _STEPS: Mapping[str, Callable[[Step, Known], tuple[Value, ...]]] = MappingProxyT
         "join": _array_step,
         "elementwise": _array_step,
         "source": _array_step,
+        "function": _function_step,
     }
 )
 

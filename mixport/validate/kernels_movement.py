@@ -82,6 +82,13 @@ def _gather(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
     return (np.take(_data(args), indices.astype(np.int64), axis=node.attributes.get("axis", 0)),)
 
 
+def _gather_elements(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
+    data, indices, axis = _data(args), args[1], node.attributes.get("axis", 0)
+    assert indices is not None
+    wide = indices.astype(np.int64)
+    return (np.take_along_axis(data, np.where(wide < 0, wide + data.shape[axis], wide), axis=axis),)
+
+
 def _expand(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
     data = _data(args)
     return (np.broadcast_to(data, np.broadcast_shapes(data.shape, _ints(node, args, 1) or ())).copy(),)
@@ -168,6 +175,7 @@ MOVES: Mapping[str, Kernel] = MappingProxyType(
         "Slice": _slice,
         "Split": _split,
         "Gather": _gather,
+        "GatherElements": _gather_elements,
         "Expand": _expand,
         "Tile": _tile,
         "DepthToSpace": _depth_to_space,

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from mixport.file_facts import FileFacts, Form, LayerIntegers, NodeFacts, OutputCodes
+from mixport.validate.classify import TABLES
 from mixport.validate.graph import Array, Node
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.kernels_movement import JOINS, MOVES
 from mixport.validate.plan import Plan, Step
 from mixport.validate.units import CodeInput, FusedUnit
 
-_FORMS: Mapping[str, Form] = {"add": "add", "multiply": "multiply", "average": "average", "requantise": "requantise", "table": "table"}
+_FORMS: Mapping[str, Form] = {"add": "add", "multiply": "multiply", "average": "average", "requantise": "requantise", "table": "table", "function": "function"}
 
 
 def facts_of(interpreter: Interpreter, *, input_shape: tuple[int, ...], pair_limit: int | None = None, portable: bool = True) -> FileFacts:
@@ -63,7 +64,7 @@ def _of_unit(unit: FusedUnit, plan: Plan) -> NodeFacts:
     return NodeFacts(
         node=unit.node.name,
         op=unit.node.op,
-        site=unit.output,
+        site=unit.site,
         form=form,
         scales=tuple(float(end.scale) for end in ends),
         zero_points=tuple(int(end.zero_point) for end in ends),
@@ -132,7 +133,9 @@ def _other_quantisation(node: Node, plan: Plan) -> str:
             continue
         maker = plan.graph.producer.get(reader.input(0))
         while maker is not None and maker.op != "QuantizeLinear" and (maker.op in MOVES or maker.op in JOINS or maker.op == "Clip"):
-            maker = plan.graph.producer.get(maker.input(0)) if maker.op != "Gather" else None
+            # A Clip among several readers is a table that bounds its index: its codes have a scale of their own.
+            relabels = maker.op in TABLES or (maker.op == "Clip" and len(plan.graph.consumers.get(maker.input(0), ())) > 1)
+            maker = None if relabels else plan.graph.producer.get(maker.input(0))
         if maker is None or maker.op != "QuantizeLinear":
             continue
         for position, what in ((1, "scale"), (2, "zero point")):

@@ -50,7 +50,7 @@ def localise(model: Path | str | onnx.ModelProto, divergence: Divergence, eviden
     interpreter = Interpreter(model)
     graph = interpreter.plan.graph
     site, index = divergence.site, divergence.index
-    unit = next((unit for unit in interpreter.units if unit.output == site), None)
+    unit = next((unit for unit in interpreter.units if site in (unit.output, unit.site)), None)
     node = unit.node if unit is not None else graph.producer.get(site)
     operands: tuple[Operand, ...] = () if unit is None else tuple(Operand(name=i.name, code=None, count=0) for i in unit.inputs)
     element = Element(operands=operands)

@@ -9,7 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
+from mixport.float_functions import FloatFunction
 from mixport.validate.classify import classify
+from mixport.validate.float_tables import Cone, float_function, prove_cones
 from mixport.validate.fusion import FUSED_OPERATORS, Fused, FusedKind, NotFused, Surroundings, fuse, saturation_of
 from mixport.validate.graph import Array, Graph, Node
 from mixport.validate.kernels_elementwise import CAST_TYPES, ELEMENTWISE, SOURCES, shape_of
@@ -27,6 +29,7 @@ How = Literal[
     "elementwise",
     "source",
     "shape",
+    "function",
     "island",
 ]
 """How a node is executed; `pass` is a node that a fused operator has absorbed."""
@@ -45,6 +48,8 @@ class Step:
         reason: why it is an island, or why a quantisable node is computed in float, or a warning.
         absorbed: nodes between a fused node and its QuantizeLinear.
         expiring: tensors that nobody needs after this step.
+        function: of a `function` step.
+        cone: of a `quantise` step, whose codes are a function of one code tensor.
     """
 
     node: Node
@@ -55,6 +60,8 @@ class Step:
     reason: str = ""
     absorbed: tuple[Node, ...] = ()
     expiring: tuple[str, ...] = ()
+    function: FloatFunction | None = None
+    cone: Cone | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +70,7 @@ class Site:
 
     Attributes:
         name: of the tensor.
-        node: QuantizeLinear, integer Clip or table Gather that gives it.
+        node: QuantizeLinear, integer Clip or table (Gather, GatherElements) that gives it.
         low: smallest code.
         high: largest code.
         dtype: of the codes.
@@ -101,6 +108,7 @@ class _Planner:
         self.tensors: dict[str, TensorInfo] = {name: _constant_info(array) for name, array in graph.constants.items()}
         self.sites: list[Site] = []
         self.absorbed: dict[int, Step] = {}
+        self.cones: dict[int, Cone] = {}
         self.around = Surroundings(graph=graph, tensors=self.tensors, constants=self.constants)
         for port in graph.inputs:
             dtype = _port_dtype(port.elem_type)
@@ -210,7 +218,7 @@ class _Planner:
         entry = self.tensors[node.input(0)].kind == "unknown"
         self.tensors[node.outputs[0]] = TensorInfo(kind="codes", low=saturation.low, high=saturation.high, dtype=saturation.dtype)
         self._note_site(node, entry=entry)
-        return Step(node=node, how="quantise", saturation=saturation)
+        return Step(node=node, how="quantise", saturation=saturation, cone=self.cones.get(node.index))
 
     def _fused(self, node: Node, fused: Fused) -> Step:
         saturation = fused.saturation
@@ -235,6 +243,10 @@ class _Planner:
         return node.op == "Add" and "not an integer multiple" in refused.reason
 
     def _plain(self, node: Node, refused: str) -> Step:
+        function = float_function(node)
+        proved = None if function is None else self._function(node, function)
+        if proved is not None:
+            return proved
         found = classify(node, self.around)
         if found.how == "island":
             return self._island(node, refused or found.reason)
@@ -267,13 +279,27 @@ class _Planner:
 
     def _note_clip(self, node: Node) -> None:
         info = self.tensors[node.outputs[0]]
-        self.sites = [replace(site, low=info.low, high=info.high) if site.name == node.outputs[0] else site for site in self.sites]
+        name = node.outputs[0]
+        if any(site.name == name for site in self.sites):
+            self.sites = [replace(site, low=info.low, high=info.high) if site.name == name else site for site in self.sites]
+        elif info.dtype is not None:  # one reader of the codes among several: a table that bounds its index
+            self.sites.append(Site(name=name, node=node, low=info.low, high=info.high, dtype=info.dtype, entry=False))
 
     def _note_table(self, node: Node) -> None:
         info = self.tensors[node.outputs[0]]
         assert info.dtype is not None
         entry = self.tensors[node.input(1)].kind == "unknown"
-        self.sites.append(Site(name=node.outputs[0], node=node, low=info.low, high=info.high, dtype=info.dtype, entry=entry))
+        name = _unflattened(node, self.graph)
+        self.sites.append(Site(name=name, node=node, low=info.low, high=info.high, dtype=info.dtype, entry=entry))
+
+    def _function(self, node: Node, function: FloatFunction) -> Step | None:
+        """A float function behind codes, where every runtime is proved to give the same codes behind it."""
+        cones, refused = prove_cones(node, self.around)
+        if refused:
+            return None
+        self.cones.update(cones)
+        self.tensors[node.outputs[0]] = TensorInfo(kind="float")
+        return Step(node=node, how="function", function=function)
 
 
 def build_plan(graph: Graph) -> Plan:
@@ -295,6 +321,31 @@ def _plain_array(value: Value) -> Array:
 
 def _port_dtype(elem_type: int) -> np.dtype[Any]:
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
+
+
+def _unflattened(table: Node, graph: Graph) -> str:
+    """Name of the codes that a table gives: behind the Reshape, and the Transpose of channels-last codes, that undo flattening."""
+    name, index = table.outputs[0], graph.producer.get(table.input(1))
+    flat = graph.producer.get(index.input(0)) if index is not None and index.op == "Cast" else index
+    if table.op != "GatherElements" or flat is None or flat.op != "Reshape":
+        return name
+    shaped = _only_reader(name, "Reshape", graph)
+    if shaped is None:
+        return name
+    before = graph.producer.get(flat.input(0))
+    back = _only_reader(shaped.outputs[0], "Transpose", graph)
+    undone = before is not None and before.op == "Transpose" and back is not None and _are_inverse(before, back)
+    return back.outputs[0] if undone and back is not None else shaped.outputs[0]
+
+
+def _only_reader(name: str, op: str, graph: Graph) -> Node | None:
+    readers = graph.consumers.get(name, ())
+    return readers[0] if len(readers) == 1 and readers[0].op == op and not graph.is_output(name) else None
+
+
+def _are_inverse(first: Node, second: Node) -> bool:
+    a, b = (node.attributes.get("perm", ()) for node in (first, second))
+    return len(a) == len(b) and bool(a) and all(a[place] == axis for axis, place in enumerate(b))
 
 
 def _with_expiry(steps: list[Step], graph: Graph) -> tuple[Step, ...]:

@@ -53,13 +53,13 @@ def _decisions(interpreter: Interpreter, target: Target) -> Iterator[Decision]:
 
 def _unit(unit: FusedUnit, plan: Plan, target: Target) -> Iterator[Decision]:
     where = f"node {unit.node.name}"
-    if unit.kind not in ("requantise", "table"):
+    if unit.kind not in ("requantise", "table", "function"):
         allowed = target.operators.integer
         yield _decide(where, unit.node.op in allowed, f"integer {unit.node.op}, allowed {', '.join(allowed)}")
     for source in unit.inputs:
         if target.activations.zero_point == "zero" and source.zero_point != 0:
             yield _decide(where, False, f"zero point {source.zero_point} of {source.name}, allowed 0")
-        if target.scale.form == "power-of-two" and unit.kind != "table" and np.frexp(source.scale)[0] != 0.5:
+        if target.scale.form == "power-of-two" and unit.kind not in ("table", "function") and np.frexp(source.scale)[0] != 0.5:
             yield _decide(where, False, f"scale {source.scale} of {source.name}, allowed powers of two")
     if unit.weight is None:
         return

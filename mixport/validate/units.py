@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mixport.validate.classify import TABLES
+from mixport.validate.float_tables import Cone, float_function
 from mixport.validate.graph import Node
+from mixport.validate.kernels_movement import MOVES
 from mixport.validate.values import Dequantised, Saturation, TensorInfo
 
 if TYPE_CHECKING:
     from mixport.validate.plan import Plan, Step
 
-UnitKind = Literal["conv", "gemm", "matmul", "add", "multiply", "average", "requantise", "table"]
+UnitKind = Literal["conv", "gemm", "matmul", "add", "multiply", "average", "requantise", "table", "function"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class FusedUnit:
 
     Attributes:
         kind: what it computes.
-        node: the compute node; QuantizeLinear for requantise, Gather for a table.
+        node: the compute node; QuantizeLinear for requantise, Gather or GatherElements for a table, the float operator for a function.
         inputs: code tensors that change with the model's input, in order.
         weight: centred integers, output channels first: [O, I / groups, ...] or [N, K]; None without a constant weight.
         weight_scale: float32 [O] or one value.
@@ -58,6 +61,7 @@ class FusedUnit:
         output: name of the tensor that it gives: a site, or floats.
         nodes: in graph order, without those that compute constants.
         warning: something in the file that kernels may disagree on.
+        named: name of the site, where that is another tensor than `output`.
         uncut: why the unit cannot be cut out as a model of its own, empty where it can.
     """
 
@@ -76,6 +80,12 @@ class FusedUnit:
     uncut: str = ""
     weight_zero_point: int = 0
     weight_signed: bool = True
+    named: str = ""
+
+    @property
+    def site(self) -> str:
+        """Name of the code tensor that the file is known by: a table's flat codes get their shape back in a tensor of their own."""
+        return self.named or self.output
 
 
 def fused_units(plan: Plan) -> tuple[FusedUnit, ...]:
@@ -84,15 +94,17 @@ def fused_units(plan: Plan) -> tuple[FusedUnit, ...]:
 
 
 def _units(plan: Plan) -> Iterator[FusedUnit]:
-    sites = {site.name: site for site in plan.sites}
+    tables = {site.node.index: site.name for site in plan.sites if site.node.op in TABLES}
     for step in plan.steps:
         node = step.node
         if step.how == "fused":
             yield _fused(plan, step)
+        elif step.cone is not None:
+            yield _function(plan, step, step.cone)
         elif step.how == "quantise" and plan.tensors[node.input(0)].kind == "dequantised":
             yield _unit(plan, step, kind="requantise", data=(node.input(0),), chain=(node,))
-        elif step.how == "move" and node.op == "Gather" and node.outputs[0] in sites:
-            yield _table(plan, node)
+        elif step.how == "move" and node.index in tables:
+            yield _table(plan, node, tables[node.index])
 
 
 def _fused(plan: Plan, step: Step) -> FusedUnit:
@@ -140,7 +152,27 @@ def _unit(plan: Plan, step: Step, *, kind: UnitKind, data: tuple[str, ...], chai
     )
 
 
-def _table(plan: Plan, node: Node) -> FusedUnit:
+def _function(plan: Plan, step: Step, cone: Cone) -> FusedUnit:
+    nodes, output = _with_clip(plan, cone.nodes)
+    dequantiser = next(node for node in cone.nodes if node.op == "DequantizeLinear")
+    info = plan.tensors[output]
+    return FusedUnit(
+        kind="function",
+        node=next(node for node in cone.nodes if float_function(node) is not None),
+        inputs=(_code_input(cone.codes, plan.tensors[dequantiser.outputs[0]]),),
+        weight=None,
+        weight_scale=None,
+        bias=None,
+        saturation=step.saturation,
+        low=info.low,
+        high=info.high,
+        output=output,
+        nodes=nodes,
+        uncut="data movement stands between the codes and the quantiser" if any(node.op in MOVES for node in nodes) else "",
+    )
+
+
+def _table(plan: Plan, node: Node, site: str) -> FusedUnit:
     source = plan.graph.producer.get(node.input(1))
     info = plan.tensors[source.input(0) if source is not None and source.op == "Cast" else node.input(1)]
     direct = source is not None and source.op == "Cast" and info.kind == "codes"
@@ -159,6 +191,7 @@ def _table(plan: Plan, node: Node) -> FusedUnit:
         output=node.outputs[0],
         nodes=(source, node) if direct and source is not None else (node,),
         uncut="" if direct else "its index is not the Cast of a code tensor",
+        named=site,
     )
 
 

@@ -1,0 +1,100 @@
+"""Functions of one value on codes: the 256 entries, and the form in which lowering writes them.
+
+The entries are the function in float64, quantised once. Where the target says that its runtime computes the float function faster than
+it reads a table, and every runtime is proved to give the table's entries (mixport.float_functions), the file holds the function. A proof
+fails where an entry lies next to the boundary of two codes: the scale then moves by units in the last place, if nothing else is tied to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from mixport import integer
+from mixport.float_functions import FLOAT_FUNCTIONS, proved_codes
+from mixport.multiplication import moved_scales
+from mixport.quantize.fx_graph import argument, aten, operator_of
+from mixport.quantspec import QuantParams
+
+TABLE = "table"
+"""The form of entries that no float function is proved to give."""
+
+_KEYS: Mapping[Any, str] = MappingProxyType(
+    {
+        aten.sigmoid.default: "Sigmoid",
+        aten.tanh.default: "Tanh",
+        aten.hardsigmoid.default: "HardSigmoid",
+        aten.hardswish.default: "HardSwish",
+    }
+)
+_GELUS: Mapping[str, str] = MappingProxyType({"none": "Gelu", "tanh": "Gelu/tanh"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One function of codes, settled.
+
+    Attributes:
+        entries: uint8 [256].
+        params: of the entries; `qmin` and `qmax` are the smallest and the largest of them.
+        form: key of FLOAT_FUNCTIONS, or `table`.
+    """
+
+    entries: NDArray[np.uint8]
+    params: QuantParams
+    form: str
+
+
+def make_table(
+    chain: tuple[fx.Node, ...], source: QuantParams, params: QuantParams, *, floats: frozenset[str] = frozenset(), may_move: bool = False
+) -> Table:
+    """Settle entries and form.
+
+    Args:
+        chain: operators of one value, first to last.
+        source: of the uint8 codes that the first one reads.
+        params: of the result.
+        floats: keys of the functions that the target computes faster in float.
+        may_move: the scale is nobody else's, and may have any value.
+    """
+    key = float_function(chain)
+    if key in floats and params.qmin == 0 and params.qmax == 255:
+        for scale in moved_scales(params.scale) if may_move else (params.scale,):
+            moved = replace(params, scale=scale)
+            codes = proved_codes(FLOAT_FUNCTIONS[key], source, moved)
+            if codes is not None:
+                return Table(entries=codes, params=_within(moved, codes), form=key)
+    entries = _entries(chain, source, params)
+    return Table(entries=entries, params=_within(params, entries), form=TABLE)
+
+
+def float_function(chain: tuple[fx.Node, ...]) -> str | None:
+    """Key of the float function that a chain is, None for a chain of several or of others."""
+    if len(chain) != 1:
+        return None
+    node = chain[0]
+    if node.target is aten.gelu.default:
+        return _GELUS.get(str(argument(node, 1, "approximate") or "none"))
+    return _KEYS.get(node.target)
+
+
+def _entries(chain: tuple[fx.Node, ...], source: QuantParams, params: QuantParams) -> NDArray[np.uint8]:
+    values: Tensor = (torch.arange(256, dtype=torch.float64) - source.zero_point) * source.scale
+    for node in chain:
+        values = operator_of(node)(values, *node.args[1:], **node.kwargs)
+    codes = integer.quantise(values.float().numpy(), scale=params.scale, zero_point=params.zero_point, qmin=params.qmin, qmax=params.qmax)
+    return codes.astype(np.uint8)
+
+
+def _within(params: QuantParams, entries: NDArray[np.uint8]) -> QuantParams:
+    low, high = int(entries.min()), int(entries.max())
+    if low == high:  # a range holds two codes
+        low, high = min(low, params.qmax - 1), min(low, params.qmax - 1) + 1
+    return replace(params, qmin=low, qmax=high)
