@@ -65,7 +65,7 @@ def layer_norm(codes: NDArray[Any], *, weight: ArrayLike, bias: ArrayLike, epsil
     y = (c - m) * float32(D / sqrt(D Q - S^2 + D^2 epsilon / scale^2)) * weight + bias.
     The mean m is float32(S / D) for 8-bit codes. For wider ones it is the nearest integer to float32(S) / D: half a step of 16-bit
     codes, as every code is off by, is far below a step of the 8-bit result, and an integer is what DequantizeLinear subtracts.
-    A bias of zeros is not added.
+    A bias of zeros is not added, and a weight of ones, whose products change nothing, need not be multiplied by.
 
     Args:
         codes: integers of at most 16 bits.

@@ -47,12 +47,13 @@ def expand_layer_norm(graph: ir.Graph, old: ir.Node) -> None:
     if has_integer_mean(storage) and (shape is None or len(shape) != 2):
         codes = step("Reshape", codes, step.integers(-1, len(gamma)))
     normal = normalise(step, codes, len(gamma), offset=offset, storage=storage)
-    scaled = step("Mul", normal, _per_channel(graph, f"{name}/gamma/{old.outputs[0].name}", gamma))
-    if np.any(beta):
-        scaled = step("Add", scaled, _per_channel(graph, f"{name}/beta/{old.outputs[0].name}", beta))
-    if codes is not back.outputs[0]:
-        scaled = _reshaped_back(step, scaled, x, shape)
-    step.insert(old, scaled)
+    together = _rows_together(shape, len(gamma)) if np.any(gamma != 1) or np.any(beta) else 1
+    if together > 1:
+        normal = step("Reshape", normal, step.integers(-1, len(gamma) * together))
+    result = _scaled(step, normal, gamma, beta, together=together)
+    if together > 1 or codes is not back.outputs[0]:
+        result = _reshaped_back(step, result, x, shape)
+    step.insert(old, result)
 
 
 def _by_integer_mean(step: NodeChain, codes: ir.Value, length: int, *, offset: float, storage: str) -> ir.Value:
@@ -90,8 +91,25 @@ def _factor(step: NodeChain, total: ir.Value, squares: ir.Value, length: int, *,
     return step("Div", count, step("Sqrt", step("Add", spread, step.scalar(offset, np.float64))))
 
 
-def _per_channel(graph: ir.Graph, name: str, values: NDArray[np.float32]) -> ir.Value:
-    return initializer(graph, name, values.astype(np.float32))
+def _scaled(step: NodeChain, normal: ir.Value, gamma: NDArray[np.float32], beta: NDArray[np.float32], *, together: int) -> ir.Value:
+    """normal * gamma + beta, without what changes nothing. `normal` holds `together` rows side by side."""
+    for op, name, values in (("Mul", "gamma", gamma), ("Add", "beta", beta)):
+        if np.any(values != (1 if op == "Mul" else 0)):
+            constant = initializer(step.graph, f"{step.name}/{name}", np.tile(values.astype(np.float32), together))
+            normal = step(op, normal, constant)
+    return normal
+
+
+_SHORT, _SPAN = 128, 1024
+"""A runtime broadcasts [D] to [rows, D] row by row. Up to _SHORT values a row that costs as much as the values do; not so at _SPAN."""
+
+
+def _rows_together(shape: ir.Shape | None, length: int) -> int:
+    """How many short rows to take as one: as many as make up _SPAN values at most, and divide the rows of an image."""
+    if shape is None or length > _SHORT:
+        return 1
+    rows = int(np.prod([size for size in shape[:-1] if isinstance(size, int)], dtype=np.int64))
+    return max(count for count in range(1, _SPAN // length + 1) if rows % count == 0)
 
 
 def _reshaped_back(step: NodeChain, rows: ir.Value, x: ir.Value, shape: ir.Shape | None) -> ir.Value:

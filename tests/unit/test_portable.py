@@ -232,6 +232,30 @@ def test_passes_of_a_layer_norm_of_wide_codes() -> None:
     assert operators - row_operators == Counter({"QuantizeLinear": 1, "Cast": 1, "ReduceSum": 2, "Mul": 2, "DequantizeLinear": 1})
 
 
+@pytest.mark.parametrize(
+    ("shape", "together"), [((3, 56, 56, 40), 16), ((3, 49, 96), 7), ((3, 196, 129), 1), ((3, 40), 1), ((3, 8, 1024), 1)]
+)
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8])
+def test_short_rows_are_scaled_several_at_once(shape: tuple[int, ...], together: int, dtype: Any) -> None:
+    """16 * 40 and 7 * 96 values are the most below 1024 that divide the 3136 and 49 rows of an image; 129 are long enough alone."""
+    rng, length = np.random.default_rng(0), shape[-1]
+    codes = rng.integers(0, 256, shape).astype(dtype)
+    weight, bias = rng.normal(1, 0.3, length).astype(f32), rng.normal(0, 0.3, length).astype(f32)
+    case: dict[str, Any] = {"codes": codes, "weight": weight, "bias": bias, "epsilon": 1e-6, "scale": 0.5}
+    model = layer_norm_file(case)
+    sizes = [tuple(tensor.dims) for tensor in model.graph.initializer if tensor.name in {"norm/gamma", "norm/beta"}]
+    assert sizes == [(length * together,)] * 2
+    assert same(runtime(model, codes.astype(f32) * f32(0.5)), portable.layer_norm(**case))
+
+
+def test_a_weight_of_ones_is_not_multiplied_by() -> None:
+    case = normalised("int16", 40)
+    case |= {"weight": np.ones(40, f32), "bias": np.zeros(40, f32)}
+    model = layer_norm_file(case)
+    assert Counter(node.op_type for node in model.graph.node)["Mul"] == 3  # squares of codes, D Q and S^2
+    assert same(runtime(model, case["codes"].astype(f32) * f32(case["scale"])), portable.layer_norm(**case))
+
+
 @pytest.mark.parametrize(("length", "casts_to_double"), [(258, 2), (259, 1)])
 def test_short_rows_of_bytes_are_summed_in_float32(length: int, casts_to_double: int) -> None:
     """Two sums a row are cast to double, or else every code."""
