@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.artifacts import BuildWarning, QuantizedModel
+from mixport.artifacts import BuildWarning, QuantizedModel, RuntimeResult
 from mixport.evaluate import Metrics
+from mixport.form_evidence import unmeasured
 from mixport.output_quality import WEAK_AGREEMENT, WEAK_SQNR_DB, constant_outputs, is_weak, named_classes
 from mixport.search_records import TensorLoss
 
@@ -95,6 +96,17 @@ def zero_weights(layers: Sequence[str]) -> Iterator[BuildWarning]:
             about="weights",
             message=f"all weights are 0 in {', '.join(layers[:_LISTED])}{more}: what goes into these layers has no effect",
             hint="check --weights",
+        )
+
+
+def unmeasured_versions(runtimes: Sequence[RuntimeResult], *, portable: bool) -> Iterator[BuildWarning]:
+    """A warning for each version that ran a portable file and has no result of the conformance kit."""
+    ran = [(library, version) for library, _, version in (one.version.partition(" ") for one in runtimes)]
+    for words in unmeasured(ran) if portable else ():
+        yield BuildWarning(
+            about="portable forms",
+            message=f"no conformance result of {words}: that the forms of this file are exact there is shown by its own comparison only",
+            hint="mixport conformance with the same --runtime",
         )
 
 

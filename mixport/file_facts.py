@@ -74,8 +74,9 @@ class NodeFacts:
         site: what it gives: a code tensor or floats.
         form: what it computes.
         reason: why it is float, or why a node that could run on integers does not; empty as a rule.
-        scales: an Add's, in float32: both inputs and the output; empty elsewhere.
+        scales: an Add's or a Mul's, in float32: both inputs and the output; empty elsewhere, and where one input is constant.
         zero_points: in the same order.
+        ranges: smallest and largest codes, in the same order.
         wrong: what the file gets wrong at this node, empty as a rule: e.g. a bias in another scale than the sums.
     """
 
@@ -86,6 +87,7 @@ class NodeFacts:
     reason: str = ""
     scales: tuple[float, ...] = ()
     zero_points: tuple[int, ...] = ()
+    ranges: tuple[tuple[int, int], ...] = ()
     wrong: str = ""
 
 

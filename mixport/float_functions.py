@@ -4,7 +4,7 @@ Runtimes round functions such as Sigmoid or Gelu differently in the last bits. B
 result is rounded to a code. Where every result lies further from the boundary between two codes than any runtime's error, all runtimes
 give the same codes: `proved_codes` decides that for one pair of quantisers.
 
-The bounds are larger than what the conformance kit measures on its runtimes (forms `function.*`) by the margin stated there.
+The conformance kit measures each runtime against the bounds, divided by MARGIN (forms `function-error.*`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from mixport.quantspec import QuantParams
 
 Double = NDArray[np.float64]
+
+MARGIN = 2.0
+"""The bounds below are at least so many times the largest error that the conformance kit allows a runtime."""
 
 _NO_ATTRIBUTES: Mapping[str, float | str] = MappingProxyType({})
 _HALF_ULP = 2.0**-24

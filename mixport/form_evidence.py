@@ -1,4 +1,4 @@
-"""What the conformance kit measured: one result a runtime, checked in, and what follows for the forms that lowering may use.
+"""What the conformance kit measured: one result a runtime and version, checked in, and what follows for the forms that lowering may use.
 
 `mixport conformance` writes these files; nothing here is a list written by hand.
 """
@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,7 +22,8 @@ from mixport.targets import SessionRules
 SCHEMA_VERSION = 1
 
 SHIPPED = ("native", "x64-avx2", "wasm", "arm64")
-"""Runtimes whose results are part of mixport: a form is portable where all of them agree with the arithmetic."""
+"""Runtimes whose results are part of mixport, each of one version or more: a form is portable where all of them agree with the
+arithmetic."""
 
 _MAX_BYTES = 4 << 20
 
@@ -70,12 +72,12 @@ class FormResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ConformanceResult:
-    """One runtime's result.
+    """One runtime's result, of one version.
 
     Attributes:
         schema_version: of this record.
         mixport: version whose kit was run.
-        name: of the runtime, as in `--runtime NAME`.
+        name: of the runtime, as in `--runtime NAME`, without a version.
         runtime: who computed, with version and processor.
         session: session policy.
         kit_sha256: of the graphs and inputs: results of another kit cannot be compared.
@@ -94,6 +96,12 @@ class ConformanceResult:
     def exact_forms(self) -> frozenset[str]:
         """Forms without a difference here."""
         return frozenset(name for name, form in self.forms.items() if form.exact)
+
+    @property
+    def file_name(self) -> str:
+        """Name of its file in a folder of results: evidence is of one version, and a new version's result leaves the older one."""
+        text = f"{self.name}-{self.runtime.version}"
+        return f"{''.join(c if c.isalnum() or c in '-_.' else '-' for c in text)}.json"
 
     def document(self) -> dict[str, object]:
         """Plain JSON values, in an order that depends on nothing but the content."""
@@ -129,9 +137,51 @@ def write_result(path: Path, result: ConformanceResult) -> None:
 
 
 def shipped_results() -> tuple[ConformanceResult, ...]:
-    """The results that are part of mixport, one for each of SHIPPED. Raises BadInputError where one is gone or damaged."""
-    folder = Path(str(resources.files("mixport"))) / "conformance" / "results"
-    return tuple(read_result(folder / f"{name}.json") for name in SHIPPED)
+    """The results that are part of mixport, in the order of SHIPPED, newest version first.
+
+    Raises:
+        BadInputError: one is damaged, or a runtime of SHIPPED has none.
+    """
+    return read_results(Path(str(resources.files("mixport"))) / "conformance" / "results")
+
+
+def read_results(folder: Path) -> tuple[ConformanceResult, ...]:
+    """The results in a folder of those runtimes that are part of mixport, in the order of SHIPPED, newest version first.
+
+    Raises:
+        BadInputError: one is damaged, or a runtime of SHIPPED has none.
+    """
+    found = [one for one in map(read_result, sorted(folder.glob("*.json"))) if one.name in SHIPPED]
+    for name in SHIPPED:
+        if all(one.name != name for one in found):
+            raise BadInputError(
+                f"{folder} has no conformance result of {name}", hint=f"mixport conformance --runtime {name} --out {folder}"
+            )
+    newest_first = sorted(found, key=lambda one: _version_key(one.runtime.version), reverse=True)
+    return tuple(sorted(newest_first, key=lambda one: SHIPPED.index(one.name)))
+
+
+def _version_key(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)))
+
+
+def unmeasured(runtimes: Iterable[tuple[str, str]], results: Sequence[ConformanceResult] | None = None) -> tuple[str, ...]:
+    """Versions without a result among runtimes that were run, each in words with the versions that have one.
+
+    What they compute was not measured form by form: that a portable file is exact there rests on the comparison of the file itself.
+    Libraries of which no version was measured are left out, as the simulation is.
+
+    Args:
+        runtimes: library and version of each.
+        results: of the runtimes that count; the shipped ones by default.
+    """
+    known: dict[str, list[str]] = {}
+    for result in shipped_results() if results is None else results:
+        known.setdefault(result.runtime.name, []).append(result.runtime.version)
+    missing = [(library, version) for library, version in dict.fromkeys(runtimes) if library in known and version not in known[library]]
+    return tuple(
+        f"{library} {version} (measured: {', '.join(sorted(set(known[library]), key=_version_key))})" for library, version in missing
+    )
 
 
 def portable_forms(results: Sequence[ConformanceResult]) -> frozenset[str]:
@@ -162,8 +212,8 @@ class FormEvidence:
         form: its name.
         exact: on every runtime.
         values: numbers compared, over all runtimes.
-        differs: runtimes on which it is not exact, as `name version`.
-        equal: runtimes on which it is, spelt alike.
+        differs: runtimes on which it is not exact, as `name version`, or `name version, version` where results have several.
+        equal: runtimes on which it is, spelt alike; one name can be in both, with other versions.
     """
 
     form: str
@@ -175,8 +225,8 @@ class FormEvidence:
     def sentence(self) -> str:
         """For a report."""
         if self.exact:
-            return f"{self.form}: exact on {', '.join(self.equal)}, {self.values} values"
-        return f"{self.form}: differs on {', '.join(self.differs)}"
+            return f"{self.form}: exact on {'; '.join(self.equal)}; {self.values} values"
+        return f"{self.form}: differs on {'; '.join(self.differs)}"
 
 
 def form_evidence(form: str, results: Sequence[ConformanceResult] | None = None) -> FormEvidence:
@@ -192,12 +242,19 @@ def form_evidence(form: str, results: Sequence[ConformanceResult] | None = None)
     found = shipped_results() if results is None else tuple(results)
     for result in found:
         if form not in result.forms:
-            raise BadInputError(f"no result for form {form} on {result.name}", hint="mixport conformance --list")
-    spelt = {result.name: f"{result.name} {result.runtime.version}" for result in found}
+            raise BadInputError(f"no result for form {form} on {_spelt([result])[0]}", hint="mixport conformance --list")
     return FormEvidence(
         form=form,
         exact=bool(found) and all(result.forms[form].exact for result in found),
         values=sum(result.forms[form].values for result in found),
-        differs=tuple(spelt[result.name] for result in found if not result.forms[form].exact),
-        equal=tuple(spelt[result.name] for result in found if result.forms[form].exact),
+        differs=_spelt(result for result in found if not result.forms[form].exact),
+        equal=_spelt(result for result in found if result.forms[form].exact),
     )
+
+
+def _spelt(results: Iterable[ConformanceResult]) -> tuple[str, ...]:
+    """Each runtime once, with its versions."""
+    versions: dict[str, list[str]] = {}
+    for result in results:
+        versions.setdefault(result.name, []).append(result.runtime.version)
+    return tuple(f"{name} {', '.join(dict.fromkeys(found))}" for name, found in versions.items())

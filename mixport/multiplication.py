@@ -1,7 +1,8 @@
 """Products of two code tensors: do all machines requantise them to the same codes?
 
-QLinearMul computes float32(a' b') * multiplier + zero_point, then rounds. A machine may fuse the multiplication with the addition, and
-round once in place of twice. Two 8-bit tensors have at most 65,536 products: each is looked at.
+ONNX Runtime's QLinearMul (1.31, 1.32) computes float32(a' b') * (a_scale b_scale / y_scale) + zero_point on x64 and arm64, where a machine may
+fuse the last two operations; under WASM (onnxruntime-web 1.30) it computes (a_scale a') (b_scale b') / y_scale + zero_point. Near a tie
+they differ. Two 8-bit tensors have at most 65,536 products: each is looked at.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mixport import integer
 from mixport.quantspec import QuantParams
 
 _HALF_ULP = 2.0**-24
@@ -21,7 +21,7 @@ _FURTHEST = 4096
 
 
 def is_product_proved(a: QuantParams, b: QuantParams, y: QuantParams) -> bool:
-    """True where every product of two codes lies further from the boundary of two codes than both roundings together.
+    """True where every product of two codes lies further from the boundary of two codes than the roundings of any order of operations.
 
     Args:
         a: of the first operand; codes are [qmin, qmax].
@@ -30,9 +30,10 @@ def is_product_proved(a: QuantParams, b: QuantParams, y: QuantParams) -> bool:
     """
     left, right = (np.arange(one.qmin, one.qmax + 1, dtype=np.int64) - one.zero_point for one in (a, b))
     products = np.unique(left[:, None] * right[None, :]).astype(np.float64)  # at most 2^16: exact in float32, too
-    scaled = products * float(integer.conv_multiplier(a.scale, b.scale, y.scale))
+    scaled = products * (float(np.float32(a.scale)) * float(np.float32(b.scale)) / float(np.float32(y.scale)))
     shifted = scaled + y.zero_point
-    reach = _HALF_ULP * (np.abs(scaled) * (1.0 + _HALF_ULP) + np.abs(shifted)) * (1.0 + 2.0**-20)
+    # Three multiplications and a division at most, then the addition; the last factor is for products of these errors.
+    reach = _HALF_ULP * (4.0 * np.abs(scaled) + np.abs(shifted)) * (1.0 + 2.0**-20)
     low, high = (np.clip(np.rint(edge), y.qmin, y.qmax) for edge in (shifted - reach, shifted + reach))
     return bool(np.array_equal(low, high))
 

@@ -14,7 +14,7 @@ from mixport import calibration as calibrating
 from mixport import evaluate, stages
 from mixport.artifacts import BuildWarning, CalibrationSet, LoweredGraph, ValidationReport
 from mixport.build_plan import BuildPlan, describe_plan
-from mixport.build_warnings import telling_outputs, weak_output, zero_weights
+from mixport.build_warnings import telling_outputs, unmeasured_versions, weak_output, zero_weights
 from mixport.conformance.evidence import with_evidence
 from mixport.conformance.used_forms import used_forms
 from mixport.environment import describe_environment
@@ -247,7 +247,8 @@ def _build_one(
         report = validate(lowered, pixels, target, simulation=simulation, progress=shop.progress, runtimes=others, prove=prove)
         used = used_forms(lowered.model_path, input_shape=(1, *pixels.shape[1:]))
         report = replace(report, proofs=with_evidence(report.proofs, used, portable=target.portable))
-    metrics, warnings = _evaluate(shop, inputs, quantized, lowered, target)
+    metrics, about_outputs = _evaluate(shop, inputs, quantized, lowered, target)
+    warnings = (*about_outputs, *unmeasured_versions(report.runtimes, portable=target.portable))
     _tell(shop, warnings)
     results = evaluate.check_gates(gates, evaluate.gate_values(metrics, mismatches=_mismatches(report)), reasons=metrics.reasons)
     with shop.log.stage("golden vectors"):

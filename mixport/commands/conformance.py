@@ -24,7 +24,8 @@ def conformance(
         list[str] | None, typer.Option(help="Repeatable: only forms whose names start so.", metavar="PREFIX", show_default="all")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write the result: FILE.json for one runtime, or a folder that gets NAME.json each.", metavar="PATH")
+        Path | None,
+        typer.Option(help="Write the results: FILE.json of one runtime, or a folder for NAME-VERSION.json.", metavar="PATH"),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the forms and stop.")] = False,
     json: JsonFlag = False,
@@ -47,7 +48,7 @@ def conformance(
         _list(console, [(one.name, one.family, one.emitted, one.about) for one in forms])
         return ExitCode.DONE
     opened = open_runtimes(runtime or ("native",))
-    files = _files(out, [one.name for one in opened])
+    _make_folder(out, runtimes=len(opened))
     kit = make_kit(forms, progress=console)
     console.note(f"{kit.graphs} graphs, {kit.values} values, {len(kit.forms)} forms")
     results: list[ConformanceResult] = []
@@ -56,9 +57,11 @@ def conformance(
             console.note(f"running on {one.name}")
             results.append(run_kit(kit, one, policy=load_target("ort-cpu").session))
             advance(1)
-    for file, result in zip(files, results, strict=False):
-        write_result(file, result)
-        console.note(f"wrote {file}")
+    if out is not None:
+        for result in results:
+            file = out if out.suffix == ".json" else out / result.file_name
+            write_result(file, result)
+            console.note(f"wrote {file}")
     differing = _differing(kit, results)
     if json:
         exact = portable_forms(results)
@@ -73,21 +76,16 @@ def conformance(
     return ExitCode.FAILED if differing else ExitCode.DONE
 
 
-def _files(out: Path | None, names: list[str]) -> list[Path]:
-    """Where the results go, one path a runtime, and none without --out. The folder is made now: a run takes minutes."""
+def _make_folder(out: Path | None, *, runtimes: int) -> None:
+    """The folder that the results go to is made now: a run takes minutes."""
     if out is None:
-        return []
-    if out.suffix == ".json" and len(names) > 1:
-        raise BadOptionError(
-            f"--out is {out}, and there are {len(names)} runtimes: allowed is a folder", hint=f"--out {out.with_suffix('')}"
-        )
+        return
+    if out.suffix == ".json" and runtimes > 1:
+        raise BadOptionError(f"--out is {out}, and there are {runtimes} runtimes: allowed is a folder", hint=f"--out {out.with_suffix('')}")
     try:
         (out.parent if out.suffix == ".json" else out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInputError(f"--out {out} cannot be written: {error.strerror or error}", hint="choose another --out") from error
-    if out.suffix == ".json":
-        return [out]
-    return [out / f"{''.join(c if c.isalnum() or c in '-_.' else '-' for c in name)}.json" for name in names]
 
 
 def _list(console: Console, rows: list[tuple[str, str, bool, str]]) -> None:

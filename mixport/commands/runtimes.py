@@ -28,6 +28,7 @@ def list_runtimes(json: JsonFlag = False) -> None:
         [one.name, "present" if one.present else "missing", one.runtime, one.where, f"{one.download_mb} MB" if one.download_mb else ""]
         for one in found
     ]
+    rows.append(["NAME@VERSION", "", "another version", "as NAME, e.g. native@1.31.1", ""])
     rows.append(["ssh:HOST", "", "onnxruntime of the host", "python3 there, with numpy and onnxruntime", ""])
     rows.append(["command:LINE", "", "any", "a command line with {job}, see docs/runtimes.md", ""])
     console.table(["name", "", "runtime", "runs on", "to fetch"], rows)
@@ -40,7 +41,7 @@ def list_runtimes(json: JsonFlag = False) -> None:
 
 @app.command("install")
 def install_runtimes(
-    names: Annotated[list[str], typer.Argument(help="Runtimes to fetch, or all.", metavar="NAME...|all")],
+    names: Annotated[list[str], typer.Argument(help="Runtimes to fetch, e.g. arm64 native@1.31.1, or all.", metavar="NAME...|all")],
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -52,11 +53,11 @@ def install_runtimes(
 
     from mixport.runtimes import NAMES, cache_folder, download_mb, install, survey
 
-    chosen = list(NAMES) if "all" in names else names
+    chosen = [one for name in names for one in (NAMES if name == "all" else (name,))]
     size = download_mb(chosen)
     console.note(f"fetching about {size} MB into {cache_folder()}" if size else "nothing is missing that can be fetched")
     install(chosen, progress=console)
-    found = [one for one in survey() if one.name in chosen]
+    found = survey(chosen)
     if json:
         console.document([{**asdict(one), "version": one.runtime.partition(" ")[2], "cpu": one.where} for one in found])
         return

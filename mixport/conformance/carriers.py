@@ -187,13 +187,13 @@ def _concat(rng: np.random.Generator) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _table(rng: np.random.Generator) -> tuple[Case, ...]:
+def _table(op: str, rng: np.random.Generator) -> tuple[Case, ...]:
     cases: list[Case] = []
     for name in ("random-table", "falling-table"):
         model = Model()
         entries = rng.integers(0, 256, 256) if name == "random-table" else np.arange(255, -1, -1)
-        index = model.node("Cast", model.input("x", np.uint8, 2), to=6)
-        output = model.node("Gather", model.constant(entries, np.uint8), index, axis=0)
+        index = model.node("Cast", model.input("x", np.uint8, 2 if op == "Gather" else 1), to=6)
+        output = model.node(op, model.constant(entries, np.uint8), index, axis=0)
         cases.append(crafted(name, model.build({output: np.uint8}), rng))
     return tuple(cases)
 
@@ -218,5 +218,18 @@ FORMS: tuple[Form, ...] = (
     Form(name="global-average-pool", family="carriers", about="GlobalAveragePool of uint8 codes", emitted=True, make=_average),
     Form(name="max-pool", family="carriers", about="MaxPool on uint8 codes", emitted=True, make=_max_pool),
     Form(name="concat", family="carriers", about="Concat on uint8 codes", emitted=True, make=_concat),
-    Form(name="table.gather", family="carriers", about="Cast and Gather from a table of 256 codes", emitted=True, make=_table),
+    Form(
+        name="table.gather",
+        family="carriers",
+        about="Cast and Gather from a table of 256 codes",
+        emitted=True,
+        make=partial(_table, "Gather"),
+    ),
+    Form(
+        name="table.gather-elements",
+        family="carriers",
+        about="Cast and GatherElements from a table of 256 codes, on flat codes",
+        emitted=True,
+        make=partial(_table, "GatherElements"),
+    ),
 )

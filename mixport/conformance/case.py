@@ -10,7 +10,7 @@ import numpy as np
 
 from mixport.validate.graph import Array
 
-Family = Literal["layers", "carriers", "codes", "movement", "float", "double", "composites", "unused"]
+Family = Literal["layers", "carriers", "codes", "movement", "float", "double", "composites", "functions", "unused"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from mixport.fingerprint import sha256_arrays, sha256_bytes, sha256_json
 from mixport.form_evidence import ConformanceResult, FormDifference, FormResult
 from mixport.progress import Progress, SilentProgress
 from mixport.runtime_records import Runtime, RuntimeAnswer, RuntimeJob
+from mixport.runtimes import split_name
 from mixport.targets import SessionRules
 from mixport.validate.compare import Comparison, compare, join
 from mixport.validate.graph import Array
@@ -78,7 +79,7 @@ def run_kit(kit: Kit, runtime: Runtime, *, policy: SessionRules) -> ConformanceR
         position += len(cases)
     return ConformanceResult(
         mixport=mixport.__version__,
-        name=runtime.name,
+        name=split_name(runtime.name).base,
         runtime=info,
         session=policy,
         kit_sha256=kit.sha256,

@@ -10,6 +10,7 @@ from types import MappingProxyType
 import onnx
 
 from mixport.conformance.catalogue import FORMS
+from mixport.conformance.functions import function_form
 from mixport.conformance.tensor_types import TensorTypes, tensor_types
 from mixport.form_evidence import ConformanceResult, portable_forms, shipped_results
 from mixport.pairs import pair_violations
@@ -45,6 +46,8 @@ _MOVES: Mapping[str, str] = MappingProxyType(
         "MaxPool": "max-pool",
     }
 )
+
+_TABLES: Mapping[str, str] = MappingProxyType({"Gather": "table.gather", "GatherElements": "table.gather-elements"})
 
 _FLOAT_OPERATORS: Mapping[str, str] = MappingProxyType(
     {
@@ -132,6 +135,8 @@ class _Reader:
 
     def _form(self, step: Step) -> str | None:
         node = step.node
+        if step.function is not None:
+            return function_form(step.function)
         if step.how == "fused":
             return _fused_form(self.units[node.index], self._stored_bits(node))
         if node.op == "Add" and "not an integer multiple" in step.reason:
@@ -145,8 +150,8 @@ class _Reader:
             return f"cast.{_type_word(source)}-to-{_type_word(result)}" if source in _CODES or source == "float64" else None
         if node.op == "Clip" and source in _CODES:
             return "clip.codes"
-        if node.op == "Gather" and node.input(0) in self.plan.constants and result in _CODES:
-            return "table.gather"
+        if node.op in _TABLES and node.input(0) in self.plan.constants and result in _CODES:
+            return _TABLES[node.op]
         if node.op == "Pad" and node.attributes.get("mode", "constant") != "constant":
             return "move.pad.borders"
         if node.op in _MOVES:

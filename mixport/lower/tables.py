@@ -76,7 +76,9 @@ class _Steps:
 
     def add(self, op_type: str, *inputs: ir.Value | None, output: str, **attributes: object) -> ir.Value:
         """Add a node named after its operator."""
-        made = node(op_type, list(inputs), output=output, name=f"{self.name}/{op_type}", **attributes)
+        again = sum(one.op_type == op_type for one in self.nodes)
+        name = f"{self.name}/{op_type}" + (f"_{again + 1}" if again else "")
+        made = node(op_type, list(inputs), output=output, name=name, **attributes)
         self.nodes.append(made)
         return made.outputs[0]
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mixport.file_facts import NodeFacts
+from mixport.multiplication import is_product_proved
 from mixport.proof.bounds import SumBound
 from mixport.proof.pairs import PairBound
 from mixport.proof.requantise import RequantisationProof
+from mixport.quantspec import QuantParams
 
 Portability = Literal["exact by proof", "exact on measured runtimes", "not portable", "float"]
 """exact by proof: every IEEE runtime that computes the operator at all gives these codes. exact on measured runtimes: the runtimes
@@ -55,9 +57,21 @@ def portability_of(node: NodeFacts, *, layer: LayerProof | None, add: str) -> tu
         case "average":
             return "exact on measured runtimes", "integer sum, one IEEE multiplication by a factor whose rounding the standard leaves open"
         case "multiply":
-            return "exact on measured runtimes", "integer product, IEEE multiplication and addition that a machine may fuse"
+            return _multiply(node)
         case _:
             return "float", node.reason or "a float operator that runtimes round differently"
+
+
+def _multiply(node: NodeFacts) -> tuple[Portability, str]:
+    """Products of two tensors of uint8 codes, by looking at each; others by measurement."""
+    if len(node.scales) == 3 and all(low >= 0 and high <= 255 for low, high in node.ranges):
+        a, b, y = (
+            QuantParams(scale=scale, zero_point=zero_point, qmin=low, qmax=high, storage="uint8")
+            for scale, zero_point, (low, high) in zip(node.scales, node.zero_points, node.ranges, strict=True)
+        )
+        if is_product_proved(a, b, y):
+            return "exact by proof", "every product lies further from the boundary of two codes than IEEE roundings reach, in any order"
+    return "exact on measured runtimes", "integer product, then IEEE operations whose order differs between machines"
 
 
 def _layer(layer: LayerProof | None) -> tuple[Portability, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from mixport.quantize.fx_graph import (
     arguments,
     aten,
     call,
+    only_user,
     tensor_arg,
     tensor_list_arg,
 )
@@ -38,6 +39,7 @@ from mixport.torch_ops import OPS
 def insert_activations(graph: fx.GraphModule, plan: Plan, params: Mapping[str, QuantParams], target: Target) -> list[ActivationSite]:
     """Insert every activation quantiser of the plan; returns the sites in graph order."""
     tied = {name for group in plan.groups for name in group.members}
+    products = {site.source: params[site.name] for site in plan.sites if site.base is None and site.name in tied and not site.chain}
     placed: dict[fx.Node, fx.Node] = {}
     sites: list[ActivationSite] = []
     for site in plan.sites:
@@ -46,7 +48,8 @@ def insert_activations(graph: fx.GraphModule, plan: Plan, params: Mapping[str, Q
             continue
         own = params[site.name]
         if site.chain:
-            quantised, own = _table(graph, site, own, target=target, tied=site.name in tied)
+            accepts = _gate_rule(site, products, placed, portable=target.portable)
+            quantised, own = _table(graph, site, own, target=target, tied=site.name in tied, accepts=accepts)
         else:
             source = site.tensor if site.bounds is None else tensor_arg(site.tensor, 0)
             own = _product_params(source, own, free=target.portable and target.scale.form == "float32" and site.name not in tied)
@@ -166,7 +169,15 @@ def _requantise(graph: fx.GraphModule, site: SitePlan, params: QuantParams, plac
     return records
 
 
-def _table(graph: fx.GraphModule, site: SitePlan, params: QuantParams, *, target: Target, tied: bool) -> tuple[fx.Node, QuantParams]:
+def _table(
+    graph: fx.GraphModule,
+    site: SitePlan,
+    params: QuantParams,
+    *,
+    target: Target,
+    tied: bool,
+    accepts: Callable[[QuantParams], bool],
+) -> tuple[fx.Node, QuantParams]:
     """The chain of one-value functions as a 256-entry table, and the parameters of its codes; see mixport.quantize.tables."""
     head, tail = site.chain[0], site.chain[-1]
     source = tensor_arg(head, 0)
@@ -174,7 +185,7 @@ def _table(graph: fx.GraphModule, site: SitePlan, params: QuantParams, *, target
     if inputs is None or inputs.storage != "uint8":
         raise InvariantError(f"table {site.name} reads no 8-bit codes")
     free = not tied and target.scale.form == "float32"
-    made = make_table(site.chain, inputs, params, floats=frozenset(target.functions.float), may_move=free)
+    made = make_table(site.chain, inputs, params, floats=frozenset(target.functions.float), may_move=free, accepts=accepts)
     params = made.params
     table = add_constant(graph, torch.as_tensor(made.entries), name=f"{site.name}_table", before=tail)
     with graph.graph.inserting_after(tail):
@@ -195,6 +206,19 @@ def _table(graph: fx.GraphModule, site: SitePlan, params: QuantParams, *, target
         )
     _copy_provenance(node, tail)
     return node, params
+
+
+def _gate_rule(
+    site: SitePlan, products: Mapping[fx.Node, QuantParams], placed: Mapping[fx.Node, fx.Node], *, portable: bool
+) -> Callable[[QuantParams], bool]:
+    """What a table's scale should satisfy: where its only reader multiplies and the scale of the product is tied, that product is proved."""
+    reader = only_user(site.tensor)
+    y = products.get(reader) if reader is not None and reader.target is aten.mul.Tensor else None
+    others = [operand for operand in reader.all_input_nodes if operand is not site.tensor] if reader is not None else []
+    x = code_params(placed.get(others[0], others[0])) if len(others) == 1 else None
+    if y is None or x is None or not portable or "int16" in (x.storage, y.storage):
+        return lambda params: True
+    return lambda params: is_product_proved(x, params, y)
 
 
 def _product_params(source: fx.Node, params: QuantParams, *, free: bool) -> QuantParams:

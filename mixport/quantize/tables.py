@@ -7,7 +7,7 @@ fails where an entry lies next to the boundary of two codes: the scale then move
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -52,8 +52,18 @@ class Table:
     form: str
 
 
+def _anything(params: QuantParams) -> bool:
+    return True
+
+
 def make_table(
-    chain: tuple[fx.Node, ...], source: QuantParams, params: QuantParams, *, floats: frozenset[str] = frozenset(), may_move: bool = False
+    chain: tuple[fx.Node, ...],
+    source: QuantParams,
+    params: QuantParams,
+    *,
+    floats: frozenset[str] = frozenset(),
+    may_move: bool = False,
+    accepts: Callable[[QuantParams], bool] = _anything,
 ) -> Table:
     """Settle entries and form.
 
@@ -63,16 +73,31 @@ def make_table(
         params: of the result.
         floats: keys of the functions that the target computes faster in float.
         may_move: the scale is nobody else's, and may have any value.
+        accepts: what else a moved scale should satisfy; the given one is taken where none does.
     """
     key = float_function(chain)
+    scales = tuple(moved_scales(params.scale)) if may_move else (params.scale,)
     if key in floats and params.qmin == 0 and params.qmax == 255:
-        for scale in moved_scales(params.scale) if may_move else (params.scale,):
+        proved: Table | None = None
+        for scale in scales:
             moved = replace(params, scale=scale)
             codes = proved_codes(FLOAT_FUNCTIONS[key], source, moved)
-            if codes is not None:
-                return Table(entries=codes, params=_within(moved, codes), form=key)
-    entries = _entries(chain, source, params)
-    return Table(entries=entries, params=_within(params, entries), form=TABLE)
+            made = None if codes is None else Table(entries=codes, params=_within(moved, codes), form=key)
+            if made is not None and accepts(made.params):
+                return made
+            proved = proved or made
+        if proved is not None:
+            return proved
+    plain: Table | None = None
+    for scale in scales:
+        moved = replace(params, scale=scale)
+        entries = _entries(chain, source, moved)
+        made = Table(entries=entries, params=_within(moved, entries), form=TABLE)
+        if accepts(made.params):
+            return made
+        plain = plain or made
+    assert plain is not None
+    return plain
 
 
 def float_function(chain: tuple[fx.Node, ...]) -> str | None:

@@ -15,12 +15,12 @@ from typing import Any
 
 from mixport.errors import RuntimeUnavailableError
 from mixport.runtimes.folder_runtime import FolderRuntime
+from mixport.runtimes.names import CHROMIUM
 from mixport.runtimes.pins import ONNXRUNTIME_WEB, WEB_FILES, WEB_PAGE, WEB_RUNNER
 from mixport.runtimes.processes import find_program, started, tail
 from mixport.runtimes.protocol import ANSWER, MAX_DOCUMENT_BYTES, MAX_OUTPUT_BYTES, OUTPUTS
-from mixport.runtimes.web import find_dist
+from mixport.runtimes.web import need_dist
 
-NAME = "wasm-chromium"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 _TIMEOUT_S = 3600.0
@@ -29,20 +29,18 @@ _PIECE = 1 << 20
 _TYPES: Mapping[str, str] = MappingProxyType({".html": "text/html", ".mjs": "text/javascript", ".wasm": "application/wasm"})
 
 
-def open_chromium() -> FolderRuntime:
-    """The runtime in a browser. Raises RuntimeUnavailableError."""
-    browser, dist = find_program(*BROWSERS), find_dist()
+def open_chromium(version: str | None = None) -> FolderRuntime:
+    """The runtime in a browser, of the pinned version where None. Raises RuntimeUnavailableError."""
+    name = CHROMIUM if version is None else f"{CHROMIUM}@{version}"
+    browser = find_program(*BROWSERS)
     if browser is None:
-        raise RuntimeUnavailableError(f"runtime {NAME} cannot run: no {BROWSERS[0]} on PATH", hint="apt-get install chromium")
-    if dist is None:
-        raise RuntimeUnavailableError(
-            f"runtime {NAME} is not installed: onnxruntime-web {ONNXRUNTIME_WEB} is missing", hint=f"mixport runtimes install {NAME}"
-        )
-    return FolderRuntime(name=NAME, execute=lambda folder: _execute(browser, dist, folder))
+        raise RuntimeUnavailableError(f"runtime {name} cannot run: no {BROWSERS[0]} on PATH", hint="apt-get install chromium")
+    dist = need_dist(name, version)
+    return FolderRuntime(name=name, execute=lambda folder: _execute(name, browser, dist, folder), version=version or ONNXRUNTIME_WEB)
 
 
-def _execute(browser: str, dist: Path, folder: Path) -> None:
-    what, hint = f"runtime {NAME}", f"{browser} --version"
+def _execute(name: str, browser: str, dist: Path, folder: Path) -> None:
+    what, hint = f"runtime {name}", f"{browser} --version"
     with _Server(folder, dist) as server, tempfile.TemporaryDirectory(prefix="mixport-browser-") as profile:
         thread = threading.Thread(target=server.serve_forever, args=(_POLL_S,), daemon=True)
         thread.start()

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
+from types import MappingProxyType
 
 from mixport.environment import cpu_name
 from mixport.errors import BadInputError, RuntimeUnavailableError
 from mixport.progress import Progress, SilentProgress
 from mixport.runtime_records import Runtime
-from mixport.runtimes import board, browser, local, web
+from mixport.runtimes import board, browser, local, web, wheel
 from mixport.runtimes.cache_folder import kept
-from mixport.runtimes.emulated import ARM64, X64_AVX2, Machine, find_qemu, install_machine, install_qemu, open_emulated
+from mixport.runtimes.emulated import ARM64, QEMU_FOLDER, X64_AVX2, Machine, find_qemu, install_machine, install_qemu, open_emulated
+from mixport.runtimes.names import CHROMIUM, NAMES, NATIVE, WASM, split_name
 from mixport.runtimes.pins import ONNXRUNTIME, ONNXRUNTIME_WEB
 from mixport.runtimes.processes import find_program
 
-NAMES = (local.NATIVE, X64_AVX2.name, ARM64.name, web.NAME, browser.NAME)
-"""Runtimes with a name of their own, in the order they are listed."""
-FORMS = (*NAMES, "ssh:HOST", "command:LINE")
+FORMS = (*NAMES, "NAME@VERSION", "ssh:HOST", "command:LINE")
 """What `--runtime` takes, for messages."""
 
 # Measured on Debian 12: package lists are 10 MB of the first two each.
-_QEMU_MB, _ROOT_MB, _WEB_MB = 73, 63, 35
+_QEMU_MB, _ROOT_MB, _WEB_MB, _WHEEL_MB = 73, 63, 35, 25
 
-_OPENERS: tuple[tuple[str, Callable[[], Runtime]], ...] = (
-    (local.NATIVE, local.open_native),
-    (X64_AVX2.name, lambda: open_emulated(X64_AVX2)),
-    (ARM64.name, lambda: open_emulated(ARM64)),
-    (web.NAME, web.open_wasm),
-    (browser.NAME, browser.open_chromium),
+_OPENERS: Mapping[str, Callable[[str | None], Runtime]] = MappingProxyType(
+    {
+        NATIVE: local.open_native,
+        X64_AVX2.name: lambda version: open_emulated(X64_AVX2, version),
+        ARM64.name: lambda version: open_emulated(ARM64, version),
+        WASM: web.open_wasm,
+        CHROMIUM: browser.open_chromium,
+    }
 )
 
 
@@ -57,13 +58,13 @@ class RuntimeEntry:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raise BadInputError for the first name that no runtime has, or whose host or command line has a wrong form."""
+    """Raise BadInputError for the first name that no runtime has, or whose version, host or command line has a wrong form."""
     for name in names:
         if name.startswith(board.SSH):
             board.open_ssh(name)
         elif name.startswith(local.COMMAND):
             local.open_command(name)
-        elif name not in NAMES:
+        elif split_name(name).base not in NAMES:
             raise BadInputError(f"unknown runtime {name!r}, known: {', '.join(FORMS)}", hint="mixport runtimes list")
 
 
@@ -83,35 +84,34 @@ def _open(name: str) -> Runtime:
         return board.open_ssh(name)
     if name.startswith(local.COMMAND):
         return local.open_command(name)
-    return dict(_OPENERS)[name]()
+    parts = split_name(name)
+    return _OPENERS[parts.base](parts.version)
 
 
-def survey() -> tuple[RuntimeEntry, ...]:
-    """What is here of the runtimes with a name of their own. Starts none of them."""
-    own = _own_version()
-    emulated = f"onnxruntime {ONNXRUNTIME}"
-    entries: list[RuntimeEntry] = []
-    for name, opener in _OPENERS:
-        missing, hint = "", None
-        try:
-            opener()
-        except RuntimeUnavailableError as error:
-            missing, hint = str(error), error.hint
-        if name == local.NATIVE:
-            runtime, where = own, cpu_name()
-        elif name in (X64_AVX2.name, ARM64.name):
-            machine = X64_AVX2 if name == X64_AVX2.name else ARM64
-            runtime, where = own if machine.at_home else emulated, f"{machine.qemu} -cpu max"
-        else:
-            runtime = f"onnxruntime-web {ONNXRUNTIME_WEB}"
-            programs = ("node", "nodejs") if name == web.NAME else browser.BROWSERS
-            where = find_program(*programs) or programs[0]
-        entries.append(
-            RuntimeEntry(
-                name=name, present=not missing, runtime=runtime, where=where, missing=missing, hint=hint, download_mb=download_mb([name])
-            )
-        )
-    return tuple(entries)
+def survey(names: Sequence[str] = NAMES) -> tuple[RuntimeEntry, ...]:
+    """What is here of runtimes with a name of their own, one entry a name. Starts none of them."""
+    return tuple(_look_at(name) for name in dict.fromkeys(names))
+
+
+def _look_at(name: str) -> RuntimeEntry:
+    missing, hint = "", None
+    try:
+        _open(name)
+    except RuntimeUnavailableError as error:
+        missing, hint = str(error), error.hint
+    base, version = split_name(name).base, split_name(name).version
+    machine = next((one for one in (X64_AVX2, ARM64) if one.name == base), None)
+    if base == NATIVE or machine is not None:
+        at_home = machine is None or machine.at_home
+        runtime = f"onnxruntime {version or (wheel.own_version() or '' if at_home else ONNXRUNTIME)}".rstrip()
+        where = cpu_name() if machine is None else f"{machine.qemu} -cpu max"
+    else:
+        runtime = f"onnxruntime-web {version or ONNXRUNTIME_WEB}"
+        programs = ("node", "nodejs") if base == WASM else browser.BROWSERS
+        where = find_program(*programs) or programs[0]
+    return RuntimeEntry(
+        name=name, present=not missing, runtime=runtime, where=where, missing=missing, hint=hint, download_mb=download_mb([name])
+    )
 
 
 def download_mb(names: Sequence[str]) -> int:
@@ -123,7 +123,7 @@ def install(names: Sequence[str], *, progress: Progress | None = None) -> None:
     """Fetch what these runtimes lack, with the machine's own package clients, into the cache folder.
 
     Args:
-        names: of `NAMES`.
+        names: of `NAMES`, with or without a version.
         progress: told after every part.
 
     Raises:
@@ -131,7 +131,7 @@ def install(names: Sequence[str], *, progress: Progress | None = None) -> None:
         RuntimeUnavailableError: a client is missing or fails; what was fetched whole stays.
     """
     for name in names:
-        if name not in NAMES:
+        if split_name(name).base not in NAMES:
             raise BadInputError(f"runtime {name!r} cannot be installed, known: {', '.join(NAMES)}", hint="mixport runtimes list")
     parts = _parts(names)
     total = sum(part.steps for part in parts)
@@ -151,24 +151,29 @@ class _Part:
 
 def _parts(names: Sequence[str]) -> list[_Part]:
     """What these runtimes lack, each part once."""
-    parts: list[_Part] = []
-    machines = [machine for machine in (X64_AVX2, ARM64) if machine.name in names]
-    if any(find_qemu(machine) is None for machine in machines):
-        parts.append(_Part(steps=1, megabytes=_QEMU_MB, fetch=install_qemu))
-    for machine in machines:
-        if not machine.at_home and kept(machine.folder) is None:
-            parts.append(_Part(steps=2, megabytes=_ROOT_MB, fetch=_root(machine)))
-    if {web.NAME, browser.NAME} & set(names) and web.find_dist() is None:
-        parts.append(_Part(steps=1, megabytes=_WEB_MB, fetch=web.install_web))
-    return parts
+    parts: dict[str, _Part] = {}  # by folder in the cache
+    for name in map(split_name, names):
+        machine = next((one for one in (X64_AVX2, ARM64) if one.name == name.base), None)
+        if machine is not None and find_qemu(machine) is None:
+            parts[QEMU_FOLDER] = _Part(steps=1, megabytes=_QEMU_MB, fetch=install_qemu)
+        if machine is not None and not machine.at_home:
+            if kept(machine.folder(name.version)) is None:
+                parts[machine.folder(name.version)] = _Part(steps=2, megabytes=_ROOT_MB, fetch=_root(machine, name.version))
+        elif machine is not None or name.base == NATIVE:
+            if name.version is not None and not wheel.is_here(name.version):
+                parts[wheel.folder_of(name.version)] = _Part(steps=1, megabytes=_WHEEL_MB, fetch=_wheel(name.version))
+        elif web.find_dist(name.version) is None:
+            parts[web.folder_of(name.version)] = _Part(steps=1, megabytes=_WEB_MB, fetch=_web(name.version))
+    return list(parts.values())
 
 
-def _root(machine: Machine) -> Callable[[Callable[[int], None]], None]:
-    return lambda step: install_machine(machine, step)
+def _root(machine: Machine, version: str | None) -> Callable[[Callable[[int], None]], None]:
+    return lambda step: install_machine(machine, step, version)
 
 
-def _own_version() -> str:
-    try:
-        return f"onnxruntime {metadata.version('onnxruntime')}"
-    except metadata.PackageNotFoundError:
-        return "onnxruntime"
+def _wheel(version: str) -> Callable[[Callable[[int], None]], None]:
+    return lambda step: wheel.install_wheel(version, step)
+
+
+def _web(version: str | None) -> Callable[[Callable[[int], None]], None]:
+    return lambda step: web.install_web(step, version)

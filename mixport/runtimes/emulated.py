@@ -6,7 +6,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from mixport.runtimes.debian import host_architecture, unpack_packages
 from mixport.runtimes.folder_runtime import FolderRuntime
 from mixport.runtimes.pins import NUMPY, ONNXRUNTIME, PYTHON_PACKAGES, QEMU_NAMES, QEMU_PACKAGES, RUNNER
 from mixport.runtimes.processes import find_program, run_program
+from mixport.runtimes.wheel import environment_of, fetch_wheels
 
 QEMU_FOLDER = "qemu-user"
 
 _TIMEOUT_S = 4 * 3600.0
-_PIP_TIMEOUT_S = 1800.0
 #: The runtime's processor library reads these; behind it, the host's would describe another architecture, and crash it.
 _CPUINFO = """processor\t: 0
 model name\t: QEMU -cpu max
@@ -57,10 +57,9 @@ class Machine:
         """True where this Python itself can run under the emulator."""
         return host_architecture() == self.architecture and platform.system() == "Linux"
 
-    @property
-    def folder(self) -> str:
-        """Name of its root folder in the cache."""
-        return f"{self.architecture}-onnxruntime-{ONNXRUNTIME}-numpy-{NUMPY}"
+    def folder(self, version: str | None = None) -> str:
+        """Name of its root folder in the cache; with the pinned onnxruntime where None."""
+        return f"{self.architecture}-onnxruntime-{version or ONNXRUNTIME}-numpy-{NUMPY}"
 
 
 X64_AVX2 = Machine(name="x64-avx2", qemu="qemu-x86_64", architecture="amd64", wheel="manylinux_2_28_x86_64", features=("avx2",))
@@ -75,21 +74,32 @@ def find_qemu(machine: Machine) -> str | None:
     return find_program(f"{machine.qemu}-static", machine.qemu)
 
 
-def open_emulated(machine: Machine) -> FolderRuntime:
-    """The runtime. Raises RuntimeUnavailableError where the emulator or what it runs is not installed."""
-    hint = f"mixport runtimes install {machine.name}"
+def open_emulated(machine: Machine, version: str | None = None) -> FolderRuntime:
+    """The runtime.
+
+    Args:
+        machine: which.
+        version: of onnxruntime; the pinned one where None, or, on the host's own architecture, the installed one.
+
+    Raises:
+        RuntimeUnavailableError: the emulator or what it runs is not installed.
+    """
+    name = machine.name if version is None else f"{machine.name}@{version}"
+    hint = f"mixport runtimes install {name}"
     qemu = find_qemu(machine)
     if qemu is None:
-        raise RuntimeUnavailableError(f"runtime {machine.name} is not installed: {machine.qemu}-static is missing", hint=hint)
+        raise RuntimeUnavailableError(f"runtime {name} is not installed: {machine.qemu}-static is missing", hint=hint)
     base = [qemu, "-cpu", "max"]
     if machine.at_home:
-        return FolderRuntime(name=machine.name, execute=_executor(machine, [*base, sys.executable]), features=machine.features)
-    root = kept(machine.folder)
+        execute = _executor(name, [*base, sys.executable], environment_of(version, runtime=name))
+        return FolderRuntime(name=name, execute=execute, features=machine.features, version=version)
+    root = kept(machine.folder(version))
     if root is None:
-        raise RuntimeUnavailableError(f"runtime {machine.name} is not installed: {machine.folder} is missing", hint=hint)
+        raise RuntimeUnavailableError(f"runtime {name} is not installed: {machine.folder(version)} is missing", hint=hint)
     command = [*base, "-L", str(root / "sysroot"), str(_python(root / "sysroot"))]
     environment = {"PYTHONPATH": str(root / "site"), "PYTHONNOUSERSITE": "1"}
-    return FolderRuntime(name=machine.name, execute=_executor(machine, command, environment), features=machine.features)
+    execute = _executor(name, command, environment)
+    return FolderRuntime(name=name, execute=execute, features=machine.features, version=version or ONNXRUNTIME)
 
 
 def install_qemu(step: Callable[[int], None]) -> None:
@@ -112,39 +122,34 @@ def install_qemu(step: Callable[[int], None]) -> None:
     step(1)
 
 
-def install_machine(machine: Machine, step: Callable[[int], None]) -> None:
-    """Fetch a Python of the architecture and the wheels. Raises RuntimeUnavailableError."""
-    with installing(machine.folder) as folder:
+def install_machine(machine: Machine, step: Callable[[int], None], version: str | None = None) -> None:
+    """Fetch a Python of the architecture and the wheels, the pinned onnxruntime where None. Raises RuntimeUnavailableError."""
+    with installing(machine.folder(version)) as folder:
         root = folder / "sysroot"
         unpack_packages(PYTHON_PACKAGES, architecture=machine.architecture, into=root, workdir=folder / "apt")
         shutil.rmtree(folder / "apt")
         step(1)
         if machine.architecture == "arm64":
             _describe_processor(root)
-        version = re.sub(r"^python", "", _python(root).name)
-        wanted = (f"onnxruntime=={ONNXRUNTIME}", f"numpy=={NUMPY}")
-        # The runner needs these two and none of what they depend on.
-        run_program(
-            [
-                *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--no-compile"),
-                *("--platform", machine.wheel, "--python-version", version, "--target", folder / "site", *wanted),
-            ],
-            what=f"fetching {' and '.join(wanted)} for {machine.wheel}, Python {version}",
-            timeout_s=_PIP_TIMEOUT_S,
-            hint="check that pip works here: python -m pip --version",
+        python = re.sub(r"^python", "", _python(root).name)
+        wanted = (f"onnxruntime=={version or ONNXRUNTIME}", f"numpy=={NUMPY}")
+        fetch_wheels(
+            wanted,
+            ("--platform", machine.wheel, "--python-version", python, "--target", str(folder / "site")),
+            what=f"fetching {' and '.join(wanted)} for {machine.wheel}, Python {python}",
         )
         step(1)
 
 
-def _executor(machine: Machine, command: list[str], environment: dict[str, str] | None = None) -> Callable[[Path], None]:
+def _executor(name: str, command: list[str], environment: Mapping[str, str]) -> Callable[[Path], None]:
     def execute(folder: Path) -> None:
         run_program(
             [*command, folder / RUNNER.name, folder],
-            what=f"runtime {machine.name}",
+            what=f"runtime {name}",
             timeout_s=_TIMEOUT_S,
-            environment={**(environment or {}), "PYTHONDONTWRITEBYTECODE": "1"},
+            environment={**environment, "PYTHONDONTWRITEBYTECODE": "1"},
             folder=folder,
-            hint=f"mixport runtimes install {machine.name}",
+            hint=f"mixport runtimes install {name}",
         )
 
     return execute

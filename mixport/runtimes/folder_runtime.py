@@ -21,11 +21,13 @@ class FolderRuntime:
         name: as in `--runtime NAME`.
         execute: gets the job folder, runs it, and leaves answer.json and outputs.bin there; raises RuntimeUnavailableError.
         features: CPU features that the answer must name, or else the run shows nothing of what it is for.
+        version: of the library, which the answer must name; any where None.
     """
 
     name: str
     execute: Callable[[Path], None]
     features: tuple[str, ...] = ()
+    version: str | None = None
 
     def run(self, jobs: Sequence[RuntimeJob], *, policy: SessionRules) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
         """Run every job in one process of the runtime; see `mixport.runtime_records.Runtime`."""
@@ -38,5 +40,9 @@ class FolderRuntime:
         if lacking:
             raise RuntimeUnavailableError(
                 f"runtime {self.name} runs on a processor without {lacking[0]} ({info.cpu})", hint=f"mixport runtimes install {self.name}"
+            )
+        if self.version not in (None, info.version):
+            raise RuntimeUnavailableError(
+                f"runtime {self.name} ran {info.name} {info.version}, not {self.version}", hint=f"mixport runtimes install {self.name}"
             )
         return info, answers

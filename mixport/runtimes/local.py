@@ -8,28 +8,39 @@ from pathlib import Path
 
 from mixport.errors import BadInputError
 from mixport.runtimes.folder_runtime import FolderRuntime
+from mixport.runtimes.names import NATIVE
 from mixport.runtimes.pins import RUNNER
 from mixport.runtimes.processes import run_program
+from mixport.runtimes.wheel import environment_of
 
-NATIVE, COMMAND = "native", "command:"
+COMMAND = "command:"
 
 _TIMEOUT_S = 4 * 3600.0
 
 
-def open_native() -> FolderRuntime:
-    """The runner in a process of its own, under this Python."""
+def open_native(version: str | None = None) -> FolderRuntime:
+    """The runner in a process of its own, under this Python.
+
+    Args:
+        version: of onnxruntime; the installed one where None.
+
+    Raises:
+        RuntimeUnavailableError: that version is not fetched.
+    """
+    name = NATIVE if version is None else f"{NATIVE}@{version}"
+    environment = environment_of(version, runtime=name)
 
     def execute(folder: Path) -> None:
         run_program(
             [sys.executable, folder / RUNNER.name, folder],
-            what=f"runtime {NATIVE}",
+            what=f"runtime {name}",
             timeout_s=_TIMEOUT_S,
-            environment={"PYTHONDONTWRITEBYTECODE": "1"},
+            environment={**environment, "PYTHONDONTWRITEBYTECODE": "1"},
             folder=folder,
             hint="mixport doctor",
         )
 
-    return FolderRuntime(name=NATIVE, execute=execute)
+    return FolderRuntime(name=name, execute=execute, version=version)
 
 
 def open_command(name: str) -> FolderRuntime:

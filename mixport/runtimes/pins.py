@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 #: The wheel that runs under arm64 emulation.
-ONNXRUNTIME = "1.31.1"
+ONNXRUNTIME = "1.32.0"
+#: The last version of every older minor one that pyproject.toml allows: results of the conformance kit are kept of these too.
+OLDER_ONNXRUNTIME = ("1.31.1",)
 #: NumPy beside it.
 NUMPY = "2.4.6"
 #: The npm package; WASM builds follow the native ones some weeks later.

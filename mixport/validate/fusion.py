@@ -1,4 +1,4 @@
-"""What ONNX Runtime 1.31 fuses into one integer operator, as conditions on the graph (each put to it in test_fusion_rules.py).
+"""What ONNX Runtime 1.31 and 1.32 fuse into one integer operator, as conditions on the graph (each put to it in test_fusion_rules.py).
 
 1. Conv, Gemm, MatMul, Add, Mul and GlobalAveragePool read DequantizeLinear outputs, possibly behind data movement in PROPAGATES.
 2. Their only consumer is a QuantizeLinear, possibly behind such movement, or behind a Relu when the zero point is the type's minimum.

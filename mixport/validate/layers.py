@@ -60,7 +60,7 @@ def site_of(step: Step, plan: Plan) -> str:
 
 def _of_unit(unit: FusedUnit, plan: Plan) -> NodeFacts:
     form: Form = _FORMS.get(unit.kind) or ("layer" if unit.weight is not None else "product")
-    ends = () if unit.kind != "add" or unit.saturation is None else (*unit.inputs, unit.saturation)
+    ends = () if unit.kind not in ("add", "multiply") or unit.saturation is None else (*unit.inputs, unit.saturation)
     return NodeFacts(
         node=unit.node.name,
         op=unit.node.op,
@@ -68,6 +68,7 @@ def _of_unit(unit: FusedUnit, plan: Plan) -> NodeFacts:
         form=form,
         scales=tuple(float(end.scale) for end in ends),
         zero_points=tuple(int(end.zero_point) for end in ends),
+        ranges=tuple((int(end.low), int(end.high)) for end in ends),
         wrong="; ".join(filter(None, (unit.warning, _other_quantisation(unit.node, plan)))),
     )
 

@@ -244,9 +244,8 @@ class _Planner:
 
     def _plain(self, node: Node, refused: str) -> Step:
         function = float_function(node)
-        proved = None if function is None else self._function(node, function)
-        if proved is not None:
-            return proved
+        if function is not None:
+            return self._function(node, function)
         found = classify(node, self.around)
         if found.how == "island":
             return self._island(node, refused or found.reason)
@@ -292,11 +291,11 @@ class _Planner:
         name = _unflattened(node, self.graph)
         self.sites.append(Site(name=name, node=node, low=info.low, high=info.high, dtype=info.dtype, entry=entry))
 
-    def _function(self, node: Node, function: FloatFunction) -> Step | None:
-        """A float function behind codes, where every runtime is proved to give the same codes behind it."""
+    def _function(self, node: Node, function: FloatFunction) -> Step:
+        """A float function: computed where it lies behind codes and every runtime is proved to give the same codes behind it."""
         cones, refused = prove_cones(node, self.around)
         if refused:
-            return None
+            return self._island(node, f"runtimes round {node.op} differently, and {refused}")
         self.cones.update(cones)
         self.tensors[node.outputs[0]] = TensorInfo(kind="float")
         return Step(node=node, how="function", function=function)

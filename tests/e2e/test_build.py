@@ -24,6 +24,7 @@ from mixport import stages
 from mixport.cli import run
 from mixport.options import BuildOptions
 from mixport.pipeline import bundle_folders
+from mixport.runtime_records import RuntimeInfo
 
 pytestmark = pytest.mark.e2e
 
@@ -108,6 +109,16 @@ def test_two_builds_give_the_same_bytes(capsys: Capture, tmp_path: Path) -> None
     build(capsys, "--cache", "second", "--out", "b")
     for name in ("model.onnx", "golden/inputs.npz", "golden/codes.npz", "golden/outputs.npz"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(("version", "words", "expected"), [("99.0.0", [], 1), ("99.0.0", ["--no-portable"], 0), ("1.31.1", [], 0)])
+def test_a_version_without_a_conformance_result_is_told(
+    version: str, words: list[str], expected: int, capsys: Capture, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixport.validate.validate.runtime_info", lambda: RuntimeInfo(name="onnxruntime", version=version, cpu="x"))
+    document = build(capsys, "--cache", str(tiny_cache), "--out", "out", *words)
+    found = [one["message"] for one in document["warnings"] if one["about"] == "portable forms"]
+    assert len(found) == expected and all(text.startswith("no conformance result of onnxruntime 99.0.0 (measured: ") for text in found)
 
 
 def test_a_second_build_takes_every_stage_from_the_cache(capsys: Capture, tiny_cache: Path, tiny_bundle: Path) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from mixport.artifacts import QuantizedModel
-from mixport.build_warnings import telling_outputs, weak_output, zero_weights
+from mixport.artifacts import QuantizedModel, RuntimeResult
+from mixport.build_warnings import telling_outputs, unmeasured_versions, weak_output, zero_weights
 from mixport.evaluate import Metrics, measure
 from mixport.quantspec import Scheme
 
@@ -68,3 +68,13 @@ def test_layers_without_weights_are_named() -> None:
     assert list(zero_weights(())) == []
     (found,) = zero_weights(("conv1", "fc"))
     assert found.message.startswith("all weights are 0 in conv1, fc")
+
+
+def test_a_version_without_a_conformance_result_is_named_for_a_portable_file_and_no_other() -> None:
+    ran = [
+        RuntimeResult(name=name, version=version, cpu="", tensors=1, values=1, mismatches=0)
+        for name, version in (("native", "onnxruntime 99.1.0"), ("arm64", "onnxruntime 1.31.1"), ("simulation", "torch 2.9.0"))
+    ]
+    (found,) = unmeasured_versions(ran, portable=True)
+    assert found.message.startswith("no conformance result of onnxruntime 99.1.0 (measured: 1.31.1, ")
+    assert list(unmeasured_versions(ran, portable=False)) == list(unmeasured_versions(ran[1:], portable=True)) == []

@@ -42,8 +42,9 @@ def test_results_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     result = read_result(tmp_path / "one.json")
     assert document["results"] == [result.document()]
     assert document["exact"] == sorted(result.exact_forms) == ["max-pool", "mul"]
+    version = result.runtime.version
     assert run(["conformance", *FEW, "--runtime", "a", "--runtime", "command:b c", "--out", str(tmp_path / "all"), "--quiet"]) == 0
-    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["a.json", "command-b-c.json"]
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [f"a-{version}.json", f"command-b-c-{version}.json"]
 
 
 def test_one_file_for_two_runtimes_is_refused(tmp_path: Path) -> None:

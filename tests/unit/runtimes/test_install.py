@@ -85,12 +85,12 @@ def test_a_fetch_that_breaks_off_is_never_taken_for_a_whole_one(
 
 
 def test_what_a_killed_process_left_is_no_runtime_and_is_swept(cache: Path) -> None:
-    left = cache / f"{web.FOLDER}-{2**22 + 1}-0123abcd"
+    left = cache / f"{web.folder_of()}-{2**22 + 1}-0123abcd"
     left.mkdir(parents=True)
     (left / "installed.json").write_text("{}", encoding="utf-8")
     half = cache / "half"
     half.mkdir()
-    assert kept(web.FOLDER) is None and kept("half") is None
+    assert kept(web.folder_of()) is None and kept("half") is None
     with installing("part") as folder:
         (folder / "file").write_text("x", encoding="utf-8")
         assert kept("part") is None

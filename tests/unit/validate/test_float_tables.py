@@ -1,0 +1,100 @@
+"""Float functions behind codes: proved ones give codes, all others stay islands, each with its reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from mixport.validate.interpreter import Interpreter
+from tests.unit.validate.qdq_graphs import QdqBuilder
+
+
+def run(model: object, name: str, x: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])  # type: ignore[attr-defined]
+    return session.run([name], {"input": x})[0]
+
+
+X = np.random.default_rng(0).normal(0, 2, (2, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize("attributes", [{}, {"approximate": "tanh"}, {"approximate": "none"}])
+@pytest.mark.parametrize("op", ["Sigmoid", "Tanh", "Erf", "Gelu", "HardSwish"])
+def test_a_proved_function_gives_the_runtime_s_codes(op: str, attributes: dict[str, str]) -> None:
+    if attributes and op != "Gelu":
+        pytest.skip("Gelu's attribute")
+    b = QdqBuilder()
+    y = b.quantise(b.node(op, [b.qdq("input", "x", 0.0371, 117)], **attributes), "y", 0.02113, 41)
+    model = b.build(b.dequantise(y))
+    interpreter = Interpreter(model)
+    assert interpreter.island_names == ()
+    assert [unit.kind for unit in interpreter.units] == ["function"]
+    codes = interpreter.run(X).codes["y"]
+    model.graph.output.append(__import__("onnx").helper.make_tensor_value_info("y", 2, None))
+    np.testing.assert_array_equal(codes, run(model, "y", X))
+
+
+def test_a_product_with_its_own_gate_is_followed() -> None:
+    """SiLU in float: two readers of the codes, an error carried through a multiplication."""
+    b = QdqBuilder()
+    x = b.qdq("input", "x", 0.0371, 117)
+    y = b.quantise(b.node("Mul", [x, b.node("Sigmoid", [x])]), "y", 0.0213, 14)
+    interpreter = Interpreter(b.build(b.dequantise(y)))
+    assert interpreter.island_names == ()
+    codes = interpreter.run(X).codes
+    real = (codes["x"].astype(np.float64) - 117) * np.float32(0.0371)
+    expected = np.clip(np.rint(real / (1 + np.exp(-real)) / np.float32(0.0213)) + 14, 0, 255)
+    np.testing.assert_array_equal(codes["y"], expected)
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("tie", "boundary of two codes"),
+        ("float output", "read as it is"),
+        ("summed", "read by ReduceSum"),
+        ("two tensors", "two code tensors"),
+        ("nested", "result of another function"),
+        ("floats", "its input is no codes"),
+        ("wide", "not quantised to 8 bits"),
+    ],
+)
+def test_what_is_not_proved_is_an_island(case: str, reason: str) -> None:
+    b = QdqBuilder()
+    x = b.qdq("input", "x", 0.0371, 117) if case != "floats" else "input"
+    value = b.node("Sigmoid", [x])
+    if case == "summed":
+        value = b.node("ReduceSum", [value])
+    if case == "two tensors":
+        value = b.node("Mul", [value, b.qdq(b.node("Neg", [x]), "z", 0.0113, 90)])
+    if case == "nested":
+        value = b.node("Tanh", [value])
+    if case == "float output":
+        model = b.build(value)
+    else:
+        scale = 1 / 255 if case == "tie" else 0.00397
+        options = {"dtype": "int16"} if case == "wide" else {}
+        model = b.build(b.qdq(value, "y", scale, 3 if case not in ("tie", "wide") else 0, **options))
+    interpreter = Interpreter(model)
+    assert [name for name in interpreter.island_names if "Sigmoid" in name]
+    assert any(reason in why for why in interpreter.island_reasons.values()), interpreter.island_reasons
+
+
+def test_an_operator_with_other_attributes_is_another_function() -> None:
+    b = QdqBuilder()
+    y = b.qdq(b.node("HardSigmoid", [b.qdq("input", "x", 0.0371, 117)], alpha=0.2), "y", 1 / 256)
+    assert Interpreter(b.build(y)).island_names
+
+
+def test_every_code_of_a_function_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cut unit is asked for all 256 codes."""
+    from mixport.validate.adversarial import prepare_units
+
+    b = QdqBuilder()
+    y = b.qdq(b.node("Sigmoid", [b.qdq("input", "x", 0.0371, 117)]), "y", 1 / 256)
+    checks, skipped = prepare_units(b.build(y), input_shape=(1, 3, 8, 8))
+    assert not skipped
+    assert [case.kind for case in checks[0].cases] == ["all-codes"]
+    assert checks[0].expected[0].size == 256
