@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixport.portable import REACH, SQUARINGS, variance_offset
+from mixport.portable import REACH, SQUARINGS, has_integer_mean, variance_offset
 
 NAMESPACE = "mixport"
 
@@ -129,8 +129,11 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, name: str, epsilon: floa
     wide, length = codes.double(), x.shape[-1]
     total, squares = wide.sum(-1, keepdim=True), (wide * wide).sum(-1, keepdim=True)
     spread = squares * length - total * total + variance_offset(length, epsilon=epsilon, scale=scale)
-    normal = (codes - (total / length).float()) * (length / torch.sqrt(spread)).float()
-    return (normal * weight + bias).contiguous()
+    mean = (
+        torch.round(total.float() / torch.tensor(float(length), device=x.device)) if has_integer_mean(storage) else (total / length).float()
+    )
+    scaled = (codes - mean) * (length / torch.sqrt(spread)).float() * weight
+    return (scaled + bias if bool(bias.any()) else scaled).contiguous()
 
 
 @layer_norm.register_fake
