@@ -93,6 +93,18 @@ class AccumulatorRules(_Table):
     pair_limit: int | None = Field(default=None, ge=128)
 
 
+class ConvolutionRules(_Table):
+    """What the integer convolutions of a target take.
+
+    Attributes:
+        channel_multiple: input channels that its kernels take at once, where those of fewer are slow; None: nothing is known.
+        least_outputs: output channels from which that holds.
+    """
+
+    channel_multiple: int | None = Field(default=None, ge=2)
+    least_outputs: int = Field(default=1, ge=1)
+
+
 class SessionRules(_Table):
     """Session policy that the exactness claim names."""
 
@@ -120,6 +132,7 @@ class Target(_Table):
     portable: bool = True
     accumulator: AccumulatorRules = AccumulatorRules()
     functions: FunctionRules = FunctionRules()
+    convolutions: ConvolutionRules = ConvolutionRules()
     name: str = ""
     sha256: str = ""
 

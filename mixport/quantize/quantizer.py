@@ -23,6 +23,7 @@ from mixport.quantize.auto_widths import Sizes, choose_widths, learned_bytes, le
 from mixport.quantize.capture import Captured, capture, export_program
 from mixport.quantize.carriers import group_params
 from mixport.quantize.conv_channels import level_convolutions
+from mixport.quantize.few_channels import widen_few_channels
 from mixport.quantize.float_model import FloatModel
 from mixport.quantize.fx_graph import clean
 from mixport.quantize.gated_functions import settle_gates
@@ -114,6 +115,7 @@ def quantize(
     levelled = _level_channels(
         model, captured, calibration, level_for, rule=scale_rule(target), learned=reconstruction is not None, progress=progress
     )
+    widened = widen_few_channels(graph, target)
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
@@ -170,7 +172,7 @@ def quantize(
         scheme=scheme,
         activations=tuple(sites),
         weights=tuple(weights),
-        decisions=(*model.notes, *captured.decisions, *mlps.decisions, *levelled, *plan.decisions, *raised, *moved, *floats),
+        decisions=(*model.notes, *captured.decisions, *mlps.decisions, *levelled, *widened, *plan.decisions, *raised, *moved, *floats),
         input_shape=(captured.example_batch, *model.input_shape[1:]),
         dynamic_batch=captured.dynamic_batch,
         portable_forms=portable_forms(graph, batch=captured.example_batch),

@@ -61,6 +61,7 @@ _MOVES = {
     aten.roll.default,
     aten.pixel_shuffle.default,
     aten.pixel_unshuffle.default,
+    OPS.space_to_depth.default,
     aten.pad.default,
     aten.max_pool1d.default,
     aten.max_pool2d.default,
