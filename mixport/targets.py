@@ -99,10 +99,12 @@ class ConvolutionRules(_Table):
     Attributes:
         channel_multiple: input channels that its kernels take at once, where those of fewer are slow; None: nothing is known.
         least_outputs: output channels from which that holds.
+        depthwise_multiplier: False where depthwise kernels give one output a channel, and several are slow.
     """
 
     channel_multiple: int | None = Field(default=None, ge=2)
     least_outputs: int = Field(default=1, ge=1)
+    depthwise_multiplier: bool = True
 
 
 class SessionRules(_Table):

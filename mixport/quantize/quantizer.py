@@ -42,6 +42,7 @@ from mixport.quantize.ranges import ATTENTION_P, OUTPUT_MARGIN, P, ScaleRule, ac
 from mixport.quantize.reconstruction.caches import images_at_once
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
+from mixport.quantize.repeated_channels import repeat_channels
 from mixport.quantize.roles import Kind
 from mixport.quantize.sensitivity import nearest
 from mixport.quantize.shared_weights import layers_with_shared_weights
@@ -115,7 +116,7 @@ def quantize(
     levelled = _level_channels(
         model, captured, calibration, level_for, rule=scale_rule(target), learned=reconstruction is not None, progress=progress
     )
-    widened = widen_few_channels(graph, target)
+    reshaped = [*widen_few_channels(graph, target), *repeat_channels(graph, target)]
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
@@ -172,7 +173,7 @@ def quantize(
         scheme=scheme,
         activations=tuple(sites),
         weights=tuple(weights),
-        decisions=(*model.notes, *captured.decisions, *mlps.decisions, *levelled, *widened, *plan.decisions, *raised, *moved, *floats),
+        decisions=(*model.notes, *captured.decisions, *mlps.decisions, *levelled, *reshaped, *plan.decisions, *raised, *moved, *floats),
         input_shape=(captured.example_batch, *model.input_shape[1:]),
         dynamic_batch=captured.dynamic_batch,
         portable_forms=portable_forms(graph, batch=captured.example_batch),

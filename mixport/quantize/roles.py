@@ -51,6 +51,7 @@ _MOVES = {
     aten.unsqueeze.default,
     aten.slice.Tensor,
     aten.select.int,
+    aten.index_select.default,
     aten.expand.default,
     aten.repeat.default,
     aten.unbind.int,

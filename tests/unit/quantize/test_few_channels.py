@@ -49,10 +49,9 @@ class Conv:
         root.register_buffer("weight", torch.randint(-9, 10, shape, generator=generator).float())
         root.register_buffer("bias", torch.randint(-99, 99, (self.outputs,), generator=generator).float())
         x = graph.placeholder("x")
-        if self.pads is not None:
-            padded = graph.call_function(aten.constant_pad_nd.default, (x, list(self.pads), 0.0))
+        padded = x if self.pads is None else graph.call_function(aten.constant_pad_nd.default, (x, list(self.pads), 0.0))
         numbers = (list(self.stride), list(self.padding), list(self.dilation), self.groups)
-        operands = (x if self.pads is None else padded, graph.get_attr("weight"), graph.get_attr("bias"))
+        operands = (padded, graph.get_attr("weight"), graph.get_attr("bias"))
         graph.output(graph.call_function(aten.conv2d.default, (*operands, *numbers)))
         module = fx.GraphModule(root, graph)
         image = torch.randint(-9, 10, (2, self.channels, *self.size), generator=generator).float()
@@ -228,7 +227,7 @@ def stem_of_stride_2() -> nn.Module:
 
 
 def _with_config(model: nn.Module) -> nn.Module:
-    model.pretrained_cfg = {  # type: ignore[assignment]"input_size": (3, 32, 32), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    model.pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}  # type: ignore[assignment]
     return model
 
 
@@ -244,7 +243,7 @@ def test_in_the_file_it_moves_codes_and_no_neighbours_saturate(tmp_path: Path, f
     quantized = quantize(model, calibration, target, scheme=parsed, workdir=tmp_path)
     assert any("convolution" in decision.where and "channels" in decision.what for decision in quantized.decisions)
     lowered = lower(quantized, target, workdir=tmp_path)
-    operators = [node.op_type for node in onnx.load(str(lowered.model_path)).graph.node]
+    operators = [node.op_type for node in onnx.load(str(lowered.model_path)).graph.node]  # pyright: ignore[reportUnknownMemberType]
     assert operators.count(operator) == 1
     interpreter = Interpreter(lowered.model_path)
     (unit,) = [unit for unit in interpreter.units if unit.node.op == "Conv"]
