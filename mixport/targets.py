@@ -107,6 +107,16 @@ class ConvolutionRules(_Table):
     depthwise_multiplier: bool = True
 
 
+class ElementwiseRules(_Table):
+    """How a target does arithmetic of two tensors.
+
+    Attributes:
+        broadcast_channels: channels from which a factor for each of them is multiplied at full speed, where fewer are slow; None: any.
+    """
+
+    broadcast_channels: int | None = Field(default=None, ge=1)
+
+
 class SessionRules(_Table):
     """Session policy that the exactness claim names."""
 
@@ -135,6 +145,7 @@ class Target(_Table):
     accumulator: AccumulatorRules = AccumulatorRules()
     functions: FunctionRules = FunctionRules()
     convolutions: ConvolutionRules = ConvolutionRules()
+    elementwise: ElementwiseRules = ElementwiseRules()
     name: str = ""
     sha256: str = ""
 

@@ -31,7 +31,10 @@ def _function(function: FloatFunction, rng: np.random.Generator) -> tuple[Case, 
         model = Model()
         floats = model.node(function.op_type, model.dequantise(model.input("x", np.uint8, 2), scale, zero_point), **function.attributes)
         output = model.quantise(floats, target.scale, target.zero_point)
-        more = [("one-element", {"x": np.full((1, 1), 7, np.uint8)}), ("random", {"x": rng.integers(0, 256, (5, 7, 13)).astype(np.uint8)[0]})]
+        more = [
+            ("one-element", {"x": np.full((1, 1), 7, np.uint8)}),
+            ("random", {"x": rng.integers(0, 256, (5, 7, 13)).astype(np.uint8)[0]}),
+        ]
         cases.append(crafted(name, model.build({output: np.uint8}), rng, more=more))
     return tuple(cases)
 

@@ -47,6 +47,7 @@ from mixport.quantize.roles import Kind
 from mixport.quantize.sensitivity import nearest
 from mixport.quantize.shared_weights import layers_with_shared_weights
 from mixport.quantize.soundness import check_sound
+from mixport.quantize.spread_gates import spread_gates
 from mixport.quantize.statistics import Histogram, HistogramObserver, collect
 from mixport.quantize.uneven_channels import level_uneven
 from mixport.quantize.widths import scheme_widths
@@ -116,7 +117,7 @@ def quantize(
     levelled = _level_channels(
         model, captured, calibration, level_for, rule=scale_rule(target), learned=reconstruction is not None, progress=progress
     )
-    reshaped = [*widen_few_channels(graph, target), *repeat_channels(graph, target)]
+    reshaped = [*widen_few_channels(graph, target), *repeat_channels(graph, target), *spread_gates(graph, target)]
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")

@@ -26,7 +26,9 @@ def lowered(table: str, *, form: str = "table", shape: str = "n,4,6,6", convolut
     """A Lookup, between two 1x1 convolutions or alone; `shared`: others read its input, too."""
     entries = ",".join(map(str, _TABLES[table]))
     weight = ",".join(["1", "-2", "3", "4"] * 4)
-    lookup = f'v = mixport.Lookup <site = "act", in_scale = 0.05, in_zero_point = 120, scale = 0.0371, zero_point = 3, form = "{form}"> (d, t)'
+    lookup = (
+        f'v = mixport.Lookup <site = "act", in_scale = 0.05, in_zero_point = 120, scale = 0.0371, zero_point = 3, form = "{form}"> (d, t)'
+    )
     before = """wf = DequantizeLinear(w, ws, wz) c = Conv(xf, wf) q = QuantizeLinear(c, s, z) d = DequantizeLinear(q, s, z)"""
     after = "c2 = Conv(v, wf) y = QuantizeLinear(c2, s, z)"
     if not convolutions:
