@@ -106,6 +106,39 @@ def _spread(ctx: Any, grad: Tensor) -> Tensor:
 global_average_pool.register_autograd(_spread, setup_context=_keep_size)
 
 
+@torch.library.custom_op("mixport::space_to_depth", mutates_args=())
+def space_to_depth(x: Tensor, block: int) -> Tensor:
+    """Blocks of pixels as channels, [N, C, H, W] -> [N, block * block * C, H / block, W / block] (ONNX SpaceToDepth).
+
+    Channels are ordered by row in the block, column in the block, channel; torch's pixel_unshuffle has the channel first.
+    """
+    n, channels, rows, columns = x.shape
+    blocks = x.reshape(n, channels, rows // block, block, columns // block, block).permute(0, 3, 5, 1, 2, 4)
+    y = x.new_empty((n, block * block * channels, rows // block, columns // block))  # never a view of x, which torch forbids
+    y.view(blocks.shape).copy_(blocks)
+    return y
+
+
+@space_to_depth.register_fake
+def _(x: Tensor, block: int) -> Tensor:
+    return x.new_empty((x.shape[0], block * block * x.shape[1], x.shape[2] // block, x.shape[3] // block))
+
+
+def _keep_block(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+    ctx.block = inputs[1]
+
+
+def _channels_as_blocks(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    block: int = ctx.block
+    n, channels, rows, columns = grad.shape
+    channels //= block * block
+    pixels = grad.reshape(n, block, block, channels, rows, columns).permute(0, 3, 4, 1, 5, 2)
+    return pixels.reshape(n, channels, rows * block, columns * block), None
+
+
+space_to_depth.register_autograd(_channels_as_blocks, setup_context=_keep_block)
+
+
 @torch.library.custom_op("mixport::softmax", mutates_args=())
 def softmax(x: Tensor, bits: int) -> Tensor:
     """Softmax over the last axis as mixport.portable.softmax computes it, operation by operation."""

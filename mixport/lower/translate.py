@@ -62,6 +62,7 @@ _LAYER_NORM = _placeholder(
 )
 _ONNX = Opset("", 21)
 _POOL, _PAD, _CONSTANT = Op(_ONNX, "GlobalAveragePool"), Op(_ONNX, "Pad"), Op(_ONNX, "Constant")
+_SPACE_TO_DEPTH = Op(_ONNX, "SpaceToDepth")
 _PAD_MODES: Mapping[str, str] = MappingProxyType({"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"})
 """Modes of torch.nn.functional.pad and of ONNX Pad (19)."""
 
@@ -102,6 +103,10 @@ def _global_average_pool(x: Any) -> Any:
     return _POOL(x)
 
 
+def _space_to_depth(x: Any, block: int) -> Any:
+    return _SPACE_TO_DEPTH(x, blocksize=block)
+
+
 def _pad(x: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     """torch counts from the last axis, ONNX from the first. The exporter's own decompositions bring pads by a constant, too."""
     rank = len(x.shape)
@@ -125,6 +130,7 @@ def translate(quantized: QuantizedModel, *, opset: int) -> ir.Model:
         OPS.softmax.default: _softmax,
         OPS.layer_norm.default: _layer_norm,
         OPS.global_average_pool.default: _global_average_pool,
+        OPS.space_to_depth.default: _space_to_depth,
         torch.ops.aten.pad.default: _pad,
     }
     program = torch.export.load(quantized.program_path)

@@ -23,6 +23,7 @@ from mixport.quantize.auto_widths import Sizes, choose_widths, learned_bytes, le
 from mixport.quantize.capture import Captured, capture, export_program
 from mixport.quantize.carriers import group_params
 from mixport.quantize.conv_channels import level_convolutions
+from mixport.quantize.few_channels import widen_few_channels
 from mixport.quantize.float_model import FloatModel
 from mixport.quantize.fx_graph import clean
 from mixport.quantize.gated_functions import settle_gates
@@ -41,10 +42,12 @@ from mixport.quantize.ranges import ATTENTION_P, OUTPUT_MARGIN, P, ScaleRule, ac
 from mixport.quantize.reconstruction.caches import images_at_once
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
+from mixport.quantize.repeated_channels import repeat_channels
 from mixport.quantize.roles import Kind
 from mixport.quantize.sensitivity import nearest
 from mixport.quantize.shared_weights import layers_with_shared_weights
 from mixport.quantize.soundness import check_sound
+from mixport.quantize.spread_gates import spread_gates
 from mixport.quantize.statistics import Histogram, HistogramObserver, collect
 from mixport.quantize.uneven_channels import level_uneven
 from mixport.quantize.widths import scheme_widths
@@ -114,6 +117,7 @@ def quantize(
     levelled = _level_channels(
         model, captured, calibration, level_for, rule=scale_rule(target), learned=reconstruction is not None, progress=progress
     )
+    reshaped = [*widen_few_channels(graph, target), *repeat_channels(graph, target), *spread_gates(graph, target)]
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
@@ -170,7 +174,7 @@ def quantize(
         scheme=scheme,
         activations=tuple(sites),
         weights=tuple(weights),
-        decisions=(*model.notes, *captured.decisions, *mlps.decisions, *levelled, *plan.decisions, *raised, *moved, *floats),
+        decisions=(*model.notes, *captured.decisions, *mlps.decisions, *levelled, *reshaped, *plan.decisions, *raised, *moved, *floats),
         input_shape=(captured.example_batch, *model.input_shape[1:]),
         dynamic_batch=captured.dynamic_batch,
         portable_forms=portable_forms(graph, batch=captured.example_batch),
