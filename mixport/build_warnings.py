@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixport.artifacts import BuildWarning, QuantizedModel, RuntimeResult
+from mixport.build_latency import BuildLatency
 from mixport.evaluate import Metrics
 from mixport.form_evidence import unmeasured
 from mixport.output_quality import WEAK_AGREEMENT, WEAK_SQNR_DB, constant_outputs, is_weak, named_classes
@@ -85,6 +86,17 @@ def telling_outputs(reference: NDArray[np.floating], *, class_names: Sequence[st
             about="output",
             message=f"the float model names one class on all {images} images, so that agreement says little",
             hint="--eval with images of several classes",
+        )
+
+
+def slower_than_float(latency: BuildLatency) -> Iterator[BuildWarning]:
+    """A warning where the file is slower than the float model, by more than noise."""
+    if latency.slower and latency.ratio is not None:
+        yield BuildWarning(
+            about="latency",
+            message=f"the file is slower than the float model: {latency.model_ms:.2f} ms, {latency.ratio:.2f} times "
+            f"{latency.float_ms:.2f} ms (medians of {latency.rounds} interleaved rounds here, one thread, batch 1)",
+            hint="mixport bench BUNDLE --profile shows where the time goes",
         )
 
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 Int = NDArray[np.int64]
 
-Form = Literal["layer", "product", "add", "multiply", "average", "table", "function", "movement", "requantise", "quantise", "elementwise", "float"]
-"""What a node computes: a Conv, Gemm or MatMul with weights; one of two code tensors; ... ; codes from codes by a table, or by a float function;
-moved codes; codes of another scale; codes from floats;
-correctly rounded IEEE operations; anything else in float."""
+Form = Literal[
+    "layer", "product", "add", "multiply", "average", "table", "function", "movement", "requantise", "quantise", "elementwise", "float"
+]
+"""What a node computes: a Conv, Gemm or MatMul with weights; one of two code tensors; ... ; codes from codes by a table, or by a float
+function; moved codes; codes of another scale; codes from floats; correctly rounded IEEE operations; anything else in float."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,7 +109,9 @@ FLOAT_FUNCTIONS: Mapping[str, FloatFunction] = MappingProxyType(
             absolute=2.0**-22,
             attributes=MappingProxyType({"alpha": 1.0 / 6.0, "beta": 0.5}),
         ),
-        "HardSwish": FloatFunction(op_type="HardSwish", evaluate=_hard_swish, relative=2.0**-21, absolute=_TINY, by_input=2.0**-21, opset=14),
+        "HardSwish": FloatFunction(
+            op_type="HardSwish", evaluate=_hard_swish, relative=2.0**-21, absolute=_TINY, by_input=2.0**-21, opset=14
+        ),
     }
 )
 

@@ -283,6 +283,22 @@ class PortableCostEntry(_Part):
     forms: tuple[FormCostEntry, ...]
 
 
+class LatencyEntry(_Part):
+    """Median latencies of the file and of the float model, and their ratio (below 1 the file is faster); one thread, batch 1.
+
+    `slower` is True where the file is slower by more than noise. Without float_ms, `reason` says why.
+    """
+
+    model_ms: float
+    float_ms: float | None
+    ratio: float | None
+    model_quartiles_ms: tuple[float, float]
+    float_quartiles_ms: tuple[float, float] | None
+    rounds: int
+    slower: bool
+    reason: str = ""
+
+
 class WidthOptionEntry(_Part):
     """One width a layer could have had: loss alone (KL divergence in nats), bytes of its weights in the file."""
 
@@ -385,6 +401,7 @@ class Manifest(_Part):
     graph: GraphEntry | None = None
     golden_images: int | None = None
     timings_s: dict[str, float] = Field(default_factory=dict)
+    latency: LatencyEntry | None = None
     portable_cost: PortableCostEntry | None = None
     widths: WidthsEntry | None = None
     reconstruction: ReconstructionEntry | None = None

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 import mixport
 from mixport.artifacts import BuildWarning, CalibrationSet, LoweredGraph, Preprocessing, QuantizedModel, ValidationReport
+from mixport.build_latency import BuildLatency
 from mixport.calibration import SetDetails
 from mixport.evaluate import GateResult, Metrics
 from mixport.manifest import (
@@ -18,6 +19,7 @@ from mixport.manifest import (
     GateEntry,
     GeneratorEntry,
     GraphEntry,
+    LatencyEntry,
     Manifest,
     MetricsEntry,
     ModelEntry,
@@ -47,6 +49,7 @@ def build_manifest(
     quantized: QuantizedModel,
     lowered: LoweredGraph,
     validation: ValidationReport,
+    latency: BuildLatency | None = None,
     portable_cost: PortableCost | None = None,
     metrics: Metrics,
     gates: Sequence[GateResult],
@@ -67,6 +70,7 @@ def build_manifest(
         quantized: sites, scheme and decisions of the quantiser.
         lowered: the ONNX file and the decisions of the lowering.
         validation: verdict and evidence.
+        latency: beside the float model's.
         portable_cost: latency beside the runtime's own softmax and LayerNorm; None where the model has none.
         metrics: accuracy, agreement, size.
         gates: results, in the order asked.
@@ -98,6 +102,7 @@ def build_manifest(
         sites=(*_weight_sites(quantized), *_activation_sites(quantized, behind_islands=frozenset(validation.entry_sites))),
         metrics=MetricsEntry.model_validate(metrics, from_attributes=True),
         validation=ValidationEntry.model_validate(validation, from_attributes=True),
+        latency=None if latency is None else LatencyEntry.model_validate(latency, from_attributes=True),
         portable_cost=None if portable_cost is None else PortableCostEntry.model_validate(portable_cost, from_attributes=True),
         widths=None if quantized.width_search is None else WidthsEntry.model_validate(quantized.width_search, from_attributes=True),
         reconstruction=None if learned is None else ReconstructionEntry.model_validate(learned, from_attributes=True),

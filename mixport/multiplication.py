@@ -1,8 +1,8 @@
 """Products of two code tensors: do all machines requantise them to the same codes?
 
-ONNX Runtime's QLinearMul (1.31, 1.32) computes float32(a' b') * (a_scale b_scale / y_scale) + zero_point on x64 and arm64, where a machine may
-fuse the last two operations; under WASM (onnxruntime-web 1.30) it computes (a_scale a') (b_scale b') / y_scale + zero_point. Near a tie
-they differ. Two 8-bit tensors have at most 65,536 products: each is looked at.
+ONNX Runtime's QLinearMul (1.31, 1.32) computes float32(a' b') * (a_scale b_scale / y_scale) + zero_point on x64 and arm64, where a machine
+may fuse the last two operations; under WASM (onnxruntime-web 1.30) it computes (a_scale a') (b_scale b') / y_scale + zero_point. Near a
+tie they differ. Two 8-bit tensors have at most 65,536 products: each is looked at.
 """
 
 from __future__ import annotations

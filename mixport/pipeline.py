@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from mixport import calibration as calibrating
 from mixport import evaluate, stages
 from mixport.artifacts import BuildWarning, CalibrationSet, LoweredGraph, ValidationReport
+from mixport.build_latency import BuildLatency, build_latency
 from mixport.build_plan import BuildPlan, describe_plan
-from mixport.build_warnings import telling_outputs, unmeasured_versions, weak_output, zero_weights
+from mixport.build_warnings import slower_than_float, telling_outputs, unmeasured_versions, weak_output, zero_weights
 from mixport.conformance.evidence import with_evidence
 from mixport.conformance.used_forms import used_forms
 from mixport.environment import describe_environment
-from mixport.errors import BadOptionError, ValidationFailedError
+from mixport.errors import BadOptionError, MixportError, StoreError, ValidationFailedError
 from mixport.image_files import SUFFIXES, skipped_files
 from mixport.images import LabelledImages, normalise, read_labelled
 from mixport.manifest import ModelEntry
@@ -27,7 +28,7 @@ from mixport.options import BuildOptions, command_line
 from mixport.portable_cost import portable_cost
 from mixport.progress import Progress, SilentProgress
 from mixport.proof.prove import prove
-from mixport.quantize import FloatModel, PreprocessingOverrides, check_class_count, load_model, open_simulation, zero_layers
+from mixport.quantize import FloatModel, open_simulation, zero_layers
 from mixport.release import ReleaseBundle, check_replaceable, golden_count, read_bundle, release
 from mixport.report import StripImage, render, strip_images
 from mixport.runtime_records import Runtime
@@ -121,7 +122,7 @@ def build_all(
     # Before hours of work, not after them.
     options.resolve_reconstruction()
     others = open_runtimes([name for name in options.runtime if name != "native"])
-    model = _load(shop)
+    model = stages.load(shop)
     recipe = stages.recipe_of(shop, model)
     folders = bundle_folders(options, model=model.name, targets=[target.name for target in targets])
     for folder in folders:
@@ -162,7 +163,7 @@ def bundle_folders(options: BuildOptions, *, model: str, targets: Sequence[str])
 def calibrate_only(options: BuildOptions, *, progress: Progress | None = None, note: Callable[[str], None] | None = None) -> CalibrationSet:
     """The calibration set that a build with these options uses, made where it is not in the cache yet."""
     shop = _open_workshop(options, progress, note)
-    model = _load(shop)
+    model = stages.load(shop)
     made = stages.calibrate(shop, model, stages.recipe_of(shop, model))
     _tell(shop, _about_images(made))
     return made
@@ -171,26 +172,6 @@ def calibrate_only(options: BuildOptions, *, progress: Progress | None = None, n
 def _open_workshop(options: BuildOptions, progress: Progress | None, note: Callable[[str], None] | None) -> Workshop:
     log = StageLog(note or (lambda _: None))
     return Workshop(options=options, store=Store(options.cache), progress=progress or SilentProgress(), log=log)
-
-
-def _load(shop: Workshop) -> FloatModel:
-    options = shop.options
-    overrides = PreprocessingOverrides(input_size=options.input_size, mean=options.mean, std=options.std, crop_fraction=options.crop)
-    with shop.log.stage("load"):
-        model = load_model(
-            options.model,
-            weights=options.weights,
-            random_weights=options.random_weights,
-            seed=options.seed,
-            model_args=options.model_arg,
-            classes=options.classes,
-            overrides=overrides,
-        )
-        if options.classes is not None:
-            check_class_count(model, source=options.classes)
-    for note in model.notes:
-        shop.log.note(f"{note.where}: {note.what} ({note.why})")
-    return model
 
 
 def _say_what_is_replaced(shop: Workshop, folder: Path) -> None:
@@ -256,8 +237,14 @@ def _build_one(
         codes, _ = golden(lowered, pixels[:1], target, verified=verified)
         count = golden_count(sum(array.nbytes for array in codes.values()))
         codes, output = golden(lowered, pixels[:count], target, verified=verified)
-    with shop.log.stage("cost of portable forms"):
-        cost = portable_cost(lowered.model_path, quantized.model.portable_forms, session=target.session, progress=shop.progress)
+    latency = _latency(shop, inputs, lowered, target)
+    if quantized.model.portable_forms:
+        with shop.log.stage("cost of portable forms"):
+            cost = portable_cost(latency.model_ms, quantized.model.portable_forms, session=target.session, progress=shop.progress)
+    else:
+        cost = None
+    slow = tuple(slower_than_float(latency))
+    _tell(shop, slow)
     manifest = build_manifest(
         model=ModelEntry(name=model.name, source=model.source, sha256=model.sha256),
         target=target,
@@ -266,10 +253,11 @@ def _build_one(
         quantized=quantized.model,
         lowered=lowered,
         validation=report,
+        latency=latency,
         portable_cost=cost,
         metrics=metrics,
         gates=results,
-        warnings=(*inputs.warnings, *warnings),
+        warnings=(*inputs.warnings, *warnings, *slow),
         preprocessing=model.preprocessing,
         class_names=model.class_names,
         environment=describe_environment(),
@@ -286,6 +274,22 @@ def _build_one(
         report_html=render(manifest, strip=_strip(inputs)),
     )
     return BuildOutcome(bundle=bundle, failures=_failures(report, results))
+
+
+def _latency(shop: Workshop, inputs: _Inputs, lowered: LoweredGraph, target: Target) -> BuildLatency:
+    """Of the file beside the float model, or alone where torch cannot export that or the runtime not run it: no build fails here."""
+    reason, plain = "", None
+    try:
+        plain = stages.float_file(shop, inputs.model, model_key=inputs.model_key)
+        with shop.log.stage("latency"):
+            return build_latency(lowered.model_path, plain, session=target.session, progress=shop.progress)
+    except StoreError:
+        raise
+    except MixportError as error:
+        reason = str(error)
+    shop.log.note(f"latency: the float model is not measured: {reason}")
+    with shop.log.stage("latency"):
+        return build_latency(lowered.model_path, None, session=target.session, progress=shop.progress, reason=reason)
 
 
 def _evaluate(

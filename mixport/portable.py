@@ -61,8 +61,11 @@ def softmax(x: ArrayLike, *, bits: int) -> Float:
 def layer_norm(codes: NDArray[Any], *, weight: ArrayLike, bias: ArrayLike, epsilon: float, scale: float) -> Float:
     """LayerNorm over the last axis of integer codes; their zero point cancels.
 
-    With D codes c a row, S = sum(c) and Q = sum(c^2) are exact in float64; then one rounding a step:
-    y = (c - float32(S / D)) * float32(D / sqrt(D Q - S^2 + D^2 epsilon / scale^2)) * weight + bias.
+    With D codes c a row, S = sum(c) and Q = sum(c^2) are exact; then one rounding a step:
+    y = (c - m) * float32(D / sqrt(D Q - S^2 + D^2 epsilon / scale^2)) * weight + bias.
+    The mean m is float32(S / D) for 8-bit codes. For wider ones it is the nearest integer to float32(S) / D: half a step of 16-bit
+    codes, as every code is off by, is far below a step of the 8-bit result, and an integer is what DequantizeLinear subtracts.
+    A bias of zeros is not added, and a weight of ones, whose products change nothing, need not be multiplied by.
 
     Args:
         codes: integers of at most 16 bits.
@@ -79,9 +82,24 @@ def layer_norm(codes: NDArray[Any], *, weight: ArrayLike, bias: ArrayLike, epsil
     total = c.sum(-1, keepdims=True)
     squares = (c * c).sum(-1, keepdims=True)
     spread = squares * length - total * total + variance_offset(codes.shape[-1], epsilon=epsilon, scale=scale)
-    centred = codes.astype(np.float32) - (total / length).astype(np.float32)
-    normal = centred * (length / np.sqrt(spread)).astype(np.float32)
-    return normal * np.asarray(weight, np.float32) + np.asarray(bias, np.float32)
+    if has_integer_mean(codes.dtype.name):
+        mean = np.rint(total.astype(np.float32) / np.float32(length))
+    else:
+        mean = (total / length).astype(np.float32)
+    normal = (codes.astype(np.float32) - mean) * (length / np.sqrt(spread)).astype(np.float32)
+    scaled = normal * np.asarray(weight, np.float32)
+    return scaled + np.asarray(bias, np.float32) if np.any(bias) else scaled
+
+
+def has_integer_mean(storage: str) -> bool:
+    """True for codes of more than 8 bits: LayerNorm takes their mean as an integer."""
+    return np.dtype(storage).itemsize > 1
+
+
+def sums_fit_float32(length: int, *, storage: str) -> bool:
+    """True where float32 holds every sum of `length` squares of codes, whatever they are: 258 codes of 8 bits, none of 16."""
+    info = np.iinfo(storage)
+    return length * max(abs(int(info.min)), int(info.max)) ** 2 <= FLOAT32_INTEGERS
 
 
 LEAST_OFFSET = 2.0**-40

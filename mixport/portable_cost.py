@@ -1,4 +1,7 @@
-"""What portable forms cost: the model's latency beside what it would be with the runtime's own softmax and LayerNorm."""
+"""What portable forms cost: the model's latency beside what it would be with the runtime's own softmax and LayerNorm.
+
+`build_latency` says how the file compares with the float model; this says how much of it is the price of equal codes everywhere.
+"""
 
 from __future__ import annotations
 
@@ -53,12 +56,12 @@ class PortableCost:
 
 
 def portable_cost(
-    model: Path, forms: Sequence[PortableForm], *, session: SessionRules, progress: Progress | None = None
+    model_ms: float, forms: Sequence[PortableForm], *, session: SessionRules, progress: Progress | None = None
 ) -> PortableCost | None:
-    """Time the model and each distinct form; None where the model has none: integer sums, tables and the like cost nothing more.
+    """Time each distinct form; None where the model has none: integer sums, tables and the like cost nothing more.
 
     Args:
-        model: the ONNX file.
+        model_ms: median latency of the model as it ships.
         forms: softmaxes and normalisations of the model.
         session: policy; one thread is used whatever it says.
         progress: shows rounds.
@@ -70,7 +73,6 @@ def portable_cost(
     def time(*files: Path) -> tuple[float, ...]:
         return tuple(one.median_ms for one in measure(files, config=session.config, seconds=_SECONDS, seed=0, progress=bar))
 
-    (model_ms,) = time(model)
     costs: list[FormCost] = []
     with tempfile.TemporaryDirectory(prefix="mixport-cost-") as folder:
         for form, count in Counter(PortableForm(kind=one.kind, shape=one.shape) for one in forms).items():

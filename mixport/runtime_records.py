@@ -49,6 +49,36 @@ class RuntimeAnswer:
     refused: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TimingRules:
+    """How models are timed against each other, in rounds that run each of them once.
+
+    Attributes:
+        warmup: runs of each model that do not count.
+        min_rounds: that are run whatever the budget, at least 2.
+        max_rounds: that are run at most.
+        seconds: budget of the rounds, without loading.
+    """
+
+    warmup: int
+    min_rounds: int
+    max_rounds: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeTimes:
+    """How long a runtime took for one model.
+
+    Attributes:
+        times_ms: one inference each, milliseconds, in the order of the rounds; empty where the model was refused.
+        refused: the runtime's own message where it did not load or run the model, empty otherwise.
+    """
+
+    times_ms: tuple[float, ...]
+    refused: str = ""
+
+
 class Runtime(Protocol):
     """A runtime on this machine, emulated, or elsewhere: models and inputs go there, arrays come back."""
 

@@ -65,10 +65,25 @@ def float_logits_key(*, model: str, images_sha256: str) -> str:
     return sha256_json({"model": model, "images": images_sha256, "packages": _versions(("torch", "numpy"))})
 
 
+def float_file_key(*, model: str) -> str:
+    """SHA-256 of everything that decides torch's export of a float model: of our own code only what calls the exporter."""
+    return sha256_json({"model": model, "code": _file_sha256("lower/float_export.py"), "packages": _versions(_LOWER_PACKAGES)})
+
+
+def static_file_key(*, float_file: str, images_sha256: str) -> str:
+    """SHA-256 of everything that decides quantize_static's file."""
+    code, packages = _file_sha256("validate/static_quantizer.py"), _versions(("onnx", "onnxruntime"))
+    return sha256_json({"float": float_file, "images": images_sha256, "code": code, "packages": packages})
+
+
 def code_sha256() -> str:
     """SHA-256 of mixport's own code: a checkout that was edited never takes results of the code before the edit."""
     folder = Path(__file__).parent
     return sha256_json({path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*.py"))})
+
+
+def _file_sha256(name: str) -> str:
+    return sha256_file(Path(__file__).parent / name)
 
 
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:

@@ -19,16 +19,18 @@ from mixport.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
 from mixport.calibration import CalibrationRecipe
 from mixport.errors import InvariantError, StoreError
 from mixport.fingerprint import sha256_arrays
+from mixport.lower.float_export import export_float
 from mixport.options import BuildOptions
 from mixport.progress import Progress
-from mixport.quantize import FloatModel
+from mixport.quantize import FloatModel, PreprocessingOverrides, check_class_count, load_model
 from mixport.quantize.scores import ModelScores
 from mixport.quantspec import Scheme
-from mixport.stage_keys import float_logits_key, lowered_key, quantized_key, unit_key
+from mixport.stage_keys import float_file_key, float_logits_key, lowered_key, quantized_key, static_file_key, unit_key
 from mixport.store import Store
 from mixport.targets import Target
+from mixport.validate.static_quantizer import quantize_static_file
 
-_LOGITS_FILE = "logits.npy"
+_LOGITS_FILE, _FLOAT_FILE, _STATIC_FILE = "logits.npy", "float.onnx", "static.onnx"
 
 
 class StageLog:
@@ -90,6 +92,27 @@ class Quantized:
 
     model: QuantizedModel
     key: str
+
+
+def load(shop: Workshop) -> FloatModel:
+    """The float model that the options name. Raises BadInputError, BadOptionError, UnsupportedModelError."""
+    options = shop.options
+    overrides = PreprocessingOverrides(input_size=options.input_size, mean=options.mean, std=options.std, crop_fraction=options.crop)
+    with shop.log.stage("load"):
+        model = load_model(
+            options.model,
+            weights=options.weights,
+            random_weights=options.random_weights,
+            seed=options.seed,
+            model_args=options.model_arg,
+            classes=options.classes,
+            overrides=overrides,
+        )
+        if options.classes is not None:
+            check_class_count(model, source=options.classes)
+    for note in model.notes:
+        shop.log.note(f"{note.where}: {note.what} ({note.why})")
+    return model
 
 
 def recipe_of(shop: Workshop, model: FloatModel) -> CalibrationRecipe:
@@ -189,6 +212,34 @@ def float_logits(shop: Workshop, model: FloatModel, images: NDArray[np.uint8], *
     with shop.log.stage("float model"):
         folder = _stored(shop, "float-logits", key, make, stage="float model")
         return np.load(folder / _LOGITS_FILE, allow_pickle=False)
+
+
+def float_file(shop: Workshop, model: FloatModel, *, model_key: str) -> Path:
+    """torch's ONNX export of the float model, batch 1; from the store where it was made before. Raises UnsupportedModelError."""
+
+    def make(workdir: Path) -> None:
+        export_float(model.module, workdir / _FLOAT_FILE, input_shape=model.input_shape)
+
+    with shop.log.stage("float file"):
+        return _stored(shop, "float-file", float_file_key(model=model_key), make, stage="float file") / _FLOAT_FILE
+
+
+def static_file(shop: Workshop, source: Path, images: NDArray[np.float32], *, model_key: str) -> Path:
+    """quantize_static's file from a float one; from the store where it was made before. Raises UnsupportedModelError.
+
+    Args:
+        shop: options and store.
+        source: what `float_file` gave.
+        images: float32 [N, C, H, W] to calibrate on, preprocessed.
+        model_key: of the float model.
+    """
+    key = static_file_key(float_file=float_file_key(model=model_key), images_sha256=sha256_arrays({"images": images}))
+
+    def make(workdir: Path) -> None:
+        quantize_static_file(source, workdir / _STATIC_FILE, images=images)
+
+    with shop.log.stage("quantize_static file"):
+        return _stored(shop, "static-file", key, make, stage="quantize_static file") / _STATIC_FILE
 
 
 def _check_budget(quantized: QuantizedModel, lowered: LoweredGraph) -> None:

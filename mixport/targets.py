@@ -93,6 +93,30 @@ class AccumulatorRules(_Table):
     pair_limit: int | None = Field(default=None, ge=128)
 
 
+class ConvolutionRules(_Table):
+    """What the integer convolutions of a target take.
+
+    Attributes:
+        channel_multiple: input channels that its kernels take at once, where those of fewer are slow; None: nothing is known.
+        least_outputs: output channels from which that holds.
+        depthwise_multiplier: False where depthwise kernels give one output a channel, and several are slow.
+    """
+
+    channel_multiple: int | None = Field(default=None, ge=2)
+    least_outputs: int = Field(default=1, ge=1)
+    depthwise_multiplier: bool = True
+
+
+class ElementwiseRules(_Table):
+    """How a target does arithmetic of two tensors.
+
+    Attributes:
+        broadcast_channels: channels from which a factor for each of them is multiplied at full speed, where fewer are slow; None: any.
+    """
+
+    broadcast_channels: int | None = Field(default=None, ge=1)
+
+
 class SessionRules(_Table):
     """Session policy that the exactness claim names."""
 
@@ -120,6 +144,8 @@ class Target(_Table):
     portable: bool = True
     accumulator: AccumulatorRules = AccumulatorRules()
     functions: FunctionRules = FunctionRules()
+    convolutions: ConvolutionRules = ConvolutionRules()
+    elementwise: ElementwiseRules = ElementwiseRules()
     name: str = ""
     sha256: str = ""
 

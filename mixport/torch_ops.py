@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixport.portable import REACH, SQUARINGS, variance_offset
+from mixport.portable import REACH, SQUARINGS, has_integer_mean, variance_offset
 
 NAMESPACE = "mixport"
 
@@ -106,6 +106,39 @@ def _spread(ctx: Any, grad: Tensor) -> Tensor:
 global_average_pool.register_autograd(_spread, setup_context=_keep_size)
 
 
+@torch.library.custom_op("mixport::space_to_depth", mutates_args=())
+def space_to_depth(x: Tensor, block: int) -> Tensor:
+    """Blocks of pixels as channels, [N, C, H, W] -> [N, block * block * C, H / block, W / block] (ONNX SpaceToDepth).
+
+    Channels are ordered by row in the block, column in the block, channel; torch's pixel_unshuffle has the channel first.
+    """
+    n, channels, rows, columns = x.shape
+    blocks = x.reshape(n, channels, rows // block, block, columns // block, block).permute(0, 3, 5, 1, 2, 4)
+    y = x.new_empty((n, block * block * channels, rows // block, columns // block))  # never a view of x, which torch forbids
+    y.view(blocks.shape).copy_(blocks)
+    return y
+
+
+@space_to_depth.register_fake
+def _(x: Tensor, block: int) -> Tensor:
+    return x.new_empty((x.shape[0], block * block * x.shape[1], x.shape[2] // block, x.shape[3] // block))
+
+
+def _keep_block(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+    ctx.block = inputs[1]
+
+
+def _channels_as_blocks(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    block: int = ctx.block
+    n, channels, rows, columns = grad.shape
+    channels //= block * block
+    pixels = grad.reshape(n, block, block, channels, rows, columns).permute(0, 3, 4, 1, 5, 2)
+    return pixels.reshape(n, channels, rows * block, columns * block), None
+
+
+space_to_depth.register_autograd(_channels_as_blocks, setup_context=_keep_block)
+
+
 @torch.library.custom_op("mixport::softmax", mutates_args=())
 def softmax(x: Tensor, bits: int) -> Tensor:
     """Softmax over the last axis as mixport.portable.softmax computes it, operation by operation."""
@@ -129,8 +162,11 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, name: str, epsilon: floa
     wide, length = codes.double(), x.shape[-1]
     total, squares = wide.sum(-1, keepdim=True), (wide * wide).sum(-1, keepdim=True)
     spread = squares * length - total * total + variance_offset(length, epsilon=epsilon, scale=scale)
-    normal = (codes - (total / length).float()) * (length / torch.sqrt(spread)).float()
-    return (normal * weight + bias).contiguous()
+    mean = (
+        torch.round(total.float() / torch.tensor(float(length), device=x.device)) if has_integer_mean(storage) else (total / length).float()
+    )
+    scaled = (codes - mean) * (length / torch.sqrt(spread)).float() * weight
+    return (scaled + bias if bool(bias.any()) else scaled).contiguous()
 
 
 @layer_norm.register_fake

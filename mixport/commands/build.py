@@ -250,10 +250,9 @@ def _print_outcome(console: Console, outcome: BuildOutcome) -> None:
     ]
     if metrics.top1_float is not None and metrics.top1_quantized is not None:
         rows.append(["top-1", f"{metrics.top1_quantized:.2f} %, float {metrics.top1_float:.2f} %"])
-    if found.portable_cost is not None:
-        rows.append(
-            ["latency", f"{found.portable_cost.model_ms:.2f} ms, {found.portable_cost.ratio:.2f} times that without portable forms"]
-        )
+    if (latency := found.latency) is not None:
+        beside = "float not measured" if latency.ratio is None else f"{latency.ratio:.2f} of the float model's {latency.float_ms:.2f} ms"
+        rows.append(["latency", f"{latency.model_ms:.2f} ms, {beside}"])
     rows.extend(["gate", f"{'met' if gate.passed else 'NOT met'}: {gate.explanation}"] for gate in found.gates)
     console.table(["", ""], rows)
     if found.warnings:

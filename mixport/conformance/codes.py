@@ -70,6 +70,28 @@ def _dequantise(dtype: str, rng: np.random.Generator) -> tuple[Case, ...]:
     return tuple(cases)
 
 
+def _dequantise_rows(dtype: str, rng: np.random.Generator) -> tuple[Case, ...]:
+    """A scale and a zero point a row, which the graph computes as a normalisation does: 1 / Sqrt, and a QuantizeLinear."""
+    info = np.iinfo(dtype)
+    cases: list[Case] = []
+    for name, rows, columns in (("plain", 32, 64), ("odd-channels", 7, 33), ("one-column", 257, 1), ("one-row", 1, 129)):
+        model = Model()
+        x = model.input("x", dtype, 2)
+        scale = model.node("Div", model.constant(1.0, _F32), model.node("Sqrt", model.input("spread", _F32, 1)))
+        zero_point = model.quantise(model.input("mean", _F32, 1), 3.0, 0, dtype=dtype)
+        total = model.node("Add", model.node("DequantizeLinear", x, scale, zero_point, axis=0), model.constant(0.0, _F32))
+        ends = np.linspace(float(info.min) * 3, float(info.max) * 3, rows).astype(_F32)
+        feeds: list[tuple[str, Mapping[str, Array]]] = []
+        for kind, codes in (
+            ("random", rng.integers(info.min, int(info.max) + 1, (rows, columns)).astype(dtype)),
+            ("saturation", np.where(rng.random((rows, columns)) < 0.5, info.min, info.max).astype(dtype)),
+        ):
+            spread = (np.abs(bell((rows,), rng)) + 0.01).astype(_F32) * _F32(3e6)
+            feeds.append((kind, {"x": codes, "spread": spread, "mean": ends if kind == "saturation" else ends[::-1] / _F32(7)}))
+        cases.append(interpreted(name, model.build({total: _F32}), feeds))
+    return tuple(cases)
+
+
 def _requantise(source: str, to: str, rng: np.random.Generator) -> tuple[Case, ...]:
     cases: list[Case] = []
     wide, narrow = np.iinfo(source), np.iinfo(to)
@@ -154,16 +176,17 @@ _MOVES: Mapping[str, tuple[tuple[str, str, tuple[Any, ...], dict[str, Any]], ...
 
 
 def _move(form: str, rng: np.random.Generator) -> tuple[Case, ...]:
-    """On codes, and on floats, which some data movement of a file still holds."""
+    """On codes, and on floats, which some data movement of a file still holds; 16-bit codes are only reshaped and transposed."""
     cases: list[Case] = []
+    wide = (np.int16,) if form in ("reshape", "transpose") else ()
     for name, op, constants, attributes in _MOVES[form]:
-        for dtype in (np.uint8, np.float32):
+        for dtype in (np.uint8, np.float32, *wide):
             model = Model()
             x = model.input("x", dtype, 4)
             values = [np.asarray(c, dtype) if np.asarray(c).dtype == np.uint8 else c for c in constants]
             output = model.node(op, x, *(model.constant(value) for value in values), **attributes)
             feeds = {"x": rng.integers(0, 256, (2, 4, 6, 8)).astype(dtype)}
-            label = name if dtype is np.uint8 else f"{name}-of-floats"
+            label = {np.uint8: name, np.float32: f"{name}-of-floats", np.int16: f"{name}-of-int16"}[dtype]
             cases.append(interpreted(label, model.build({output: dtype}), [("random", feeds)]))
     return tuple(cases)
 
@@ -187,6 +210,9 @@ def _form(name: str, about: str, make: Any, family: Any = "codes") -> Form:
 FORMS: tuple[Form, ...] = (
     *(_form(f"quantize.{t}", f"QuantizeLinear of floats to {t}", partial(_quantise, t)) for t in ("uint8", "int16", "uint16")),
     *(_form(f"dequantize.{t}", f"DequantizeLinear of {t} to floats", partial(_dequantise, t)) for t in ("uint8", "int16", "uint16")),
+    _form(
+        "dequantize.rows.int16", "DequantizeLinear of int16 with a computed scale and zero point a row", partial(_dequantise_rows, "int16")
+    ),
     _form("requantise.uint8", "DequantizeLinear, QuantizeLinear between scales of uint8", partial(_requantise, "uint8", "uint8")),
     _form("requantise.int16", "DequantizeLinear, QuantizeLinear between scales of int16", partial(_requantise, "int16", "int16")),
     _form("requantise.int16-to-uint8", "int16 codes to uint8 codes", partial(_requantise, "int16", "uint8")),

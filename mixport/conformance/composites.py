@@ -17,6 +17,7 @@ from mixport.validate.graph import Array
 _SQUARINGS = 6
 _RANGE = 16.0
 _FLOAT_BITS, _UINT16_BITS = 24, 16
+_FLOAT, _DOUBLE = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
 
 
 def softmax_bits(count: int) -> int:
@@ -62,7 +63,9 @@ def softmax_codes(x: Array, *, scale: float, zero_point: int) -> Array:
 def layernorm_model(
     width: int, gamma: Array, beta: Array, *, whole: bool, dtype: str, in_scale: float, epsilon: float, scale: float, zero_point: int
 ) -> onnx.ModelProto:
-    """(c - S / D) D / sqrt(D Q - S^2 + D^2 eps / s^2) with S and Q the sums of codes and of their squares, exact in double.
+    """(c - m) D / sqrt(D Q - S^2 + D^2 eps / s^2) with S and Q the sums of codes and of their squares, exact.
+
+    The mean m is S / D: of 16-bit codes to the nearest integer, which a DequantizeLinear subtracts that has a scale a row.
 
     Args:
         width: D, the last axis.
@@ -77,23 +80,34 @@ def layernorm_model(
     """
     model = Model()
     codes = model.input("x", dtype, 2)
-    wide = model.node("Cast", codes, to=onnx.TensorProto.DOUBLE)
-    axis = model.constant(np.asarray([-1], np.int64))
-    total = model.node("ReduceSum", wide, axis, keepdims=1)
-    squares = model.node("ReduceSum", model.node("Mul", wide, wide), axis, keepdims=1)
-    spread = model.node("Sub", model.node("Mul", squares, model.constant(width, F64)), model.node("Mul", total, total))
-    variance = model.node("Add", spread, model.constant(_shift(width, in_scale, epsilon), F64))
+    total, squares = _layernorm_sums(model, codes, width, dtype=dtype)
     count = model.constant(width, F64)
-    inverse = model.node("Div", model.constant(1.0, F64) if whole else count, model.node("Sqrt", variance))
-    inverse = model.node("Cast", inverse, to=onnx.TensorProto.FLOAT)
-    narrow = model.node("Cast", codes, to=onnx.TensorProto.FLOAT)
-    if whole:
-        narrow = model.node("Mul", narrow, model.constant(width, F32))
-    middle = model.node("Cast", total if whole else model.node("Div", total, count), to=onnx.TensorProto.FLOAT)
-    centred = model.node("Sub", narrow, middle)
-    scaled = model.node("Mul", model.node("Mul", centred, inverse), model.constant(gamma, F32))
-    result = model.node("Add", scaled, model.constant(beta, F32))
+    spread = model.node("Sub", model.node("Mul", squares, count), model.node("Mul", total, total))
+    root = model.node("Sqrt", model.node("Add", spread, model.constant(_shift(width, in_scale, epsilon), F64)))
+    inverse = model.node("Cast", model.node("Div", model.constant(1.0, F64) if whole else count, root), to=_FLOAT)
+    if whole or dtype == "uint8":
+        axis = model.constant(np.asarray([-1], np.int64))
+        narrow = model.node("Cast", codes, to=_FLOAT)
+        if whole:
+            narrow = model.node("Mul", narrow, model.constant(width, F32))
+        middle = model.node("Cast", total if whole else model.node("Div", total, count), to=_FLOAT)
+        centred = model.node("Sub", narrow, model.node("Unsqueeze", middle, axis))
+        normal = model.node("Mul", centred, model.node("Unsqueeze", inverse, axis))
+    else:
+        middle = model.quantise(model.node("Cast", total, to=_FLOAT), float(width), 0, dtype=dtype)
+        normal = model.node("DequantizeLinear", codes, inverse, middle, axis=0)
+    result = model.node("Add", model.node("Mul", normal, model.constant(gamma, F32)), model.constant(beta, F32))
     return model.build({model.quantise(result, scale, zero_point): np.uint8})
+
+
+def _layernorm_sums(model: Model, codes: str, width: int, *, dtype: str) -> tuple[str, str]:
+    """S and Q as doubles, one a row: added up in float32 where that holds them, of up to 258 squares of bytes."""
+    in_float = dtype == "uint8" and width * 255**2 <= 1 << _FLOAT_BITS
+    values = model.node("Cast", codes, to=_FLOAT if in_float else _DOUBLE)
+    axis = model.constant(np.asarray([-1], np.int64))
+    sums = [model.node("ReduceSum", each, axis, keepdims=0) for each in (values, model.node("Mul", values, values))]
+    total, squares = (model.node("Cast", each, to=_DOUBLE) for each in sums) if in_float else sums
+    return total, squares
 
 
 def layernorm_codes(
@@ -104,10 +118,13 @@ def layernorm_codes(
     wide = x.astype(np.int64)
     total, squares = wide.sum(axis=-1, keepdims=True).astype(F64), (wide * wide).sum(axis=-1, keepdims=True).astype(F64)
     root = np.sqrt(squares * F64(width) - total * total + F64(_shift(width, in_scale, epsilon)))
+    inverse = ((F64(1) if whole else F64(width)) / root).astype(F32)
     if whole:
-        centred, inverse = x.astype(F32) * F32(width) - total.astype(F32), (F64(1) / root).astype(F32)
+        centred = x.astype(F32) * F32(width) - total.astype(F32)
+    elif x.dtype == np.uint8:
+        centred = x.astype(F32) - (total / F64(width)).astype(F32)
     else:
-        centred, inverse = x.astype(F32) - (total / F64(width)).astype(F32), (F64(width) / root).astype(F32)
+        centred = x.astype(F32) - np.rint(total.astype(F32) / F32(width))
     result = centred * inverse * gamma + beta
     return integer.quantise(result, scale=scale, zero_point=zero_point, qmin=0, qmax=255).astype(np.uint8)
 
@@ -144,6 +161,8 @@ def _layernorm(whole: bool, rng: np.random.Generator) -> tuple[Case, ...]:
         (768, "int16", 0.0003, 0.019, 131),
         (1024, "int16", 0.001, 0.025, 129),
         (197, "uint8", 0.031, 0.027, 127),
+        (258, "uint8", 0.031, 0.027, 127),
+        (259, "uint8", 0.031, 0.027, 127),
         (33, "uint8", 0.021, 0.5, 128),
         (1, "int16", 0.01, 0.03, 3),
     ):
@@ -176,7 +195,7 @@ FORMS: tuple[Form, ...] = (
     Form(
         name="layernorm.whole",
         family="composites",
-        about="the same with D c - S in place of c - S / D",
+        about="LayerNormalization with D c - S in place of c - m",
         emitted=False,
         make=partial(_layernorm, True),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -29,9 +30,13 @@ def _function(function: FloatFunction, rng: np.random.Generator) -> tuple[Case, 
         source = QuantParams(scale=float(_F32(scale)), zero_point=zero_point, qmin=0, qmax=255, storage="uint8")
         target = _proved(function, source)
         model = Model()
-        floats = model.node(function.op_type, model.dequantise(model.input("x", np.uint8, 2), scale, zero_point), **function.attributes)
+        attributes: dict[str, Any] = dict(function.attributes)
+        floats = model.node(function.op_type, model.dequantise(model.input("x", np.uint8, 2), scale, zero_point), **attributes)
         output = model.quantise(floats, target.scale, target.zero_point)
-        more = [("one-element", {"x": np.full((1, 1), 7, np.uint8)}), ("random", {"x": rng.integers(0, 256, (5, 7, 13)).astype(np.uint8)[0]})]
+        more = [
+            ("one-element", {"x": np.full((1, 1), 7, np.uint8)}),
+            ("random", {"x": rng.integers(0, 256, (5, 7, 13)).astype(np.uint8)[0]}),
+        ]
         cases.append(crafted(name, model.build({output: np.uint8}), rng, more=more))
     return tuple(cases)
 
@@ -54,7 +59,8 @@ def _error(function: FloatFunction, rng: np.random.Generator) -> tuple[Case, ...
     """1 where a runtime's value lies within the stated bound, divided by its margin, of the true one."""
     model = Model()
     x, reference, bound = (model.input(name, _F32, 1) for name in ("x", "reference", "bound"))
-    distance = model.node("Abs", model.node("Sub", model.node(function.op_type, x, **function.attributes), reference))
+    attributes: dict[str, Any] = dict(function.attributes)
+    distance = model.node("Abs", model.node("Sub", model.node(function.op_type, x, **attributes), reference))
     flags = model.node("Cast", model.node("LessOrEqual", distance, bound), to=2)
     points = _points(function, rng)
     exact = points.astype(np.float64)

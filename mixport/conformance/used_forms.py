@@ -147,7 +147,7 @@ class _Reader:
             return self._quantise_form(node)
         source, result = self.types.dtype(node.input(0)), self.types.dtype(node.outputs[0])
         if node.op == "DequantizeLinear":
-            return f"dequantize.{source}"
+            return f"dequantize.{source}" if step.how == "dequantise" else f"dequantize.rows.{source}"
         if node.op == "Cast":
             return f"cast.{_type_word(source)}-to-{_type_word(result)}" if source in _CODES or source == "float64" else None
         if node.op == "Clip" and source in _CODES:

@@ -5,7 +5,7 @@
 3. DequantizeWeight -> packed initialiser [-> Cast to INT8] -> DequantizeLinear along axis 0, with an explicit zero point:
    without one ONNX Runtime 1.31 leaves Gemm in float.
 4. DequantizeBias -> DequantizeLinear along axis 0, int32, no zero point.
-5. Softmax, LayerNorm -> the nodes of `portable_forms`; Numerators -> those of `attention_softmax`.
+5. Softmax, LayerNorm -> the nodes of `portable_forms` and `layer_norm`; Numerators -> those of `attention_softmax`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from mixport.errors import InvariantError
 from mixport.lower.attention_softmax import expand_numerators
+from mixport.lower.layer_norm import expand_layer_norm
 from mixport.lower.onnx_graph import LAYER, SITE, constant_of, initializer, mark, node, replace
-from mixport.lower.portable_forms import expand_layer_norm, expand_softmax
+from mixport.lower.portable_forms import expand_softmax
 from mixport.lower.tables import expand_table
 from mixport.lower.translate import DOMAIN
 from mixport.targets import Target

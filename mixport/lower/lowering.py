@@ -117,7 +117,11 @@ def check_sites(model: ir.Model, quantized: QuantizedModel) -> None:
 def _float_moves(model: ir.Model) -> tuple[Decision, ...]:
     """Pads that could not be folded are the one rewrite worth reporting."""
     return tuple(
-        Decision(where=n.name or n.op_type, what="Pad kept as its own node", why="its reader is no convolution, or the pad is not of zeros")
+        Decision(
+            where=n.name or n.op_type,
+            what="Pad kept as its own node",
+            why="its reader is no convolution, or it adds channels or other values than zeros",
+        )
         for n in model.graph
         if n.op_type == "Pad"
     )

@@ -2,7 +2,7 @@
 
 DQ -> move -> consumer becomes move (on codes) -> DQ -> consumer, exact because moves copy values and MaxPool's order is that of
 the codes (the scale is positive). Only then does a DequantizeLinear stand directly before each integer operator, which is what
-lets a runtime fuse it. 16-bit codes stay put: several kernels move no int16.
+lets a runtime fuse it. 16-bit codes stay put, since several kernels move no int16; reshapes and transpositions do.
 """
 
 from __future__ import annotations
@@ -60,25 +60,52 @@ class SinkDequantizePass(InPlacePass):
 
 
 class CancelRequantizePass(InPlacePass):
-    """DequantizeLinear -> QuantizeLinear with the same scale, zero point and type is nothing: readers take the codes."""
+    """DequantizeLinear -> QuantizeLinear with the same scale, zero point and type is nothing: readers take the codes.
+
+    So is it with movement in between that runtimes know for codes of any type: 16-bit codes do not sink below movement by themselves.
+    """
 
     def call(self, model: ir.Model) -> PassResult:
         """Remove each such pair that a table or a normalisation put there to read codes."""
         modified = False
         for n in list(model.graph):
-            before = made_by(n.inputs[0], "DequantizeLinear") if n.op_type == "QuantizeLinear" else None
+            if n.op_type != "QuantizeLinear" or marked(n.outputs[0], UNDOES) is None or quantization_of(n) is None:
+                continue
+            before, moves = _dequantiser_before(n)
             codes = before.inputs[0] if before is not None else None
-            if before is None or codes is None:
+            if before is None or codes is None or quantization_of(before) != quantization_of(n):
                 continue
-            if quantization_of(before) is None or quantization_of(before) != quantization_of(n):
-                continue
-            if marked(n.outputs[0], UNDOES) is None:
-                continue
+            for move in reversed(moves):
+                codes = _moved(model.graph, move, codes, before=n)
             replace(n.outputs[0], codes)
             model.graph.remove(n, safe=True)
             modified = True
         remove_dead(model.graph)
         return PassResult(model, modified=modified)
+
+
+_MOVES_OF_ANY_TYPE = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"})
+
+
+def _dequantiser_before(quantiser: ir.Node) -> tuple[ir.Node | None, list[ir.Node]]:
+    """The DequantizeLinear whose values a QuantizeLinear reads, and the moves on the way, the last one first."""
+    value, moves = quantiser.inputs[0], list[ir.Node]()
+    while value is not None:
+        producer = value.producer()
+        if producer is None or producer.domain != "" or producer.op_type not in _MOVES_OF_ANY_TYPE:
+            break
+        moves.append(producer)
+        value = producer.inputs[0]
+    return made_by(value, "DequantizeLinear"), moves
+
+
+def _moved(graph: ir.Graph, move: ir.Node, codes: ir.Value, *, before: ir.Node) -> ir.Value:
+    """The same move of the codes: other readers keep that of the floats, and without any it is removed as dead."""
+    name = f"{move.name or move.op_type}/codes"
+    made = ir.Node("", move.op_type, [codes, *move.inputs[1:]], list(move.attributes.values()), num_outputs=1, name=name)
+    made.outputs[0].name, made.outputs[0].shape = name, move.outputs[0].shape
+    graph.insert_before(before, made)
+    return made.outputs[0]
 
 
 class FoldPadPass(InPlacePass):

@@ -14,8 +14,9 @@ import onnx_ir as ir
 
 from mixport.artifacts import PortableForm
 from mixport.lower.attention_softmax import expand_numerators
+from mixport.lower.layer_norm import expand_layer_norm
 from mixport.lower.onnx_graph import initializer, node
-from mixport.lower.portable_forms import expand_layer_norm, expand_softmax
+from mixport.lower.portable_forms import expand_softmax
 from mixport.portable import softmax_bits
 
 _SCALE = 2.0**-12

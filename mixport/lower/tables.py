@@ -52,9 +52,9 @@ def expand_table(graph: ir.Graph, old: ir.Node) -> None:
 
 
 def clip_bounds(table: NDArray[np.uint8]) -> tuple[int, int] | None:
-    """(low, high) where the table only bounds its index, None for any other table."""
+    """(low, high) where the table only bounds its index, None for any other table, one of equal entries among them."""
     low, high = int(table.min()), int(table.max())
-    return (low, high) if np.array_equal(table, np.clip(np.arange(256), low, high)) else None
+    return (low, high) if low < high and np.array_equal(table, np.clip(np.arange(256), low, high)) else None
 
 
 def _has_other_readers(value: ir.Value | None) -> bool:

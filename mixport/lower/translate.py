@@ -9,8 +9,6 @@ its integers as attributes; `expand` then turns placeholders into standard opera
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +20,7 @@ from onnxscript.values import Op, Opset
 
 from mixport.artifacts import QuantizedModel
 from mixport.errors import UnsupportedModelError
+from mixport.lower.quiet_exporter import quiet_exporter
 from mixport.torch_ops import NAMESPACE, OPS
 
 DOMAIN = NAMESPACE
@@ -64,6 +63,7 @@ _LAYER_NORM = _placeholder(
 )
 _ONNX = Opset("", 21)
 _POOL, _PAD, _CONSTANT = Op(_ONNX, "GlobalAveragePool"), Op(_ONNX, "Pad"), Op(_ONNX, "Constant")
+_SPACE_TO_DEPTH = Op(_ONNX, "SpaceToDepth")
 _PAD_MODES: Mapping[str, str] = MappingProxyType({"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"})
 """Modes of torch.nn.functional.pad and of ONNX Pad (19)."""
 
@@ -108,6 +108,10 @@ def _global_average_pool(x: Any) -> Any:
     return _POOL(x)
 
 
+def _space_to_depth(x: Any, block: int) -> Any:
+    return _SPACE_TO_DEPTH(x, blocksize=block)
+
+
 def _pad(x: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     """torch counts from the last axis, ONNX from the first. The exporter's own decompositions bring pads by a constant, too."""
     rank = len(x.shape)
@@ -132,16 +136,12 @@ def translate(quantized: QuantizedModel, *, opset: int) -> ir.Model:
         OPS.coded_numerators.default: _numerators,
         OPS.layer_norm.default: _layer_norm,
         OPS.global_average_pool.default: _global_average_pool,
+        OPS.space_to_depth.default: _space_to_depth,
         torch.ops.aten.pad.default: _pad,
     }
     program = torch.export.load(quantized.program_path)
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet_exporter():
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -156,9 +156,6 @@ def translate(quantized: QuantizedModel, *, opset: int) -> ir.Model:
         raise UnsupportedModelError(
             f"an operator has no ONNX form: {_cause(error)}", hint="replace the operator in the model, or report the architecture"
         ) from error
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
     assert exported is not None
     return exported.model
 

@@ -44,7 +44,10 @@ def portability_of(node: NodeFacts, *, layer: LayerProof | None, add: str) -> tu
         case "table":
             return "exact by proof", "a table has every answer"
         case "function":
-            return "exact by proof", "for every code, the function's value lies further from the boundary of two codes than any runtime's error"
+            return (
+                "exact by proof",
+                "for every code, the function's value lies further from the boundary of two codes than any runtime's error",
+            )
         case "movement":
             return "exact by proof", "moves values, computes none"
         case "requantise":

@@ -17,17 +17,18 @@ from mixport.quantize.fx_graph import argument, aten, call, module_path, only_us
 from mixport.quantize.insert import code_params
 from mixport.quantize.roles import DIVIDES_LATER
 from mixport.quantize.score_chain import ScoreChain, keeps_rows, score_chain, unscaled
+from mixport.targets import Target
 from mixport.torch_ops import OPS
 
 _PRODUCTS = {aten.matmul.default, aten.bmm.default}
 
 
-def divide_after_product(graph: fx.GraphModule, *, portable: bool) -> list[Decision]:
+def divide_after_product(graph: fx.GraphModule, target: Target) -> list[Decision]:
     """softmax(x) @ v becomes (e @ v) / sum(e) with e = exp(x - max(x)); returns what keeps a division before the product, and why.
 
-    Only for a target that is portable and takes any scale: others have no use for it.
+    Only for a target that is portable, since others keep the runtime's own softmax, and takes any scale, since a step is the product of two.
     """
-    if not portable:
+    if not target.portable or target.scale.form == "power-of-two":
         return []
     flow = CodeFlow(graph)
     decisions: list[Decision] = []

@@ -22,6 +22,7 @@ from mixport.quantize.padding import crop_before_padding, fold_infinite_pads
 from mixport.quantize.pooling import unify_average_pools
 from mixport.quantize.products import expand_attention, flatten_linear
 from mixport.quantize.recompose import recompose
+from mixport.quantize.score_factors import move_factors_behind_scores
 from mixport.quantize.transposed_convolutions import split_transposed_convolutions
 
 _NO_OPS = {
@@ -166,6 +167,7 @@ REWRITES = (
     fold_layerscale,
     linear_classifiers,
     expand_attention,
+    move_factors_behind_scores,
     flatten_linear,
     fold_constants,
     drop_identities,

@@ -211,7 +211,7 @@ def _table(
 def _gate_rule(
     site: SitePlan, products: Mapping[fx.Node, QuantParams], placed: Mapping[fx.Node, fx.Node], *, portable: bool
 ) -> Callable[[QuantParams], bool]:
-    """What a table's scale should satisfy: where its only reader multiplies and the scale of the product is tied, that product is proved."""
+    """What a table's scale should satisfy: where its only reader multiplies, and the product's scale is tied, that product is proved."""
     reader = only_user(site.tensor)
     y = products.get(reader) if reader is not None and reader.target is aten.mul.Tensor else None
     others = [operand for operand in reader.all_input_nodes if operand is not site.tensor] if reader is not None else []

@@ -24,6 +24,7 @@ from mixport.quantize.auto_widths import Sizes, choose_widths, learned_bytes, le
 from mixport.quantize.capture import Captured, capture, export_program
 from mixport.quantize.carriers import group_params
 from mixport.quantize.conv_channels import level_convolutions
+from mixport.quantize.few_channels import widen_few_channels
 from mixport.quantize.float_model import FloatModel
 from mixport.quantize.fx_graph import clean, record_shapes
 from mixport.quantize.gated_functions import settle_gates
@@ -42,10 +43,12 @@ from mixport.quantize.ranges import ATTENTION_P, OUTPUT_MARGIN, P, ScaleRule, ac
 from mixport.quantize.reconstruction.caches import images_at_once
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
+from mixport.quantize.repeated_channels import repeat_channels
 from mixport.quantize.roles import Kind
 from mixport.quantize.sensitivity import nearest
 from mixport.quantize.shared_weights import layers_with_shared_weights
 from mixport.quantize.soundness import check_sound
+from mixport.quantize.spread_gates import spread_gates
 from mixport.quantize.statistics import Histogram, HistogramObserver, collect
 from mixport.quantize.uneven_channels import level_uneven
 from mixport.quantize.widths import scheme_widths
@@ -115,7 +118,8 @@ def quantize(
     levelled = _level_channels(
         model, captured, calibration, level_for, rule=scale_rule(target), learned=reconstruction is not None, progress=progress
     )
-    divided = divide_after_product(graph, portable=target.portable and target.scale.form != "power-of-two")
+    reshaped = [*widen_few_channels(graph, target), *repeat_channels(graph, target), *spread_gates(graph, target)]
+    reshaped += divide_after_product(graph, target)
     clean(graph)
     record_shapes(graph, torch.zeros((captured.example_batch, *model.input_shape[1:])))
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
@@ -174,7 +178,7 @@ def quantize(
         scheme=scheme,
         activations=tuple(sites),
         weights=tuple(weights),
-        decisions=(*model.notes, *captured.decisions, *mlps.decisions, *levelled, *divided, *plan.decisions, *raised, *moved, *floats),
+        decisions=(*model.notes, *captured.decisions, *mlps.decisions, *levelled, *reshaped, *plan.decisions, *raised, *moved, *floats),
         input_shape=(captured.example_batch, *model.input_shape[1:]),
         dynamic_batch=captured.dynamic_batch,
         portable_forms=portable_forms(graph, batch=captured.example_batch),

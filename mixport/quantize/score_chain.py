@@ -47,6 +47,8 @@ def score_chain(graph: fx.GraphModule, flow: CodeFlow, softmax: fx.Node) -> Scor
     kind = flow.kinds[node]
     if only_user(node) is None:
         return "its scores are read by others, too"
+    if kind is Kind.MOVE:
+        return "its scores are moved from one row to another"
     if kind not in _SOURCES or shape_of(node)[-1:] != (length,):
         return f"its scores come from an operator of kind {kind.value}, which shares its codes with others"
     scaled = tuple(_scaled_operands(flow, node)) if kind is Kind.PRODUCT else ()

@@ -9,10 +9,10 @@ from types import MappingProxyType
 from mixport.environment import cpu_name
 from mixport.errors import BadInputError, RuntimeUnavailableError
 from mixport.progress import Progress, SilentProgress
-from mixport.runtime_records import Runtime
 from mixport.runtimes import board, browser, local, web, wheel
 from mixport.runtimes.cache_folder import kept
 from mixport.runtimes.emulated import ARM64, QEMU_FOLDER, X64_AVX2, Machine, find_qemu, install_machine, install_qemu, open_emulated
+from mixport.runtimes.folder_runtime import FolderRuntime
 from mixport.runtimes.names import CHROMIUM, NAMES, NATIVE, WASM, split_name
 from mixport.runtimes.pins import ONNXRUNTIME, ONNXRUNTIME_WEB
 from mixport.runtimes.processes import find_program
@@ -23,7 +23,7 @@ FORMS = (*NAMES, "NAME@VERSION", "ssh:HOST", "command:LINE")
 # Measured on Debian 12: package lists are 10 MB of the first two each.
 _QEMU_MB, _ROOT_MB, _WEB_MB, _WHEEL_MB = 73, 63, 35, 25
 
-_OPENERS: Mapping[str, Callable[[str | None], Runtime]] = MappingProxyType(
+_OPENERS: Mapping[str, Callable[[str | None], FolderRuntime]] = MappingProxyType(
     {
         NATIVE: local.open_native,
         X64_AVX2.name: lambda version: open_emulated(X64_AVX2, version),
@@ -68,7 +68,7 @@ def check_names(names: Iterable[str]) -> None:
             raise BadInputError(f"unknown runtime {name!r}, known: {', '.join(FORMS)}", hint="mixport runtimes list")
 
 
-def open_runtimes(names: Sequence[str]) -> tuple[Runtime, ...]:
+def open_runtimes(names: Sequence[str]) -> tuple[FolderRuntime, ...]:
     """Runtimes by name, ready to run; nothing is started, and onnxruntime is not imported.
 
     Raises:
@@ -79,7 +79,7 @@ def open_runtimes(names: Sequence[str]) -> tuple[Runtime, ...]:
     return tuple(_open(name) for name in dict.fromkeys(names))
 
 
-def _open(name: str) -> Runtime:
+def _open(name: str) -> FolderRuntime:
     if name.startswith(board.SSH):
         return board.open_ssh(name)
     if name.startswith(local.COMMAND):

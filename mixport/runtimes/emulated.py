@@ -92,14 +92,14 @@ def open_emulated(machine: Machine, version: str | None = None) -> FolderRuntime
     base = [qemu, "-cpu", "max"]
     if machine.at_home:
         execute = _executor(name, [*base, sys.executable], environment_of(version, runtime=name))
-        return FolderRuntime(name=name, execute=execute, features=machine.features, version=version)
+        return FolderRuntime(name=name, execute=execute, features=machine.features, version=version, emulated=True)
     root = kept(machine.folder(version))
     if root is None:
         raise RuntimeUnavailableError(f"runtime {name} is not installed: {machine.folder(version)} is missing", hint=hint)
     command = [*base, "-L", str(root / "sysroot"), str(_python(root / "sysroot"))]
     environment = {"PYTHONPATH": str(root / "site"), "PYTHONNOUSERSITE": "1"}
     execute = _executor(name, command, environment)
-    return FolderRuntime(name=name, execute=execute, features=machine.features, version=version or ONNXRUNTIME)
+    return FolderRuntime(name=name, execute=execute, features=machine.features, version=version or ONNXRUNTIME, emulated=True)
 
 
 def install_qemu(step: Callable[[int], None]) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixport.errors import RuntimeUnavailableError
-from mixport.runtime_records import RuntimeAnswer, RuntimeInfo, RuntimeJob
-from mixport.runtimes.protocol import read_answer, write_job
+from mixport.runtime_records import RuntimeAnswer, RuntimeInfo, RuntimeJob, RuntimeTimes, TimingRules
+from mixport.runtimes.protocol import read_answer, read_times, write_job
 from mixport.targets import SessionRules
 
 
@@ -22,12 +22,14 @@ class FolderRuntime:
         execute: gets the job folder, runs it, and leaves answer.json and outputs.bin there; raises RuntimeUnavailableError.
         features: CPU features that the answer must name, or else the run shows nothing of what it is for.
         version: of the library, which the answer must name; any where None.
+        emulated: its times are those of an emulator.
     """
 
     name: str
     execute: Callable[[Path], None]
     features: tuple[str, ...] = ()
     version: str | None = None
+    emulated: bool = False
 
     def run(self, jobs: Sequence[RuntimeJob], *, policy: SessionRules) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
         """Run every job in one process of the runtime; see `mixport.runtime_records.Runtime`."""
@@ -46,3 +48,21 @@ class FolderRuntime:
                 f"runtime {self.name} ran {info.name} {info.version}, not {self.version}", hint=f"mixport runtimes install {self.name}"
             )
         return info, answers
+
+    def time(
+        self, jobs: Sequence[RuntimeJob], *, policy: SessionRules, timing: TimingRules
+    ) -> tuple[RuntimeInfo, tuple[RuntimeTimes, ...]]:
+        """Time every job's model on its first feed, in one process of the runtime, rounds interleaved.
+
+        Raises:
+            RuntimeUnavailableError: the runtime is emulated, does not start, breaks off, or has a runner that knows no timing.
+        """
+        if self.emulated:
+            raise RuntimeUnavailableError(
+                f"runtime {self.name} is emulated: its times say nothing of a processor", hint="--runtime native, wasm, or ssh:HOST"
+            )
+        with tempfile.TemporaryDirectory(prefix="mixport-job-") as name:
+            folder = Path(name)
+            write_job(folder, jobs, policy=policy, timing=timing)
+            self.execute(folder)
+            return read_times(folder, jobs, runtime=self.name)

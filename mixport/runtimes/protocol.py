@@ -11,7 +11,9 @@ import math
 import mmap
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mixport.errors import BadInputError, RuntimeUnavailableError
-from mixport.runtime_records import RuntimeAnswer, RuntimeInfo, RuntimeJob
+from mixport.runtime_records import RuntimeAnswer, RuntimeInfo, RuntimeJob, RuntimeTimes, TimingRules
 from mixport.runtimes.pins import RUNNER, WEB_RUNNER
 from mixport.targets import SessionRules
 
@@ -53,6 +55,7 @@ class _Tensor(_Part):
 
 class _Answer(_Part):
     runs: list[list[_Tensor]] | None = None
+    times_ms: list[Annotated[float, Field(ge=0.0, allow_inf_nan=False)]] | None = None
     refused: str = ""
 
 
@@ -68,13 +71,14 @@ class _Document(_Part):
     answers: list[_Answer]
 
 
-def write_job(folder: Path, jobs: Sequence[RuntimeJob], *, policy: SessionRules) -> tuple[str, ...]:
+def write_job(folder: Path, jobs: Sequence[RuntimeJob], *, policy: SessionRules, timing: TimingRules | None = None) -> tuple[str, ...]:
     """Fill an empty folder with jobs and both runners.
 
     Args:
         folder: existing and empty.
         jobs: models, inputs and the outputs wanted.
         policy: session policy.
+        timing: ask for the times of the models, on the first run of each job, in the place of its outputs.
 
     Returns:
         names of the files that a runner needs, the runners among them.
@@ -92,6 +96,8 @@ def write_job(folder: Path, jobs: Sequence[RuntimeJob], *, policy: SessionRules)
             runs = [[_write_tensor(name, array, sink) for name, array in feeds.items()] for feeds in job.feeds]
             documents.append({"model": model, "runs": runs, "outputs": list(job.outputs)})
     document = {"protocol": PROTOCOL, "policy": policy.model_dump(mode="json"), "jobs": documents}
+    if timing is not None:
+        document["timing"] = asdict(timing)
     (folder / JOB).write_text(json.dumps(document), encoding="utf-8")
     for runner in (RUNNER, WEB_RUNNER):
         shutil.copyfile(runner, folder / runner.name)
@@ -112,20 +118,25 @@ def read_answer(folder: Path, jobs: Sequence[RuntimeJob], *, runtime: str) -> tu
     Raises:
         RuntimeUnavailableError: no answer, or one that does not answer what was asked.
     """
-    try:
-        document = _Document.model_validate_json(_read_document(folder / ANSWER))
+    with _checking(runtime):
+        document = _document(folder, jobs)
         data = _map(folder / OUTPUTS)
-        if len(document.answers) != len(jobs):
-            raise ValueError(f"it has {len(document.answers)} answers for {len(jobs)} jobs")
-        answers = tuple(_answer(job, answer, data) for job, answer in zip(jobs, document.answers, strict=True))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise _bad(runtime, f"{where}: {first['msg']}") from error
-    except (ValueError, OSError) as error:
-        raise _bad(runtime, str(error)) from error
-    info = document.runtime
-    return RuntimeInfo(name=_plain(info.name), version=_plain(info.version), cpu=_plain(info.cpu)), answers
+        return _info(document), tuple(_answer(job, answer, data) for job, answer in zip(jobs, document.answers, strict=True))
+
+
+def read_times(folder: Path, jobs: Sequence[RuntimeJob], *, runtime: str) -> tuple[RuntimeInfo, tuple[RuntimeTimes, ...]]:
+    """Read and check the answer to a job that asked for times; see `read_answer`.
+
+    Raises:
+        RuntimeUnavailableError: no answer, or one that does not hold the times of every model in as many rounds.
+    """
+    with _checking(runtime):
+        document = _document(folder, jobs)
+        times = tuple(_times(answer) for answer in document.answers)
+        counts = {len(one.times_ms) for one in times if not one.refused}
+        if len(counts) > 1:
+            raise ValueError(f"models were timed in {min(counts)} and {max(counts)} rounds, allowed equal numbers")
+        return _info(document), times
 
 
 def _write_tensor(name: str, array: NDArray[np.generic], sink: Any) -> dict[str, object]:
@@ -156,6 +167,38 @@ def _map(path: Path) -> memoryview:
         return memoryview(path.read_bytes())
     with path.open("rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+@contextmanager
+def _checking(runtime: str) -> Generator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise _bad(runtime, f"{where}: {first['msg']}") from error
+    except (ValueError, OSError) as error:
+        raise _bad(runtime, str(error)) from error
+
+
+def _document(folder: Path, jobs: Sequence[RuntimeJob]) -> _Document:
+    document = _Document.model_validate_json(_read_document(folder / ANSWER))
+    if len(document.answers) != len(jobs):
+        raise ValueError(f"it has {len(document.answers)} answers for {len(jobs)} jobs")
+    return document
+
+
+def _info(document: _Document) -> RuntimeInfo:
+    info = document.runtime
+    return RuntimeInfo(name=_plain(info.name), version=_plain(info.version), cpu=_plain(info.cpu))
+
+
+def _times(answer: _Answer) -> RuntimeTimes:
+    if answer.refused:
+        return RuntimeTimes(times_ms=(), refused=_plain(answer.refused, most=4000))
+    if answer.times_ms is None or len(answer.times_ms) < 2:
+        raise ValueError("an answer has no times: its runner may be of a version that does not time")
+    return RuntimeTimes(times_ms=tuple(answer.times_ms))
 
 
 def _answer(job: RuntimeJob, answer: _Answer, data: memoryview) -> RuntimeAnswer:

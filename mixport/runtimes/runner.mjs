@@ -50,32 +50,77 @@ export async function runJobs({ ort, read, append, cpu }) {
   // One thread, whatever the policy says: more need a browser page that is isolated across origins. Codes do not depend on it.
   ort.env.wasm.numThreads = 1;
   const sink = new Sink(append);
-  const answers = [];
-  for (const job of document.jobs) answers.push(await runJob({ ort, read, sink, job, policy: document.policy }));
+  const answers = document.timing ? await timeJobs({ ort, read, document }) : [];
+  if (!document.timing) for (const job of document.jobs) answers.push(await runJob({ ort, read, sink, job, policy: document.policy }));
   const runtime = { name: "onnxruntime-web", version: ort.env.versions.web, cpu };
   return { protocol: PROTOCOL, runtime, answers };
+}
+
+/** Times every model on its first run, rounds interleaved: {times_ms} each, or {refused}. */
+async function timeJobs({ ort, read, document }) {
+  const { warmup, min_rounds, max_rounds, seconds } = document.timing;
+  const answers = [];
+  const timed = [];
+  for (const job of document.jobs) {
+    let session;
+    try {
+      session = await openSession({ ort, read, job, policy: document.policy });
+      const feeds = await readFeeds({ ort, read, tensors: job.runs[0] });
+      const run = async () => {
+        for (const tensor of Object.values(await session.run(feeds, job.outputs))) tensor.dispose();
+      };
+      for (let i = 0; i < warmup; i++) await run();
+      const times_ms = [];
+      answers.push({ times_ms });
+      timed.push({ session, run, times_ms });
+    } catch (error) {
+      answers.push(refusal(error));
+      await session?.release();
+    }
+  }
+  const deadline = performance.now() + 1000 * seconds;
+  for (let turn = 0; turn < (timed.length > 0 ? max_rounds : 0); turn++) {
+    if (turn >= min_rounds && performance.now() > deadline) break;
+    // Each round starts with another model, so that none always runs in the wake of the same one.
+    for (let position = 0; position < timed.length; position++) {
+      const { run, times_ms } = timed[(turn + position) % timed.length];
+      const start = performance.now();
+      await run();
+      times_ms.push(performance.now() - start);
+    }
+  }
+  for (const { session } of timed) await session.release();
+  return answers;
+}
+
+async function openSession({ ort, read, job, policy }) {
+  return await ort.InferenceSession.create(await read(job.model), {
+    executionProviders: ["wasm"],
+    graphOptimizationLevel: policy.optimization_level,
+    logSeverityLevel: 3,
+    extra: policy.config,
+  });
+}
+
+function refusal(error) {
+  return { refused: String(error?.message ?? error).slice(0, LONGEST_MESSAGE) || "no message" };
 }
 
 async function runJob({ ort, read, sink, job, policy }) {
   let session;
   try {
-    session = await ort.InferenceSession.create(await read(job.model), {
-      executionProviders: ["wasm"],
-      graphOptimizationLevel: policy.optimization_level,
-      logSeverityLevel: 3,
-      extra: policy.config,
-    });
+    session = await openSession({ ort, read, job, policy });
     const runs = [];
     for (const tensors of job.runs) runs.push(await runOnce({ ort, read, sink, session, tensors, outputs: job.outputs }));
     return { runs };
   } catch (error) {
-    return { refused: String(error?.message ?? error).slice(0, LONGEST_MESSAGE) || "no message" };
+    return refusal(error);
   } finally {
     await session?.release();
   }
 }
 
-async function runOnce({ ort, read, sink, session, tensors, outputs }) {
+async function readFeeds({ ort, read, tensors }) {
   const feeds = {};
   for (const { name, dtype, shape, offset } of tensors) {
     const length = shape.reduce((size, side) => size * side, 1) * ARRAYS[dtype].BYTES_PER_ELEMENT;
@@ -84,6 +129,11 @@ async function runOnce({ ort, read, sink, session, tensors, outputs }) {
     // A buffer of its own: a typed array must start at a multiple of its element size.
     feeds[name] = new ort.Tensor(dtype, new ARRAYS[dtype](new Uint8Array(bytes).buffer), shape);
   }
+  return feeds;
+}
+
+async function runOnce({ ort, read, sink, session, tensors, outputs }) {
+  const feeds = await readFeeds({ ort, read, tensors });
   const found = await session.run(feeds, outputs);
   const entries = [];
   for (const name of outputs) {

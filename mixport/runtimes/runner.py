@@ -7,12 +7,14 @@ the folder. Usage: python3 runner.py FOLDER
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import mmap
 import os
 import platform
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,7 +40,10 @@ def main(folder: Path) -> None:
     if document["protocol"] != PROTOCOL:
         raise SystemExit(f"job.json has protocol {document['protocol']}, this runner knows {PROTOCOL}")
     with (folder / "inputs.bin").open("rb") as source, (folder / "outputs.bin").open("wb") as sink:
-        answers = [answer(folder, job, document["policy"], source, sink) for job in document["jobs"]]
+        if document.get("timing"):
+            answers = time_jobs(folder, document, source)
+        else:
+            answers = [answer(folder, job, document["policy"], source, sink) for job in document["jobs"]]
         sink.flush()
         os.fsync(sink.fileno())
     runtime = {"name": "onnxruntime", "version": str(_ort.__version__), "cpu": describe_cpu()}
@@ -48,13 +53,49 @@ def main(folder: Path) -> None:
     unfinished.replace(folder / "answer.json")
 
 
-def answer(folder: Path, job: dict[str, Any], policy: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> dict[str, Any]:
-    """Run one job: {"runs": ...}, or {"refused": message} where the runtime does not load or run the model."""
+def time_jobs(folder: Path, document: dict[str, Any], source: BinaryIO) -> list[dict[str, Any]]:
+    """Time every model on its first run, rounds interleaved: {"times_ms": ...} each, or {"refused": message}."""
+    timing = document["timing"]
+    answers: list[dict[str, Any]] = []
+    runs: list[Any] = []
+    for job in document["jobs"]:
+        try:
+            session = open_session(model_path(folder, job), document["policy"])
+            feeds = {tensor["name"]: read(tensor, source) for tensor in job["runs"][0]}
+            run = functools.partial(session.run, job["outputs"], feeds)
+            for _ in range(timing["warmup"]):
+                run()
+        except Exception as error:  # ONNX Runtime's exceptions have no common public base
+            answers.append({"refused": (str(error) or type(error).__name__)[:LONGEST_MESSAGE]})
+            continue
+        answers.append({"times_ms": []})
+        runs.append((run, answers[-1]["times_ms"]))
+    deadline = time.perf_counter() + timing["seconds"]
+    for turn in range(timing["max_rounds"] if runs else 0):
+        if turn >= timing["min_rounds"] and time.perf_counter() > deadline:
+            break
+        # Each round starts with another model, so that none always runs in the wake of the same one.
+        for position in range(len(runs)):
+            run, times = runs[(turn + position) % len(runs)]
+            start = time.perf_counter_ns()
+            run()
+            times.append((time.perf_counter_ns() - start) / 1e6)
+    return answers
+
+
+def model_path(folder: Path, job: dict[str, Any]) -> Path:
+    """The job's model, which lies in the folder itself."""
     name = job["model"]
     if Path(name).name != name:
         raise SystemExit(f"job.json names the model {name!r}, allowed is a plain file name")
+    return folder / name
+
+
+def answer(folder: Path, job: dict[str, Any], policy: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> dict[str, Any]:
+    """Run one job: {"runs": ...}, or {"refused": message} where the runtime does not load or run the model."""
+    path = model_path(folder, job)
     try:
-        session = open_session(folder / name, policy)
+        session = open_session(path, policy)
         runs: list[list[dict[str, Any]]] = []
         for tensors in job["runs"]:
             feeds = {tensor["name"]: read(tensor, source) for tensor in tensors}

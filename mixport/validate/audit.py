@@ -38,10 +38,11 @@ _FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DO
 
 @dataclass(frozen=True, kw_only=True)
 class OptimisedNode:
-    """One node of the optimised graph: its operator, name, outputs, and whether it runs on codes, floats or neither."""
+    """One node of the optimised graph: its operator, name, tensors, and whether it runs on codes, floats or neither."""
 
     op: str
     name: str
+    inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     data: str
 
@@ -79,7 +80,11 @@ def optimised_nodes(model: onnx.ModelProto, *, policy: SessionRules) -> tuple[Op
     with tempfile.TemporaryDirectory(prefix="mixport-audit-") as folder:
         path = Path(folder) / "optimised.onnx"
         open_session(model, policy=policy, optimized_path=path)
-        optimised = load_model(path)
+        return read_optimised(load_model(path))
+
+
+def read_optimised(optimised: onnx.ModelProto) -> tuple[OptimisedNode, ...]:
+    """Nodes of a graph that the runtime's optimiser wrote, in the order in which it runs them."""
     types = {value.name: value.type.tensor_type.elem_type for value in (*optimised.graph.input, *optimised.graph.value_info)}
     types |= {initializer.name: initializer.data_type for initializer in optimised.graph.initializer}
     return tuple(_read(node, types) for node in optimised.graph.node)
@@ -97,7 +102,7 @@ def _read(node: onnx.NodeProto, types: dict[str, int]) -> OptimisedNode:
     if node.op_type in ("Shape", "Size"):
         integer, is_float = False, False
     data = "codes" if integer else "float" if is_float else "other"
-    return OptimisedNode(op=node.op_type, name=node.name, outputs=tuple(node.output), data=data)
+    return OptimisedNode(op=node.op_type, name=node.name, inputs=tuple(node.input), outputs=tuple(node.output), data=data)
 
 
 def _output_type(node: onnx.NodeProto, inputs: Sequence[int], types: Mapping[str, int]) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from mixport import integer
 from mixport.validate.graph import Array, Node
 from mixport.validate.kernels_movement import Kernel
 
@@ -72,6 +73,18 @@ def _cast(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
     return (x.astype(CAST_TYPES[node.attributes["to"]]),)
 
 
+def _dequantise(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
+    """DequantizeLinear (21) whose scale, and zero point where it has one, are computed: per tensor, or along one axis."""
+    codes, scale, zero_point = (*args, None)[:3]
+    assert codes is not None and scale is not None
+    zero_point = np.zeros((), np.int64) if zero_point is None else zero_point.astype(np.int64)
+    if scale.ndim == 1:
+        shape = [1] * codes.ndim
+        shape[int(node.attributes.get("axis", 1))] = -1
+        scale, zero_point = scale.reshape(shape), zero_point if zero_point.ndim == 0 else zero_point.reshape(shape)
+    return (integer.dequantise(codes, scale=scale, zero_point=zero_point),)
+
+
 ELEMENTWISE: Mapping[str, Kernel] = MappingProxyType(
     {
         "Add": _pure(np.add),
@@ -86,6 +99,7 @@ ELEMENTWISE: Mapping[str, Kernel] = MappingProxyType(
         "Max": _variadic(np.maximum),
         "Clip": _clip,
         "Cast": _cast,
+        "DequantizeLinear": _dequantise,
         "Where": _pure(np.where),
         "Equal": _pure(np.equal),
         "Greater": _pure(np.greater),

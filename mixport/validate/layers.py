@@ -15,7 +15,14 @@ from mixport.validate.kernels_movement import JOINS, MOVES
 from mixport.validate.plan import Plan, Step
 from mixport.validate.units import CodeInput, FusedUnit
 
-_FORMS: Mapping[str, Form] = {"add": "add", "multiply": "multiply", "average": "average", "requantise": "requantise", "table": "table", "function": "function"}
+_FORMS: Mapping[str, Form] = {
+    "add": "add",
+    "multiply": "multiply",
+    "average": "average",
+    "requantise": "requantise",
+    "table": "table",
+    "function": "function",
+}
 
 
 def facts_of(interpreter: Interpreter, *, input_shape: tuple[int, ...], pair_limit: int | None = None, portable: bool = True) -> FileFacts:

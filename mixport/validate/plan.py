@@ -200,10 +200,19 @@ class _Planner:
 
     def _dequantise(self, node: Node) -> Step:
         info, quantisation = self.tensors[node.input(0)], self._quantisation(node)
+        if info.kind == "codes" and quantisation is None and self._has_computed_scale(node):
+            self.tensors[node.outputs[0]] = TensorInfo(kind="float")
+            return Step(node=node, how="elementwise")
         if info.kind != "codes" or quantisation is None:
             return self._island(node, "it reads something other than codes, or its scale is not constant", unless_unknown=info)
         self.tensors[node.outputs[0]] = replace(info, kind="dequantised", quantisation=quantisation)
         return Step(node=node, how="dequantise", quantisation=quantisation)
+
+    def _has_computed_scale(self, node: Node) -> bool:
+        """Floats for a scale, and codes, if anything, for a zero point: one subtraction of integers and one IEEE multiplication."""
+        scale, zero_point = self.tensors[node.input(1)], self.tensors.get(node.input(2))
+        known = scale.kind == "float" and not scale.constant and (zero_point is None or zero_point.kind in ("codes", "index"))
+        return known and not node.attributes.get("block_size", 0)
 
     def _quantise(self, node: Node) -> Step:
         saturation = saturation_of(node, self.around)

@@ -40,13 +40,16 @@ def runtime_info() -> RuntimeInfo:
     return RuntimeInfo(name="onnxruntime", version=str(_ort.__version__), cpu=" ".join(part for part in parts if part))
 
 
-def open_session(model: Path | str | onnx.ModelProto, *, policy: SessionRules, optimized_path: Path | None = None) -> Any:
+def open_session(
+    model: Path | str | onnx.ModelProto, *, policy: SessionRules, optimized_path: Path | None = None, profile_prefix: Path | None = None
+) -> Any:
     """Open a CPU session.
 
     Args:
         model: a file, or a model in memory.
         policy: optimisation level, threads and config entries.
         optimized_path: where the runtime writes its optimised graph.
+        profile_prefix: how the file begins to which the runtime's own profiler writes; None leaves it off.
 
     Raises:
         BadInputError: the runtime refuses the model.
@@ -58,6 +61,9 @@ def open_session(model: Path | str | onnx.ModelProto, *, policy: SessionRules, o
     options.log_severity_level = _LOG_ERRORS_ONLY
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_prefix)
     for key, value in policy.config.items():
         options.add_session_config_entry(key, value)
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)

@@ -21,13 +21,14 @@ import onnx
 
 from mixport.errors import MixportError, ValidationFailedError
 from mixport.images import normalise
+from mixport.lower.float_export import export_float
 from mixport.pipeline import build
 from mixport.quantize import FloatModel, PreprocessingOverrides, load_model
 from mixport.release import read_bundle
 from mixport.runtime_records import Runtime, RuntimeJob
 from mixport.runtimes import open_runtimes
 from mixport.targets import load_target
-from tests.benchmarks.static_quantizer import static_file
+from mixport.validate.static_quantizer import quantize_static_file
 from tests.e2e.real_data import cifar_calibration, imagenet_sample
 
 SCHEMES = ("w8a8", "w4a8", "w2a4")
@@ -129,7 +130,9 @@ def other_row(row: Row, *, data: Path, work: Path, runtimes: tuple[Runtime, ...]
     images = _images(row, model, work)
     folder = work / f"{row.title}-{OTHER}"
     folder.mkdir(exist_ok=True)
-    _, path = static_file(model, images, folder)
+    plain, path = folder / "float.onnx", folder / "static.onnx"
+    export_float(model.module, plain, input_shape=model.input_shape)
+    quantize_static_file(plain, path, images=images)
     proto, names = _with_codes(path)
     job = RuntimeJob(model=proto.SerializeToString(), feeds=[{"input": image[None]} for image in images], outputs=names)
     reference: Any = None

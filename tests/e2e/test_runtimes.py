@@ -56,6 +56,28 @@ def test_jobs_run(name: str, jobs: tuple[RuntimeJob, ...]) -> None:
     assert answers[1].refused and answers[1].runs == ()
 
 
+@pytest.mark.parametrize("name", ["wasm", "wasm-chromium"])
+def test_a_bundle_is_timed_elsewhere(name: str, capsys: Capture, bundles: dict[tuple[str, str], Path]) -> None:
+    need(name)
+    bundle = bundles["tiny", "w8a8"]
+    words = ["--runtime", "native", "--runtime", name, "--against", str(bundle / "model.onnx"), "--seconds", "0.1"]
+    assert run(["bench", str(bundle), *words, "--json", "--quiet"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["runtime"], row["name"]) for row in rows] == [
+        (one, path) for one in ("native", name) for path in (str(bundle), str(bundle / "model.onnx"))
+    ]
+    for own, other in (rows[:2], rows[2:]):
+        assert own["ratio_to_bundle"] == 1.0 and own["rounds"] == other["rounds"] >= 20
+        assert other["bundle_ratio"] == pytest.approx(own["median_ms"] / other["median_ms"])
+
+
+@pytest.mark.parametrize("name", ["x64-avx2", "arm64"])
+def test_times_of_an_emulator_are_refused(name: str, capsys: Capture, bundles: dict[tuple[str, str], Path]) -> None:
+    need(name)
+    assert run(["bench", str(bundles["tiny", "w8a8"]), "--runtime", name]) == 1
+    assert f"runtime {name} is emulated" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("name", "features"), [("x64-avx2", {"avx2"}), ("arm64", {"asimddp"})])
 def test_an_emulated_processor_is_not_the_host_s(name: str, features: set[str], jobs: tuple[RuntimeJob, ...]) -> None:
     need(name)

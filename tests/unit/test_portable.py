@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixport import portable
+from mixport.lower.layer_norm import expand_layer_norm
 from mixport.lower.onnx_graph import initializer
-from mixport.lower.portable_forms import expand_layer_norm, expand_softmax
+from mixport.lower.portable_forms import expand_softmax
 from mixport.torch_ops import OPS
 from mixport.validate.interpreter import Interpreter
 
@@ -88,10 +90,28 @@ def test_layer_norm_is_close_to_the_function(kind: str, length: int) -> None:
     case = normalised(kind, length)
     values = case["codes"].astype(np.float64) * case["scale"]
     wanted = layer_norm64(values, case["weight"], case["bias"], case["epsilon"])
-    # The mean is rounded to float32 (2^-9 of a code at 32,768), everything else to 2^-24 of the result.
+    # The mean is rounded to an integer (16 bits) or to float32 (8 bits: 2^-16 of a code), everything else to 2^-24 of the result.
     factor = case["scale"] / np.sqrt(values.var(-1, keepdims=True) + case["epsilon"])
-    allowed = np.abs(case["weight"]) * (factor * 2.0**-9 + np.abs(wanted - case["bias"]) * 2.0**-21) + 1e-6
+    half_step = 0.5 if case["codes"].dtype == np.int16 else 2.0**-16
+    allowed = np.abs(case["weight"]) * (factor * half_step + np.abs(wanted - case["bias"]) * 2.0**-21) + 1e-6
     assert np.all(np.abs(portable.layer_norm(**case) - wanted) <= allowed)
+
+
+def test_the_mean_of_wide_codes_is_the_nearest_integer_and_that_of_bytes_is_not() -> None:
+    """Codes 0, 0, 1: mean 1/3. S = Q = 1 and D = 3, so factor = 3 / sqrt(2) with next to no epsilon."""
+    factor = f32(3.0 / np.sqrt(2.0))
+    rest: dict[str, Any] = {"weight": np.ones(3, f32), "bias": np.zeros(3, f32), "epsilon": 0.0, "scale": 1.0}
+    for dtype, mean in ((np.int16, f32(0)), (np.uint8, f32(1 / 3))):
+        wanted = (np.array([[0, 0, 1]], f32) - mean) * factor
+        np.testing.assert_array_equal(portable.layer_norm(np.array([[0, 0, 1]], dtype), **rest), wanted)
+
+
+@pytest.mark.parametrize(
+    ("length", "storage", "fits"), [(258, "uint8", True), (259, "uint8", False), (1024, "int8", True), (2, "int16", False)]
+)
+def test_squares_that_float32_adds_up_exactly(length: int, storage: str, fits: bool) -> None:
+    """258 * 255^2 = 16,776,450 and 1024 * 128^2 = 2^24 are the last below or at 2^24."""
+    assert portable.sums_fit_float32(length, storage=storage) is fits
 
 
 @pytest.mark.parametrize(("epsilon", "scale"), [(0.0, 0.1), (1e-12, 1e30), (1e-30, 1e6)])
@@ -104,7 +124,7 @@ def test_equal_codes_are_normalised_to_the_bias_whatever_epsilon_is(epsilon: flo
 # -- three executions, one result -------------------------------------------------------------------------------------------
 
 
-def file_of(build: Callable[[ir.Graph, ir.Value], None], shape: tuple[int, ...], dtype: ir.DataType) -> Any:
+def file_of(build: Callable[[ir.Graph, ir.Value], None], shape: tuple[int | str, ...], dtype: ir.DataType) -> Any:
     """A file of one expanded placeholder."""
     x = ir.Value(name="input", type=ir.TensorType(dtype), shape=ir.Shape(["n", *shape[1:]]))
     graph = ir.Graph([x], [], nodes=[], opset_imports={"": 21}, name="g")
@@ -125,7 +145,7 @@ def softmax_file(x: np.ndarray, bits: int) -> Any:
     return file_of(build, x.shape, ir.DataType.FLOAT)
 
 
-def layer_norm_file(case: dict[str, Any]) -> Any:
+def layer_norm_file(case: dict[str, Any], *, shape: tuple[int | str, ...] | None = None) -> Any:
     def build(graph: ir.Graph, source: ir.Value) -> None:
         constants = [initializer(graph, name, case[name]) for name in ("weight", "bias")]
         attributes = ir.convenience.convert_attributes(
@@ -143,7 +163,7 @@ def layer_norm_file(case: dict[str, Any]) -> Any:
         expand_layer_norm(graph, old)
         graph.remove(old, safe=True)
 
-    return file_of(build, case["codes"].shape, ir.DataType.FLOAT)
+    return file_of(build, shape or case["codes"].shape, ir.DataType.FLOAT)
 
 
 def runtime(model: Any, x: np.ndarray) -> np.ndarray:
@@ -170,8 +190,11 @@ def test_softmax_has_the_same_bits_everywhere(kind: str, length: int) -> None:
 
 @pytest.mark.parametrize("kind", NORMS)
 @pytest.mark.parametrize("length", [2, 192, 768])
-def test_layer_norm_has_the_same_bits_everywhere(kind: str, length: int) -> None:
+@pytest.mark.parametrize("biased", [True, False])
+def test_layer_norm_has_the_same_bits_everywhere(kind: str, length: int, biased: bool) -> None:
     case = normalised(kind, length)
+    if not biased:
+        case["bias"] = np.zeros(length, f32)
     codes, scale = case["codes"], case["scale"]
     wanted, model = portable.layer_norm(**case), layer_norm_file(case)
     x = codes.astype(f32) * f32(scale)
@@ -181,6 +204,63 @@ def test_layer_norm_has_the_same_bits_everywhere(kind: str, length: int) -> None
     assert same(runtime(model, x), wanted)
     weight, bias = torch.from_numpy(case["weight"]), torch.from_numpy(case["bias"])
     assert same(OPS.layer_norm(torch.from_numpy(x), weight, bias, "norm", case["epsilon"], scale, 0, str(codes.dtype)).numpy(), wanted)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 6), (4, 5, 6), (4, 6)])
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8])
+def test_layer_norm_keeps_its_shape_and_treats_every_row_alone(shape: tuple[int, ...], dtype: Any) -> None:
+    codes = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+    case: dict[str, Any] = {"codes": codes, "weight": np.arange(1, 7, dtype=f32), "bias": np.zeros(6, f32), "epsilon": 1e-6, "scale": 0.5}
+    rows = [portable.layer_norm(**case | {"codes": row[None]}) for row in codes.reshape(-1, 6)]
+    found = runtime(layer_norm_file(case), codes.astype(f32) * f32(0.5))
+    assert same(found, np.concatenate(rows).reshape(shape))
+
+
+def test_layer_norm_of_unknown_sizes_takes_its_shape_from_its_input() -> None:
+    case = normalised("int16", 6)
+    model = layer_norm_file(case, shape=("n", "rows", 6))
+    x = (case["codes"].astype(f32) * f32(case["scale"])).reshape(1, 5, 6)
+    assert same(runtime(model, x), portable.layer_norm(**case)[None])
+
+
+def test_passes_of_a_layer_norm_of_wide_codes() -> None:
+    """Over the whole tensor: Cast, a product and two sums in double; one DequantizeLinear in place of Cast, Sub and Mul; Mul by gamma."""
+    case = normalised("int16", 192)
+    case["bias"] = np.zeros(192, f32)
+    operators = Counter(node.op_type for node in layer_norm_file(case).graph.node)
+    row_operators = Counter({"Mul": 2, "Sub": 1, "Add": 1, "Sqrt": 1, "Div": 1, "Cast": 2, "QuantizeLinear": 1})
+    assert operators - row_operators == Counter({"QuantizeLinear": 1, "Cast": 1, "ReduceSum": 2, "Mul": 2, "DequantizeLinear": 1})
+
+
+@pytest.mark.parametrize(
+    ("shape", "together"), [((3, 56, 56, 40), 16), ((3, 49, 96), 7), ((3, 196, 129), 1), ((3, 40), 1), ((3, 8, 1024), 1)]
+)
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8])
+def test_short_rows_are_scaled_several_at_once(shape: tuple[int, ...], together: int, dtype: Any) -> None:
+    """16 * 40 and 7 * 96 values are the most below 1024 that divide the 3136 and 49 rows of an image; 129 are long enough alone."""
+    rng, length = np.random.default_rng(0), shape[-1]
+    codes = rng.integers(0, 256, shape).astype(dtype)
+    weight, bias = rng.normal(1, 0.3, length).astype(f32), rng.normal(0, 0.3, length).astype(f32)
+    case: dict[str, Any] = {"codes": codes, "weight": weight, "bias": bias, "epsilon": 1e-6, "scale": 0.5}
+    model = layer_norm_file(case)
+    sizes = [tuple(tensor.dims) for tensor in model.graph.initializer if tensor.name in {"norm/gamma", "norm/beta"}]
+    assert sizes == [(length * together,)] * 2
+    assert same(runtime(model, codes.astype(f32) * f32(0.5)), portable.layer_norm(**case))
+
+
+def test_a_weight_of_ones_is_not_multiplied_by() -> None:
+    case = normalised("int16", 40)
+    case |= {"weight": np.ones(40, f32), "bias": np.zeros(40, f32)}
+    model = layer_norm_file(case)
+    assert Counter(node.op_type for node in model.graph.node)["Mul"] == 3  # squares of codes, D Q and S^2
+    assert same(runtime(model, case["codes"].astype(f32) * f32(case["scale"])), portable.layer_norm(**case))
+
+
+@pytest.mark.parametrize(("length", "casts_to_double"), [(258, 2), (259, 1)])
+def test_short_rows_of_bytes_are_summed_in_float32(length: int, casts_to_double: int) -> None:
+    """Two sums a row are cast to double, or else every code."""
+    casts = [node.attribute[0].i for node in layer_norm_file(normalised("uint8", length)).graph.node if node.op_type == "Cast"]
+    assert casts.count(ir.DataType.DOUBLE) == casts_to_double
 
 
 @settings(max_examples=60, deadline=None)

@@ -3,7 +3,8 @@
 What a layer makes of errors in its weights depends on what it reads: inputs with a large mean turn them into an offset, inputs that
 move together let the error of one weight undo that of another. With the inputs' covariance C the squared error of an output channel
 is (s q - w)' C (s q - w): quadratic in the codes q. Coordinate descent gives each code in turn its best value, all others fixed
-(QuantEase, arXiv 2309.01885; GPTQ, arXiv 2210.17323, visits every code once), and then the scale its own.
+(QuantEase, arXiv 2309.01885; GPTQ, arXiv 2210.17323, visits every code once), and then the scale its own. Inputs that no float weight
+reads keep codes of 0: they were added for the sake of a kernel.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def least_squares_codes(
     kind = IntType(bits=bits, signed=True, narrow=bits == 8)
     damped = _damped(covariance)
     curvature = damped.diagonal(dim1=1, dim2=2)
-    columns = [int(column) for column in curvature.sum(0).argsort(descending=True, stable=True)]
+    read = (weight != 0).flatten(0, 1).any(0)
+    columns = [int(column) for column in curvature.sum(0).argsort(descending=True, stable=True) if read[column]]
     codes = torch.round(weight / scales[..., None]).clamp_(kind.qmin, kind.qmax)
     target = weight @ damped
     for _ in range(sweeps):

@@ -49,7 +49,8 @@ class Rounding(nn.Module):
     `sigmoid`: code = clamp(floor(w / s0) + h), h in [0, 1] a rectified sigmoid of the learned logits; the floor stays that of the first
     scale while the scale itself may move (GENIE-M), which keeps joint training well posed.
     `free`: code = clamp(round(u)) with u = w / s0 learned directly and straight through: a code may end anywhere.
-    Scales are learned relative to s0, or themselves where `absolute`.
+    Scales are learned relative to s0, or themselves where `absolute`. Inputs that no output channel reads have codes of 0, and keep them:
+    they were added for the sake of a kernel.
 
     Where the mean of what a layer reads is known, its bias follows its weights so that the mean of what it gives stays: what is learned
     is the bias of a layer that reads centred values. Else each step of a code or a scale moves an output behind Relus, whose inputs are
@@ -62,8 +63,9 @@ class Rounding(nn.Module):
         self._sizes = [layer.weight.numel() for layer in layers]
         kinds = [IntType(bits=layer.bits, signed=True, narrow=layer.bits == 8) for layer in layers]
         ratio = torch.cat([(layer.weight / _wide(layer.scales, layer.weight)).flatten() for layer in layers])
-        self._low = self._spread([kind.qmin for kind in kinds], ratio)
-        self._high = self._spread([kind.qmax for kind in kinds], ratio)
+        read = torch.cat([(layer.weight != 0).any(0).expand_as(layer.weight).flatten() for layer in layers])
+        self._low = self._spread([kind.qmin for kind in kinds], ratio) * read
+        self._high = self._spread([kind.qmax for kind in kinds], ratio) * read
         self._floor = torch.floor(ratio)
         if method == "sigmoid":
             rest = ratio - self._floor

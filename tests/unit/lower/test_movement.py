@@ -164,6 +164,40 @@ def test_a_requantisation_to_another_scale_stays() -> None:
     assert counts(_cancelled(_with_table_input(s="s2", z="z2"), undoes=True))["QuantizeLinear"] == 2
 
 
+@pytest.mark.parametrize("dtype", ["z", "z16"])
+def test_codes_are_transposed_and_reshaped_where_their_floats_were(dtype: str) -> None:
+    """Here the Add reads the moved floats as well, so both moves stay beside those of the codes."""
+    before = _moved_before_the_second_quantiser(dtype)
+    after = _cancelled(before, undoes=True)
+    assert counts(after) == {"QuantizeLinear": 1, "Transpose": 2, "Reshape": 2, "DequantizeLinear": 2, "Add": 1}
+    same_values(before, after)
+    assert counts(_cancelled(before, undoes=False))["QuantizeLinear"] == 2
+
+
+def test_codes_only_move_where_every_runtime_moves_them() -> None:
+    body = f"{QDQ} m = Slice(d, a, b) q2 = QuantizeLinear(m, s, z) y = DequantizeLinear(q2, s, z)"
+    before = parse(body, inits=", int64[1] a = {0}, int64[1] b = {1}")
+    assert counts(_cancelled(before, undoes=True))["QuantizeLinear"] == 2
+
+
+def test_a_transposed_chain_without_other_readers_leaves_no_floats() -> None:
+    before = parse(
+        "q = QuantizeLinear(x, s, z16) d = DequantizeLinear(q, s, z16) t = Transpose <perm = [0, 2, 3, 1]> (d) "
+        "q2 = QuantizeLinear(t, s, z16) y = DequantizeLinear(q2, s, z16)"
+    )
+    after = _cancelled(before, undoes=True)
+    assert [n.op_type for n in after.graph.node] == ["QuantizeLinear", "Transpose", "DequantizeLinear"]
+    same_values(before, after)
+
+
+def _moved_before_the_second_quantiser(z: str) -> onnx.ModelProto:
+    return parse(
+        f"q = QuantizeLinear(x, s, {z}) d = DequantizeLinear(q, s, {z}) t = Transpose <perm = [0, 2, 3, 1]> (d) r = Reshape(t, shape) "
+        f"q2 = QuantizeLinear(r, s, {z}) d2 = DequantizeLinear(q2, s, {z}) y = Add(d2, r)",
+        inits=", int64[2] shape = {-1, 4}",
+    )
+
+
 def _with_table_input(*, s: str, z: str) -> onnx.ModelProto:
     return parse(
         "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) "

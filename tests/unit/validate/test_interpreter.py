@@ -153,3 +153,38 @@ def test_unsupported_movement_is_refused_not_guessed() -> None:
     interpreter = Interpreter(b.build(b.dequantise(padded)))
     with pytest.raises(UnsupportedModelError, match="mirror"):
         interpreter.run(images(1))
+
+
+def computed_scale(*, zero_point: bool = True, scale_kind: str = "Sqrt", **attributes: int) -> Interpreter:
+    """DequantizeLinear of int16 codes [rows, columns] whose scale and zero point, one a row, the graph computes."""
+    nodes = [
+        helper.make_node(scale_kind, ["squares"], ["scale"]),
+        helper.make_node("QuantizeLinear", ["mean", "three", "zero"], ["z"]),
+        helper.make_node("DequantizeLinear", ["codes", "scale", *(["z"] if zero_point else [])], ["y"], axis=0, **attributes),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("codes", TensorProto.INT16, ["rows", "columns"]),
+        helper.make_tensor_value_info("squares", TensorProto.FLOAT, ["rows"]),
+        helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["rows"]),
+    ]
+    constants = [numpy_helper.from_array(f32(3), "three"), numpy_helper.from_array(np.int16(0), "zero")]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", inputs, [output], constants)
+    return Interpreter(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
+
+
+@pytest.mark.parametrize(("zero_point", "wanted"), [(True, [[65535.0, 0.0], [-24.0, 0.0]]), (False, [[32767.0, -32768.0], [24.0, 48.0]])])
+def test_a_scale_and_a_zero_point_a_row_may_be_computed(zero_point: bool, wanted: list[list[float]]) -> None:
+    """Scales sqrt(1) and sqrt(576) = 24; zero points -98307 / 3, saturated to -32768, and round(7 / 3) = 2."""
+    codes = np.array([[32767, -32768], [1, 2]], np.int16)
+    feeds = {"codes": codes, "squares": np.array([1, 576], f32), "mean": np.array([-98307, 7], f32)}
+    interpreter = computed_scale(zero_point=zero_point)
+    assert interpreter.island_names == ()
+    np.testing.assert_array_equal(interpreter.run_feeds(feeds).outputs["y"], np.array(wanted, f32))
+
+
+@pytest.mark.parametrize("case", [{"scale_kind": "Exp"}, {"block_size": 2}])
+def test_a_computed_scale_behind_an_island_or_in_blocks_is_not_executed(case: dict[str, object]) -> None:
+    interpreter = computed_scale(**case)
+    execution = interpreter.run_feeds({"codes": np.ones((2, 2), np.int16), "squares": np.ones(2, f32), "mean": np.ones(2, f32)})
+    assert execution.outputs["y"] is None

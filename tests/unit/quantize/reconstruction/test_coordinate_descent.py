@@ -90,3 +90,11 @@ def test_scales_stay_above_their_floor(floor: float) -> None:
     least = torch.full_like(scales, floor)
     _, fitted = least_squares_codes(weight, covariance, scales, bits=2, least=least)
     assert bool((fitted >= least).all())
+
+
+def test_inputs_that_no_float_weight_reads_keep_codes_of_0() -> None:
+    weight, covariance, scales = problem(12, groups=1, outputs=3, inputs=6, mean=3.0)
+    free, _ = least_squares_codes(weight.index_fill(2, torch.tensor([4]), 1e-9), covariance, scales, bits=3)
+    assert free[..., 4].any()  # correlated inputs: a code there would take up what others leave
+    codes, _ = least_squares_codes(weight.index_fill(2, torch.tensor([4]), 0.0), covariance, scales, bits=3)
+    assert not codes[..., 4].any()

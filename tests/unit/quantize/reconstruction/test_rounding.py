@@ -44,6 +44,20 @@ def test_hard_codes_start_next_to_the_nearest(method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", ["sigmoid", "free"])
+def test_inputs_that_no_channel_reads_keep_codes_of_0(method: Method) -> None:
+    layer = start(4, 3, 2, 2)
+    layer.weight[:, 1, 0] = 0.0
+    layer.weight[2:, 2] = 0.0  # two of four channels: zeros like any other weight
+    rounding = Rounding([layer], method=method)
+    with torch.no_grad():
+        rounding.codes_at.add_(3.0)
+    for hard in (True, False):
+        (codes,) = rounding.split(rounding.codes(hard=hard))
+        assert not codes[:, 1, 0].any()
+        assert bool((codes[2:, 2] > 0.5).all())
+
+
+@pytest.mark.parametrize("method", ["sigmoid", "free"])
 def test_hard_codes_stay_integers_in_range_wherever_learning_goes(method: Method) -> None:
     layers = [start(4, 20, bits=2), start(3, 2, 3, 3, bits=8, scale=0.004, seed=1), start(2, 5, bits=4, seed=2)]
     rounding = Rounding(layers, method=method)
