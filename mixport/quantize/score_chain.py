@@ -1,13 +1,12 @@
-"""Scores in front of a softmax as one unscaled sum times one constant: factors move past offsets and products, into the exponent.
+"""Scores in front of a softmax as one unscaled sum times one constant: factors move past offsets, into the exponent.
 
-    ((q s) @ k a + b) c + m  =  (q @ k + b / (s a) + m / (s a c)) s a c
+    (q @ k a + b) c + m  =  (q @ k + b / a + m / (a c)) a c
 
-Exact in real arithmetic. A factor costs nothing there, where it is a pass over all scores, or a table over q, on its own.
+Exact in real arithmetic. A factor costs nothing there, where it is a pass over all scores on its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, fx
@@ -29,12 +28,10 @@ class ScoreChain:
     Attributes:
         base: what the scores come from.
         steps: from there to the softmax: offsets, masks, factors, movement of whole rows.
-        scaled: operands of `base` that are multiplied by a constant first.
     """
 
     base: fx.Node
     steps: tuple[fx.Node, ...]
-    scaled: tuple[fx.Node, ...]
 
 
 def score_chain(graph: fx.GraphModule, flow: CodeFlow, softmax: fx.Node) -> ScoreChain | str:
@@ -51,16 +48,12 @@ def score_chain(graph: fx.GraphModule, flow: CodeFlow, softmax: fx.Node) -> Scor
         return "its scores are moved from one row to another"
     if kind not in _SOURCES or shape_of(node)[-1:] != (length,):
         return f"its scores come from an operator of kind {kind.value}, which shares its codes with others"
-    scaled = tuple(_scaled_operands(flow, node)) if kind is Kind.PRODUCT else ()
-    return ScoreChain(base=node, steps=tuple(reversed(steps)), scaled=scaled)
+    return ScoreChain(base=node, steps=tuple(reversed(steps)))
 
 
 def unscaled(graph: fx.GraphModule, chain: ScoreChain, *, before: fx.Node) -> tuple[fx.Node, float]:
     """Scores without their factors, made of new nodes, and the product of these."""
     factor = 1.0
-    for operand in chain.scaled:
-        factor *= _factor(operand) or 1.0
-        operand.replace_all_uses_with(tensor_arg(operand, 0))
     node = chain.base
     for step in chain.steps:
         if (scale := _factor(step)) is not None:
@@ -105,16 +98,6 @@ def _offset(graph: fx.GraphModule, node: fx.Node) -> Tensor | None:
     values = constant(graph, node.args[1])
     fits = values is not None and values.is_floating_point() and shape_of(node) == shape_of(tensor_arg(node, 0))
     return values if fits else None
-
-
-def _scaled_operands(flow: CodeFlow, product: fx.Node) -> Iterator[fx.Node]:
-    """Multiplications by a constant whose result the product alone reads, behind movement."""
-    for place in (0, 1):
-        node = tensor_arg(product, place)
-        while only_user(node) is not None and flow.kinds[node] is Kind.MOVE:
-            node = tensor_arg(node, 0)
-        if only_user(node) is not None and _factor(node) is not None:
-            yield node
 
 
 def _number(value: object) -> float:
