@@ -20,13 +20,21 @@ from mixport.quantize.score_chain import ScoreChain, keeps_rows, score_chain, un
 from mixport.targets import Target
 from mixport.torch_ops import OPS
 
+_BITS = 8
+"""Narrower queries and keys make scores so noisy that cutting large probabilities, as a scale chosen for them does, helps some models."""
+
 _PRODUCTS = {aten.matmul.default, aten.bmm.default}
 
 
-def divide_after_product(graph: fx.GraphModule, target: Target) -> list[Decision]:
+def divide_after_product(graph: fx.GraphModule, target: Target, *, bits: int) -> list[Decision]:
     """softmax(x) @ v becomes (e @ v) / sum(e) with e = exp(x - max(x)); returns what keeps a division before the product, and why.
 
-    Only for a target that is portable, since others keep the runtime's own softmax, and takes any scale, since a step is the product of two.
+    Only for a target that is portable, since others keep the runtime's own softmax, and that takes any scale: a step is no power of two.
+
+    Args:
+        graph: canonical, before its sites are planned.
+        target: see above.
+        bits: of what products read.
     """
     if not target.portable or target.scale.form == "power-of-two":
         return []
@@ -35,7 +43,7 @@ def divide_after_product(graph: fx.GraphModule, target: Target) -> list[Decision
     for node in list(graph.graph.nodes):
         if node.target is not aten.softmax.int:
             continue
-        product = _product_behind(node)
+        product = _product_behind(node) if bits == _BITS else f"probabilities of {bits} bits do better with a scale of their own"
         chain = product if isinstance(product, str) else score_chain(graph, flow, node)
         if isinstance(product, str) or isinstance(chain, str):
             why = product if isinstance(product, str) else str(chain)

@@ -119,7 +119,7 @@ def quantize(
         model, captured, calibration, level_for, rule=scale_rule(target), learned=reconstruction is not None, progress=progress
     )
     reshaped = [*widen_few_channels(graph, target), *repeat_channels(graph, target), *spread_gates(graph, target)]
-    reshaped += divide_after_product(graph, target)
+    reshaped += divide_after_product(graph, target, bits=scheme.activation_bits)
     clean(graph)
     record_shapes(graph, torch.zeros((captured.example_batch, *model.input_shape[1:])))
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
