@@ -89,16 +89,14 @@ def scores_read_twice(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scores.softmax(-1) @ v + scores.mean(-1, keepdim=True)
 
 
-def graph_of(
-    captured: Capture, attend: Callable[[Tensor, Tensor, Tensor], Tensor], *, portable: bool = True
-) -> tuple[fx.GraphModule, list[str]]:
+def graph_of(captured: Capture, attend: Attend, *, portable: bool = True, bits: int = 8) -> tuple[fx.GraphModule, list[str]]:
     with torch.random.fork_rng():
         torch.manual_seed(5)
         graph = captured(Attention(attend)).graph
     x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         before = graph(x)
-    reasons = [decision.why for decision in divide_after_product(graph, TARGET if portable else TARGET.without_portable_forms())]
+    reasons = [decision.why for decision in divide_after_product(graph, TARGET if portable else TARGET.without_portable_forms(), bits=bits)]
     clean(graph)
     record_shapes(graph, torch.zeros(2, 3, 16, 16))
     with torch.no_grad():
@@ -144,6 +142,12 @@ def test_what_does_not_fit_keeps_its_softmax_and_says_why(captured: Capture, att
 def test_a_target_that_is_not_portable_keeps_every_softmax(captured: Capture) -> None:
     graph, reasons = graph_of(captured, fused, portable=False)
     assert operators(graph)["softmax"] == 1 and reasons == []
+
+
+def test_narrow_probabilities_keep_a_scale_of_their_own(captured: Capture) -> None:
+    graph, reasons = graph_of(captured, fused, bits=4)
+    assert operators(graph)["softmax"] == 1
+    assert reasons == ["probabilities of 4 bits do better with a scale of their own"]
 
 
 @pytest.mark.parametrize(("scheme", "bits"), [("w8a8", 8), ("w4a4", 4)])
