@@ -140,16 +140,20 @@ class BuildWarning:
         return f"warning: {self.about}: {self.message}; hint: {self.hint}"
 
 
+FormKind = Literal["softmax", "attention", "layer_norm"]
+"""A softmax; one in front of a matrix product, divided behind it; a normalisation."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PortableForm:
     """A softmax or normalisation that is lowered to portable operations.
 
     Attributes:
-        kind: which of the two.
+        kind: which it is.
         shape: of its input for one image; the batch axis is 1, or what one image makes of it (windows).
     """
 
-    kind: Literal["softmax", "layer_norm"]
+    kind: FormKind
     shape: tuple[int, ...]
 
 

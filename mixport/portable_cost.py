@@ -26,7 +26,7 @@ class FormCost:
     """One kind and shape.
 
     Attributes:
-        kind: softmax or layer_norm.
+        kind: softmax, attention (a softmax in front of a matrix product) or layer_norm.
         shape: of its input, for one image.
         count: how often it occurs.
         portable_ms: median of one, in the portable form.

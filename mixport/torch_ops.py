@@ -172,3 +172,45 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, name: str, epsilon: floa
 @layer_norm.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor, name: str, epsilon: float, scale: float, zero_point: int, storage: str) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("mixport::softmax_numerators", mutates_args=())
+def softmax_numerators(x: Tensor, factor: float) -> Tensor:
+    """exp(factor * (x - max(x))) over the last axis: a softmax of factor * x before its division."""
+    return torch.exp((x - x.amax(-1, keepdim=True)) * factor)
+
+
+@softmax_numerators.register_fake
+def _(x: Tensor, factor: float) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _keep_numerators(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+    ctx.factor = inputs[1]
+    ctx.save_for_backward(output)
+
+
+def _through_numerators(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    (numerators,) = ctx.saved_tensors
+    to_x = grad * numerators * ctx.factor
+    largest = numerators == 1.0
+    return to_x - largest * (to_x.sum(-1, keepdim=True) / largest.sum(-1, keepdim=True)), None
+
+
+softmax_numerators.register_autograd(_through_numerators, setup_context=_keep_numerators)
+
+
+@torch.library.custom_op("mixport::coded_numerators", mutates_args=())
+def coded_numerators(x: Tensor, name: str, scale: float, zero_point: int, step: float) -> Tensor:
+    """The same of codes, as mixport.attention_softmax computes it; x holds (code - zero_point) * scale, uint8 codes.
+
+    exp is taken in float64: the numerators are chosen so that every machine's exp rounds to the same codes.
+    """
+    codes = torch.round(x / torch.tensor(scale, dtype=torch.float32, device=x.device))
+    below = codes - codes.amax(-1, keepdim=True)
+    return torch.exp(below.double() * step).float()
+
+
+@coded_numerators.register_fake
+def _(x: Tensor, name: str, scale: float, zero_point: int, step: float) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)

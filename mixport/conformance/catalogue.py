@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mixport.conformance import carriers, casts, codes, composites, floats, functions, layers, products, sums, unused
+from mixport.conformance import attention, carriers, casts, codes, composites, floats, functions, layers, products, sums, unused
 from mixport.conformance.case import Case, Form
 from mixport.errors import BadOptionError
 
@@ -20,6 +20,7 @@ FORMS: tuple[Form, ...] = (
     *sums.FORMS,
     *casts.FORMS,
     *composites.FORMS,
+    *attention.FORMS,
     *functions.FORMS,
     *unused.FORMS,
 )

@@ -93,7 +93,19 @@ def _form(name: str, about: str, make: Any) -> Form:
     return Form(name=name, family="double" if "double" in name else "float", about=about, emitted=True, make=make)
 
 
+def _largest_code(rng: np.random.Generator) -> tuple[Case, ...]:
+    """Of 8-bit codes, without a way through floats."""
+    cases: list[Case] = []
+    for shape in ((65, 197), (3, 8, 49), (5, 1), (4, 1031)):
+        model = Model()
+        result = model.node("ReduceMax", model.input("x", np.uint8, len(shape)), model.constant(np.asarray([-1], np.int64)), keepdims=1)
+        feeds = [("random", {"x": rng.integers(0, 256, shape).astype(np.uint8)}), ("saturation", {"x": np.zeros(shape, np.uint8)})]
+        cases.append(computed("x".join(map(str, shape)), model.build({result: np.uint8}), _largest, feeds))
+    return tuple(cases)
+
+
 FORMS: tuple[Form, ...] = (
+    Form(name="reduce-max.codes", family="codes", about="ReduceMax of uint8 codes", emitted=True, make=_largest_code),
     _form("float.reduce-max", "float ReduceMax over the last axis", partial(_reduce, "ReduceMax", _largest, spread)),
     _form(
         "float.reduce-sum.integers",

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from mixport.dtypes import STORAGE_RANGE
-from mixport.validate.graph import Graph, Node
+from mixport.validate.graph import Array, Graph, Node
 
 #: Up to here a float type holds every integer.
 _INTEGERS: Mapping[str, int] = {"float32": 2**24, "float64": 2**53}
@@ -50,17 +50,31 @@ class TensorTypes:
         return count * largest <= limit
 
     def _magnitude(self, tensor: str) -> int | None:
-        """Largest |value| where the values are integers: casts of codes, and products of such."""
+        """Largest |value| where the values are integers, or all of them so many times a power of two: codes, and products of such."""
         node = self.graph.producer.get(tensor)
         if node is None:
             return None
         if node.op == "Cast":
             limits = STORAGE_RANGE.get(self.dtype(node.input(0)))
             return None if limits is None else max(abs(limits[0]), abs(limits[1]))
+        if node.op == "DequantizeLinear":
+            return self._of_codes(node)
         if node.op == "Mul":
             factors = [self._magnitude(name) for name in node.inputs]
             return None if factors[0] is None or factors[1] is None else factors[0] * factors[1]
         return None
+
+    def _of_codes(self, node: Node) -> int | None:
+        """Largest |code - zero point| of a DequantizeLinear whose scale is a power of two."""
+        limits = STORAGE_RANGE.get(self.dtype(node.input(0)))
+        scale, zero_point = (self.graph.constants.get(node.input(place)) for place in (1, 2))
+        if limits is None or scale is None or zero_point is None or not _is_power_of_two(scale):
+            return None
+        return max(abs(limit - int(zero_point.reshape(-1)[0])) for limit in limits)
+
+
+def _is_power_of_two(scale: Array) -> bool:
+    return scale.size == 1 and bool(np.frexp(scale.reshape(-1)[0])[0] == 0.5)
 
 
 def tensor_types(graph: Graph, *, input_shape: tuple[int, ...] | None = None) -> TensorTypes:

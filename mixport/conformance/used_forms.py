@@ -135,6 +135,8 @@ class _Reader:
 
     def _form(self, step: Step) -> str | None:
         node = step.node
+        if step.pairs:
+            return "softmax.numerators"
         if step.function is not None:
             return function_form(step.function)
         if step.how == "fused":
@@ -156,6 +158,8 @@ class _Reader:
             return "move.pad.borders"
         if node.op in _MOVES:
             return _MOVES[node.op]
+        if node.op == "ReduceMax" and source in _CODES:
+            return "reduce-max.codes"
         if node.op == "ReduceSum":
             return f"{_FLOATS.get(result, result)}.reduce-sum{'.integers' if self.types.exact_sum(node) else ''}"
         operator = _FLOAT_OPERATORS.get(node.op)

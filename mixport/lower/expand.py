@@ -5,7 +5,7 @@
 3. DequantizeWeight -> packed initialiser [-> Cast to INT8] -> DequantizeLinear along axis 0, with an explicit zero point:
    without one ONNX Runtime 1.31 leaves Gemm in float.
 4. DequantizeBias -> DequantizeLinear along axis 0, int32, no zero point.
-5. Softmax, LayerNorm -> the nodes of `portable_forms` and `layer_norm`.
+5. Softmax, LayerNorm -> the nodes of `portable_forms` and `layer_norm`; Numerators -> those of `attention_softmax`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from mixport.errors import InvariantError
+from mixport.lower.attention_softmax import expand_numerators
 from mixport.lower.layer_norm import expand_layer_norm
 from mixport.lower.onnx_graph import LAYER, SITE, constant_of, initializer, mark, node, replace
 from mixport.lower.portable_forms import expand_softmax
@@ -49,6 +50,7 @@ class ExpandPlaceholdersPass(InPlacePass):
             "DequantizeWeight": self._weight,
             "DequantizeBias": self._bias,
             "Softmax": expand_softmax,
+            "Numerators": expand_numerators,
             "LayerNorm": expand_layer_norm,
         }
         _clear_names(model.graph)

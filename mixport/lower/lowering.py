@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from mixport.artifacts import Decision, LoweredGraph, QuantizedModel
 from mixport.errors import InvariantError
+from mixport.lower.attention_softmax import gives_exponents
 from mixport.lower.expand import ExpandPlaceholdersPass
 from mixport.lower.finish import FinishPass
 from mixport.lower.float_weights import KeepFloatWeightsPass
@@ -88,8 +89,8 @@ def read_lowered(workdir: Path) -> LoweredGraph:
 def check_sites(model: ir.Model, quantized: QuantizedModel) -> None:
     """Every site of the program is a tensor of the file, with the same scale, zero point and range: round once.
 
-    Its quantiser is looked at, where it has one, and every DequantizeLinear that reads it. Tables and normalisations read codes as they
-    are: a site may have no DequantizeLinear at all.
+    Its quantiser is looked at, where it has one, and every DequantizeLinear that reads it, but for the one that turns scores into the
+    exponents of a softmax. Tables and normalisations read codes as they are: a site may have no DequantizeLinear at all.
     """
     values = {value.name: value for n in model.graph for value in n.outputs}
     for site in quantized.activations:
@@ -104,7 +105,7 @@ def check_sites(model: ir.Model, quantized: QuantizedModel) -> None:
             codes = producer.inputs[0]
             # A Clip among several readers is a table that bounds its index: its codes have a scale of their own.
             producer = codes.producer() if codes is not None and len(codes.uses()) == 1 else None
-        held = [(n, scale) for n in value.consumers() if n.op_type == "DequantizeLinear"]
+        held = [(n, scale) for n in value.consumers() if n.op_type == "DequantizeLinear" and not gives_exponents(n)]
         if producer is not None and producer.op_type == "QuantizeLinear":
             held.append((producer, scale_undoing_factor(producer, scale)))
         for holder, wanted in held:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mixport.artifacts import PortableForm
+from mixport.lower.attention_softmax import expand_numerators
 from mixport.lower.layer_norm import expand_layer_norm
 from mixport.lower.onnx_graph import initializer, node
 from mixport.lower.portable_forms import expand_softmax
@@ -20,6 +21,12 @@ from mixport.portable import softmax_bits
 
 _SCALE = 2.0**-12
 """Of the int16 codes: what a normalisation reads does not change how long it takes."""
+
+_STEP = 2.0**-4
+"""Of the 8-bit scores, and of their exponents."""
+
+_WIDTH = 32
+"""Of the values that attention weighs."""
 
 _Build = Callable[[ir.Graph, ir.Value, int], ir.Value]
 
@@ -35,6 +42,7 @@ def write_pair(form: PortableForm, folder: Path) -> tuple[Path, Path]:
     """
     builders: dict[str, tuple[_Build, _Build]] = {
         "softmax": (_portable_softmax, _own_softmax),
+        "attention": (_portable_attention, _own_attention),
         "layer_norm": (_portable_layer_norm, _own_layer_norm),
     }
     paths = folder / "portable.onnx", folder / "own.onnx"
@@ -54,6 +62,35 @@ def _portable_softmax(graph: ir.Graph, x: ir.Value, length: int) -> ir.Value:
 
 def _own_softmax(graph: ir.Graph, x: ir.Value, length: int) -> ir.Value:
     return _append(graph, node("Softmax", [x], output="y", axis=-1))
+
+
+def _portable_attention(graph: ir.Graph, x: ir.Value, length: int) -> ir.Value:
+    # The expansion quantises its input itself: 8-bit scores instead of floats are part of what it costs.
+    attributes: dict[str, Any] = {"name": "softmax", "scale": _STEP, "zero_point": 128, "step": _STEP}
+    numerators = _quantised(graph, _expanded(graph, "Numerators", [x], attributes, expand_numerators))
+    axes = initializer(graph, "axes/-1", np.asarray([-1], np.int64))
+    total = _append(graph, node("ReduceSum", [numerators, axes], output="total", keepdims=1))
+    return _append(graph, node("Div", [_product(graph, numerators, length), total], output="y"))
+
+
+def _own_attention(graph: ir.Graph, x: ir.Value, length: int) -> ir.Value:
+    return _product(graph, _quantised(graph, _own_softmax(graph, x, length)), length)
+
+
+def _quantised(graph: ir.Graph, x: ir.Value) -> ir.Value:
+    scale, zero_point = initializer(graph, "unit", np.asarray(2.0**-8, np.float32)), initializer(graph, "uint8/0", np.asarray(0, np.uint8))
+    codes = _append(graph, node("QuantizeLinear", [x, scale, zero_point], output="numerators"))
+    return _append(graph, node("DequantizeLinear", [codes, scale, zero_point], output="weights"))
+
+
+def _product(graph: ir.Graph, weights: ir.Value, length: int) -> ir.Value:
+    codes = np.random.default_rng(0).integers(0, 256, (length, _WIDTH)).astype(np.uint8)
+    scale, zero_point = (
+        initializer(graph, "v/scale", np.asarray(2.0**-7, np.float32)),
+        initializer(graph, "v/zero", np.asarray(128, np.uint8)),
+    )
+    v = _append(graph, node("DequantizeLinear", [initializer(graph, "v", codes), scale, zero_point], output="values"))
+    return _append(graph, node("MatMul", [weights, v], output="product"))
 
 
 def _portable_layer_norm(graph: ir.Graph, x: ir.Value, length: int) -> ir.Value:

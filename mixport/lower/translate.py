@@ -55,6 +55,7 @@ _LOOKUP = _placeholder(
     {"site": _TEXT, "in_scale": _REAL, "in_zero_point": _INT, "scale": _REAL, "zero_point": _INT, "form": _TEXT},
 )
 _SOFTMAX = _placeholder("Softmax", {"x": _FLOAT}, {"bits": _INT})
+_NUMERATORS = _placeholder("Numerators", {"x": _FLOAT}, {"name": _TEXT, "scale": _REAL, "zero_point": _INT, "step": _REAL})
 _LAYER_NORM = _placeholder(
     "LayerNorm",
     {"x": _FLOAT, "weight": _FLOAT, "bias": _FLOAT},
@@ -94,6 +95,10 @@ def _softmax(x: Any, bits: int) -> Any:
     return _SOFTMAX(x, bits=bits)
 
 
+def _numerators(x: Any, name: str, scale: float, zero_point: int, step: float) -> Any:
+    return _NUMERATORS(x, name=name, scale=scale, zero_point=zero_point, step=step)
+
+
 def _layer_norm(x: Any, weight: Any, bias: Any, name: str, epsilon: float, scale: float, zero_point: int, storage: str) -> Any:
     # ONNX attributes hold float32; epsilon takes part in float64 arithmetic.
     return _LAYER_NORM(x, weight, bias, name=name, epsilon=repr(epsilon), scale=scale, zero_point=zero_point, storage=storage)
@@ -128,6 +133,7 @@ def translate(quantized: QuantizedModel, *, opset: int) -> ir.Model:
         OPS.dequantize_weight.default: _dequantize_weight,
         OPS.lookup.default: _lookup,
         OPS.softmax.default: _softmax,
+        OPS.coded_numerators.default: _numerators,
         OPS.layer_norm.default: _layer_norm,
         OPS.global_average_pool.default: _global_average_pool,
         OPS.space_to_depth.default: _space_to_depth,

@@ -13,7 +13,7 @@ from mixport.quantize.fx_graph import only_user, tensor_arg, tensor_list_arg
 from mixport.quantize.roles import Kind, classify
 from mixport.quantspec import EdgeConvention
 
-_ALWAYS_INTEGER = frozenset({Kind.LAYER, Kind.PRODUCT, Kind.ADD, Kind.NORM})
+_ALWAYS_INTEGER = frozenset({Kind.LAYER, Kind.PRODUCT, Kind.ADD, Kind.NORM, Kind.NUMERATORS})
 _EIGHT_BITS = frozenset({Kind.INPUT, Kind.POOL, Kind.MULTIPLY, Kind.CONCAT, Kind.UNARY})
 """Kinds that give 8-bit codes wherever they run on integers."""
 _INTEGER_WHEN_READ = frozenset({Kind.MULTIPLY, Kind.POOL, Kind.CONCAT, Kind.UNARY, Kind.CLAMP})

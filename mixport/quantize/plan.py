@@ -14,9 +14,10 @@ from typing import Literal
 from torch import fx
 
 from mixport.artifacts import Decision
+from mixport.attention_softmax import numerator_params, reach
 from mixport.quantize.code_flow import CodeFlow
-from mixport.quantize.fx_graph import aten, module_path, only_user, tensor_arg
-from mixport.quantize.roles import Kind, clamp_bounds
+from mixport.quantize.fx_graph import argument, aten, module_path, only_user, tensor_arg
+from mixport.quantize.roles import DIVIDES_LATER, Kind, clamp_bounds
 from mixport.quantize.scale_groups import scale_groups
 from mixport.quantize.site_plan import Plan, ScaleGroup, SitePlan, birth_name, short_op, unique_name
 from mixport.quantspec import Role, Scheme
@@ -125,6 +126,8 @@ class _Planner:
                     chain=chain,
                     reason=reason,
                     is_output=node in self.ends,
+                    reach=self._reach(node),
+                    fixed=numerator_params(bits) if kind is Kind.NUMERATORS else None,
                 )
                 if kind is not Kind.CONCAT:  # its operands carry the codes
                     yield first
@@ -142,6 +145,13 @@ class _Planner:
                     chain=(),
                     reason=reason,
                 )
+
+    def _reach(self, node: fx.Node) -> float | None:
+        """Scores far below the largest of their row weigh nothing, whatever they are."""
+        readers = [user for user, _ in self.flow.readers(node)]
+        if len(readers) != 1 or self.flow.kinds[readers[0]] is not Kind.NUMERATORS:
+            return None
+        return reach(self.scheme.activation_bits) / float(argument(readers[0], 1, "factor"))
 
     def _ordered(self, demands: _Demands, kind: Kind) -> list[tuple[_Use, int]]:
         """Demands from the widest use to the narrowest; the codes of a concat start as its operands' carriers."""
@@ -180,7 +190,8 @@ def _reason(use: _Use, bits: int, scheme: Scheme) -> str:
 
 def _float_decisions(flow: CodeFlow) -> Iterator[Decision]:
     for node, kind in flow.kinds.items():
-        is_value = node.op == "call_function" and kind not in {Kind.CONSTANT, Kind.MOVE} and node.meta.get("is_float", False)
+        ours = DIVIDES_LATER in node.meta
+        is_value = node.op == "call_function" and not ours and kind not in {Kind.CONSTANT, Kind.MOVE} and node.meta.get("is_float", False)
         if is_value and node not in flow.integer and node.target is not aten.softmax.int:  # portable_forms says what became of it
             why = "no integer consumer behind it" if kind is not Kind.FLOAT else "no exact integer form in this version"
             yield Decision(where=module_path(node) or node.name, what=f"{short_op(node)} left in float", why=why)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 import torch
 from torch import fx
 
-from mixport.artifacts import Decision, PortableForm
+from mixport.artifacts import Decision, FormKind, PortableForm
+from mixport.errors import InvariantError
 from mixport.portable import softmax_bits
-from mixport.quantize.fx_graph import add_constant, argument, arguments, aten, call, constant, module_path, shape_of, tensor_arg
+from mixport.quantize.attention_softmax import fix_exponent
+from mixport.quantize.fx_graph import add_constant, argument, arguments, aten, call, constant, module_path, only_user, shape_of, tensor_arg
 from mixport.quantize.insert import code_params
 from mixport.quantize.plan import Plan
 from mixport.quantize.roles import Kind
 from mixport.quantize.site_plan import short_op
 from mixport.torch_ops import OPS
+
+_KINDS: Mapping[Any, FormKind] = MappingProxyType(
+    {OPS.softmax.default: "softmax", OPS.coded_numerators.default: "attention", OPS.layer_norm.default: "layer_norm"}
+)
 
 
 def insert_portable_forms(graph: fx.GraphModule, plan: Plan, *, portable: bool) -> list[Decision]:
@@ -28,6 +38,8 @@ def insert_portable_forms(graph: fx.GraphModule, plan: Plan, *, portable: bool) 
         elif plan.kinds.get(node) is Kind.NORM:
             made = _layer_norm(graph, node) if portable else None
             why = "the normalisation reads no codes"
+        elif node.target is OPS.softmax_numerators.default:
+            made, why = fix_exponent(graph, node, bits=_bits_behind(node)), ""
         else:
             continue
         if made is None:
@@ -48,11 +60,20 @@ def portable_forms(graph: fx.GraphModule, *, batch: int) -> tuple[PortableForm, 
     """
     found: list[PortableForm] = []
     for node in graph.graph.nodes:
-        if node.target in {OPS.softmax.default, OPS.layer_norm.default}:
+        kind = _KINDS.get(node.target)
+        if kind is not None:
             first, *rest = shape_of(tensor_arg(node, 0))
-            kind = "softmax" if node.target is OPS.softmax.default else "layer_norm"
             found.append(PortableForm(kind=kind, shape=(max(1, first // batch), *rest)))
     return tuple(found)
+
+
+def _bits_behind(numerators: fx.Node) -> int:
+    """Of the quantiser that alone reads them."""
+    quantiser = only_user(numerators)
+    params = None if quantiser is None else code_params(quantiser)
+    if params is None:
+        raise InvariantError(f"numerators {numerators.name} have no codes")
+    return (params.qmax + 1).bit_length() - 1
 
 
 def _softmax(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:

@@ -19,13 +19,14 @@ from mixport.artifacts import CalibrationSet, Decision, QuantizedModel
 from mixport.errors import BadOptionError, UnsupportedModelError
 from mixport.images import normalise
 from mixport.progress import Progress, SilentProgress
+from mixport.quantize.attention_softmax import divide_after_product
 from mixport.quantize.auto_widths import Sizes, choose_widths, learned_bytes, levelling_scheme
 from mixport.quantize.capture import Captured, capture, export_program
 from mixport.quantize.carriers import group_params
 from mixport.quantize.conv_channels import level_convolutions
 from mixport.quantize.few_channels import widen_few_channels
 from mixport.quantize.float_model import FloatModel
-from mixport.quantize.fx_graph import clean
+from mixport.quantize.fx_graph import clean, record_shapes
 from mixport.quantize.gated_functions import settle_gates
 from mixport.quantize.insert import insert_activations, insert_weights
 from mixport.quantize.layernorm_channels import level_layernorms
@@ -118,6 +119,9 @@ def quantize(
         model, captured, calibration, level_for, rule=scale_rule(target), learned=reconstruction is not None, progress=progress
     )
     reshaped = [*widen_few_channels(graph, target), *repeat_channels(graph, target), *spread_gates(graph, target)]
+    reshaped += divide_after_product(graph, target)
+    clean(graph)
+    record_shapes(graph, torch.zeros((captured.example_batch, *model.input_shape[1:])))
     plan = make_plan(graph, scheme, stream_bits=max(target.activations.stream_bits), portable=target.portable)
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
@@ -207,7 +211,9 @@ def choose_params(plan: Plan, histograms: dict[str, Histogram], target: Target) 
     for group in plan.groups:
         params.update(group_params(group, by_name, histograms, rule=rule))
     for site in plan.sites:
-        if site.name not in params:
+        if site.fixed is not None:
+            params[site.name] = site.fixed
+        elif site.name not in params:
             storage = "int16" if site.bits > 8 else "uint8"
             params[site.name] = activation_params(
                 histograms[site.name],
@@ -237,10 +243,11 @@ def _statistics(model: FloatModel, captured: Captured, plan: Plan, calibration: 
     batch = _batch_size(model) if captured.dynamic_batch else 1
     names = {site.tensor: site.name for site in reversed(plan.sites)}
     limits = {site.tensor: site.bounds[1] for site in plan.sites if site.bounds is not None and site.bounds[1] is not None}
+    reaches = {site.tensor: site.reach for site in plan.sites if site.reach is not None}
     done = 0
     observers: dict[fx.Node, HistogramObserver] = {}
     with progress.track("statistics", total=len(images)) as advance:
-        for seen, current in collect(captured.graph, names, _batches(images, model, batch), limits=limits):
+        for seen, current in collect(captured.graph, names, _batches(images, model, batch), limits=limits, reaches=reaches):
             advance(seen - done)
             done, observers = seen, current
     per_tensor = {node: observer.result() for node, observer in observers.items()}

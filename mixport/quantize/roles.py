@@ -21,7 +21,8 @@ class Kind(Enum):
     INPUT: the image. LAYER: convolution or linear layer with constant weights. PRODUCT: matrix product of two activations.
     ADD, MULTIPLY: two activations meet. POOL: global average. CONCAT: activations side by side, same scale. MOVE: data
     movement, codes stay codes. CLAMP: Relu-like, absorbed by the quantiser that follows. UNARY: function of one value, a table.
-    NORM: LayerNorm over the last axis, computed from codes. FLOAT: stays float. CONSTANT: depends on no activation.
+    NORM: LayerNorm over the last axis, computed from codes. NUMERATORS: those of a softmax, computed from codes of its scores.
+    FLOAT: stays float. CONSTANT: depends on no activation.
     """
 
     INPUT = "input"
@@ -35,6 +36,7 @@ class Kind(Enum):
     CLAMP = "clamp"
     UNARY = "unary"
     NORM = "norm"
+    NUMERATORS = "numerators"
     FLOAT = "float"
     CONSTANT = "constant"
 
@@ -114,6 +116,9 @@ FUNCTION_GATE, FUNCTION_RESULT = "mixport_function_gate", "mixport_function_resu
 CHANNEL_BOUNDS = "mixport_channel_bounds"
 """In the meta of a clamp with an upper bound for each channel: 0 and the lowest of them, at which its codes saturate."""
 
+DIVIDES_LATER = "mixport_divides_later"
+"""In the meta of the sum and the division that a softmax has behind its product: they are part of its form, no operators of the model."""
+
 
 def classify(graph: fx.GraphModule) -> dict[fx.Node, Kind]:
     """Kind of every tensor-valued node, in graph order."""
@@ -174,6 +179,8 @@ def _tensor_kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind
         return Kind.PRODUCT if len(node.args) == 2 and all(isinstance(a, fx.Node) and a in dynamic for a in node.args) else Kind.FLOAT
     if node.target is aten.layer_norm.default:
         return Kind.NORM if _is_norm(graph, node) else Kind.FLOAT
+    if node.target is OPS.softmax_numerators.default:
+        return Kind.NUMERATORS
     if node.target is OPS.global_average_pool.default:
         return Kind.POOL
     if node.target in _CONCATS:

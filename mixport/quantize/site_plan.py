@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from torch import fx
 
 from mixport.artifacts import Decision
-from mixport.quantize.fx_graph import module_path, tensor_arg
-from mixport.quantize.roles import FUNCTION_GATE, FUNCTION_RESULT, Kind
-from mixport.quantspec import Role
+from mixport.quantize.fx_graph import aten, module_path, tensor_arg
+from mixport.quantize.roles import DIVIDES_LATER, FUNCTION_GATE, FUNCTION_RESULT, Kind
+from mixport.quantspec import QuantParams, Role
+from mixport.torch_ops import OPS
 
 _NAMED_BY_MODULE = frozenset({Kind.LAYER, Kind.UNARY, Kind.CLAMP, Kind.POOL, Kind.FLOAT})
 """Kinds that are a module of their own: its path says enough. Others share the path with their neighbours."""
@@ -33,6 +34,8 @@ class SitePlan:
         chain: nodes of the function that a table replaces, first to last.
         reason: why the site exists and has this width.
         is_output: nothing behind these codes runs on integers: they are the output, or a float function of them is.
+        reach: how far below the largest of its row (last axis) a value still counts; None where every value does.
+        fixed: parameters that what the codes are leaves no choice of; None for others.
     """
 
     name: str
@@ -47,6 +50,8 @@ class SitePlan:
     chain: tuple[fx.Node, ...]
     reason: str
     is_output: bool = False
+    reach: float | None = None
+    fixed: QuantParams | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +90,10 @@ class Plan:
 
 def short_op(node: fx.Node) -> str:
     """Operator without namespace and overload: conv2d."""
-    if node.target is operator.getitem:
+    if node.target is operator.getitem or (DIVIDES_LATER in node.meta and node.target is aten.div.Tensor):
         return short_op(tensor_arg(node, 0))
+    if node.target is OPS.softmax_numerators.default:
+        return "softmax"
     return str(node.target).removeprefix("aten.").removeprefix("mixport.").split(".")[0]
 
 
@@ -97,7 +104,8 @@ def birth_name(node: fx.Node, kind: Kind) -> str:
     path = module_path(node)
     if not path:
         return short_op(node)
-    is_module = node.meta.get(FUNCTION_RESULT, False) or (kind in _NAMED_BY_MODULE and not node.meta.get(FUNCTION_GATE, False))
+    is_part = DIVIDES_LATER in node.meta or node.meta.get(FUNCTION_GATE, False)
+    is_module = node.meta.get(FUNCTION_RESULT, False) or (kind in _NAMED_BY_MODULE and not is_part)
     return path if is_module else f"{path}.{short_op(node)}"
 
 

@@ -119,27 +119,49 @@ def histogram_of(values: Tensor) -> Histogram:
 
 
 class _Collector(fx.Interpreter):
-    def __init__(self, graph: fx.GraphModule, observers: dict[fx.Node, HistogramObserver], limits: Mapping[fx.Node, float]) -> None:
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        observers: dict[fx.Node, HistogramObserver],
+        limits: Mapping[fx.Node, float],
+        reaches: Mapping[fx.Node, float],
+    ) -> None:
         super().__init__(graph)
-        self.observers, self.limits = observers, limits
+        self.observers, self.limits, self.reaches = observers, limits, reaches
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         observer = self.observers.get(n)
         if observer is not None:
-            observer.update(value.clamp_max(self.limits[n]) if n in self.limits else value)
+            seen = value.clamp_max(self.limits[n]) if n in self.limits else value
+            observer.update(within_reach(seen, self.reaches[n]) if n in self.reaches else seen)
         return value
 
 
+def within_reach(x: Tensor, reach: float) -> Tensor:
+    """x with what lies further than `reach` below the largest of its row (last axis) lifted to there; rows of -inf count as 0."""
+    largest = x.amax(-1, keepdim=True)
+    return torch.where(largest == float("-inf"), torch.zeros_like(x), torch.maximum(x, largest - reach))
+
+
+_NONE: Mapping[fx.Node, float] = MappingProxyType({})
+
+
 def collect(
-    graph: fx.GraphModule, nodes: dict[fx.Node, str], batches: Iterable[Tensor], *, limits: Mapping[fx.Node, float] = MappingProxyType({})
+    graph: fx.GraphModule,
+    nodes: dict[fx.Node, str],
+    batches: Iterable[Tensor],
+    *,
+    limits: Mapping[fx.Node, float] = _NONE,
+    reaches: Mapping[fx.Node, float] = _NONE,
 ) -> Iterator[tuple[int, dict[fx.Node, HistogramObserver]]]:
-    """Run the float graph over `batches` and observe `nodes` (node -> name); values above a node's limit count as the limit.
+    """Run the float graph over `batches` and observe `nodes` (node -> name); values above a node's limit count as the limit,
+    and values further below the largest of their row than a node's reach count as if they lay there.
 
     Yields (images done, observers) after each batch; memory is one batch's activations plus one histogram a tensor.
     """
     observers = {node: HistogramObserver(name) for node, name in nodes.items()}
-    collector = _Collector(graph, observers, limits)
+    collector = _Collector(graph, observers, limits, reaches)
     done = 0
     for batch in batches:
         with torch.no_grad():

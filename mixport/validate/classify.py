@@ -126,9 +126,18 @@ def _reduction(node: Node, infos: Sequence[TensorInfo], around: Surroundings) ->
         return Classified(how="elementwise", info=_UNKNOWN)
     if len(infos) > 1 and around.constant(node.input(1)) is None:
         return Classified(how="island", info=_UNKNOWN, reason=f"{node.op} over axes that are not constant")
-    if node.op == "ReduceSum" and infos[0].kind != "index" and not infos[0].integers:
+    if node.op == "ReduceMax" and infos[0].kind == "codes":
+        return Classified(how="elementwise", info=replace(infos[0], constant=False))
+    if node.op == "ReduceSum" and infos[0].kind != "index" and not infos[0].integers and not _are_multiples(infos[0]):
         return Classified(how="island", info=_UNKNOWN, reason="the order of a float sum matters unless its values are known to be integers")
     return Classified(how="elementwise", info=_INDEX if infos[0].kind == "index" else _FLOAT)
+
+
+def _are_multiples(info: TensorInfo) -> bool:
+    """8-bit codes behind a scale that is a power of two: sums are exact while there are at most 2^16 of them."""
+    if info.kind != "dequantised" or info.quantisation is None or not info.quantisation.per_tensor:
+        return False
+    return info.dtype is not None and info.dtype.itemsize == 1 and bool(np.frexp(info.quantisation.one_scale)[0] == 0.5)
 
 
 def _cast(node: Node, info: TensorInfo) -> Classified:

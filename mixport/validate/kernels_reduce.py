@@ -26,10 +26,19 @@ def _reduction(function: Callable[..., Any]) -> Kernel:
 def _exact_sum(x: Array, *, axis: tuple[int, ...] | None, keepdims: bool) -> Array:
     """ONNX ReduceSum (13). Raises ValueError where the order of the sum could matter."""
     limit = FLOAT32_INTEGERS if x.dtype == np.float32 else FLOAT64_INTEGERS
-    reach = np.abs(x).sum(axis=axis, dtype=np.float64).max(initial=0.0)
-    if not np.array_equal(x, np.rint(x)) or not reach <= limit:
-        raise ValueError(f"a sum of {x.dtype} values that are no integers, or reach {reach:.0f}, allowed {limit}")
+    reach = np.abs(x).sum(axis=axis, dtype=np.float64).max(initial=0.0) / _unit(x)
+    if not np.isfinite(x).all() or not reach <= limit:
+        raise ValueError(f"a sum of {x.dtype} values that reaches {reach:.0f} times what all are multiples of, allowed {limit}")
     return x.sum(axis=axis, dtype=x.dtype, keepdims=keepdims)
+
+
+def _unit(x: Array) -> float:
+    """The largest power of two that all values are multiples of, at most 1: their sum is exact where it holds in so many units."""
+    mantissas, exponents = np.frexp(np.abs(x[x != 0]).astype(np.float64))
+    if mantissas.size == 0:
+        return 1.0
+    whole = (mantissas * 2.0**53).astype(np.int64)
+    return min(1.0, float(np.ldexp((whole & -whole).astype(np.float64), exponents - 53).min()))
 
 
 #: ReduceMax (18) and ReduceSum (13).

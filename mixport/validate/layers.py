@@ -89,6 +89,8 @@ def _plain(step: Step, plan: Plan) -> NodeFacts:
         form = "movement"
     elif step.how == "quantise":
         form = "quantise"
+    elif step.pairs:
+        form = "function"
     scales, zero_points = _meeting(node, plan) if form == "float" and node.op == "Add" else ((), ())
     return NodeFacts(
         node=node.name,
@@ -135,6 +137,8 @@ def _factor(quantiser: Node, plan: Plan) -> Array:
 
 def _other_quantisation(node: Node, plan: Plan) -> str:
     """Says where an input is dequantised with another scale or zero point than it was quantised with."""
+    if node.op == "Sub" and [user.op for user in plan.graph.consumers.get(node.outputs[0], ())] == ["Exp"]:
+        return ""  # scores are read with the step of their exponents
     for name in node.inputs:
         reader = plan.graph.producer.get(name)
         if reader is None or reader.op != "DequantizeLinear" or plan.tensors[name].constant:

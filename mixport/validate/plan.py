@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from mixport.float_functions import FloatFunction
+from mixport.float_functions import FLOAT_FUNCTIONS, FloatFunction
 from mixport.validate.classify import classify
+from mixport.validate.exponentials import unproved_pairs
 from mixport.validate.float_tables import Cone, float_function, prove_cones
 from mixport.validate.fusion import FUSED_OPERATORS, Fused, FusedKind, NotFused, Surroundings, fuse, saturation_of
 from mixport.validate.graph import Array, Graph, Node
@@ -49,6 +50,7 @@ class Step:
         absorbed: nodes between a fused node and its QuantizeLinear.
         expiring: tensors that nobody needs after this step.
         function: of a `function` step.
+        pairs: of a `function` step: it reads the distance of codes from the largest of their row, and is proved for every pair.
         cone: of a `quantise` step, whose codes are a function of one code tensor.
     """
 
@@ -61,6 +63,7 @@ class Step:
     absorbed: tuple[Node, ...] = ()
     expiring: tuple[str, ...] = ()
     function: FloatFunction | None = None
+    pairs: bool = False
     cone: Cone | None = None
 
 
@@ -294,11 +297,13 @@ class _Planner:
     def _function(self, node: Node, function: FloatFunction) -> Step:
         """A float function: computed where it lies behind codes and every runtime is proved to give the same codes behind it."""
         cones, refused = prove_cones(node, self.around)
+        fault = unproved_pairs(node, self.around) if refused and function is FLOAT_FUNCTIONS["Exp"] else None
+        refused = refused if fault is None else fault
         if refused:
             return self._island(node, f"runtimes round {node.op} differently, and {refused}")
         self.cones.update(cones)
         self.tensors[node.outputs[0]] = TensorInfo(kind="float")
-        return Step(node=node, how="function", function=function)
+        return Step(node=node, how="function", function=function, pairs=fault is not None)
 
 
 def build_plan(graph: Graph) -> Plan:

@@ -88,6 +88,7 @@ class UnitLearner:
     def names(self, unit: Unit) -> tuple[list[fx.Node], list[str]] | None:
         """Layers and sites of a unit that are learned; None where there are none."""
         tied = {name for group in self.task.plan.groups for name in group.members}
+        tied |= {site.name for site in self.task.plan.sites if site.fixed is not None}
         layers = [layer for layer in unit.layers if self.task.widths[layer].bits <= WIDEST_LEARNED and self.stage.rounding_lr > 0]
         learns_steps = self.stage.activations and self.stage.step_lr > 0 and not self.task.fixed_steps
         free = self.executor.sites(unit) if learns_steps else []

@@ -56,6 +56,7 @@ def test_every_graph_of_the_kit_is_read_as_its_form(form: str) -> None:
         "float.mul-add": "float.mul",
         "add.float": "float.add",
         "softmax.portable": "float.reduce-sum.integers",
+        "softmax.divided-later": "softmax.numerators",
         "layernorm.portable": "double.reduce-sum.integers",
         "layernorm.whole": "double.reduce-sum.integers",
         "softmax.fused": "float.softmax",
@@ -72,6 +73,22 @@ def test_the_portable_composites_use_proved_forms_only() -> None:
     norm = layernorm_model(64, gamma, gamma, whole=False, dtype="int16", in_scale=0.01, epsilon=1e-6, scale=0.02, zero_point=128)
     assert unproved_forms(norm, input_shape=(1, 64)) == ()
     assert unproved_forms(softmax_model(197, scale=1 / 256, zero_point=0), input_shape=(1, 197)) == ()
+
+
+def test_attention_divided_later_is_made_of_proved_forms_only() -> None:
+    (form,) = (one for one in FORMS if one.name == "softmax.divided-later")
+    model = onnx.ModelProto.FromString(cases_of(form)[0].model)
+    assert names(model, input_shape=(2, 12, 197)) == {
+        "quantize.uint8": 3,
+        "dequantize.uint8": 3,
+        "reduce-max.codes": 1,
+        "float.sub": 1,
+        "softmax.numerators": 1,
+        "matmul.float-output": 1,
+        "float.reduce-sum.integers": 1,
+        "float.div": 1,
+    }
+    assert "float.reduce-sum" in names(model, input_shape=(2, 12, 66000)), "sums of so many 8-bit codes pass 2^24"
 
 
 def test_a_sum_of_unknown_length_is_not_taken_for_exact() -> None:

@@ -39,10 +39,39 @@ def test_no_node_is_outside_the_claim(portable_file: tuple[LoweredGraph, onnx.Mo
     _, proto, islands = portable_file
     counts = Counter(node.op_type for node in proto.graph.node)
     assert islands == ()
-    assert counts["Softmax"] == counts["LayerNormalization"] == counts["Exp"] == counts["ReduceMean"] == 0
-    assert counts["ReduceMax"] == 1
+    assert counts["Softmax"] == counts["LayerNormalization"] == counts["ReduceMean"] == 0
+    assert counts["ReduceMax"] == counts["Exp"] == 1
     assert counts["Sqrt"] == 3
     assert counts["ReduceSum"] == 1 + 2 * 3
+
+
+def test_attention_is_two_integer_products_and_one_division_behind_them(
+    portable_file: tuple[LoweredGraph, onnx.ModelProto, tuple[str, ...]],
+) -> None:
+    _, proto, _ = portable_file
+    producer = {name: node for node in proto.graph.node for name in node.output}
+    readers = {name: [node for node in proto.graph.node if name in node.input] for node in proto.graph.node for name in node.output}
+
+    def only_reader(node: onnx.NodeProto) -> onnx.NodeProto:
+        (reader,) = readers[node.output[0]]
+        return reader
+
+    (exp,) = (node for node in proto.graph.node if node.op_type == "Exp")
+    exponents, largest = (producer[name] for name in producer[exp.input[0]].input)
+    assert exponents.op_type == largest.op_type == "DequantizeLinear"
+    assert producer[largest.input[0]].op_type == "ReduceMax"
+    scores = producer[exponents.input[0]]
+    # No multiplication by 1 / sqrt(d): the product's codes are read with another step.
+    assert scores.op_type == "QuantizeLinear" and producer[scores.input[0]].op_type == "MatMul"
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    assert values[exponents.input[1]] == pytest.approx(values[scores.input[1]] * 6**-0.5, rel=2.0**-9)
+    assert exponents.input[1] == largest.input[1] and exponents.input[2] == largest.input[2] == scores.input[2]
+    numerators = only_reader(exp)
+    assert (values[numerators.input[1]], values[numerators.input[2]]) == (2.0**-8, 0)
+    assert sorted(node.op_type for node in readers[only_reader(numerators).output[0]]) == ["MatMul", "ReduceSum"]
+    product, total = sorted(readers[only_reader(numerators).output[0]], key=lambda node: node.op_type)
+    assert only_reader(product) is only_reader(total) or only_reader(product) == only_reader(total)
+    assert only_reader(product).op_type == "Div" and only_reader(only_reader(product)).op_type == "QuantizeLinear"
 
 
 def test_sixteen_bit_codes_of_a_product_leave_its_kernel_integer(
