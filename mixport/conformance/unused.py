@@ -159,13 +159,11 @@ _HALVES = ((0.25, 0.25, 0.5), (0.03, 0.03, 0.06))
 FORMS: tuple[Form, ...] = (
     _form("add.fractional-ratio", "Add of uint8 codes, scales in no integer ratio", partial(_add, _RATIOS)),
     _form("add.ties", "Add of uint8 codes, both ratios 1/2", partial(_add, _HALVES)),
-    _form("sigmoid.fused", "Sigmoid of uint8 codes", partial(_on_codes, "Sigmoid", partial(_through, _sigmoid), (0.047, 1 / 256), {})),
     _form(
         "softmax.fused",
         "Softmax of uint8 codes",
         partial(_on_codes, "Softmax", partial(_through, _softmax), (0.047, 1 / 256), {"axis": -1}),
     ),
-    _form("gelu.codes", "Gelu between uint8 codes", partial(_on_codes, "Gelu", partial(_through, _gelu), (0.047, 0.031), {})),
     _form(
         "average-pool.fused",
         "AveragePool of uint8 codes",

@@ -39,7 +39,7 @@ def test_every_layer_of_a_program_keeps_the_bounds(bounded: bool) -> None:
     per_tensor = {node: observer.result() for node, observer in observers.items()}
     params = choose_params(plan, {site.name: per_tensor[site.tensor] for site in plan.sites}, target)
     integers, changed = nearest_integers(graph, plan, widths, params, pair_limit=target.accumulator.pair_limit)
-    insert_activations(graph, plan, params)
+    insert_activations(graph, plan, params, target)
     _, moved = insert_weights(graph, widths, integers, target)
     decisions = [*changed, *moved]
     broken = requantised = 0

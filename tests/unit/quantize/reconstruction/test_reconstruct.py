@@ -432,7 +432,7 @@ def test_units_run_with_the_biases_that_ship(tmp_path: Path) -> None:
     learner = UnitLearner(task=task, executor=executor, preset=DEFAULT, stage=DEFAULT.stages[0], iters=1, seed=0, batch=4)
     units = find_units(task.graph, task.plan)
     run_with = {layer: learner.state(unit, made.params, made.integers).weights(layer) for unit in units for layer in unit.layers}
-    insert_activations(task.graph, task.plan, made.params)
+    insert_activations(task.graph, task.plan, made.params, load_target("ort-cpu"))
     insert_weights(task.graph, task.widths, made.integers, load_target("ort-cpu"))
     for layer, found in run_with.items():
         assert found is not None
