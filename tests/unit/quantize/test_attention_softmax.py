@@ -89,6 +89,9 @@ def scores_read_twice(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scores.softmax(-1) @ v + scores.mean(-1, keepdim=True)
 
 
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
 def graph_of(captured: Capture, attend: Attend, *, portable: bool = True, bits: int = 8) -> tuple[fx.GraphModule, list[str]]:
     with torch.random.fork_rng():
         torch.manual_seed(5)
