@@ -258,6 +258,38 @@ def blurred() -> nn.Module:
     return _make(body, a=_conv(), b=_conv())
 
 
+def gated_residuals() -> nn.Module:
+    """Products with a gate whose result meets a sum: its scale is tied, so that the gate's has to move."""
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        for conv, gate in ((m.a, m.b), (m.c, m.d)):
+            y = conv(x)
+            x = torch.relu(x + y * torch.sigmoid(gate(y.mean((2, 3), keepdim=True))))
+        return x
+
+    return _make(body, a=_conv(), b=nn.Conv2d(8, 8, 1), c=_conv(), d=nn.Conv2d(8, 8, 1))
+
+
+def hard_swishes() -> nn.Module:
+    """Beyond both bends, within them, and of a tensor that others read as well."""
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        x = F.hardswish(4.0 * m.a(x))
+        y = m.b(F.hardswish(0.2 * m.c(x)))
+        return F.hardswish(y) + y
+
+    return _make(body, a=_conv(), b=_conv(), c=_conv())
+
+
+def functions_between_convolutions() -> nn.Module:
+    """A table, a byte table, a float function and a product with its gate, channels last where the runtime has them so."""
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        return F.silu(m.d(torch.tanh(m.c(torch.sigmoid(m.b(F.gelu(m.a(x))))))))
+
+    return _make(body, a=_conv(), b=_conv(), c=_conv(), d=_conv())
+
+
 def places_of_maxima() -> nn.Module:
     """A max pool that gives indices, and the operator that takes them."""
 

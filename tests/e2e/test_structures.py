@@ -43,6 +43,9 @@ NAMES = (
     "borders",
     "uneven_max_pools",
     "blurred",
+    "gated_residuals",
+    "hard_swishes",
+    "functions_between_convolutions",
     "places_of_maxima",
 )
 
@@ -82,6 +85,9 @@ def test_structure(name: str, tmp_path: Path) -> None:
     if name in WITHOUT_ISLANDS or "average" in name:
         assert bundle.manifest.validation.float_islands == ()
         assert [site.name for site in bundle.manifest.sites if site.behind_island] == []
+    products = [node for node in bundle.manifest.validation.proofs["nodes"] if node["op"] == "Mul" and "product" in node["why"]]
+    assert {node["portability"] for node in products} <= {"exact by proof"}
+    assert products or name not in ("gated_residuals", "hard_swishes", "functions_between_convolutions")
 
 
 def test_a_bad_output_is_told_and_stays_in_the_manifest(tmp_path: Path) -> None:
