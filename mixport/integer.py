@@ -122,7 +122,7 @@ def add_ratio(input_scale: float, output_scale: float) -> int | None:
 
 
 def lookup(codes: Codes, *, table: Codes) -> Codes:
-    """table[codes]: a function of one 8-bit code (ONNX Cast + Gather). table has one entry per code of an unsigned input."""
+    """table[codes]: a function of one 8-bit code (ONNX GatherElements on flat codes). table has one entry per code of an unsigned input."""
     return table[codes.astype(np.int64)]
 
 
