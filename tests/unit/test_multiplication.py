@@ -68,11 +68,11 @@ def test_what_is_proved_is_the_same_in_any_order(scales: tuple[float, float, flo
 
 
 def test_neighbouring_scales_come_nearest_first_and_once() -> None:
-    scales = list(moved_scales(0.1))
-    distances = [abs(scale - 0.1) for scale in scales]
-    assert scales[0] == 0.1
+    start = float(np.float32(0.1))
+    scales = list(moved_scales(start))
+    up, down = (np.nextafter(np.float32(0.1), np.float32(towards)) for towards in (1, 0))
+    assert scales[:3] == [start, up, down]
     assert len(set(scales)) == len(scales)
-    assert max(distances) / 0.1 < 6e-4
-    assert distances == sorted(distances) or max(np.diff(distances)) > 0
-    ulp = float(np.nextafter(np.float32(0.1), np.float32(1)))
-    assert scales[1] == ulp
+    steps = (np.asarray(scales, np.float32).view(np.int32) - np.float32(0.1).view(np.int32)).tolist()
+    assert [abs(step) for step in steps] == sorted(abs(step) for step in steps)
+    assert max(steps) == -min(steps) <= 4096

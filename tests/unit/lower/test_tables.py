@@ -33,13 +33,11 @@ def lowered(table: str, *, form: str = "table", shape: str = "n,4,6,6", convolut
     after = "c2 = Conv(v, wf) y = QuantizeLinear(c2, s, z)"
     if not convolutions:
         before, after = "d = DequantizeLinear(q0, s, z)", "y = QuantizeLinear(v, s, z)"
-    result = "y, extra" if shared else "y"
     outputs = f"uint8[{shape}] y, uint8[{shape}] extra" if shared else f"uint8[{shape}] y"
     more = "extra = QuantizeLinear(d, ws, z)" if shared else ""
     text = f"""<ir_version: 10, opset_import: ["" : 21, "mixport" : 1]>
         g (float[{shape}] x) => ({outputs}) <{_QDQ}, int8[4,4,1,1] w = {{{weight}}}, uint8[256] t = {{{entries}}}> {{
         q0 = QuantizeLinear(x, s, z) xf = DequantizeLinear(q0, s, z) {before} {lookup} {after} {more} }}"""
-    assert result
     model = ir.from_proto(onnx.parser.parse_model(text))
     graph = model.graph
     (old,) = [n for n in graph if n.op_type == "Lookup"]
@@ -91,10 +89,8 @@ def test_a_proved_function_is_the_operator_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("shape", "convolutions"), [("n,4,6,6", True), ("n,7,5", False), ("n,3", False)])
 def test_codes_are_the_table_s(shape: str, convolutions: bool) -> None:
     model = lowered("random", shape=shape, convolutions=convolutions)
-    for name in ("act",):
-        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
     before = "q" if convolutions else "q0"
-    model.graph.output.append(onnx.helper.make_tensor_value_info(before, onnx.TensorProto.UINT8, None))
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None) for name in ("act", before))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     sizes = [2 if size == "n" else int(size) for size in shape.split(",")]
     x = np.random.default_rng(1).normal(0, 3, sizes).astype(np.float32)
