@@ -23,6 +23,7 @@ from mixport.lower.finish import FinishPass
 from mixport.lower.float_weights import KeepFloatWeightsPass
 from mixport.lower.movement import CancelRequantizePass, FoldPadPass, SinkDequantizePass
 from mixport.lower.onnx_graph import constant_of
+from mixport.lower.reshapes import JoinReshapesPass
 from mixport.lower.separate_pairs import SeparatePairsPass
 from mixport.lower.share import ShareInitializersPass
 from mixport.lower.translate import translate
@@ -43,6 +44,7 @@ def passes(target: Target, *, sites: frozenset[str]) -> tuple[ir.passes.InPlaceP
         FoldPadPass(),
         SinkDequantizePass(),
         CancelRequantizePass(),
+        JoinReshapesPass(),
         WideCodesPass(),
         KeepFloatWeightsPass(),
         SeparatePairsPass(),
