@@ -92,7 +92,8 @@ def check_sites(model: ir.Model, quantized: QuantizedModel) -> None:
     """Every site of the program is a tensor of the file, with the same scale, zero point and range: round once.
 
     Its quantiser is looked at, where it has one, and every DequantizeLinear that reads it, but for the one that turns scores into the
-    exponents of a softmax. Tables and normalisations read codes as they are: a site may have no DequantizeLinear at all.
+    exponents of a softmax, and the one of a normalisation, whose scale, one a row, the graph computes. Tables and normalisations read
+    codes as they are: a site may have no DequantizeLinear at all.
     """
     values = {value.name: value for n in model.graph for value in n.outputs}
     for site in quantized.activations:
@@ -107,13 +108,19 @@ def check_sites(model: ir.Model, quantized: QuantizedModel) -> None:
             codes = producer.inputs[0]
             # A Clip among several readers is a table that bounds its index: its codes have a scale of their own.
             producer = codes.producer() if codes is not None and len(codes.uses()) == 1 else None
-        held = [(n, scale) for n in value.consumers() if n.op_type == "DequantizeLinear" and not gives_exponents(n)]
+        held = [
+            (n, scale) for n in value.consumers() if n.op_type == "DequantizeLinear" and not gives_exponents(n) and not _has_row_scales(n)
+        ]
         if producer is not None and producer.op_type == "QuantizeLinear":
             held.append((producer, scale_undoing_factor(producer, scale)))
         for holder, wanted in held:
             got, zero_point = constant_of(holder.inputs[1]), constant_of(holder.inputs[2])
             if got is None or zero_point is None or wanted != got or int(zero_point) != site.params.zero_point:
                 raise InvariantError(f"site {site.name}: scale or zero point changed in lowering")
+
+
+def _has_row_scales(dequantiser: ir.Node) -> bool:
+    return constant_of(dequantiser.inputs[1]) is None
 
 
 def _float_moves(model: ir.Model) -> tuple[Decision, ...]:
