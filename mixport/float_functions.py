@@ -21,6 +21,9 @@ from mixport.quantspec import QuantParams
 
 Double = NDArray[np.float64]
 
+TABLE = "table"
+"""The form of a function that is written as a table of its codes; any other form is a key of FLOAT_FUNCTIONS."""
+
 MARGIN = 2.0
 """The bounds below are at least so many times the largest error that the conformance kit allows a runtime."""
 

@@ -222,7 +222,7 @@ FORMS: tuple[Form, ...] = (
         name="table.gather",
         family="carriers",
         about="Cast and Gather from a table of 256 codes",
-        emitted=True,
+        emitted=False,
         make=partial(_table, "Gather"),
     ),
     Form(

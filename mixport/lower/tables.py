@@ -19,11 +19,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from mixport.errors import InvariantError
-from mixport.float_functions import FLOAT_FUNCTIONS
+from mixport.float_functions import FLOAT_FUNCTIONS, TABLE
 from mixport.lower.onnx_graph import SITE, UNDOES, constant_of, initializer, mark, node, replace
-
-TABLE = "table"
-"""The form that asks for the table's own entries; any other is a key of FLOAT_FUNCTIONS."""
 
 _CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 

@@ -18,13 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from mixport import integer
-from mixport.float_functions import FLOAT_FUNCTIONS, proved_codes
+from mixport.float_functions import FLOAT_FUNCTIONS, TABLE, proved_codes
 from mixport.multiplication import moved_scales
 from mixport.quantize.fx_graph import argument, aten, operator_of
 from mixport.quantspec import QuantParams
-
-TABLE = "table"
-"""The form of entries that no float function is proved to give."""
 
 _KEYS: Mapping[Any, str] = MappingProxyType(
     {
