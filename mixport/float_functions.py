@@ -86,6 +86,10 @@ def _hard_swish(x: Double) -> Double:
     return x * _hard_sigmoid(x)
 
 
+def _identity(x: Double) -> Double:
+    return x
+
+
 _TINY = 2.0**-100
 """Results next to 0 may be flushed to 0."""
 
@@ -114,6 +118,10 @@ FLOAT_FUNCTIONS: Mapping[str, FloatFunction] = MappingProxyType(
         ),
         "HardSwish": FloatFunction(
             op_type="HardSwish", evaluate=_hard_swish, relative=2.0**-21, absolute=_TINY, by_input=2.0**-21, opset=14
+        ),
+        # With alpha 1, a multiplication by 1: exact. mixport.affine_tables says what it is for.
+        "LeakyRelu": FloatFunction(
+            op_type="LeakyRelu", evaluate=_identity, relative=2.0**-23, absolute=_TINY, attributes=MappingProxyType({"alpha": 1.0})
         ),
     }
 )

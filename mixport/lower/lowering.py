@@ -26,6 +26,7 @@ from mixport.lower.onnx_graph import constant_of
 from mixport.lower.reshapes import JoinReshapesPass
 from mixport.lower.separate_pairs import SeparatePairsPass
 from mixport.lower.share import ShareInitializersPass
+from mixport.lower.tables import is_own_quantiser
 from mixport.lower.translate import translate
 from mixport.lower.wide_codes import WideCodesPass, scale_undoing_factor
 from mixport.targets import Target
@@ -92,8 +93,8 @@ def check_sites(model: ir.Model, quantized: QuantizedModel) -> None:
     """Every site of the program is a tensor of the file, with the same scale, zero point and range: round once.
 
     Its quantiser is looked at, where it has one, and every DequantizeLinear that reads it, but for the one that turns scores into the
-    exponents of a softmax, and the one of a normalisation, whose scale, one a row, the graph computes. Tables and normalisations read
-    codes as they are: a site may have no DequantizeLinear at all.
+    exponents of a softmax, the one of a normalisation, whose scale, one a row, the graph computes, and both quantisers of a table that is
+    written as a requantisation. Tables and normalisations read codes as they are: a site may have no DequantizeLinear at all.
     """
     values = {value.name: value for n in model.graph for value in n.outputs}
     for site in quantized.activations:
@@ -108,10 +109,8 @@ def check_sites(model: ir.Model, quantized: QuantizedModel) -> None:
             codes = producer.inputs[0]
             # A Clip among several readers is a table that bounds its index: its codes have a scale of their own.
             producer = codes.producer() if codes is not None and len(codes.uses()) == 1 else None
-        held = [
-            (n, scale) for n in value.consumers() if n.op_type == "DequantizeLinear" and not gives_exponents(n) and not _has_row_scales(n)
-        ]
-        if producer is not None and producer.op_type == "QuantizeLinear":
+        held = [(n, scale) for n in value.consumers() if n.op_type == "DequantizeLinear" and not _has_own_scale(n)]
+        if producer is not None and producer.op_type == "QuantizeLinear" and not is_own_quantiser(producer):
             held.append((producer, scale_undoing_factor(producer, scale)))
         for holder, wanted in held:
             got, zero_point = constant_of(holder.inputs[1]), constant_of(holder.inputs[2])
@@ -119,8 +118,9 @@ def check_sites(model: ir.Model, quantized: QuantizedModel) -> None:
                 raise InvariantError(f"site {site.name}: scale or zero point changed in lowering")
 
 
-def _has_row_scales(dequantiser: ir.Node) -> bool:
-    return constant_of(dequantiser.inputs[1]) is None
+def _has_own_scale(dequantiser: ir.Node) -> bool:
+    has_row_scales = constant_of(dequantiser.inputs[1]) is None
+    return has_row_scales or gives_exponents(dequantiser) or is_own_quantiser(dequantiser)
 
 
 def _float_moves(model: ir.Model) -> tuple[Decision, ...]:

@@ -1,7 +1,8 @@
 """Functions of one value on codes: the 256 entries, and the form in which lowering writes them.
 
 The entries are the function in float64, quantised once. Where the target says that its runtime computes the float function faster than
-it reads a table, and every runtime is proved to give the table's entries (mixport.float_functions), the file holds the function. A proof
+it reads a table, and every runtime is proved to give the table's entries (mixport.float_functions), the file holds the function. So it does
+with a table that is straight between the codes at which it saturates: a mere requantisation (mixport.affine_tables). A proof
 fails where an entry lies next to the boundary of two codes: the scale then moves by units in the last place, if nothing else is tied to it.
 """
 
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from mixport import integer
+from mixport.affine_tables import FORM as REQUANTISATION
+from mixport.affine_tables import find_requantisation, is_straight
 from mixport.float_functions import FLOAT_FUNCTIONS, TABLE, proved_codes
 from mixport.multiplication import moved_scales
 from mixport.quantize.fx_graph import argument, aten, operator_of
@@ -32,6 +35,8 @@ _KEYS: Mapping[Any, str] = MappingProxyType(
     }
 )
 _GELUS: Mapping[str, str] = MappingProxyType({"none": "Gelu", "tanh": "Gelu/tanh"})
+_BYTE_TABLES = frozenset({"Sigmoid"})
+"""Functions that runtimes make a byte table themselves: nothing is faster."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,10 @@ def make_table(
     """
     key = float_function(chain)
     scales = tuple(moved_scales(params.scale)) if may_move else (params.scale,)
+    if REQUANTISATION in floats and key not in _BYTE_TABLES:
+        affine = _requantised(chain, source, params, scales, accepts)
+        if affine is not None:
+            return affine
     if key in floats and params.qmin == 0 and params.qmax == 255:
         proved: Table | None = None
         for scale in scales:
@@ -105,6 +114,24 @@ def float_function(chain: tuple[fx.Node, ...]) -> str | None:
     if node.target is aten.gelu.default:
         return _GELUS.get(str(argument(node, 1, "approximate") or "none"))
     return _KEYS.get(node.target)
+
+
+def _requantised(
+    chain: tuple[fx.Node, ...],
+    source: QuantParams,
+    params: QuantParams,
+    scales: tuple[float, ...],
+    accepts: Callable[[QuantParams], bool],
+) -> Table | None:
+    """The table of the first scale for which it is a requantisation, and acceptable; None where the first one is far from it."""
+    for scale in scales:
+        moved = replace(params, scale=scale)
+        entries = _entries(chain, source, moved)
+        if find_requantisation(entries) is not None and accepts(_within(moved, entries)):
+            return Table(entries=entries, params=_within(moved, entries), form=REQUANTISATION)
+        if not is_straight(entries):
+            return None
+    return None
 
 
 def _entries(chain: tuple[fx.Node, ...], source: QuantParams, params: QuantParams) -> NDArray[np.uint8]:

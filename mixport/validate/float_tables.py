@@ -38,10 +38,14 @@ class Cone:
     Attributes:
         codes: name of the code tensor.
         nodes: in graph order, DequantizeLinear nodes and the QuantizeLinear included.
+        low: smallest code of the result, over all that the code tensor may hold.
+        high: largest one.
     """
 
     codes: str
     nodes: tuple[Node, ...]
+    low: int
+    high: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +136,12 @@ def _prove(end: Node, around: Surroundings) -> Cone:
         at = int(np.flatnonzero(first != last)[0])
         raise _Unproved(f"for code {reader.code(at)} its value lies within its error of the boundary of two codes")
     nodes = {one.index: one for one in (*reader.nodes, end)}
-    return Cone(codes=reader.source, nodes=tuple(nodes[index] for index in sorted(nodes)))
+    return Cone(
+        codes=reader.source,
+        nodes=tuple(nodes[index] for index in sorted(nodes)),
+        low=int(first.min()) + zero,
+        high=int(first.max()) + zero,
+    )
 
 
 class _ConeReader:

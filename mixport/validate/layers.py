@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from mixport.affine_tables import FORM as REQUANTISATION
 from mixport.file_facts import FileFacts, Form, LayerIntegers, NodeFacts, OutputCodes
+from mixport.float_functions import FLOAT_FUNCTIONS
 from mixport.validate.classify import TABLES
+from mixport.validate.float_tables import float_function
 from mixport.validate.graph import Array, Node
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.kernels_movement import JOINS, MOVES
@@ -139,6 +142,8 @@ def _other_quantisation(node: Node, plan: Plan) -> str:
     """Says where an input is dequantised with another scale or zero point than it was quantised with."""
     if node.op == "Sub" and [user.op for user in plan.graph.consumers.get(node.outputs[0], ())] == ["Exp"]:
         return ""  # scores are read with the step of their exponents
+    if _is_requantisation(node):
+        return ""  # a straight table: both quantisers have scales of their own
     for name in node.inputs:
         reader = plan.graph.producer.get(name)
         if reader is None or reader.op != "DequantizeLinear" or plan.tensors[name].constant:
@@ -148,7 +153,7 @@ def _other_quantisation(node: Node, plan: Plan) -> str:
             # A Clip among several readers is a table that bounds its index: its codes have a scale of their own.
             relabels = maker.op in TABLES or (maker.op == "Clip" and len(plan.graph.consumers.get(maker.input(0), ())) > 1)
             maker = None if relabels else plan.graph.producer.get(maker.input(0))
-        if maker is None or maker.op != "QuantizeLinear":
+        if maker is None or maker.op != "QuantizeLinear" or _is_requantisation(plan.graph.producer.get(maker.input(0))):
             continue
         for position, what in ((1, "scale"), (2, "zero point")):
             made, read = (plan.graph.constants.get(one.input(position)) for one in (maker, reader))
@@ -158,6 +163,10 @@ def _other_quantisation(node: Node, plan: Plan) -> str:
             if not np.array_equal(made, read) and not np.array_equal(undone, read):
                 return f"{reader.input(0)} is quantised with {what} {made!s} and read with {what} {read!s}"
     return ""
+
+
+def _is_requantisation(node: Node | None) -> bool:
+    return node is not None and float_function(node) is FLOAT_FUNCTIONS[REQUANTISATION]
 
 
 def _layer(unit: FusedUnit, shapes: Mapping[str, tuple[int | None, ...]]) -> LayerIntegers | None:

@@ -219,9 +219,11 @@ class _Planner:
         if isinstance(saturation, NotFused):
             return self._island(node, saturation.reason)
         entry = self.tensors[node.input(0)].kind == "unknown"
-        self.tensors[node.outputs[0]] = TensorInfo(kind="codes", low=saturation.low, high=saturation.high, dtype=saturation.dtype)
+        cone = self.cones.get(node.index)
+        low, high = (saturation.low, saturation.high) if cone is None else (cone.low, cone.high)
+        self.tensors[node.outputs[0]] = TensorInfo(kind="codes", low=low, high=high, dtype=saturation.dtype)
         self._note_site(node, entry=entry)
-        return Step(node=node, how="quantise", saturation=saturation, cone=self.cones.get(node.index))
+        return Step(node=node, how="quantise", saturation=saturation, cone=cone)
 
     def _fused(self, node: Node, fused: Fused) -> Step:
         saturation = fused.saturation

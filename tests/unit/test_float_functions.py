@@ -22,6 +22,7 @@ REFERENCES = {
     "Gelu/tanh": lambda x: F.gelu(x, approximate="tanh"),
     "HardSigmoid": F.hardsigmoid,
     "HardSwish": F.hardswish,
+    "LeakyRelu": lambda x: F.leaky_relu(x, 1.0),
 }
 
 

@@ -18,6 +18,7 @@ from mixport.lower.tables import clip_bounds, expand_table
 _TABLES = {
     "random": np.random.default_rng(3).integers(0, 256, 256),
     "bounded": np.clip(np.arange(256), 0, 180),
+    "straight": np.clip(np.rint((np.arange(256) - 100) * 0.3371) + 127, 0, 255).astype(np.int64),
 }
 _QDQ = "float s = {0.05}, uint8 z = {120}, float ws = {0.01}, int8 wz = {0}"
 
@@ -84,6 +85,17 @@ def test_a_proved_function_is_the_operator_itself(tmp_path: Path) -> None:
     counts = Counter(n.op_type for n in model.graph.node)
     assert (counts["Sigmoid"], counts["GatherElements"], counts["Cast"]) == (1, 0, 0)
     assert optimised(model, tmp_path)["QLinearSigmoid"] == 1
+
+
+def test_a_straight_table_is_one_byte_table_of_the_runtime(tmp_path: Path) -> None:
+    model = lowered("straight", form="LeakyRelu")
+    counts = Counter(n.op_type for n in model.graph.node)
+    assert (counts["LeakyRelu"], counts["GatherElements"], counts["Cast"]) == (1, 0, 0)
+    assert optimised(model, tmp_path)["QLinearLeakyRelu"] == 1
+    x = np.random.default_rng(1).normal(0, 3, (2, 4, 6, 6)).astype(np.float32)
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None) for name in ("act", "q"))
+    act, codes = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(["act", "q"], {"x": x})
+    np.testing.assert_array_equal(act, _TABLES["straight"][codes])
 
 
 @pytest.mark.parametrize(("shape", "convolutions"), [("n,4,6,6", True), ("n,7,5", False), ("n,3", False)])
