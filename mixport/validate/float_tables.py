@@ -136,12 +136,10 @@ def _prove(end: Node, around: Surroundings) -> Cone:
         at = int(np.flatnonzero(first != last)[0])
         raise _Unproved(f"for code {reader.code(at)} its value lies within its error of the boundary of two codes")
     nodes = {one.index: one for one in (*reader.nodes, end)}
-    return Cone(
-        codes=reader.source,
-        nodes=tuple(nodes[index] for index in sorted(nodes)),
-        low=int(first.min()) + zero,
-        high=int(first.max()) + zero,
-    )
+    reached = (int(first.min()) + zero, int(first.max()) + zero)
+    if reached[0] == reached[1]:  # a range holds two codes
+        reached = (max(reached[0] - 1, limits.min), max(reached[1], limits.min + 1))
+    return Cone(codes=reader.source, nodes=tuple(nodes[index] for index in sorted(nodes)), low=reached[0], high=reached[1])
 
 
 class _ConeReader:

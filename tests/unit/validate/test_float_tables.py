@@ -37,6 +37,32 @@ def test_a_proved_function_gives_the_runtime_s_codes(op: str, attributes: dict[s
     np.testing.assert_array_equal(codes, run(model, "y", X))
 
 
+@pytest.mark.parametrize(
+    ("scale", "zero_point", "expected"),
+    [(1.0, 100, (0, 255)), (0.01, 128, (56, 198)), (1.0, 0, (127, 255)), (1.0, 255, (0, 128))],
+)
+def test_codes_behind_a_function_have_its_range(scale: float, zero_point: int, expected: tuple[int, int]) -> None:
+    """Products of them are proved, and tried, for what can occur alone."""
+    b = QdqBuilder()
+    y = b.quantise(b.node("Sigmoid", [b.qdq("input", "x", scale, zero_point)]), "y", 1 / 255.3, 0)
+    (unit,) = Interpreter(b.build(b.dequantise(y))).units
+    codes = np.arange(256) - zero_point
+    reached = np.clip(np.rint(255.3 / (1 + np.exp(-codes * scale))), 0, 255)
+    assert (unit.low, unit.high) == (reached.min(), reached.max())
+    assert abs(unit.low - expected[0]) <= 2 and abs(unit.high - expected[1]) <= 2
+
+
+@pytest.mark.parametrize(("zero_point", "expected"), [(0, (254, 255)), (255, (0, 1))])
+def test_a_function_of_one_code_has_a_range_of_two(zero_point: int, expected: tuple[int, int]) -> None:
+    b = QdqBuilder()
+    x = b.qdq("input", "x", 40.0, zero_point)
+    y = b.quantise(
+        b.node("HardSigmoid", [b.node("Add", [x, b.constant(np.float32(9 if zero_point == 0 else -9))])], alpha=1 / 6), "y", 0.0039, 0
+    )
+    (unit,) = [one for one in Interpreter(b.build(b.dequantise(y))).units if one.kind == "function"]
+    assert (unit.low, unit.high) == expected
+
+
 def test_a_product_with_its_own_gate_is_followed() -> None:
     """SiLU in float: two readers of the codes, an error carried through a multiplication."""
     b = QdqBuilder()
