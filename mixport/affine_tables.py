@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixport.float_functions import FLOAT_FUNCTIONS, proved_codes
-from mixport.quantspec import QuantParams
+from mixport.quant_params import QuantParams
 
 FORM = "LeakyRelu"
 """Key of the identity in FLOAT_FUNCTIONS."""

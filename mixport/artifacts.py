@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixport.errors import StoreError
-from mixport.quantspec import QuantParams, Role, Scheme
+from mixport.quant_params import QuantParams
+from mixport.scheme import Role, Scheme
 from mixport.search_records import LossSearch, Reconstruction, WidthSearch
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixport.float_functions import FLOAT_FUNCTIONS, FloatFunction, code_interval
-from mixport.quantspec import QuantParams
+from mixport.quant_params import QuantParams
 
 EXP = FLOAT_FUNCTIONS["Exp"]
 

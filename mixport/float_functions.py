@@ -17,7 +17,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.quantspec import QuantParams
+from mixport.quant_params import QuantParams
 
 Double = NDArray[np.float64]
 

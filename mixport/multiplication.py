@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mixport.quantspec import QuantParams
+from mixport.quant_params import QuantParams
 
 _HALF_ULP = 2.0**-24
 """Largest relative error of one correctly rounded float32 operation."""

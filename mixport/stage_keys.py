@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mixport.artifacts import CalibrationSet
 from mixport.fingerprint import sha256_file, sha256_json
 from mixport.options import BuildOptions
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from mixport.targets import Target
 
 if TYPE_CHECKING:

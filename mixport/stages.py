@@ -24,7 +24,7 @@ from mixport.options import BuildOptions
 from mixport.progress import Progress
 from mixport.quantize import FloatModel, PreprocessingOverrides, check_class_count, load_model
 from mixport.quantize.scores import ModelScores
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from mixport.stage_keys import float_file_key, float_logits_key, lowered_key, quantized_key, static_file_key, unit_key
 from mixport.store import Store
 from mixport.targets import Target

@@ -13,7 +13,7 @@ from mixport.dtypes import STORAGE_BITS, Storage
 from mixport.errors import TargetError
 from mixport.fingerprint import sha256_bytes
 from mixport.float_functions import FLOAT_FUNCTIONS
-from mixport.quantspec import AUTO_WIDTHS, Scheme
+from mixport.scheme import AUTO_WIDTHS, Scheme
 
 _MAX_BYTES = 1 << 20
 

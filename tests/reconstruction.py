@@ -20,8 +20,8 @@ from mixport.quantize.reconstruction.caches import Room
 from mixport.quantize.reconstruction.reconstruct import Reconstructed, reconstruct
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
-from mixport.quantspec import Scheme
 from mixport.reconstruction_preset import PRESETS, Preset, ReconstructionOptions
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 
 _CONFIG = {"input_size": (3, 16, 16), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}

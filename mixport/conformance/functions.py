@@ -13,7 +13,7 @@ from mixport.conformance.expected import computed, crafted
 from mixport.conformance.model import Model
 from mixport.float_functions import FLOAT_FUNCTIONS, MARGIN, FloatFunction, proved_codes
 from mixport.multiplication import moved_scales
-from mixport.quantspec import QuantParams
+from mixport.quant_params import QuantParams
 from mixport.validate.graph import Array
 
 _F32 = np.float32

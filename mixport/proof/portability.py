@@ -10,7 +10,7 @@ from mixport.multiplication import is_product_proved
 from mixport.proof.bounds import SumBound
 from mixport.proof.pairs import PairBound
 from mixport.proof.requantise import RequantisationProof
-from mixport.quantspec import QuantParams
+from mixport.quant_params import QuantParams
 
 Portability = Literal["exact by proof", "exact on measured runtimes", "not portable", "float"]
 """exact by proof: every IEEE runtime that computes the operator at all gives these codes. exact on measured runtimes: the runtimes

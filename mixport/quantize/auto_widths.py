@@ -19,8 +19,8 @@ from mixport.quantize.plan import Plan
 from mixport.quantize.sensitivity import RoundedWeights, RoundWeight, joint_losses, layer_losses
 from mixport.quantize.width_programme import bounded, solve
 from mixport.quantize.widths import LayerWidth, LayerWidths
-from mixport.quantspec import Scheme
 from mixport.reconstruction_preset import WIDEST_LEARNED
+from mixport.scheme import Scheme
 from mixport.search_records import LayerChoice, WidthOption, WidthSearch
 from mixport.targets import Target
 

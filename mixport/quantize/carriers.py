@@ -12,10 +12,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mixport.quant_params import QuantParams
 from mixport.quantize.plan import ScaleGroup, SitePlan
 from mixport.quantize.ranges import P, ScaleRule, activation_params, carrier_zero_point, finish_carrier, histogram_error, short_mantissa
 from mixport.quantize.statistics import Histogram
-from mixport.quantspec import QuantParams
 
 _RATIOS = (1, 2, 3, 4)
 _CANDIDATES = 48

@@ -30,7 +30,7 @@ from mixport.quantize.layer_graph import groups_of
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.roles import CHANNEL_BOUNDS, Kind, clamp_bounds
 from mixport.quantize.row_sample import Wanted, sample_rows
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 
 Array = NDArray[np.float64]
 

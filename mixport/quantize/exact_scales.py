@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixport import integer
-from mixport.quantspec import QuantParams
+from mixport.quant_params import QuantParams
 from mixport.requantisation import Int, Requantisation, wrong_thresholds
 
 _FURTHEST = 4096

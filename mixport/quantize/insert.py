@@ -13,6 +13,7 @@ from mixport import integer
 from mixport.artifacts import ActivationSite, Decision, WeightSite
 from mixport.errors import InvariantError
 from mixport.multiplication import is_product_proved, moved_scales
+from mixport.quant_params import QuantParams
 from mixport.quantize.fx_graph import (
     SharedConstants,
     add_constant,
@@ -31,7 +32,6 @@ from mixport.quantize.roles import CODE_MOVES
 from mixport.quantize.site_plan import short_op
 from mixport.quantize.tables import make_table
 from mixport.quantize.widths import LayerWidths
-from mixport.quantspec import QuantParams
 from mixport.targets import Target
 from mixport.torch_ops import OPS
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from mixport.artifacts import Decision
 from mixport.errors import InvariantError
 from mixport.pairs import forms_pairs, pair_violations
+from mixport.quant_params import QuantParams
 from mixport.quantize.exact_scales import Layer, exact_scales
 from mixport.quantize.pair_bound import PairBound, repair_pairs
-from mixport.quantspec import QuantParams
 
 Float = NDArray[np.float32]
 

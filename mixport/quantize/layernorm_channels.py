@@ -23,7 +23,7 @@ from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.roles import Kind
 from mixport.quantize.row_sample import Wanted, sample_rows
 from mixport.quantize.site_plan import short_op
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 
 _ROWS_KEPT = 4096
 """Of each norm's output, drawn over all images: 12 MB at 768 channels."""

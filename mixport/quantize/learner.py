@@ -19,8 +19,8 @@ from mixport.quantize.reconstruction.caches import Room
 from mixport.quantize.reconstruction.reconstruct import Reconstructed, reconstruct
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import UnitShelf
-from mixport.quantspec import Scheme
 from mixport.reconstruction_preset import ReconstructionOptions
+from mixport.scheme import Scheme
 
 _LARGEST_IN_MEMORY = 300_000_000
 """Bytes of one tensor for all calibration images; larger ones lie in mapped files. Four are alive at once."""

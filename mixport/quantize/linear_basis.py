@@ -24,7 +24,7 @@ from mixport.quantize.fx_graph import add_constant, arguments, known_constant, m
 from mixport.quantize.linear_tensors import LinearChain, Readings, linear_chains
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.reconstruction.gradients import NotLearnedError
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 
 _ROWS = 1 << 14
 """Places of each tensor: a rotation is learned from those of the first images, and bases are compared on the others."""

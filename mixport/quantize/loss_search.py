@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from mixport.output_quality import agreement, is_weak, sqnr_db
+from mixport.quant_params import QuantParams
 from mixport.quantize.fx_graph import constant, operator_of
 from mixport.quantize.nearest import float_weights
 from mixport.quantize.plan import Plan, SitePlan
 from mixport.quantize.widths import LayerWidths
-from mixport.quantspec import QuantParams
 from mixport.search_records import LossSearch, TensorKind, TensorLoss
 from mixport.torch_ops import OPS
 

@@ -20,7 +20,7 @@ from mixport.quantize.fx_graph import argument, aten, module_path, only_user, te
 from mixport.quantize.roles import DIVIDES_LATER, Kind, clamp_bounds
 from mixport.quantize.scale_groups import scale_groups
 from mixport.quantize.site_plan import Plan, ScaleGroup, SitePlan, birth_name, short_op, unique_name
-from mixport.quantspec import Role, Scheme
+from mixport.scheme import Role, Scheme
 
 __all__ = ["Plan", "ScaleGroup", "SitePlan", "make_plan"]
 

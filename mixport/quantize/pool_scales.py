@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from mixport.quant_params import QuantParams
 from mixport.quantize.fx_graph import shape_of, tensor_arg
 from mixport.quantize.ranges import ScaleRule, finish_carrier
 from mixport.quantize.roles import Kind
 from mixport.quantize.site_plan import Plan, SitePlan
-from mixport.quantspec import QuantParams
 
 _STEPS_IN_A_SCALE = 128
 """Of the scale of what is pooled, divided by the pixels: half of what the kernel accepts."""

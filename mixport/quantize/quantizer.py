@@ -19,6 +19,7 @@ from mixport.artifacts import CalibrationSet, Decision, QuantizedModel
 from mixport.errors import BadOptionError, UnsupportedModelError
 from mixport.images import normalise
 from mixport.progress import Progress, SilentProgress
+from mixport.quant_params import QuantParams
 from mixport.quantize.attention_softmax import divide_after_product
 from mixport.quantize.auto_widths import Sizes, choose_widths, learned_bytes, levelling_scheme
 from mixport.quantize.capture import Captured, capture, export_program
@@ -52,8 +53,8 @@ from mixport.quantize.spread_gates import spread_gates
 from mixport.quantize.statistics import Histogram, HistogramObserver, collect
 from mixport.quantize.uneven_channels import level_uneven
 from mixport.quantize.widths import scheme_widths
-from mixport.quantspec import QuantParams, Scheme
 from mixport.reconstruction_preset import ReconstructionOptions
+from mixport.scheme import Scheme
 from mixport.targets import Target
 
 _PROGRAM, _RECORD = "program.pt2", "quantized.json"

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from mixport.dtypes import STORAGE_RANGE, IntType, Storage
 from mixport.integer import quantise
+from mixport.quant_params import QuantParams
 from mixport.quantize.statistics import Histogram
-from mixport.quantspec import QuantParams
 
 P = 2.4
 ATTENTION_P = 2.0

@@ -18,9 +18,9 @@ from torch import Tensor, fx
 from torch.fx.node import map_aggregate, map_arg
 
 from mixport.artifacts import QuantizedModel
+from mixport.quant_params import QuantParams
 from mixport.quantize.fx_graph import aten, operator_of, tensor_arg
 from mixport.quantize.insert import code_params
-from mixport.quantspec import QuantParams
 from mixport.simulation import FloatEvaluation, SimulatedRun
 from mixport.torch_ops import NAMESPACE, OPS
 

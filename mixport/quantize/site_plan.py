@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from torch import fx
 
 from mixport.artifacts import Decision
+from mixport.quant_params import QuantParams
 from mixport.quantize.fx_graph import aten, module_path, tensor_arg
 from mixport.quantize.roles import DIVIDES_LATER, FUNCTION_GATE, FUNCTION_RESULT, Kind
-from mixport.quantspec import QuantParams, Role
+from mixport.scheme import Role
 from mixport.torch_ops import OPS
 
 _NAMED_BY_MODULE = frozenset({Kind.LAYER, Kind.UNARY, Kind.CLAMP, Kind.POOL, Kind.FLOAT})

@@ -23,8 +23,8 @@ from mixport.affine_tables import FORM as REQUANTISATION
 from mixport.affine_tables import find_requantisation, is_straight
 from mixport.float_functions import FLOAT_FUNCTIONS, TABLE, proved_codes
 from mixport.multiplication import moved_scales
+from mixport.quant_params import QuantParams
 from mixport.quantize.fx_graph import argument, aten, operator_of
-from mixport.quantspec import QuantParams
 
 _KEYS: Mapping[Any, str] = MappingProxyType(
     {

@@ -12,7 +12,7 @@ from mixport.quantize.fx_graph import constant, module_path
 from mixport.quantize.plan import Plan
 from mixport.quantize.roles import Kind
 from mixport.quantize.site_plan import unique_name
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 
 
 @dataclass(frozen=True, kw_only=True)

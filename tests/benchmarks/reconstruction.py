@@ -30,8 +30,8 @@ from mixport.options import BuildOptions
 from mixport.pipeline import calibrate_only
 from mixport.progress import SilentProgress
 from mixport.quantize import FloatModel, PreprocessingOverrides, float_logits, load_model, open_simulation, quantize
-from mixport.quantspec import Scheme
 from mixport.reconstruction_preset import ReconstructionOptions, find_preset
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 from mixport.validate.predict import predict
 from mixport.validate.validate import validate

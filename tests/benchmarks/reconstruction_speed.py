@@ -20,8 +20,8 @@ import torch
 from mixport.artifacts import CalibrationSet
 from mixport.progress import Advance, ignore
 from mixport.quantize import FloatModel, quantize
-from mixport.quantspec import Scheme
 from mixport.reconstruction_preset import DEFAULT, ReconstructionOptions, find_preset
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 from tests.benchmarks.reconstruction import SUBJECTS, Case, prepare
 

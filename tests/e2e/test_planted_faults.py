@@ -17,7 +17,7 @@ from mixport.artifacts import CalibrationSet, LoweredGraph, QuantizedModel, Vali
 from mixport.lower import lower
 from mixport.proof.prove import prove
 from mixport.quantize import load_model, open_simulation, quantize
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.layers import facts_of

@@ -13,7 +13,7 @@ from mixport.artifacts import CalibrationSet
 from mixport.lower import lower
 from mixport.proof.prove import prove
 from mixport.quantize import load_model, quantize
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.layers import facts_of

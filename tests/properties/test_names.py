@@ -17,7 +17,7 @@ from mixport.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
 from mixport.lower import lower
 from mixport.npz import write_npz
 from mixport.quantize import PreprocessingOverrides, load_model, open_simulation, quantize
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 from mixport.validate.interpreter import Interpreter
 

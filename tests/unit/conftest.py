@@ -22,7 +22,8 @@ from mixport.artifacts import (
 from mixport.evaluate import Metrics, check_gates, gate_values, parse_gate
 from mixport.manifest import Manifest, ModelEntry
 from mixport.manifest_build import build_manifest
-from mixport.quantspec import QuantParams, Scheme
+from mixport.quant_params import QuantParams
+from mixport.scheme import Scheme
 from mixport.search_records import LossSearch, MlpRecord, Reconstruction, TensorLoss, UnitRecord
 from mixport.targets import load_target
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mixport import integer
 from mixport.float_functions import FLOAT_FUNCTIONS, proved_codes
-from mixport.quantspec import QuantParams
+from mixport.quant_params import QuantParams
 
 F = torch.nn.functional
 REFERENCES = {

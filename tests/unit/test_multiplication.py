@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mixport import integer
 from mixport.multiplication import is_product_proved, moved_scales
-from mixport.quantspec import QuantParams
+from mixport.quant_params import QuantParams
 
 
 def params(scale: float, zero_point: int) -> QuantParams:

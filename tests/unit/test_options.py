@@ -9,8 +9,8 @@ import torch
 
 from mixport.errors import BadInputError, BadOptionError, ExitCode
 from mixport.options import BuildOptions, command_line
-from mixport.quantspec import Scheme
 from mixport.reconstruction_preset import PRESETS
+from mixport.scheme import Scheme
 
 NOISE = {"calib": "noise"}
 

@@ -9,7 +9,7 @@ from torch import nn
 from mixport.artifacts import CalibrationSet
 from mixport.options import BuildOptions
 from mixport.quantize import FloatModel, load_model
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from mixport.stage_keys import code_sha256, float_logits_key, lowered_key, model_key, quantized_key, unit_key
 from mixport.targets import load_target
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mixport.errors import TargetError
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from mixport.targets import load_target, shipped_targets
 
 ORT_CPU = shipped_targets()["ort-cpu"]

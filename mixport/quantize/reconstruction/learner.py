@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from mixport.artifacts import Decision
+from mixport.quant_params import QuantParams
 from mixport.quantize.nearest import LayerIntegers, float_weights, least_scales, read_params, read_site, scales_of_dead
 from mixport.quantize.ranges import finish_carrier
 from mixport.quantize.reconstruction.channel_axis import channel_axis
@@ -26,7 +27,6 @@ from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import FinishedUnit
 from mixport.quantize.reconstruction.units import Unit
 from mixport.quantize.reconstruction.variance import Spread, spread_of, widened
-from mixport.quantspec import QuantParams
 from mixport.reconstruction_preset import WIDEST_LEARNED, Preset, Stage
 from mixport.search_records import UnitRecord
 

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from mixport.artifacts import Decision
 from mixport.devices import compute_threads
 from mixport.progress import Advance, Progress
+from mixport.quant_params import QuantParams
 from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.reconstruction.caches import Activations, Room, fill, images_at_once
 from mixport.quantize.reconstruction.execute import Executor
@@ -24,7 +25,6 @@ from mixport.quantize.reconstruction.state import UnitState
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import FinishedUnit, UnitShelf, read_unit, write_unit
 from mixport.quantize.reconstruction.units import Unit, find_units, merge_units
-from mixport.quantspec import QuantParams
 from mixport.reconstruction_preset import Preset
 from mixport.search_records import Reconstruction, UnitRecord
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from mixport.quant_params import QuantParams
 from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.plan import SitePlan
 from mixport.quantize.reconstruction.layer_values import LayerValues
 from mixport.quantize.reconstruction.steps import FakeQuantise, MaskPool
-from mixport.quantspec import QuantParams
 
 LEAST_FACTOR, LARGEST_FACTOR = 0.25, 4.0
 """How far a learned activation step may go from its calibrated value."""

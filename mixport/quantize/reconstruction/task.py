@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from mixport.quant_params import QuantParams
 from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.plan import Plan
 from mixport.quantize.widths import LayerWidths
-from mixport.quantspec import QuantParams
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from mixport.errors import InvariantError
 from mixport.lower import lower, read_lowered
 from mixport.lower.lowering import check_sites
 from mixport.quantize import load_model, quantize, read_quantized
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 
 Made = tuple[QuantizedModel, LoweredGraph, onnx.ModelProto]

@@ -12,7 +12,7 @@ import pytest
 from mixport.artifacts import CalibrationSet, LoweredGraph
 from mixport.lower import lower
 from mixport.quantize import load_model, open_simulation, quantize
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 from mixport.validate.validate import validate
 

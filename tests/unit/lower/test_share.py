@@ -15,7 +15,7 @@ from mixport.artifacts import CalibrationSet
 from mixport.lower import lower
 from mixport.lower.share import ShareInitializersPass
 from mixport.quantize import load_model, open_simulation, quantize
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 from mixport.validate.interpreter import Interpreter
 

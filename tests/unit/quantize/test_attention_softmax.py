@@ -15,7 +15,7 @@ from mixport.quantize.fx_graph import aten, clean, record_shapes
 from mixport.quantize.plan import make_plan
 from mixport.quantize.quantizer import choose_params
 from mixport.quantize.statistics import collect, within_reach
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 from mixport.torch_ops import OPS
 from tests.unit.quantize.conftest import Capture, operators

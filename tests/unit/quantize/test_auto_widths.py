@@ -19,8 +19,8 @@ from mixport.quantize.auto_widths import Sizes, choose_widths, learned_bytes, le
 from mixport.quantize.plan import make_plan
 from mixport.quantize.sensitivity import RoundWeight, nearest
 from mixport.quantize.widths import LayerWidth, scheme_widths
-from mixport.quantspec import Scheme
 from mixport.reconstruction_preset import ReconstructionOptions
+from mixport.scheme import Scheme
 from mixport.search_records import WidthSearch
 from mixport.targets import Target, load_target
 from tests.reconstruction import DEFAULT, changed, float_model, seeded, task_of

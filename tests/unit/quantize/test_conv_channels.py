@@ -17,7 +17,7 @@ from mixport.quantize.conv_channels import channel_ratios, level_convolutions
 from mixport.quantize.fx_graph import aten
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.roles import CHANNEL_BOUNDS, clamp_bounds
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 from mixport.validate.validate import validate
 from tests.reconstruction import calibration_of, float_model, seeded

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mixport import integer
+from mixport.quant_params import QuantParams
 from mixport.quantize.exact_scales import Layer, exact_scales
-from mixport.quantspec import QuantParams
 
 
 def layer(seed: int, *, bits: int, high: int, channels: int = 6, products: int = 144) -> tuple[Layer, np.ndarray]:

@@ -21,7 +21,7 @@ from mixport.quantize import load_model, quantize
 from mixport.quantize.few_channels import widen_few_channels
 from mixport.quantize.fx_graph import aten, clean, record_shapes
 from mixport.quantize.simulate import open_simulation
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from mixport.targets import Target, load_target
 from mixport.torch_ops import OPS
 from mixport.validate.interpreter import Interpreter

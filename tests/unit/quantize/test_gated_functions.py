@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from mixport import integer
+from mixport.quant_params import QuantParams
 from mixport.quantize.gated_functions import settle_gates
 from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.tables import make_table
-from mixport.quantspec import QuantParams, Scheme
+from mixport.scheme import Scheme
 from tests.unit.quantize.conftest import Capture, operators
 
 RULE = ScaleRule(zero_point="any", power_of_two=False)

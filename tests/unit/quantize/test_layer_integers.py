@@ -17,8 +17,8 @@ from mixport.quantize.plan import make_plan
 from mixport.quantize.quantizer import choose_params
 from mixport.quantize.statistics import collect
 from mixport.quantize.widths import scheme_widths
-from mixport.quantspec import Scheme
 from mixport.requantisation import Requantisation, wrong_thresholds
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 from mixport.torch_ops import OPS
 from tests.models import tiny

@@ -11,7 +11,7 @@ from mixport.quantize.capture import Captured
 from mixport.quantize.fx_graph import aten, constant
 from mixport.quantize.layernorm_channels import level_layernorms
 from mixport.quantize.ranges import ScaleRule
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from tests.unit.quantize.conftest import Capture
 
 _RULE = ScaleRule(zero_point="any", power_of_two=False)

@@ -17,8 +17,8 @@ from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.linear_basis import change_bases
 from mixport.quantize.linear_tensors import LinearChain, linear_chains
 from mixport.quantize.ranges import ScaleRule
-from mixport.quantspec import Scheme
 from mixport.reconstruction_preset import ReconstructionOptions, find_preset
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 from mixport.validate.validate import validate
 from tests.reconstruction import calibration_of, float_model, seeded

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mixport.artifacts import CalibrationSet, Preprocessing, QuantizedModel
 from mixport.output_quality import sqnr_db
 from mixport.quantize import FloatModel, quantize, read_quantized
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 
 

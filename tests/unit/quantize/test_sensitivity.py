@@ -12,7 +12,7 @@ from mixport.progress import SilentProgress
 from mixport.quantize.plan import make_plan
 from mixport.quantize.sensitivity import RoundedWeights, divergence, joint_losses, layer_losses, nearest
 from mixport.quantize.widths import scheme_widths
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from tests.models import tiny
 from tests.unit.quantize.conftest import Capture
 

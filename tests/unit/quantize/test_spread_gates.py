@@ -16,7 +16,7 @@ from mixport.quantize import load_model, quantize
 from mixport.quantize.fx_graph import aten, clean, record_shapes
 from mixport.quantize.simulate import open_simulation
 from mixport.quantize.spread_gates import spread_gates
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 from mixport.validate.interpreter import Interpreter
 

@@ -15,7 +15,7 @@ from mixport.quantize.plan import make_plan
 from mixport.quantize.quantizer import choose_params
 from mixport.quantize.statistics import collect
 from mixport.quantize.uneven_channels import level_uneven
-from mixport.quantspec import Scheme
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 
 Capture = Callable[..., Captured]

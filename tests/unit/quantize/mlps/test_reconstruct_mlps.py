@@ -26,8 +26,8 @@ from mixport.quantize.mlps.reconstruct import LARGEST_ERROR, ReconstructedMlps, 
 from mixport.quantize.mlps.train import gelu_output, relu_output
 from mixport.quantize.reconstruction.caches import Room
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
-from mixport.quantspec import Scheme
 from mixport.reconstruction_preset import PRESETS, ReconstructionOptions
+from mixport.scheme import Scheme
 from mixport.targets import load_target
 from mixport.validate.validate import validate
 from tests.reconstruction import calibration_of, float_model, mlps, seeded, stack

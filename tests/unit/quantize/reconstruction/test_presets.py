@@ -12,8 +12,8 @@ from mixport.artifacts import CalibrationSet, QuantizedModel
 from mixport.errors import BadOptionError
 from mixport.lower import lower
 from mixport.quantize import load_model, open_simulation, quantize
-from mixport.quantspec import Scheme
 from mixport.reconstruction_preset import PRESETS, Preset, ReconstructionOptions, find_preset
+from mixport.scheme import Scheme
 from mixport.search_records import UnitRecord
 from mixport.targets import load_target
 from mixport.validate.validate import validate

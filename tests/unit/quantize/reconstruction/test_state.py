@@ -11,10 +11,10 @@ import torch
 from torch import fx
 
 from mixport import integer
+from mixport.quant_params import QuantParams
 from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.reconstruction.layer_values import LayerValues
 from mixport.quantize.reconstruction.state import LARGEST_FACTOR, LEAST_FACTOR, UnitState
-from mixport.quantspec import QuantParams
 
 _CPU = torch.device("cpu")
 _PARAMS = {"s": QuantParams(scale=0.25, zero_point=0, qmin=0, qmax=15, storage="uint8")}

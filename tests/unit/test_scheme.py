@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from mixport.errors import BadOptionError
-from mixport.quantspec import QuantParams, Scheme, SizeBudget
+from mixport.quant_params import QuantParams
+from mixport.scheme import Scheme, SizeBudget
 
 
 @pytest.mark.parametrize("text", ["w2a4", "w4a4", "w4a8", "w8a8", "w3a5"])
