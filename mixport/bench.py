@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixport.errors import RuntimeUnavailableError
-from mixport.progress import Progress
+from mixport.records.errors import RuntimeUnavailableError
+from mixport.records.progress import Progress
+from mixport.records.runtime import TimingRules
 from mixport.release import ReleaseBundle
-from mixport.runtime_records import TimingRules
 from mixport.runtimes.folder_runtime import FolderRuntime
 from mixport.validate.latency import MAX_ROUNDS, MIN_ROUNDS, WARMUP_RUNS, Latency, measure, summarise, timing_job, timing_policy
 from mixport.validate.profile import Profile, profile

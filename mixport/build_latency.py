@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixport.progress import Progress
-from mixport.targets import SessionRules
+from mixport.records.progress import Progress
+from mixport.records.targets import SessionRules
 from mixport.validate.latency import Latency, measure
 
 _SECONDS = 0.4

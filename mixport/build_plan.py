@@ -11,7 +11,7 @@ from mixport.calibration.preview import Preview
 from mixport.calibration.recipe import CalibrationRecipe, GeneratorSettings, PromptRecipe
 from mixport.option_text import flag
 from mixport.options import BuildOptions
-from mixport.targets import Target
+from mixport.records.targets import Target
 
 if TYPE_CHECKING:
     from mixport.quantize import FloatModel

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.artifacts import BuildWarning, QuantizedModel, RuntimeResult
 from mixport.build_latency import BuildLatency
 from mixport.evaluate import Metrics
 from mixport.form_evidence import unmeasured
-from mixport.output_quality import WEAK_AGREEMENT, WEAK_SQNR_DB, constant_outputs, is_weak, named_classes
-from mixport.search_records import TensorLoss
+from mixport.records.artifacts import BuildWarning, QuantizedModel, RuntimeResult
+from mixport.records.output_quality import WEAK_AGREEMENT, WEAK_SQNR_DB, constant_outputs, is_weak, named_classes
+from mixport.records.search import TensorLoss
 
 _NAMED = 3
 """Tensors named as those that cost most."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from mixport.artifacts import Divergence, Localisation, RuntimeResult
-from mixport.progress import Progress, SilentProgress
 from mixport.proof.prove import prove
+from mixport.records.artifacts import Divergence, Localisation, RuntimeResult
+from mixport.records.progress import Progress, SilentProgress
+from mixport.records.targets import SessionRules
 from mixport.release import ReleaseBundle, read_bundle, read_golden, verify_hashes
 from mixport.runtimes import open_runtimes
-from mixport.targets import SessionRules
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.layers import facts_of
 from mixport.validate.recheck import Recheck, recheck

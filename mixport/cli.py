@@ -19,7 +19,7 @@ from mixport import __version__
 from mixport.commands import bench, build, calib, conformance, doctor, inspect, runtimes, targets, validate
 from mixport.commands.panels import PanelCommand
 from mixport.console import Console
-from mixport.errors import ExitCode, InvariantError, MixportError
+from mixport.records.errors import ExitCode, InvariantError, MixportError
 
 #: System errors that a user can mend: no space, no permission, read-only, too large for a quota or a limit, too long a name.
 _USER_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENAMETOOLONG})

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mixport.errors import BadInputError, BadOptionError
 from mixport.options import BuildOptions, check_names
+from mixport.records.errors import BadInputError, BadOptionError
 
 CONFIG_FILE = "mixport.toml"
 _MAX_CONFIG_BYTES = 1 << 20

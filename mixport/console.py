@@ -14,7 +14,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mixport.progress import Advance, ignore
+from mixport.records.progress import Advance, ignore
 
 _LINE_SECONDS = 10.0
 
@@ -90,7 +90,7 @@ class Console:
 
     @contextmanager
     def track(self, description: str, *, total: int, unit: str = "images") -> Generator[Advance]:
-        """A bar on a terminal, plain lines elsewhere, nothing when quiet. Implements `mixport.progress.Progress`."""
+        """A bar on a terminal, plain lines elsewhere, nothing when quiet. Implements `mixport.records.progress.Progress`."""
         if self.quiet:
             yield ignore
         elif self._err.is_terminal:

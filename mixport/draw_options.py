@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from mixport.calibration.generators import known_defaults
 from mixport.calibration.phrases import check_template
 from mixport.calibration.recipe import DRAWN, FilterSettings, GeneratorSettings, LabelText, Pairing, PromptRecipe, Strategy
-from mixport.errors import BadOptionError
 from mixport.option_text import check_size, flag, read_size
+from mixport.records.errors import BadOptionError
 
 #: Options of a generator that comes from a hub.
 _HUB_ONLY = ("gen_revision",)

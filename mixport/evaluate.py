@@ -12,8 +12,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.errors import BadInputError, BadOptionError
-from mixport.output_quality import agreement, named_classes, sqnr_db
+from mixport.records.errors import BadInputError, BadOptionError
+from mixport.records.output_quality import agreement, named_classes, sqnr_db
 
 ONE_OUTPUT = "the model has one output value, which names no class"
 CONSTANT_OUTPUT = "the float model's outputs are the same on all {images} images, so that nothing could differ"

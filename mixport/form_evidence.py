@@ -15,9 +15,9 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from mixport.errors import BadInputError
-from mixport.runtime_records import RuntimeInfo
-from mixport.targets import SessionRules
+from mixport.records.errors import BadInputError
+from mixport.records.runtime import RuntimeInfo
+from mixport.records.targets import SessionRules
 
 SCHEMA_VERSION = 1
 

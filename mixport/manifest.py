@@ -316,7 +316,7 @@ class LayerChoiceEntry(_Part):
 
 
 class WidthsEntry(_Part):
-    """How weight bits were chosen under a size budget; the fields are those of `mixport.search_records.WidthSearch`."""
+    """How weight bits were chosen under a size budget; the fields are those of `mixport.records.search.WidthSearch`."""
 
     budget_bytes: int
     smallest_bytes: int

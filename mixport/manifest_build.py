@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 import mixport
-from mixport.artifacts import BuildWarning, CalibrationSet, LoweredGraph, Preprocessing, QuantizedModel, ValidationReport
 from mixport.build_latency import BuildLatency
 from mixport.calibration import SetDetails
 from mixport.evaluate import GateResult, Metrics
@@ -34,8 +33,9 @@ from mixport.manifest import (
     WidthsEntry,
 )
 from mixport.portable_cost import PortableCost
-from mixport.search_records import TensorKind
-from mixport.targets import Target
+from mixport.records.artifacts import BuildWarning, CalibrationSet, LoweredGraph, Preprocessing, QuantizedModel, ValidationReport
+from mixport.records.search import TensorKind
+from mixport.records.targets import Target
 
 _Entry = TypeVar("_Entry", bound=BaseModel)
 

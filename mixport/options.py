@@ -11,16 +11,16 @@ from pathlib import Path
 from pydantic import Field, ValidationError, field_validator
 
 from mixport import runtimes
-from mixport.artifacts import Preprocessing
 from mixport.calibration.generators import check_suits
 from mixport.calibration.recipe import CalibrationRecipe, PromptRecipe, parse_calibration
-from mixport.devices import compute_threads, resolve_device
 from mixport.draw_options import DrawOptions, drawn_method
-from mixport.errors import BadOptionError
 from mixport.evaluate import GATE_METRICS, Gate, parse_gate
 from mixport.option_text import check_mean, check_size, check_std, flag, read_pairs, read_size, read_triple, spell
-from mixport.reconstruction_preset import DEFAULT, WIDEST_LEARNED, Preset, ReconstructionOptions, find_preset
-from mixport.scheme import DEFAULT_EDGE_CONVENTION, EdgeConvention, Scheme
+from mixport.records.artifacts import Preprocessing
+from mixport.records.devices import compute_threads, resolve_device
+from mixport.records.errors import BadOptionError
+from mixport.records.reconstruction_preset import DEFAULT, WIDEST_LEARNED, Preset, ReconstructionOptions, find_preset
+from mixport.records.scheme import DEFAULT_EDGE_CONVENTION, EdgeConvention, Scheme
 
 _SMALL_INPUT = 64
 _ITERS = ((3, 2000), (7, 500), (8, 0))
@@ -39,9 +39,9 @@ class BuildOptions(DrawOptions):
         mean: per RGB channel in units of [0, 1]; None keeps the model's own.
         std: per RGB channel in units of [0, 1]; None keeps the model's own.
         crop: crop side / resized shorter side; None keeps the model's own.
-        scheme: wWaA, or auto:SIZE for mixed widths under a size budget, see `mixport.scheme.Scheme.parse`.
+        scheme: wWaA, or auto:SIZE for mixed widths under a size budget, see `mixport.records.scheme.Scheme.parse`.
         edge_bits: bits of the first and the last layer.
-        edge_convention: what has edge_bits: see `quantspec.EDGE_CONVENTIONS`.
+        edge_convention: what has edge_bits: see `mixport.records.scheme.EDGE_CONVENTIONS`.
         target: names or .toml files, one bundle each.
         portable: only forms that give the same codes on every runtime; False overrides the target file.
         calib: mixup, single, genq, images:DIR, images:FILE.npz or noise.

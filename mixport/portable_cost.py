@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixport.artifacts import PortableForm
 from mixport.lower.portable_pairs import write_pair
-from mixport.progress import Progress, SilentProgress
-from mixport.targets import SessionRules
+from mixport.records.artifacts import PortableForm
+from mixport.records.progress import Progress, SilentProgress
+from mixport.records.targets import SessionRules
 from mixport.validate.latency import measure
 
 _SECONDS = 0.4

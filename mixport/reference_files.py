@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mixport import stages
-from mixport.errors import BadInputError, MixportError
 from mixport.options import BuildOptions
-from mixport.progress import Progress
 from mixport.quantize import FloatModel
+from mixport.records.errors import BadInputError, MixportError
+from mixport.records.progress import Progress
 from mixport.release import ReleaseBundle, read_golden
 from mixport.stage_keys import model_key
 from mixport.stages import StageLog, Workshop
-from mixport.store import Store
+from mixport.storage.store import Store
 
 FLOAT, STATIC = "float", "static"
 NAMES = (FLOAT, STATIC)

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from mixport import atomic
-from mixport.artifacts import LoweredGraph
-from mixport.errors import BadInputError, MixportError, StoreError
-from mixport.fingerprint import sha256_file
 from mixport.manifest import SCHEMA_VERSION, Manifest
-from mixport.npz import read_npz, write_npz
+from mixport.records.artifacts import LoweredGraph
+from mixport.records.errors import BadInputError, MixportError, StoreError
+from mixport.records.fingerprint import sha256_file
+from mixport.storage import atomic
+from mixport.storage.npz import read_npz, write_npz
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"

@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from mixport.fingerprint import sha256_arrays, sha256_bytes, sha256_file
-from mixport.images import Pixels
+from mixport.records.fingerprint import sha256_arrays, sha256_bytes, sha256_file
+from mixport.storage.images import Pixels
 
 _NOTES_FILE = "notes.json"
 _MAX_SHARD_BYTES = 4 << 30

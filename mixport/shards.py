@@ -22,13 +22,13 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 
-from mixport import atomic
-from mixport.errors import StoreError
-from mixport.fingerprint import sha256_json
-from mixport.images import Pixels
-from mixport.sealed_json import seal, unseal
+from mixport.records.errors import StoreError
+from mixport.records.fingerprint import sha256_json
 from mixport.shard_format import BadShardError, Shard, ShardRecord, file_problem, pack, read_shard, shard_name
-from mixport.store import Damaged
+from mixport.storage import atomic
+from mixport.storage.images import Pixels
+from mixport.storage.sealed_json import seal, unseal
+from mixport.storage.store import Damaged
 
 MANIFEST_FILE = "manifest.json"
 

@@ -7,11 +7,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixport.artifacts import CalibrationSet
-from mixport.fingerprint import sha256_file, sha256_json
 from mixport.options import BuildOptions
-from mixport.scheme import Scheme
-from mixport.targets import Target
+from mixport.records.artifacts import CalibrationSet
+from mixport.records.fingerprint import sha256_file, sha256_json
+from mixport.records.scheme import Scheme
+from mixport.records.targets import Target
 
 if TYPE_CHECKING:
     from mixport.quantize import FloatModel

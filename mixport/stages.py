@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from mixport import calibration as calibrating
 from mixport import lower as lowering
 from mixport import quantize as quantizing
-from mixport.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
 from mixport.calibration import CalibrationRecipe
-from mixport.errors import InvariantError, StoreError
-from mixport.fingerprint import sha256_arrays
 from mixport.lower.float_export import export_float
 from mixport.options import BuildOptions
-from mixport.progress import Progress
 from mixport.quantize import FloatModel, PreprocessingOverrides, check_class_count, load_model
 from mixport.quantize.scores import ModelScores
-from mixport.scheme import Scheme
+from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
+from mixport.records.errors import InvariantError, StoreError
+from mixport.records.fingerprint import sha256_arrays
+from mixport.records.progress import Progress
+from mixport.records.scheme import Scheme
+from mixport.records.targets import Target
 from mixport.stage_keys import float_file_key, float_logits_key, lowered_key, quantized_key, static_file_key, unit_key
-from mixport.store import Store
-from mixport.targets import Target
+from mixport.storage.store import Store
 from mixport.validate.static_quantizer import quantize_static_file
 
 _LOGITS_FILE, _FLOAT_FILE, _STATIC_FILE = "logits.npy", "float.onnx", "static.onnx"

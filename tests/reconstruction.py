@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixport.artifacts import CalibrationSet, Preprocessing
-from mixport.progress import Advance
 from mixport.quantize import learner, quantizer
 from mixport.quantize.float_model import FloatModel
 from mixport.quantize.reconstruction.caches import Room
 from mixport.quantize.reconstruction.reconstruct import Reconstructed, reconstruct
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
-from mixport.reconstruction_preset import PRESETS, Preset, ReconstructionOptions
-from mixport.scheme import Scheme
-from mixport.targets import load_target
+from mixport.records.artifacts import CalibrationSet, Preprocessing
+from mixport.records.progress import Advance
+from mixport.records.reconstruction_preset import PRESETS, Preset, ReconstructionOptions
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
 
 _CONFIG = {"input_size": (3, 16, 16), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from mixport.errors import BadOptionError
+from mixport.records.errors import BadOptionError
 
 _HINT = 'mixport build --classes FILE.json with one name a class: ["cat", "dog"]'
 _GLOSS_HINT = '--classes FILE.json with [{"name": "crane", "gloss": "a large wading bird"}, ...], or --label-text name'

@@ -11,9 +11,9 @@ from mixport.calibration.entries import KIND, prompts_of
 from mixport.calibration.family import DRAWN_KIND
 from mixport.calibration.recipe_file import RECIPE_FILE
 from mixport.calibration.sets import SetSummary
-from mixport.errors import StoreError
+from mixport.records.errors import StoreError
 from mixport.shards import read_manifest
-from mixport.store import Store
+from mixport.storage.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from mixport.calibration.embeddings import PromptConditions
 from mixport.calibration.open_pipeline import OpenPipeline, first_line
 from mixport.calibration.prompts import Prompt
 from mixport.calibration.request import DrawingRequest
-from mixport.errors import BadInputError, MixportError
-from mixport.images import Pixels
+from mixport.records.errors import BadInputError, MixportError
+from mixport.storage.images import Pixels
 
 #: What allocators on a CPU say; on a GPU torch has an exception of its own.
 _OUT_OF_MEMORY = ("defaultcpuallocator", "not enough memory", "can't allocate memory", "bad alloc", "cannot allocate memory")

@@ -11,7 +11,6 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from mixport.artifacts import CalibrationSet, ImageScores
 from mixport.calibration.entries import (
     IMAGES_FILE,
     KIND,
@@ -29,11 +28,12 @@ from mixport.calibration.generators import is_remote
 from mixport.calibration.prompts import Prompt, check_prompts
 from mixport.calibration.recipe import CalibrationRecipe, FilterSettings, GeneratorSettings, PromptRecipe
 from mixport.calibration.request import DrawingRequest, resolve_request
-from mixport.errors import InvariantError
-from mixport.fingerprint import sha256_json
-from mixport.images import fit, write_npy_rows
-from mixport.progress import Progress
-from mixport.store import Store
+from mixport.records.artifacts import CalibrationSet, ImageScores
+from mixport.records.errors import InvariantError
+from mixport.records.fingerprint import sha256_json
+from mixport.records.progress import Progress
+from mixport.storage.images import fit, write_npy_rows
+from mixport.storage.store import Store
 
 
 def drawn_set(recipe: CalibrationRecipe, *, store: Store, progress: Progress, scores: ImageScores | None) -> CalibrationSet:

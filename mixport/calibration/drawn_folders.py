@@ -11,10 +11,10 @@ from filelock import FileLock, Timeout
 
 from mixport.calibration.family import DRAWN_KIND
 from mixport.calibration.recipe_file import RECIPE_FILE
-from mixport.errors import StoreError
-from mixport.sealed_json import unseal
+from mixport.records.errors import StoreError
 from mixport.shards import lock_file, read_manifest, shard_files
-from mixport.store import Store
+from mixport.storage.sealed_json import unseal
+from mixport.storage.store import Store
 
 _MAX_RECIPE_BYTES = 64 << 20
 

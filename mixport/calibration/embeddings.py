@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from mixport.calibration.open_pipeline import OpenPipeline
 from mixport.calibration.prompt_encoder import NEGATIVE, Conditions, PromptEncoder
-from mixport.errors import BadInputError
+from mixport.records.errors import BadInputError
 
 GROUP = 16
 #: Of embeddings held for later images. GenQ's prompts for 1,000 classes would need 3 GB with CLIP, and ten times that with T5.

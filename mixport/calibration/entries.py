@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from mixport.artifacts import CalibrationSet
 from mixport.calibration.prompts import Prompt
 from mixport.calibration.recipe import CalibrationRecipe
-from mixport.errors import StoreError
-from mixport.fingerprint import sha256_arrays
-from mixport.store import Store
+from mixport.records.artifacts import CalibrationSet
+from mixport.records.errors import StoreError
+from mixport.records.fingerprint import sha256_arrays
+from mixport.storage.store import Store
 
 KIND = "calibration"
 IMAGES_FILE = "images.npy"

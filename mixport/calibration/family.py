@@ -24,11 +24,11 @@ from mixport.calibration.prompts import Prompt, prompts
 from mixport.calibration.recipe_file import write_recipe
 from mixport.calibration.request import DrawingRequest
 from mixport.calibration.similarity_file import SIMILARITY_FILE, pack_similarity, read_similarity
-from mixport.environment import describe_environment
-from mixport.errors import BadOptionError
-from mixport.progress import Progress
+from mixport.records.environment import describe_environment
+from mixport.records.errors import BadOptionError
+from mixport.records.progress import Progress
 from mixport.shards import ShardFolder, read_manifest, shard_files
-from mixport.store import Store
+from mixport.storage.store import Store
 
 DRAWN_KIND = "drawn"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from mixport.fingerprint import sha256_file
-from mixport.sealed_json import seal, unseal
+from mixport.records.fingerprint import sha256_file
+from mixport.storage.sealed_json import seal, unseal
 
 _MAX_MEMORY_BYTES = 16 << 20
 _MOST_FILES = 10_000

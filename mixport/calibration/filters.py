@@ -13,10 +13,10 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.artifacts import ImageScores
 from mixport.calibration.recipe import FilterSettings
-from mixport.errors import BadOptionError, InvariantError
-from mixport.images import Pixels
+from mixport.records.artifacts import ImageScores
+from mixport.records.errors import BadOptionError, InvariantError
+from mixport.storage.images import Pixels
 
 _MOST_DRAWN = 1_000_000
 

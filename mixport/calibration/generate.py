@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from mixport.artifacts import CalibrationSet, ImageScores
 from mixport.calibration import noise
 from mixport.calibration.drawn import drawn_at_hand, drawn_set
 from mixport.calibration.entries import IMAGES_FILE, KIND, asked, content_sha256, describe, read_set
 from mixport.calibration.recipe import DRAWN, CalibrationRecipe
-from mixport.errors import InvariantError
-from mixport.fingerprint import sha256_file, sha256_json
-from mixport.image_files import DECODING
-from mixport.images import ImageSource, Pixels, choose_images, write_images, write_npy_rows
-from mixport.progress import Progress
-from mixport.store import Entry, Store
+from mixport.records.artifacts import CalibrationSet, ImageScores
+from mixport.records.errors import InvariantError
+from mixport.records.fingerprint import sha256_file, sha256_json
+from mixport.records.progress import Progress
+from mixport.storage.image_files import DECODING
+from mixport.storage.images import ImageSource, Pixels, choose_images, write_images, write_npy_rows
+from mixport.storage.store import Entry, Store
 
 
 def calibrate(recipe: CalibrationRecipe, *, store: Store, progress: Progress, scores: ImageScores | None = None) -> CalibrationSet:

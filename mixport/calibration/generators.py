@@ -10,7 +10,7 @@ from pathlib import Path
 from mixport import builtin
 from mixport.calibration.hub import hub_folder
 from mixport.calibration.pipeline_folder import INDEX_FILE, PipelineFolder, read_pipeline_folder
-from mixport.errors import BadInputError, BadOptionError
+from mixport.records.errors import BadInputError, BadOptionError
 
 BUILTIN = "builtin"
 

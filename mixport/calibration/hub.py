@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mixport.calibration.pipeline_folder import INDEX_FILE, read_pipeline_folder
-from mixport.errors import BadInputError, MixportError
+from mixport.records.errors import BadInputError, MixportError
 
 _LOCAL = "check the spelling, or give a local folder: --generator DIR"
 

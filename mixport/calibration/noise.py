@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.images import Pixels
+from mixport.storage.images import Pixels
 
 #: Part of the cache key: change it whenever the pixels of a seed change.
 VERSION = "noise-1"

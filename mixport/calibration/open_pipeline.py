@@ -16,7 +16,7 @@ from typing import Any
 
 from mixport.calibration.missing_weights import watch_missing_weights
 from mixport.calibration.request import SAFETY_CHECKER, DrawingRequest
-from mixport.errors import BadInputError, BadOptionError
+from mixport.records.errors import BadInputError, BadOptionError
 
 #: Arguments of pipelines that change images instead of drawing them.
 _EDITING = frozenset({"image", "mask_image", "video"})

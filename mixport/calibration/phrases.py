@@ -6,7 +6,7 @@ import re
 import string
 from collections.abc import Sequence
 
-from mixport.errors import BadOptionError
+from mixport.records.errors import BadOptionError
 
 #: GenQ (arXiv 2312.05272) puts an adjective of CLIP's 80 ImageNet templates before the class name. These are the adjectives of the
 #: templates that can be said of a thing; those said of a picture (blurry, cropped, jpeg corrupted, ...) and nouns (toy, origami,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from mixport.errors import BadInputError
+from mixport.records.errors import BadInputError
 
 INDEX_FILE = "model_index.json"
 

@@ -13,8 +13,8 @@ from mixport.calibration.generators import is_remote
 from mixport.calibration.prompts import check_prompts
 from mixport.calibration.recipe import CalibrationRecipe, GeneratorSettings
 from mixport.calibration.request import resolve_request
-from mixport.images import choose_images
-from mixport.store import Store
+from mixport.storage.images import choose_images
+from mixport.storage.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from mixport.calibration.class_names import check_class_names
 from mixport.calibration.phrases import ADJECTIVES, DEFAULT_TEMPLATE, check_template, fill
 from mixport.calibration.random_words import Stream, below, words
 from mixport.calibration.recipe import DRAWN, PromptRecipe
-from mixport.errors import BadInputError, BadOptionError, InvariantError
+from mixport.records.errors import BadInputError, BadOptionError, InvariantError
 
 TextSimilarity = Callable[[Sequence[str]], NDArray[np.float32]]
 """From C texts to the cosine of every two of their embeddings, [C, C]."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mixport.artifacts import Preprocessing
-from mixport.errors import BadOptionError
+from mixport.records.artifacts import Preprocessing
+from mixport.records.errors import BadOptionError
 
 Strategy = Literal["single", "mixup", "genq"]
 Pairing = Literal["balanced", "uniform", "far"]

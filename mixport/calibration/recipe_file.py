@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mixport.calibration.request import DrawingRequest
-from mixport.fingerprint import canonical_json, sha256_json
-from mixport.sealed_json import seal, unseal
+from mixport.records.fingerprint import canonical_json, sha256_json
 from mixport.shards import MANIFEST_FILE, ShardFolder, shard_files
+from mixport.storage.sealed_json import seal, unseal
 
 RECIPE_FILE = "recipe.json"
 

@@ -24,9 +24,9 @@ from mixport.calibration.file_hashes import file_hashes
 from mixport.calibration.generators import Generator, resolve_generator
 from mixport.calibration.phrases import ADJECTIVES, DEFAULT_TEMPLATE
 from mixport.calibration.recipe import GeneratorSettings, PromptRecipe
-from mixport.devices import resolve_device
-from mixport.errors import BadInputError, BadOptionError
-from mixport.fingerprint import sha256_json
+from mixport.records.devices import resolve_device
+from mixport.records.errors import BadInputError, BadOptionError
+from mixport.records.fingerprint import sha256_json
 
 SAFETY_CHECKER = "safety_checker"
 

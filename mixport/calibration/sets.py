@@ -15,8 +15,8 @@ from mixport.calibration.drawn_folders import DrawnFolder, list_drawn, remove_dr
 from mixport.calibration.entries import KIND
 from mixport.calibration.family import DRAWN_KIND
 from mixport.calibration.family_check import verify_family
-from mixport.errors import BadInputError
-from mixport.store import Entry, Store
+from mixport.records.errors import BadInputError
+from mixport.storage.store import Entry, Store
 
 
 @dataclass(frozen=True, kw_only=True)

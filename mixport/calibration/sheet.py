@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from mixport.calibration.generate import IMAGES_FILE
-from mixport.errors import BadInputError, StoreError
+from mixport.records.errors import BadInputError, StoreError
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.fingerprint import sha256_bytes
+from mixport.records.fingerprint import sha256_bytes
 
 SIMILARITY_FILE = "similarity.npz"
 

@@ -44,7 +44,7 @@ from mixport.commands.model_flags import (
     WeightsOption,
 )
 from mixport.console import Console
-from mixport.errors import ExitCode
+from mixport.records.errors import ExitCode
 
 if TYPE_CHECKING:
     from mixport.build_plan import BuildPlan

@@ -12,11 +12,11 @@ from mixport.commands.calib_prune import prune
 from mixport.commands.flags import CacheOption, JsonFlag
 from mixport.commands.panels import PanelCommand
 from mixport.console import Console
-from mixport.errors import BadInputError, ExitCode
+from mixport.records.errors import BadInputError, ExitCode
 
 if TYPE_CHECKING:
     from mixport.calibration import SetSummary
-    from mixport.store import Store
+    from mixport.storage.store import Store
 
 app = typer.Typer(help="Calibration images: make, list, look at, verify, prune.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -130,7 +130,7 @@ def verify(
 
 
 def _store(cache: Path) -> Store:
-    from mixport.store import Store
+    from mixport.storage.store import Store
 
     return Store(cache)
 

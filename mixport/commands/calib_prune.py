@@ -13,11 +13,11 @@ import typer
 
 from mixport.commands.flags import CacheOption, JsonFlag, YesFlag
 from mixport.console import Console
-from mixport.errors import BadOptionError, ExitCode
+from mixport.records.errors import BadOptionError, ExitCode
 
 if TYPE_CHECKING:
     from mixport.calibration import SetSummary
-    from mixport.store import Entry
+    from mixport.storage.store import Entry
 
 _SHOWN = 20
 
@@ -44,7 +44,7 @@ def prune(
         )
 
     from mixport import calibration
-    from mixport.store import Store
+    from mixport.storage.store import Store
 
     store = Store(cache)
     gone = calibration.prunable(

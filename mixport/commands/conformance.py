@@ -9,7 +9,7 @@ import typer
 
 from mixport.commands.flags import JsonFlag, QuietFlag
 from mixport.console import Console
-from mixport.errors import BadInputError, BadOptionError, ExitCode
+from mixport.records.errors import BadInputError, BadOptionError, ExitCode
 
 if TYPE_CHECKING:
     from mixport.conformance.kit import Kit
@@ -40,8 +40,8 @@ def conformance(
     from mixport.conformance.catalogue import choose
     from mixport.conformance.kit import make_kit, run_kit
     from mixport.form_evidence import portable_forms, write_result
+    from mixport.records.targets import load_target
     from mixport.runtimes import open_runtimes
-    from mixport.targets import load_target
 
     forms = choose(form or ())
     if list_:

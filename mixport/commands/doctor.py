@@ -8,7 +8,7 @@ from mixport import __version__
 from mixport.commands.flags import CacheOption, JsonFlag
 from mixport.console import Console
 from mixport.doctor import examine
-from mixport.errors import ExitCode
+from mixport.records.errors import ExitCode
 
 
 def doctor(cache: CacheOption = Path("calib_cache"), json: JsonFlag = False) -> int:

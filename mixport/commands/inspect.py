@@ -12,7 +12,7 @@ import typer
 from mixport.commands.flags import JsonFlag
 from mixport.commands.node_table import show_nodes
 from mixport.console import Console
-from mixport.errors import BadInputError
+from mixport.records.errors import BadInputError
 
 if TYPE_CHECKING:
     from mixport.manifest import ReconstructionEntry
@@ -65,8 +65,8 @@ def inspect(
 
     from mixport.conformance.evidence import with_evidence
     from mixport.conformance.used_forms import used_forms
-    from mixport.file_facts import FileFacts
     from mixport.proof.prove import prove
+    from mixport.records.graph_facts import FileFacts
     from mixport.validate.inspect import describe
 
     used = used_forms(file)

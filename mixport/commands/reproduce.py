@@ -10,7 +10,7 @@ import typer
 
 from mixport.commands.build import build
 from mixport.commands.flags import typed
-from mixport.errors import BadInputError, MixportError
+from mixport.records.errors import BadInputError, MixportError
 
 if TYPE_CHECKING:
     from mixport.options import BuildOptions

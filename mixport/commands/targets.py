@@ -10,7 +10,7 @@ import typer
 
 from mixport.commands.flags import JsonFlag
 from mixport.console import Console
-from mixport.errors import ExitCode
+from mixport.records.errors import ExitCode
 
 app = typer.Typer(help="Targets: list them, show one, check an ONNX file against one.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -20,7 +20,7 @@ def list_targets(json: JsonFlag = False) -> None:
     """List the targets that mixport ships."""
     console = Console(json=json)
 
-    from mixport.targets import load_target, shipped_targets
+    from mixport.records.targets import load_target, shipped_targets
 
     found = [load_target(name) for name in shipped_targets()]
     if json:
@@ -37,7 +37,7 @@ def show(
     """Show what a target accepts: its file as it is, or every field as JSON."""
     console = Console(json=json)
 
-    from mixport.targets import load_target, shipped_targets
+    from mixport.records.targets import load_target, shipped_targets
 
     target = load_target(name)
     if json:
@@ -55,7 +55,7 @@ def check(
     """Check an ONNX file against a target; exit code 3 where it breaks a rule."""
     console = Console(json=json)
 
-    from mixport.targets import load_target
+    from mixport.records.targets import load_target
     from mixport.validate.target_check import FAILS, check_against
 
     rules = load_target(target)

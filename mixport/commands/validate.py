@@ -10,7 +10,7 @@ import typer
 
 from mixport.commands.flags import JsonFlag, QuietFlag
 from mixport.console import Console
-from mixport.errors import ExitCode
+from mixport.records.errors import ExitCode
 
 
 def validate(

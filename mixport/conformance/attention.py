@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport import integer
-from mixport.attention_softmax import Exponent, choose_exponent, numerators, weighted
+from mixport.arithmetic import integer
+from mixport.arithmetic.attention_softmax import Exponent, choose_exponent, numerators, weighted
 from mixport.conformance.case import Case, Form
 from mixport.conformance.expected import F32, bell, computed
 from mixport.conformance.model import Model
-from mixport.errors import InvariantError
+from mixport.records.errors import InvariantError
 from mixport.validate.graph import Array
 
 _STEPS = ((0.0234, 8), (0.25, 8), (0.0041, 8), (0.05, 4), (0.11, 2), (1.7, 8))

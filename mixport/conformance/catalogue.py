@@ -9,7 +9,7 @@ import numpy as np
 
 from mixport.conformance import attention, carriers, casts, codes, composites, floats, functions, layers, products, sums, unused
 from mixport.conformance.case import Case, Form
-from mixport.errors import BadOptionError
+from mixport.records.errors import BadOptionError
 
 FORMS: tuple[Form, ...] = (
     *layers.FORMS,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from mixport import integer
+from mixport.arithmetic import integer
 from mixport.conformance.case import Case, Form
 from mixport.conformance.expected import F32, F64, bell, computed
 from mixport.conformance.model import Model

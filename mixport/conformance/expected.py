@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from mixport.conformance.case import Case, Run
-from mixport.errors import InvariantError
+from mixport.records.errors import InvariantError
 from mixport.validate.cases import cases_for
 from mixport.validate.cut import input_names
 from mixport.validate.graph import Array

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from mixport.arithmetic.float_functions import FLOAT_FUNCTIONS, MARGIN, FloatFunction, proved_codes
+from mixport.arithmetic.multiplication import moved_scales
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.conformance.case import Case, Form
 from mixport.conformance.codes import all_codes
 from mixport.conformance.expected import computed, crafted
 from mixport.conformance.model import Model
-from mixport.float_functions import FLOAT_FUNCTIONS, MARGIN, FloatFunction, proved_codes
-from mixport.multiplication import moved_scales
-from mixport.quant_params import QuantParams
 from mixport.validate.graph import Array
 
 _F32 = np.float32

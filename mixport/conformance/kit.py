@@ -10,13 +10,13 @@ import numpy as np
 import mixport
 from mixport.conformance.case import Case, Form
 from mixport.conformance.catalogue import FORMS, cases_of
-from mixport.errors import RuntimeUnavailableError
-from mixport.fingerprint import sha256_arrays, sha256_bytes, sha256_json
 from mixport.form_evidence import ConformanceResult, FormDifference, FormResult
-from mixport.progress import Progress, SilentProgress
-from mixport.runtime_records import Runtime, RuntimeAnswer, RuntimeJob
+from mixport.records.errors import RuntimeUnavailableError
+from mixport.records.fingerprint import sha256_arrays, sha256_bytes, sha256_json
+from mixport.records.progress import Progress, SilentProgress
+from mixport.records.runtime import Runtime, RuntimeAnswer, RuntimeJob
+from mixport.records.targets import SessionRules
 from mixport.runtimes import split_name
-from mixport.targets import SessionRules
 from mixport.validate.compare import Comparison, compare, join
 from mixport.validate.graph import Array
 

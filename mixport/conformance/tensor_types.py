@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from mixport.dtypes import STORAGE_RANGE
+from mixport.arithmetic.dtypes import STORAGE_RANGE
 from mixport.validate.graph import Array, Graph, Node
 
 #: Up to here a float type holds every integer.

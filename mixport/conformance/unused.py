@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mixport import integer
+from mixport.arithmetic import integer
 from mixport.conformance.case import Case, Form
 from mixport.conformance.expected import F32, bell, computed, spread
 from mixport.conformance.model import Model

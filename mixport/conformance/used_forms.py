@@ -9,11 +9,11 @@ from types import MappingProxyType
 
 import onnx
 
+from mixport.arithmetic.neighbour_pairs import pair_violations
 from mixport.conformance.catalogue import FORMS
 from mixport.conformance.functions import function_form
 from mixport.conformance.tensor_types import TensorTypes, tensor_types
 from mixport.form_evidence import ConformanceResult, portable_forms, shipped_results
-from mixport.pairs import pair_violations
 from mixport.validate.graph import Node
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.plan import Step
@@ -204,7 +204,7 @@ def _fused_form(unit: FusedUnit, bits: int) -> str | None:
 
 
 def _is_pair_safe(unit: FusedUnit) -> bool:
-    """No two products that kernels add in 16 bits leave int16; see mixport.pairs."""
+    """No two products that kernels add in 16 bits leave int16; see mixport.arithmetic.neighbour_pairs."""
     assert unit.weight is not None
     code = max(unit.inputs[0].high, unit.inputs[0].zero_point)
     return not pair_violations(unit.weight, largest_code=code, limit=_INT16_MAX).any()

@@ -1,4 +1,4 @@
-"""Numerators of a softmax as nodes: mixport.attention_softmax, behind the codes of the scores and in front of their own quantiser.
+"""Numerators of a softmax as nodes, between the codes of the scores and their own quantiser: mixport.arithmetic.attention_softmax.
 
 One DequantizeLinear turns codes into exponents, another the largest code of each row, which has a column of its own:
 

@@ -16,14 +16,14 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from mixport.errors import InvariantError
 from mixport.lower.attention_softmax import expand_numerators
 from mixport.lower.layer_norm import expand_layer_norm
 from mixport.lower.onnx_graph import LAYER, SITE, constant_of, initializer, mark, node, replace
 from mixport.lower.portable_forms import expand_softmax
 from mixport.lower.tables import expand_table
 from mixport.lower.translate import DOMAIN
-from mixport.targets import Target
+from mixport.records.errors import InvariantError
+from mixport.records.targets import Target
 
 _PACKED = {"int2": ir.DataType.INT2, "int4": ir.DataType.INT4}
 

@@ -12,9 +12,9 @@ from typing import cast
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from mixport.errors import TargetError
 from mixport.lower.onnx_graph import LAYER, SITE, marked, remove_dead
-from mixport.targets import Target
+from mixport.records.errors import TargetError
+from mixport.records.targets import Target
 
 _IR_OF_OPSET = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
 """IR version that first came with each opset (onnx/VERSIONS)."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mixport.errors import UnsupportedModelError
 from mixport.lower.quiet_exporter import quiet_exporter
+from mixport.records.errors import UnsupportedModelError
 
 _OPSET = 21
 

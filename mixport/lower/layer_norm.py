@@ -1,4 +1,4 @@
-"""LayerNorm as nodes whose result every IEEE-754 machine agrees on: mixport.portable.layer_norm, one ONNX node a step.
+"""LayerNorm as nodes whose result every IEEE-754 machine agrees on: mixport.arithmetic.portable_float.layer_norm, one ONNX node a step.
 
 The order of nodes is part of the result. Sums are over integers that their float type holds exactly, so the order inside a sum is not.
 What counts is passes over the whole tensor, and that a value a row is no [.., 1] tensor: runtimes broadcast a scalar to that element
@@ -11,10 +11,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from mixport.errors import InvariantError
+from mixport.arithmetic.portable_float import has_integer_mean, sums_fit_float32, variance_offset
 from mixport.lower.node_chain import NodeChain
 from mixport.lower.onnx_graph import UNDOES, constant_of, initializer, mark, node
-from mixport.portable import has_integer_mean, sums_fit_float32, variance_offset
+from mixport.records.errors import InvariantError
 
 _FLOAT, _DOUBLE = int(ir.DataType.FLOAT), int(ir.DataType.DOUBLE)
 

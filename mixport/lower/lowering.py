@@ -15,8 +15,6 @@ from onnx_ir.passes import PassError, Sequential
 from onnx_ir.passes.common import TopologicalSortPass
 from pydantic import TypeAdapter
 
-from mixport.artifacts import Decision, LoweredGraph, QuantizedModel
-from mixport.errors import InvariantError
 from mixport.lower.attention_softmax import gives_exponents
 from mixport.lower.expand import ExpandPlaceholdersPass
 from mixport.lower.finish import FinishPass
@@ -29,7 +27,9 @@ from mixport.lower.share import ShareInitializersPass
 from mixport.lower.tables import is_own_quantiser
 from mixport.lower.translate import translate
 from mixport.lower.wide_codes import WideCodesPass, scale_undoing_factor
-from mixport.targets import Target
+from mixport.records.artifacts import Decision, LoweredGraph, QuantizedModel
+from mixport.records.errors import InvariantError
+from mixport.records.targets import Target
 
 _MODEL, _RECORD = "model.onnx", "lowered.json"
 _EXPORT_OPSET = 21

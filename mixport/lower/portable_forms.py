@@ -1,6 +1,7 @@
-"""Softmax as nodes whose result every IEEE-754 machine agrees on: mixport.portable, one ONNX node a step. LayerNorm: `layer_norm`.
+"""Softmax as nodes whose result every IEEE-754 machine agrees on: mixport.arithmetic.portable_float, one ONNX node a step.
 
-The order of nodes is part of the result. Sums are over integers that their float type holds exactly, so the order inside a sum is not.
+LayerNorm is in `layer_norm`. The order of nodes is part of the result. Sums are over integers that their float type holds exactly, so
+the order inside a sum is not.
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from mixport.arithmetic.portable_float import REACH, SQUARINGS
 from mixport.lower.node_chain import NodeChain
-from mixport.portable import REACH, SQUARINGS
 
 
 def expand_softmax(graph: ir.Graph, old: ir.Node) -> None:
-    """mixport::Softmax; see mixport.portable.softmax."""
+    """mixport::Softmax; see mixport.arithmetic.portable_float.softmax."""
     bits = old.attributes["bits"].as_int()
     x = old.inputs[0]
     assert x is not None

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from mixport.artifacts import PortableForm
+from mixport.arithmetic.portable_float import softmax_bits
 from mixport.lower.attention_softmax import expand_numerators
 from mixport.lower.layer_norm import expand_layer_norm
 from mixport.lower.onnx_graph import initializer, node
 from mixport.lower.portable_forms import expand_softmax
-from mixport.portable import softmax_bits
+from mixport.records.artifacts import PortableForm
 
 _SCALE = 2.0**-12
 """Of the int16 codes: what a normalisation reads does not change how long it takes."""

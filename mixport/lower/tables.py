@@ -3,8 +3,8 @@
 - Clip: where the table only bounds its index, whatever function it came from, and others read the codes as they are (a hard sigmoid
   beside its own input, in a hard swish). Alone behind a quantiser, a Clip would pass for the bounds of that quantiser.
 - The float function between DequantizeLinear and QuantizeLinear: where quantisation has proved that every runtime rounds all 256 results
-  to the table's entries (mixport.float_functions), and says so in `form`.
-- A requantisation through LeakyRelu with alpha 1, where the table is straight (mixport.affine_tables).
+  to the table's entries (mixport.arithmetic.float_functions), and says so in `form`.
+- A requantisation through LeakyRelu with alpha 1, where the table is straight (mixport.arithmetic.affine_tables).
 - GatherElements from the table, on flat codes: ONNX Runtime's Gather copies one element at a time through memcpy, eight times slower
   (1.13 ms against 0.15 ms for 151,296 codes; 1.32, x64).
 
@@ -19,11 +19,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from mixport.affine_tables import FORM as REQUANTISATION
-from mixport.affine_tables import find_requantisation
-from mixport.errors import InvariantError
-from mixport.float_functions import FLOAT_FUNCTIONS, TABLE
+from mixport.arithmetic.affine_tables import FORM as REQUANTISATION
+from mixport.arithmetic.affine_tables import find_requantisation
+from mixport.arithmetic.float_functions import FLOAT_FUNCTIONS, TABLE
 from mixport.lower.onnx_graph import SITE, UNDOES, constant_of, initializer, mark, node, replace
+from mixport.records.errors import InvariantError
 
 _CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 

@@ -18,10 +18,10 @@ import torch
 from onnx.defs import OpSchema
 from onnxscript.values import Op, Opset
 
-from mixport.artifacts import QuantizedModel
-from mixport.errors import UnsupportedModelError
+from mixport.arithmetic.torch_ops import NAMESPACE, OPS
 from mixport.lower.quiet_exporter import quiet_exporter
-from mixport.torch_ops import NAMESPACE, OPS
+from mixport.records.artifacts import QuantizedModel
+from mixport.records.errors import UnsupportedModelError
 
 DOMAIN = NAMESPACE
 

@@ -8,9 +8,9 @@ an odd output zero point sends ties the other way.
 
 from __future__ import annotations
 
-from mixport.file_facts import NodeFacts
-from mixport.integer import add_ratio
+from mixport.arithmetic.integer import add_ratio
 from mixport.proof.bounds import FLOAT32_LIMIT
+from mixport.records.graph_facts import NodeFacts
 
 _WIDEST = 256
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixport.file_facts import LayerIntegers
 from mixport.proof.requantise import reach
+from mixport.records.graph_facts import LayerIntegers
 
 INT32_LIMIT = 2**31 - 1
 FLOAT32_LIMIT = 2**24

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mixport.file_facts import LayerIntegers
-from mixport.pairs import forms_pairs, pair_reach, pair_violations
+from mixport.arithmetic.neighbour_pairs import forms_pairs, pair_reach, pair_violations
+from mixport.records.graph_facts import LayerIntegers
 
 INT16_LIMIT = 2**15 - 1
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mixport.file_facts import NodeFacts
-from mixport.multiplication import is_product_proved
+from mixport.arithmetic.multiplication import is_product_proved
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.proof.bounds import SumBound
 from mixport.proof.pairs import PairBound
 from mixport.proof.requantise import RequantisationProof
-from mixport.quant_params import QuantParams
+from mixport.records.graph_facts import NodeFacts
 
 Portability = Literal["exact by proof", "exact on measured runtimes", "not portable", "float"]
 """exact by proof: every IEEE runtime that computes the operator at all gives these codes. exact on measured runtimes: the runtimes

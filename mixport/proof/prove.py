@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mixport.file_facts import FileFacts, LayerIntegers, NodeFacts
 from mixport.proof.adds import add_fault
 from mixport.proof.bounds import FLOAT32_LIMIT, INT32_LIMIT, sum_bound
 from mixport.proof.pairs import INT16_LIMIT, pair_bound
 from mixport.proof.portability import LayerProof, portability_of
 from mixport.proof.requantise import ENUMERATED, prove_requantisation
+from mixport.records.graph_facts import FileFacts, LayerIntegers, NodeFacts
 
 
 @dataclass(frozen=True, kw_only=True)

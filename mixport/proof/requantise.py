@@ -11,10 +11,10 @@ from typing import Literal
 
 import numpy as np
 
-from mixport import integer
-from mixport.errors import InvariantError
-from mixport.file_facts import LayerIntegers
-from mixport.requantisation import Int, Requantisation, wrong_thresholds
+from mixport.arithmetic import integer
+from mixport.arithmetic.requantisation import Int, Requantisation, wrong_thresholds
+from mixport.records.errors import InvariantError
+from mixport.records.graph_facts import LayerIntegers
 
 ENUMERATED = 1 << 22
 """Layers with at most this many sums are also computed sum by sum."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.fx_graph import aten, call, module_path, shape_of, tensor_arg
 from mixport.quantize.pool_windows import Run, adaptive_windows, runs
+from mixport.records.artifacts import Decision
 
 _POOLS: Mapping[Any, int] = MappingProxyType({aten.adaptive_max_pool1d.default: 1, aten.adaptive_max_pool2d.default: 2})
 """Operator, which gives values and their places -> axes of space."""

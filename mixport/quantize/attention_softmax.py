@@ -1,4 +1,4 @@
-"""Softmax in front of a matrix product: numerators of few bits, divided after the product; see mixport.attention_softmax.
+"""Softmax in front of a matrix product: numerators of few bits, divided after the product; see mixport.arithmetic.attention_softmax.
 
 `divide_after_product` rewrites the float graph, exactly in real arithmetic. Sites and statistics then follow as for any operator; the
 exponents are fixed when the scales of the scores are.
@@ -9,16 +9,16 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from mixport.artifacts import Decision
-from mixport.attention_softmax import LONGEST_ROW, choose_exponent
-from mixport.errors import InvariantError
+from mixport.arithmetic.attention_softmax import LONGEST_ROW, choose_exponent
+from mixport.arithmetic.torch_ops import OPS
 from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.fx_graph import argument, aten, call, module_path, only_user, shape_of, tensor_arg
 from mixport.quantize.insert import code_params
 from mixport.quantize.roles import DIVIDES_LATER
 from mixport.quantize.score_chain import ScoreChain, keeps_rows, score_chain, unscaled
-from mixport.targets import Target
-from mixport.torch_ops import OPS
+from mixport.records.artifacts import Decision
+from mixport.records.errors import InvariantError
+from mixport.records.targets import Target
 
 _BITS = 8
 """Narrower queries and keys make scores so noisy that cutting large probabilities, as a scale chosen for them does, helps some models."""

@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, fx
 
-from mixport.errors import InvariantError, SizeBudgetError
-from mixport.progress import Progress
 from mixport.quantize.fx_graph import constant
 from mixport.quantize.plan import Plan
 from mixport.quantize.sensitivity import RoundedWeights, RoundWeight, joint_losses, layer_losses
 from mixport.quantize.width_programme import bounded, solve
 from mixport.quantize.widths import LayerWidth, LayerWidths
-from mixport.reconstruction_preset import WIDEST_LEARNED
-from mixport.scheme import Scheme
-from mixport.search_records import LayerChoice, WidthOption, WidthSearch
-from mixport.targets import Target
+from mixport.records.errors import InvariantError, SizeBudgetError
+from mixport.records.progress import Progress
+from mixport.records.reconstruction_preset import WIDEST_LEARNED
+from mixport.records.scheme import Scheme
+from mixport.records.search import LayerChoice, WidthOption, WidthSearch
+from mixport.records.targets import Target
 
 EXPONENTS = (0.5, 1.0)
 """Powers of a loss that are summed over layers. Deviations of the output grow with the root of a divergence, and add up when layers

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.fx_graph import add_constant, aten, call, constant, module_path, only_user, shape_of
 from mixport.quantize.fx_graph import arguments as arguments_of
 from mixport.quantize.transposed_convolutions import TRANSPOSED
+from mixport.records.artifacts import Decision
 
 _FOLDS = frozenset({aten.conv2d.default, aten.conv1d.default, aten.linear.default}) | TRANSPOSED
 _NORMS = {aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default, aten.native_batch_norm.default}

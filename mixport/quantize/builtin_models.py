@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from mixport.builtin import weights_file
-from mixport.errors import BadInputError
 from mixport.quantize.cifar_resnet import BLOCKS, CifarResNet
 from mixport.quantize.cifar_vit import cifar_vit
+from mixport.records.errors import BadInputError
 
 #: In index order.
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

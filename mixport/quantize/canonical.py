@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.adaptive_max_pools import split_adaptive_max_pools
 from mixport.quantize.batchnorm import fold_batchnorm
 from mixport.quantize.ceil_modes import settle_ceil_modes
@@ -24,6 +23,7 @@ from mixport.quantize.products import expand_attention, flatten_linear
 from mixport.quantize.recompose import recompose
 from mixport.quantize.score_factors import move_factors_behind_scores
 from mixport.quantize.transposed_convolutions import split_transposed_convolutions
+from mixport.records.artifacts import Decision
 
 _NO_OPS = {
     aten.dropout.default,

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from mixport.artifacts import Decision
-from mixport.errors import UnsupportedModelError
 from mixport.quantize.attribute_names import free_attributes
 from mixport.quantize.canonical import canonicalise
 from mixport.quantize.fx_graph import module_path, record_shapes
 from mixport.quantize.precision import check_precision
 from mixport.quantize.unrunnable import refuse_unrunnable
+from mixport.records.artifacts import Decision
+from mixport.records.errors import UnsupportedModelError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mixport.quant_params import QuantParams
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.plan import ScaleGroup, SitePlan
 from mixport.quantize.ranges import P, ScaleRule, activation_params, carrier_zero_point, finish_carrier, histogram_error, short_mantissa
 from mixport.quantize.statistics import Histogram

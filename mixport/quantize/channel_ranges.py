@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixport.integer import quantise
+from mixport.arithmetic.integer import quantise
 from mixport.quantize.ranges import ScaleRule, activation_params, weight_scales
 from mixport.quantize.statistics import histogram_of
 

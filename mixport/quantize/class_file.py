@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from mixport.errors import BadInputError
+from mixport.records.errors import BadInputError
 
 _HINT = 'a JSON list of names: ["cat", "dog"], or of {"name": ..., "gloss": ...}'
 _MAX_BYTES = 64 << 20

@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.channel_errors import Reader, learned_error, nearest_error, rows_wanted
 from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.fx_graph import add_constant, arguments, aten, known_constant, module_path, shape_of, tensor_arg
@@ -30,7 +29,8 @@ from mixport.quantize.layer_graph import groups_of
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.roles import CHANNEL_BOUNDS, Kind, clamp_bounds
 from mixport.quantize.row_sample import Wanted, sample_rows
-from mixport.scheme import Scheme
+from mixport.records.artifacts import Decision
+from mixport.records.scheme import Scheme
 
 Array = NDArray[np.float64]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.fx_graph import add_constant, arguments, aten, call, constant, module_path, only_user, shape_of, tensor_arg
+from mixport.records.artifacts import Decision
 
 _MOVES = frozenset(
     {

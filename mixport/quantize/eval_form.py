@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.fx_graph import argument, aten, tensor_arg
+from mixport.records.artifacts import Decision
 
 _TUPLE_NORMS = {
     aten._native_batch_norm_legit_functional.default,

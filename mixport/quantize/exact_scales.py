@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport import integer
-from mixport.quant_params import QuantParams
-from mixport.requantisation import Int, Requantisation, wrong_thresholds
+from mixport.arithmetic import integer
+from mixport.arithmetic.quant_params import QuantParams
+from mixport.arithmetic.requantisation import Int, Requantisation, wrong_thresholds
 
 _FURTHEST = 4096
 """Units in the last place: at most 0.05 % of a scale, a sixteenth of the step of the largest 8-bit weight."""

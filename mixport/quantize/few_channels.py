@@ -19,10 +19,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from mixport.artifacts import Decision
+from mixport.arithmetic.torch_ops import OPS
 from mixport.quantize.fx_graph import add_constant, arguments, aten, call, constant, each_axis, module_path, shape_of, tensor_arg
-from mixport.targets import Target
-from mixport.torch_ops import OPS
+from mixport.records.artifacts import Decision
+from mixport.records.targets import Target
 
 _BLOCKS = (2, 4)
 """Strides whose pixels become channels."""
@@ -75,7 +75,8 @@ class _Axis:
 def widen_few_channels(graph: fx.GraphModule, target: Target) -> list[Decision]:
     """Rewrite the convolutions that read fewer channels than the target's kernels take at once; one decision each.
 
-    Weights are spread before anything is rounded: which of them are neighbours matters to sums of two products (`mixport.pairs`).
+    Weights are spread before anything is rounded: which of them are neighbours matters to sums of two products
+    (`mixport.arithmetic.neighbour_pairs`).
 
     Args:
         graph: captured float graph, with recorded shapes, channels levelled.

@@ -18,9 +18,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from mixport import fingerprint
-from mixport.artifacts import Decision, Preprocessing
-from mixport.errors import BadInputError, BadOptionError
 from mixport.quantize.builtin_models import CIFAR10_CLASSES, builtin_weights, create_builtin
 from mixport.quantize.class_file import Classes, read_classes
 from mixport.quantize.load_state import load_into
@@ -28,6 +25,9 @@ from mixport.quantize.program_file import load_program
 from mixport.quantize.timm_model import create_timm, merge_branches
 from mixport.quantize.torchscript import check_eager, is_torchscript
 from mixport.quantize.weights_file import check_finite, check_plain, read_state_dict
+from mixport.records import fingerprint
+from mixport.records.artifacts import Decision, Preprocessing
+from mixport.records.errors import BadInputError, BadOptionError
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: What a model should state of its preprocessing, by the names that timm's pretrained_cfg and our overrides share.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from mixport.errors import InvariantError
+from mixport.records.errors import InvariantError
 
 aten = torch.ops.aten
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from mixport.artifacts import Decision
-from mixport.quant_params import QuantParams
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.fx_graph import aten, call, only_user, tensor_arg
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.roles import FUNCTION_GATE, FUNCTION_RESULT, reads_one_value
 from mixport.quantize.site_plan import Plan, SitePlan
+from mixport.records.artifacts import Decision
 
 _GATES: Mapping[Any, Any] = MappingProxyType({aten.silu.default: aten.sigmoid.default, aten.hardswish.default: aten.hardsigmoid.default})
 """Function -> its gate."""

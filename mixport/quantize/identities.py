@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.fx_graph import argument, aten, constant, module_path, shape_of, tensor_list_arg
 from mixport.quantize.site_plan import short_op
+from mixport.records.artifacts import Decision
 
 _NEUTRAL: Mapping[Any, tuple[float, bool]] = MappingProxyType(
     {

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import fx
 
-from mixport import integer
-from mixport.artifacts import ActivationSite, Decision, WeightSite
-from mixport.errors import InvariantError
-from mixport.multiplication import is_product_proved, moved_scales
-from mixport.quant_params import QuantParams
+from mixport.arithmetic import integer
+from mixport.arithmetic.multiplication import is_product_proved, moved_scales
+from mixport.arithmetic.quant_params import QuantParams
+from mixport.arithmetic.torch_ops import OPS
 from mixport.quantize.fx_graph import (
     SharedConstants,
     add_constant,
@@ -32,8 +31,9 @@ from mixport.quantize.roles import CODE_MOVES
 from mixport.quantize.site_plan import short_op
 from mixport.quantize.tables import make_table
 from mixport.quantize.widths import LayerWidths
-from mixport.targets import Target
-from mixport.torch_ops import OPS
+from mixport.records.artifacts import ActivationSite, Decision, WeightSite
+from mixport.records.errors import InvariantError
+from mixport.records.targets import Target
 
 
 def insert_activations(graph: fx.GraphModule, plan: Plan, params: Mapping[str, QuantParams], target: Target) -> list[ActivationSite]:

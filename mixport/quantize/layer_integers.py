@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.artifacts import Decision
-from mixport.errors import InvariantError
-from mixport.pairs import forms_pairs, pair_violations
-from mixport.quant_params import QuantParams
+from mixport.arithmetic.neighbour_pairs import forms_pairs, pair_violations
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.exact_scales import Layer, exact_scales
 from mixport.quantize.pair_bound import PairBound, repair_pairs
+from mixport.records.artifacts import Decision
+from mixport.records.errors import InvariantError
 
 Float = NDArray[np.float32]
 

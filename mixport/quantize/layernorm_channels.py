@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.channel_ranges import ChannelAffine, choose_affine
 from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.fx_graph import add_constant, arguments, aten, known_constant, module_path, shape_of, tensor_arg
@@ -23,7 +22,8 @@ from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.roles import Kind
 from mixport.quantize.row_sample import Wanted, sample_rows
 from mixport.quantize.site_plan import short_op
-from mixport.scheme import Scheme
+from mixport.records.artifacts import Decision
+from mixport.records.scheme import Scheme
 
 _ROWS_KEPT = 4096
 """Of each norm's output, drawn over all images: 12 MB at 768 channels."""

@@ -9,9 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixport.artifacts import CalibrationSet
-from mixport.images import normalise
-from mixport.progress import Progress
 from mixport.quantize.capture import Captured
 from mixport.quantize.float_model import FloatModel
 from mixport.quantize.mlps.reconstruct import ReconstructedMlps, reconstruct_mlps
@@ -19,8 +16,11 @@ from mixport.quantize.reconstruction.caches import Room
 from mixport.quantize.reconstruction.reconstruct import Reconstructed, reconstruct
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import UnitShelf
-from mixport.reconstruction_preset import ReconstructionOptions
-from mixport.scheme import Scheme
+from mixport.records.artifacts import CalibrationSet
+from mixport.records.progress import Progress
+from mixport.records.reconstruction_preset import ReconstructionOptions
+from mixport.records.scheme import Scheme
+from mixport.storage.images import normalise
 
 _LARGEST_IN_MEMORY = 300_000_000
 """Bytes of one tensor for all calibration images; larger ones lie in mapped files. Four are alive at once."""

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.channel_basis import Array, Channels, basis_of, best_metric
 from mixport.quantize.channel_moments import Moments, channel_moments
 from mixport.quantize.channel_ranges import rounded
@@ -24,7 +23,8 @@ from mixport.quantize.fx_graph import add_constant, arguments, known_constant, m
 from mixport.quantize.linear_tensors import LinearChain, Readings, linear_chains
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.reconstruction.gradients import NotLearnedError
-from mixport.scheme import Scheme
+from mixport.records.artifacts import Decision
+from mixport.records.scheme import Scheme
 
 _ROWS = 1 << 14
 """Places of each tensor: a rotation is learned from those of the first images, and bases are compared on the others."""

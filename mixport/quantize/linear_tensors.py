@@ -15,7 +15,7 @@ from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.fx_graph import argument, aten, shape_of, tensor_arg
 from mixport.quantize.layer_graph import groups_of
 from mixport.quantize.roles import Kind
-from mixport.scheme import Scheme
+from mixport.records.scheme import Scheme
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mixport.artifacts import Decision
-from mixport.errors import BadInputError
 from mixport.quantize.weights_file import check_finite
+from mixport.records.artifacts import Decision
+from mixport.records.errors import BadInputError
 
 #: Counters that training keeps and inference never reads; a checkpoint may lack them.
 _OPTIONAL_SUFFIX = "num_batches_tracked"

@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from mixport.output_quality import agreement, is_weak, sqnr_db
-from mixport.quant_params import QuantParams
+from mixport.arithmetic.quant_params import QuantParams
+from mixport.arithmetic.torch_ops import OPS
 from mixport.quantize.fx_graph import constant, operator_of
 from mixport.quantize.nearest import float_weights
 from mixport.quantize.plan import Plan, SitePlan
 from mixport.quantize.widths import LayerWidths
-from mixport.search_records import LossSearch, TensorKind, TensorLoss
-from mixport.torch_ops import OPS
+from mixport.records.output_quality import agreement, is_weak, sqnr_db
+from mixport.records.search import LossSearch, TensorKind, TensorLoss
 
 _Key = tuple[TensorKind, str]
 Batches = Callable[[], Iterator[Tensor]]

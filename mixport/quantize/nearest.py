@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx
 
-from mixport.artifacts import Decision
-from mixport.errors import InvariantError
-from mixport.quant_params import QuantParams
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.fx_graph import constant, tensor_arg, tensor_list_arg
 from mixport.quantize.layer_graph import groups_of
 from mixport.quantize.layer_integers import within_pairs
@@ -19,6 +17,8 @@ from mixport.quantize.plan import Plan, SitePlan
 from mixport.quantize.ranges import weight_scales
 from mixport.quantize.roles import Kind
 from mixport.quantize.widths import LayerWidths
+from mixport.records.artifacts import Decision
+from mixport.records.errors import InvariantError
 
 _BIAS_LIMIT = 2.0**29
 """Bias codes stay below this, so that bias plus the largest weight sum fits int32."""

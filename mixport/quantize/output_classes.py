@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mixport.errors import BadInputError, UnsupportedModelError
 from mixport.quantize.float_model import FloatModel
+from mixport.records.errors import BadInputError, UnsupportedModelError
 
 
 def output_classes(model: FloatModel) -> int:

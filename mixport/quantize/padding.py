@@ -14,9 +14,9 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from mixport.artifacts import Decision
-from mixport.errors import UnsupportedModelError
 from mixport.quantize.fx_graph import arguments, aten, call, module_path, shape_of
+from mixport.records.artifacts import Decision
+from mixport.records.errors import UnsupportedModelError
 
 _BORDERS: Mapping[Any, str] = MappingProxyType(
     {

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.dtypes import IntType
-from mixport.integer import Codes
-from mixport.pairs import forms_pairs, from_kernel_order, in_pairs, kernel_order, pair_violations
+from mixport.arithmetic.dtypes import IntType
+from mixport.arithmetic.integer import Codes
+from mixport.arithmetic.neighbour_pairs import forms_pairs, from_kernel_order, in_pairs, kernel_order, pair_violations
 from mixport.quantize.ranges import P
 
 _COARSE = (1.0, 1.01, 1.02, 1.035, 1.05, 1.075, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.65, 1.8, 2.0)

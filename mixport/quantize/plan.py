@@ -13,14 +13,14 @@ from typing import Literal
 
 from torch import fx
 
-from mixport.artifacts import Decision
-from mixport.attention_softmax import numerator_params, reach
+from mixport.arithmetic.attention_softmax import numerator_params, reach
 from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.fx_graph import argument, aten, module_path, only_user, tensor_arg
 from mixport.quantize.roles import DIVIDES_LATER, Kind, clamp_bounds
 from mixport.quantize.scale_groups import scale_groups
 from mixport.quantize.site_plan import Plan, ScaleGroup, SitePlan, birth_name, short_op, unique_name
-from mixport.scheme import Role, Scheme
+from mixport.records.artifacts import Decision
+from mixport.records.scheme import Role, Scheme
 
 __all__ = ["Plan", "ScaleGroup", "SitePlan", "make_plan"]
 

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mixport.errors import UnsupportedModelError
+from mixport.arithmetic.torch_ops import OPS
 from mixport.quantize.fx_graph import add_constant, arguments, aten, call, each_axis, module_path, shape_of, tensor_arg
 from mixport.quantize.pool_windows import Run, Window, adaptive_windows, are_whole, runs, strided_windows
-from mixport.torch_ops import OPS
+from mixport.records.errors import UnsupportedModelError
 
 GLOBAL_AVERAGE_POOL = OPS.global_average_pool.default
 _STRIDED = MappingProxyType({aten.avg_pool1d.default: 1, aten.avg_pool2d.default: 2, aten.avg_pool3d.default: 3})

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mixport.quant_params import QuantParams
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.fx_graph import shape_of, tensor_arg
 from mixport.quantize.ranges import ScaleRule, finish_carrier
 from mixport.quantize.roles import Kind

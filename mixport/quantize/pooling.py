@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.fx_graph import argument, arguments, aten, call, module_path, shape_of, tensor_arg
 from mixport.quantize.pool_forms import AVERAGE_POOLS, GLOBAL_AVERAGE_POOL, average_pool
+from mixport.records.artifacts import Decision
 
 _WHY = "integer weights of 1: exact on every runtime"
 _WHY_FLOAT = "no batch axis, three axes of space, or windows too irregular"

@@ -1,4 +1,4 @@
-"""Softmax and LayerNorm in forms that give the same result on every machine: see mixport.portable."""
+"""Softmax and LayerNorm in forms that give the same result on every machine: see mixport.arithmetic.portable_float."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from mixport.artifacts import Decision, FormKind, PortableForm
-from mixport.errors import InvariantError
-from mixport.portable import softmax_bits
+from mixport.arithmetic.portable_float import softmax_bits
+from mixport.arithmetic.torch_ops import OPS
 from mixport.quantize.attention_softmax import fix_exponent
 from mixport.quantize.fx_graph import add_constant, argument, arguments, aten, call, constant, module_path, only_user, shape_of, tensor_arg
 from mixport.quantize.insert import code_params
 from mixport.quantize.plan import Plan
 from mixport.quantize.roles import Kind
 from mixport.quantize.site_plan import short_op
-from mixport.torch_ops import OPS
+from mixport.records.artifacts import Decision, FormKind, PortableForm
+from mixport.records.errors import InvariantError
 
 _KINDS: Mapping[Any, FormKind] = MappingProxyType(
     {OPS.softmax.default: "softmax", OPS.coded_numerators.default: "attention", OPS.layer_norm.default: "layer_norm"}

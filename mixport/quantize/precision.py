@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from mixport.errors import UnsupportedModelError
 from mixport.quantize.fx_graph import aten, module_path
+from mixport.records.errors import UnsupportedModelError
 
 _LAYERS = frozenset(
     {

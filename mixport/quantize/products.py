@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.fx_graph import add_constant, argument, arguments, aten, call, constant, shape_of, tensor_arg
+from mixport.records.artifacts import Decision
 
 
 def expand_attention(graph: fx.GraphModule) -> list[Decision]:

@@ -13,8 +13,8 @@ from typing import cast
 
 import torch
 
-from mixport.errors import BadInputError
 from mixport.quantize.torchscript import is_torchscript
+from mixport.records.errors import BadInputError
 
 PLAIN_HINT = "torch.export.save(torch.export.export(model, (image,)), 'model.pt2') with a plain module writes a safe file"
 _MAX_JSON_BYTES = 64 << 20

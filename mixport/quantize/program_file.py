@@ -9,11 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from mixport.artifacts import Decision
-from mixport.errors import BadInputError, UnsupportedModelError
 from mixport.quantize.attribute_names import free_attributes
 from mixport.quantize.eval_form import to_eval_form
 from mixport.quantize.program_archive import PLAIN_HINT, check_archive
+from mixport.records.artifacts import Decision
+from mixport.records.errors import BadInputError, UnsupportedModelError
 
 _ONE_IMAGE_HINT = "torch.export.export(model, (image,)), with a module whose forward takes one float32 image batch [N, 3, H, W]"
 _FLOAT_HINT = "torch.export.export(model.float(), (image.float(),)) outside torch.autocast"

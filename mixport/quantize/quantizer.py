@@ -15,11 +15,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import Tensor, fx
 
-from mixport.artifacts import CalibrationSet, Decision, QuantizedModel
-from mixport.errors import BadOptionError, UnsupportedModelError
-from mixport.images import normalise
-from mixport.progress import Progress, SilentProgress
-from mixport.quant_params import QuantParams
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.attention_softmax import divide_after_product
 from mixport.quantize.auto_widths import Sizes, choose_widths, learned_bytes, levelling_scheme
 from mixport.quantize.capture import Captured, capture, export_program
@@ -53,9 +49,13 @@ from mixport.quantize.spread_gates import spread_gates
 from mixport.quantize.statistics import Histogram, HistogramObserver, collect
 from mixport.quantize.uneven_channels import level_uneven
 from mixport.quantize.widths import scheme_widths
-from mixport.reconstruction_preset import ReconstructionOptions
-from mixport.scheme import Scheme
-from mixport.targets import Target
+from mixport.records.artifacts import CalibrationSet, Decision, QuantizedModel
+from mixport.records.errors import BadOptionError, UnsupportedModelError
+from mixport.records.progress import Progress, SilentProgress
+from mixport.records.reconstruction_preset import ReconstructionOptions
+from mixport.records.scheme import Scheme
+from mixport.records.targets import Target
+from mixport.storage.images import normalise
 
 _PROGRAM, _RECORD = "program.pt2", "quantized.json"
 _LEVEL_IMAGES = 256

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.dtypes import STORAGE_RANGE, IntType, Storage
-from mixport.integer import quantise
-from mixport.quant_params import QuantParams
+from mixport.arithmetic.dtypes import STORAGE_RANGE, IntType, Storage
+from mixport.arithmetic.integer import quantise
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.statistics import Histogram
 
 P = 2.4

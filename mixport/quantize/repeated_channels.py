@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.fx_graph import add_constant, arguments, aten, call, constant, module_path, shape_of, tensor_arg
-from mixport.targets import Target
+from mixport.records.artifacts import Decision
+from mixport.records.targets import Target
 
 _CONVOLUTIONS = {aten.conv1d.default: 1, aten.conv2d.default: 2}
 """Operator -> axes of space."""

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from mixport.arithmetic.torch_ops import OPS
 from mixport.quantize.fx_graph import argument, arguments, aten, constant, only_user, shape_of, tensor_arg, tensor_list_arg
-from mixport.torch_ops import OPS
 
 
 class Kind(Enum):

@@ -10,7 +10,7 @@ from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.fx_graph import tensor_arg, tensor_list_arg
 from mixport.quantize.roles import Kind
 from mixport.quantize.site_plan import ScaleGroup, SitePlan
-from mixport.scheme import Role
+from mixport.records.scheme import Role
 
 
 def scale_groups(flow: CodeFlow, sites: Iterable[SitePlan], *, portable: bool) -> tuple[ScaleGroup, ...]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.fx_graph import aten, call, constant, only_user, tensor_arg
+from mixport.records.artifacts import Decision
 
 _PRODUCTS = {aten.matmul.default, aten.bmm.default}
 _MOVES = {aten.transpose.int, aten.permute.default, aten.reshape.default, aten.unsqueeze.default, aten.squeeze.dim, aten.expand.default}

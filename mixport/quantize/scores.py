@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mixport.errors import BadInputError, BadOptionError, UnsupportedModelError
-from mixport.progress import Progress, SilentProgress
 from mixport.quantize.float_model import FloatModel
 from mixport.quantize.quantizer import float_logits
 from mixport.quantize.score_formulas import LayerSums, Scores, leave_one_out_sensitivity, similarity_entropy
+from mixport.records.errors import BadInputError, BadOptionError, UnsupportedModelError
+from mixport.records.progress import Progress, SilentProgress
 
 BATCHNORM_SENSITIVITY = "batchnorm-sensitivity"
 PATCH_ENTROPY = "negative-patch-similarity-entropy"

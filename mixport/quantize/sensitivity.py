@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from mixport.errors import InvariantError
-from mixport.progress import Progress
 from mixport.quantize.fx_graph import constant, operator_of
 from mixport.quantize.ranges import weight_scales
+from mixport.records.errors import InvariantError
+from mixport.records.progress import Progress
 
 RoundWeight = Callable[[fx.Node, NDArray[np.float32], int], NDArray[np.float32]]
 """(layer, float32 weight [O, ...], bits) -> the weight that its integers would stand for, of the same shape."""

@@ -9,9 +9,9 @@ from collections import defaultdict
 
 from torch import Tensor, fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.fx_graph import known_constant, module_path
 from mixport.quantize.roles import Kind, classify
+from mixport.records.artifacts import Decision
 
 
 def layers_with_shared_weights(graph: fx.GraphModule) -> tuple[frozenset[fx.Node], list[Decision]]:

@@ -2,7 +2,7 @@
 
 Convolutions, linear layers and products sum integer values, exactly: in float32 while every reachable sum stays below 2^24,
 in float64 above. Their result stays an integer until a quantiser reads it, and is requantised there in float32 as
-mixport.integer.requantise does. Between quantisers, elementwise float operators are IEEE and need no special care.
+mixport.arithmetic.integer.requantise does. Between quantisers, elementwise float operators are IEEE and need no special care.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate, map_arg
 
-from mixport.artifacts import QuantizedModel
-from mixport.quant_params import QuantParams
+from mixport.arithmetic.quant_params import QuantParams
+from mixport.arithmetic.torch_ops import NAMESPACE, OPS
 from mixport.quantize.fx_graph import aten, operator_of, tensor_arg
 from mixport.quantize.insert import code_params
-from mixport.simulation import FloatEvaluation, SimulatedRun
-from mixport.torch_ops import NAMESPACE, OPS
+from mixport.records.artifacts import QuantizedModel
+from mixport.records.simulation import FloatEvaluation, SimulatedRun
 
 _DTYPES = {"uint8": np.uint8, "int16": np.int16, "int8": np.int8}
 _LAYERS = {aten.conv1d.default, aten.conv2d.default, aten.linear.default}
@@ -195,14 +195,14 @@ class ExactProgram(fx.Interpreter):
 
 
 class ProgramSimulation:
-    """mixport.simulation.Simulation on a saved program."""
+    """mixport.records.simulation.Simulation on a saved program."""
 
     def __init__(self, graph: fx.GraphModule, *, batch: int | None) -> None:
         self.graph, self.batch = graph, batch
         self.output = _output_node(graph)
 
     def simulate(self, images: NDArray[np.float32], *, overrides: Mapping[str, NDArray[Any]]) -> SimulatedRun:
-        """Codes of every site, the float `output`, and the float operators; see mixport.simulation."""
+        """Codes of every site, the float `output`, and the float operators; see mixport.records.simulation."""
         step = self.batch or len(images)
         doubled = _float_operators(self.graph, frozenset(overrides))
         codes: list[Mapping[str, NDArray[Any]]] = []

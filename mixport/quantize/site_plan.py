@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from mixport.artifacts import Decision
-from mixport.quant_params import QuantParams
+from mixport.arithmetic.quant_params import QuantParams
+from mixport.arithmetic.torch_ops import OPS
 from mixport.quantize.fx_graph import aten, module_path, tensor_arg
 from mixport.quantize.roles import DIVIDES_LATER, FUNCTION_GATE, FUNCTION_RESULT, Kind
-from mixport.scheme import Role
-from mixport.torch_ops import OPS
+from mixport.records.artifacts import Decision
+from mixport.records.scheme import Role
 
 _NAMED_BY_MODULE = frozenset({Kind.LAYER, Kind.UNARY, Kind.CLAMP, Kind.POOL, Kind.FLOAT})
 """Kinds that are a module of their own: its path says enough. Others share the path with their neighbours."""

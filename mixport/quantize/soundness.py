@@ -7,10 +7,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from mixport.errors import InvariantError, UnsupportedModelError
 from mixport.quantize.capture import Captured
 from mixport.quantize.float_model import FloatModel
 from mixport.quantize.side_effects import side_effect
+from mixport.records.errors import InvariantError, UnsupportedModelError
 
 _TOLERANCE = 1e-3
 """Of the largest output: folding and rewriting change the order of float32 sums in networks of a hundred layers."""

@@ -11,9 +11,9 @@ import math
 
 from torch import fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.fx_graph import aten, call, module_path, shape_of
-from mixport.targets import Target
+from mixport.records.artifacts import Decision
+from mixport.records.targets import Target
 
 _LEAST_POSITIONS = 784
 """28 x 28: on smaller maps neither form takes a hundredth of a millisecond."""

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from mixport.errors import BadInputError
+from mixport.records.errors import BadInputError
 
 BINS = 16384
 """Bins over [-limit, limit]: at least 16 per 8-bit step even when the data fill only a quarter of the span."""

@@ -1,9 +1,10 @@
 """Functions of one value on codes: the 256 entries, and the form in which lowering writes them.
 
 The entries are the function in float64, quantised once. Where the target says that its runtime computes the float function faster than
-it reads a table, and every runtime is proved to give the table's entries (mixport.float_functions), the file holds the function. So it does
-with a table that is straight between the codes at which it saturates: a mere requantisation (mixport.affine_tables). A proof
-fails where an entry lies next to the boundary of two codes: the scale then moves by units in the last place, if nothing else is tied to it.
+it reads a table, and every runtime is proved to give the table's entries (mixport.arithmetic.float_functions), the file holds the
+function. So it does with a table that is straight between the codes at which it saturates, a mere requantisation
+(mixport.arithmetic.affine_tables). A proof fails where an entry lies next to the boundary of two codes: the scale then moves by units
+in the last place, if nothing else is tied to it.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from mixport import integer
-from mixport.affine_tables import FORM as REQUANTISATION
-from mixport.affine_tables import find_requantisation, is_straight
-from mixport.float_functions import FLOAT_FUNCTIONS, TABLE, proved_codes
-from mixport.multiplication import moved_scales
-from mixport.quant_params import QuantParams
+from mixport.arithmetic import integer
+from mixport.arithmetic.affine_tables import FORM as REQUANTISATION
+from mixport.arithmetic.affine_tables import find_requantisation, is_straight
+from mixport.arithmetic.float_functions import FLOAT_FUNCTIONS, TABLE, proved_codes
+from mixport.arithmetic.multiplication import moved_scales
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.fx_graph import argument, aten, operator_of
 
 _KEYS: Mapping[Any, str] = MappingProxyType(

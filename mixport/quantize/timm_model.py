@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from mixport.artifacts import Decision, Preprocessing
-from mixport.errors import BadInputError, UnsupportedModelError
 from mixport.quantize.class_file import Classes
+from mixport.records.artifacts import Decision, Preprocessing
+from mixport.records.errors import BadInputError, UnsupportedModelError
 
 
 def create_timm(

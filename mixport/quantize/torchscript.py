@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mixport.errors import UnsupportedModelError
+from mixport.records.errors import UnsupportedModelError
 
 
 def check_eager(module: nn.Module, *, source: str) -> None:

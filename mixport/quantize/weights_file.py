@@ -14,9 +14,9 @@ from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from mixport.artifacts import Decision
-from mixport.errors import BadInputError, UnsupportedModelError
 from mixport.quantize.torchscript import is_torchscript, weights_hint
+from mixport.records.artifacts import Decision
+from mixport.records.errors import BadInputError, UnsupportedModelError
 
 _HINT = "give a .safetensors state dict of the same architecture: --weights FILE.safetensors"
 

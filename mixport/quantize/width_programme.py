@@ -13,8 +13,8 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from mixport.errors import InvariantError
 from mixport.quantize.quiet_stdout import quiet_stdout
+from mixport.records.errors import InvariantError
 
 _ROUNDS = 8
 _BROKEN = 4.0

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from mixport.errors import InvariantError
 from mixport.quantize.fx_graph import constant, module_path
 from mixport.quantize.plan import Plan
 from mixport.quantize.roles import Kind
 from mixport.quantize.site_plan import unique_name
-from mixport.scheme import Scheme
+from mixport.records.errors import InvariantError
+from mixport.records.scheme import Scheme
 
 
 @dataclass(frozen=True, kw_only=True)

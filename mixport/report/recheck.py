@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mixport.errors import InvariantError
 from mixport.manifest import SessionPolicy
+from mixport.records.errors import InvariantError
 
 _LEVELS = {
     "disabled": "ORT_DISABLE_ALL",

@@ -6,7 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
-from mixport.errors import BadInputError, RuntimeUnavailableError
+from mixport.records.errors import BadInputError, RuntimeUnavailableError
 from mixport.runtimes.folder_runtime import FolderRuntime
 from mixport.runtimes.pins import RUNNER, WEB_RUNNER
 from mixport.runtimes.processes import run_program

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mixport.errors import RuntimeUnavailableError
+from mixport.records.errors import RuntimeUnavailableError
 from mixport.runtimes.folder_runtime import FolderRuntime
 from mixport.runtimes.names import CHROMIUM
 from mixport.runtimes.pins import ONNXRUNTIME_WEB, WEB_FILES, WEB_PAGE, WEB_RUNNER

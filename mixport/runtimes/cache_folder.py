@@ -9,8 +9,8 @@ import sys
 from collections.abc import Generator
 from pathlib import Path
 
-from mixport.atomic import sweep, sync_tree, temporary_folder
-from mixport.errors import BadInputError, RuntimeUnavailableError
+from mixport.records.errors import BadInputError, RuntimeUnavailableError
+from mixport.storage.atomic import sweep, sync_tree, temporary_folder
 
 _RECORD = "installed.json"
 

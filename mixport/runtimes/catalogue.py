@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from mixport.environment import cpu_name
-from mixport.errors import BadInputError, RuntimeUnavailableError
-from mixport.progress import Progress, SilentProgress
+from mixport.records.environment import cpu_name
+from mixport.records.errors import BadInputError, RuntimeUnavailableError
+from mixport.records.progress import Progress, SilentProgress
 from mixport.runtimes import board, browser, local, web, wheel
 from mixport.runtimes.cache_folder import kept
 from mixport.runtimes.emulated import ARM64, QEMU_FOLDER, X64_AVX2, Machine, find_qemu, install_machine, install_qemu, open_emulated

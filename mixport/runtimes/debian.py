@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-from mixport.errors import RuntimeUnavailableError
+from mixport.records.errors import RuntimeUnavailableError
 from mixport.runtimes.processes import find_program, run_program
 
 _TIMEOUT_S = 1800.0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixport.errors import RuntimeUnavailableError
+from mixport.records.errors import RuntimeUnavailableError
 from mixport.runtimes.cache_folder import installing, kept
 from mixport.runtimes.debian import host_architecture, unpack_packages
 from mixport.runtimes.folder_runtime import FolderRuntime

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixport.errors import RuntimeUnavailableError
-from mixport.runtime_records import RuntimeAnswer, RuntimeInfo, RuntimeJob, RuntimeTimes, TimingRules
+from mixport.records.errors import RuntimeUnavailableError
+from mixport.records.runtime import RuntimeAnswer, RuntimeInfo, RuntimeJob, RuntimeTimes, TimingRules
+from mixport.records.targets import SessionRules
 from mixport.runtimes.protocol import read_answer, read_times, write_job
-from mixport.targets import SessionRules
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderRuntime:
-    """A runtime that works on job folders; implements `mixport.runtime_records.Runtime`.
+    """A runtime that works on job folders; implements `mixport.records.runtime.Runtime`.
 
     Attributes:
         name: as in `--runtime NAME`.
@@ -32,7 +32,7 @@ class FolderRuntime:
     emulated: bool = False
 
     def run(self, jobs: Sequence[RuntimeJob], *, policy: SessionRules) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
-        """Run every job in one process of the runtime; see `mixport.runtime_records.Runtime`."""
+        """Run every job in one process of the runtime; see `mixport.records.runtime.Runtime`."""
         with tempfile.TemporaryDirectory(prefix="mixport-job-") as name:
             folder = Path(name)
             write_job(folder, jobs, policy=policy)

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from mixport.errors import BadInputError
+from mixport.records.errors import BadInputError
 from mixport.runtimes.folder_runtime import FolderRuntime
 from mixport.runtimes.names import NATIVE
 from mixport.runtimes.pins import RUNNER

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mixport.errors import BadInputError
+from mixport.records.errors import BadInputError
 
 NATIVE, WASM, CHROMIUM = "native", "wasm", "wasm-chromium"
 NAMES = (NATIVE, "x64-avx2", "arm64", WASM, CHROMIUM)

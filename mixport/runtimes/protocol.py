@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mixport.errors import BadInputError, RuntimeUnavailableError
-from mixport.runtime_records import RuntimeAnswer, RuntimeInfo, RuntimeJob, RuntimeTimes, TimingRules
+from mixport.records.errors import BadInputError, RuntimeUnavailableError
+from mixport.records.runtime import RuntimeAnswer, RuntimeInfo, RuntimeJob, RuntimeTimes, TimingRules
+from mixport.records.targets import SessionRules
 from mixport.runtimes.pins import RUNNER, WEB_RUNNER
-from mixport.targets import SessionRules
 
 PROTOCOL = 1
 JOB, INPUTS, ANSWER, OUTPUTS = "job.json", "inputs.bin", "answer.json", "outputs.bin"

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from mixport.errors import RuntimeUnavailableError
+from mixport.records.errors import RuntimeUnavailableError
 from mixport.runtimes.cache_folder import installing, kept
 from mixport.runtimes.folder_runtime import FolderRuntime
 from mixport.runtimes.names import WASM

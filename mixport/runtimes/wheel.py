@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
 
-from mixport.errors import RuntimeUnavailableError
+from mixport.records.errors import RuntimeUnavailableError
 from mixport.runtimes.cache_folder import installing, kept
 from mixport.runtimes.processes import run_program
 

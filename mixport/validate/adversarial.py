@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from mixport.artifacts import Decision, Divergence, Localisation
-from mixport.errors import BadInputError, InvariantError
-from mixport.progress import Progress, SilentProgress
-from mixport.targets import SessionRules
+from mixport.records.artifacts import Decision, Divergence, Localisation
+from mixport.records.errors import BadInputError, InvariantError
+from mixport.records.progress import Progress, SilentProgress
+from mixport.records.targets import SessionRules
 from mixport.validate.cases import Case, cases_for
 from mixport.validate.compare import Comparison, compare, join
 from mixport.validate.cut import cut_unit, input_names

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from mixport.artifacts import Decision, FusionAudit
-from mixport.targets import SessionRules
+from mixport.records.artifacts import Decision, FusionAudit
+from mixport.records.targets import SessionRules
 from mixport.validate.graph import load_model
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.session import open_session, with_code_outputs

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixport import integer
+from mixport.arithmetic import integer
 from mixport.validate.craft import Int, Rows, extreme, random_codes, reach_targets, tie_targets
 from mixport.validate.graph import Array
 from mixport.validate.units import CodeInput, FusedUnit

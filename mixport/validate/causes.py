@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.artifacts import Cause
+from mixport.records.artifacts import Cause
 from mixport.validate.element import Element
 from mixport.validate.graph import Array
 from mixport.validate.units import FusedUnit

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mixport.artifacts import Divergence, FusionAudit, RuntimeResult
-from mixport.runtime_records import RuntimeInfo
-from mixport.targets import SessionRules
+from mixport.records.artifacts import Divergence, FusionAudit, RuntimeResult
+from mixport.records.runtime import RuntimeInfo
+from mixport.records.targets import SessionRules
 from mixport.validate.adversarial import SiteChecks
 from mixport.validate.audit import integer_operator_count
 from mixport.validate.compare import Comparison

@@ -9,7 +9,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.artifacts import Divergence
+from mixport.records.artifacts import Divergence
 from mixport.validate.graph import Array
 
 

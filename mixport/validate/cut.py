@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from mixport.errors import InvariantError
+from mixport.records.errors import InvariantError
 from mixport.validate.graph import Graph
 from mixport.validate.units import CodeInput, FusedUnit
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport import integer
-from mixport.artifacts import Operand
+from mixport.arithmetic import integer
+from mixport.records.artifacts import Operand
 from mixport.validate.graph import Array
 from mixport.validate.units import CodeInput, FusedUnit
 

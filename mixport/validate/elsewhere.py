@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mixport.artifacts import Divergence, Localisation, RuntimeResult
-from mixport.runtime_records import Runtime, RuntimeAnswer, RuntimeJob
-from mixport.targets import SessionRules
+from mixport.records.artifacts import Divergence, Localisation, RuntimeResult
+from mixport.records.runtime import Runtime, RuntimeAnswer, RuntimeJob
+from mixport.records.targets import SessionRules
 from mixport.validate.adversarial import UnitCheck, compare_unit, localise_unit
 from mixport.validate.compare import Comparison, compare, join
 from mixport.validate.executors import OUTPUT, Batch, Executors

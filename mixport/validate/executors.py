@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mixport
-from mixport.artifacts import Localisation, LoweredGraph
-from mixport.errors import InvariantError
-from mixport.simulation import FloatEvaluation, SimulatedRun, Simulation
-from mixport.targets import SessionRules
+from mixport.records.artifacts import Localisation, LoweredGraph
+from mixport.records.errors import InvariantError
+from mixport.records.simulation import FloatEvaluation, SimulatedRun, Simulation
+from mixport.records.targets import SessionRules
 from mixport.validate.compare import Comparison, compare, join
 from mixport.validate.cut_islands import cut_islands
 from mixport.validate.float_operators import compare_floats

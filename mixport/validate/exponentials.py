@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.float_functions import FLOAT_FUNCTIONS, code_interval
+from mixport.arithmetic.float_functions import FLOAT_FUNCTIONS, code_interval
 from mixport.validate.fusion import NotFused, Surroundings, saturation_of
 from mixport.validate.graph import Node
 from mixport.validate.values import Saturation, TensorInfo

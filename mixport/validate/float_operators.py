@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.artifacts import Divergence
-from mixport.simulation import FloatEvaluation
+from mixport.records.artifacts import Divergence
+from mixport.records.simulation import FloatEvaluation
 from mixport.validate.compare import Comparison, join
 from mixport.validate.graph import Array
 

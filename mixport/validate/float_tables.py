@@ -1,6 +1,6 @@
 """Float functions between codes: a cone of elementwise operators from one 8-bit code tensor to QuantizeLinear, proved to be a table.
 
-The cone starts at DequantizeLinear nodes of one code tensor, holds at least one function of mixport.float_functions, and ends at
+The cone starts at DequantizeLinear nodes of one code tensor, holds at least one function of mixport.arithmetic.float_functions, and ends at
 QuantizeLinear nodes alone. It is evaluated for every code: correctly rounded operations in float32 as they are, functions in float64 with
 the bound of their error carried along. Where both ends of the resulting interval round to one code, every runtime gives that code.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.float_functions import FLOAT_FUNCTIONS, FloatFunction, code_interval
+from mixport.arithmetic.float_functions import FLOAT_FUNCTIONS, FloatFunction, code_interval
 from mixport.validate.fusion import Surroundings
 from mixport.validate.graph import Array, Node
 from mixport.validate.kernels_elementwise import ELEMENTWISE

@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from mixport import integer
-from mixport.dtypes import STORAGE_RANGE
+from mixport.arithmetic import integer
+from mixport.arithmetic.dtypes import STORAGE_RANGE
 from mixport.validate.graph import Array, Graph, Node
 from mixport.validate.values import CODE_TYPES, Saturation, TensorInfo, Value
 

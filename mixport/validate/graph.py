@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from mixport.errors import BadInputError
+from mixport.records.errors import BadInputError
 
 Array = NDArray[Any]
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import onnx
 
-from mixport.file_facts import Prover
+from mixport.records.graph_facts import Prover
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.layers import facts_of, site_of, told_steps
 from mixport.validate.plan import Plan, Step

@@ -1,4 +1,4 @@
-"""The integer interpreter: executes an ONNX file on NumPy and mixport.integer, independently of torch and of any runtime."""
+"""The integer interpreter: executes an ONNX file on NumPy and mixport.arithmetic.integer, independently of torch and of any runtime."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mixport.errors import BadInputError, UnsupportedModelError
+from mixport.records.errors import BadInputError, UnsupportedModelError
 from mixport.validate.float_tables import evaluate_function
 from mixport.validate.graph import Array, infer_shapes, read_graph
 from mixport.validate.kernels_elementwise import ELEMENTWISE, SOURCES, shape_of

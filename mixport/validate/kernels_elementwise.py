@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from mixport import integer
+from mixport.arithmetic import integer
 from mixport.validate.graph import Array, Node
 from mixport.validate.kernels_movement import Kernel
 

@@ -1,4 +1,4 @@
-"""The fused integer operators, each a few calls into mixport.integer: codes in, codes out (or the exact floats of the sums)."""
+"""The fused integer operators, each a few calls into mixport.arithmetic.integer: codes in, codes out (or the exact floats of the sums)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport import integer
-from mixport.errors import UnsupportedModelError
+from mixport.arithmetic import integer
+from mixport.records.errors import UnsupportedModelError
 from mixport.validate.graph import Array, Node
 from mixport.validate.values import Dequantised, Saturation
 

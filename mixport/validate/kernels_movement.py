@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from mixport.errors import UnsupportedModelError
+from mixport.records.errors import UnsupportedModelError
 from mixport.validate.graph import Array, Node
 
 Kernel = Callable[[Node, Sequence[Array | None]], tuple[Array, ...]]

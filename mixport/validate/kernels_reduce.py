@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mixport.portable import FLOAT32_INTEGERS, FLOAT64_INTEGERS
+from mixport.arithmetic.portable_float import FLOAT32_INTEGERS, FLOAT64_INTEGERS
 from mixport.validate.graph import Array, Node
 from mixport.validate.kernels_movement import Kernel
 

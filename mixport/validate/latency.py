@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.errors import BadInputError
-from mixport.progress import Progress
-from mixport.runtime_records import RuntimeJob
-from mixport.targets import SessionRules
+from mixport.records.errors import BadInputError
+from mixport.records.progress import Progress
+from mixport.records.runtime import RuntimeJob
+from mixport.records.targets import SessionRules
 from mixport.validate.session import open_session
 
 WARMUP_RUNS = 3

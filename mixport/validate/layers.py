@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mixport.affine_tables import FORM as REQUANTISATION
-from mixport.file_facts import FileFacts, Form, LayerIntegers, NodeFacts, OutputCodes
-from mixport.float_functions import FLOAT_FUNCTIONS
+from mixport.arithmetic.affine_tables import FORM as REQUANTISATION
+from mixport.arithmetic.float_functions import FLOAT_FUNCTIONS
+from mixport.records.graph_facts import FileFacts, Form, LayerIntegers, NodeFacts, OutputCodes
 from mixport.validate.classify import TABLES
 from mixport.validate.float_tables import float_function
 from mixport.validate.graph import Array, Node

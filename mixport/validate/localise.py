@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from mixport.artifacts import Divergence, Localisation, Operand
+from mixport.records.artifacts import Divergence, Localisation, Operand
 from mixport.validate.causes import Finding, find_cause, float_operators, fused_add, refused, wrong_shape
 from mixport.validate.element import Element, element_of
 from mixport.validate.graph import Array, Graph, Node

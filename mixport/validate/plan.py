@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from mixport.float_functions import FLOAT_FUNCTIONS, FloatFunction
+from mixport.arithmetic.float_functions import FLOAT_FUNCTIONS, FloatFunction
 from mixport.validate.classify import classify
 from mixport.validate.exponentials import unproved_pairs
 from mixport.validate.float_tables import Cone, float_function, prove_cones

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.artifacts import Preprocessing
-from mixport.images import normalise
-from mixport.progress import Progress
-from mixport.targets import Target
+from mixport.records.artifacts import Preprocessing
+from mixport.records.progress import Progress
+from mixport.records.targets import Target
+from mixport.storage.images import normalise
 from mixport.validate.session import batches, open_session, static_batch
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixport.progress import Progress
+from mixport.records.progress import Progress
 from mixport.validate.attribution import modules_of
 from mixport.validate.audit import OptimisedNode, read_optimised
 from mixport.validate.graph import load_model

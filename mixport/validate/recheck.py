@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mixport.artifacts import Divergence, Localisation, LoweredGraph, RuntimeResult
-from mixport.errors import BadInputError
-from mixport.runtime_records import Runtime, RuntimeAnswer, RuntimeInfo, RuntimeJob
-from mixport.targets import SessionRules, Target
+from mixport.records.artifacts import Divergence, Localisation, LoweredGraph, RuntimeResult
+from mixport.records.errors import BadInputError
+from mixport.records.runtime import Runtime, RuntimeAnswer, RuntimeInfo, RuntimeJob
+from mixport.records.targets import SessionRules, Target
 from mixport.validate.compare import compare, join
 from mixport.validate.executors import OUTPUT
 from mixport.validate.graph import Array, Graph, read_graph

@@ -13,10 +13,10 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from mixport.environment import cpu_name, vector_features
-from mixport.errors import BadInputError, UnsupportedModelError
-from mixport.runtime_records import RuntimeInfo
-from mixport.targets import SessionRules
+from mixport.records.environment import cpu_name, vector_features
+from mixport.records.errors import BadInputError, UnsupportedModelError
+from mixport.records.runtime import RuntimeInfo
+from mixport.records.targets import SessionRules
 from mixport.validate.graph import Array, load_model
 from mixport.validate.interpreter import Interpreter
 

@@ -20,7 +20,7 @@ import onnxruntime.quantization as quantization
 from numpy.typing import NDArray
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from mixport.errors import UnsupportedModelError
+from mixport.records.errors import UnsupportedModelError
 
 _quantization: Any = quantization
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from mixport.artifacts import Decision
-from mixport.targets import Target
+from mixport.records.artifacts import Decision
+from mixport.records.targets import Target
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.plan import Plan
 from mixport.validate.units import FusedUnit

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.artifacts import LoweredGraph, RuntimeResult, ValidationReport
-from mixport.errors import BadInputError, BadOptionError
-from mixport.file_facts import Prover
-from mixport.progress import Progress, SilentProgress
-from mixport.runtime_records import Runtime
-from mixport.simulation import Simulation
-from mixport.targets import Target
+from mixport.records.artifacts import LoweredGraph, RuntimeResult, ValidationReport
+from mixport.records.errors import BadInputError, BadOptionError
+from mixport.records.graph_facts import Prover
+from mixport.records.progress import Progress, SilentProgress
+from mixport.records.runtime import Runtime
+from mixport.records.simulation import Simulation
+from mixport.records.targets import Target
 from mixport.validate.adversarial import Prepared, check_prepared, prepare_units
 from mixport.validate.audit import audit
 from mixport.validate.claim import claim_of

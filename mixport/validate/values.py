@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport import integer
+from mixport.arithmetic import integer
 from mixport.validate.graph import Array
 
 Kind = Literal["codes", "dequantised", "float", "index", "unknown"]

@@ -27,8 +27,8 @@ from mixport.calibration.open_pipeline import OpenPipeline, open_pipeline, quiet
 from mixport.calibration.prompts import Prompt, prompts
 from mixport.calibration.recipe import GeneratorSettings, PromptRecipe
 from mixport.calibration.request import DrawingRequest, resolve_request
-from mixport.progress import SilentProgress
-from mixport.store import Store
+from mixport.records.progress import SilentProgress
+from mixport.storage.store import Store
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

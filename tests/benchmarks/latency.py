@@ -20,8 +20,8 @@ from typing import Any
 
 from mixport.bench import Contender, bench
 from mixport.commands.reproduce import read_command
-from mixport.errors import MixportError
-from mixport.progress import SilentProgress
+from mixport.records.errors import MixportError
+from mixport.records.progress import SilentProgress
 from mixport.reference_files import FLOAT, NAMES, STATIC, reference_files
 from mixport.release import read_bundle
 from mixport.runtimes import open_runtimes

@@ -13,8 +13,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mixport.errors import SizeBudgetError
 from mixport.pipeline import build
+from mixport.records.errors import SizeBudgetError
 from mixport.release import ReleaseBundle
 from tests.e2e.real_data import cifar_calibration
 

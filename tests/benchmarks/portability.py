@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import onnx
 
-from mixport.errors import MixportError, ValidationFailedError
-from mixport.images import normalise
 from mixport.lower.float_export import export_float
 from mixport.pipeline import build
 from mixport.quantize import FloatModel, PreprocessingOverrides, load_model
+from mixport.records.errors import MixportError, ValidationFailedError
+from mixport.records.runtime import Runtime, RuntimeJob
+from mixport.records.targets import load_target
 from mixport.release import read_bundle
-from mixport.runtime_records import Runtime, RuntimeJob
 from mixport.runtimes import open_runtimes
-from mixport.targets import load_target
+from mixport.storage.images import normalise
 from mixport.validate.static_quantizer import quantize_static_file
 from tests.e2e.real_data import cifar_calibration, imagenet_sample
 

@@ -23,16 +23,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixport.artifacts import CalibrationSet
-from mixport.images import normalise
 from mixport.lower import lower
 from mixport.options import BuildOptions
 from mixport.pipeline import calibrate_only
-from mixport.progress import SilentProgress
 from mixport.quantize import FloatModel, PreprocessingOverrides, float_logits, load_model, open_simulation, quantize
-from mixport.reconstruction_preset import ReconstructionOptions, find_preset
-from mixport.scheme import Scheme
-from mixport.targets import load_target
+from mixport.records.artifacts import CalibrationSet
+from mixport.records.progress import SilentProgress
+from mixport.records.reconstruction_preset import ReconstructionOptions, find_preset
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
+from mixport.storage.images import normalise
 from mixport.validate.predict import predict
 from mixport.validate.validate import validate
 from tests.e2e.real_data import cifar_calibration, imagenet_sample

@@ -17,12 +17,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from mixport.artifacts import CalibrationSet
-from mixport.progress import Advance, ignore
 from mixport.quantize import FloatModel, quantize
-from mixport.reconstruction_preset import DEFAULT, ReconstructionOptions, find_preset
-from mixport.scheme import Scheme
-from mixport.targets import load_target
+from mixport.records.artifacts import CalibrationSet
+from mixport.records.progress import Advance, ignore
+from mixport.records.reconstruction_preset import DEFAULT, ReconstructionOptions, find_preset
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
 from tests.benchmarks.reconstruction import SUBJECTS, Case, prepare
 
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mixport.errors import MixportError, ValidationFailedError
 from mixport.pipeline import build
+from mixport.records.errors import MixportError, ValidationFailedError
 from mixport.release import ReleaseBundle, read_bundle
 
 SCHEMES = ("w8a8", "w4a8")

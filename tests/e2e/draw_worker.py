@@ -17,10 +17,10 @@ from pathlib import Path
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from mixport.artifacts import Preprocessing
 from mixport.calibration.generate import calibrate
 from mixport.calibration.recipe import CalibrationRecipe, GeneratorSettings, PromptRecipe
-from mixport.store import Store
+from mixport.records.artifacts import Preprocessing
+from mixport.storage.store import Store
 
 WARM = (AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel, CLIPTextModel, CLIPTokenizer)
 

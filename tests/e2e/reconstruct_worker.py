@@ -21,13 +21,13 @@ import mixport.lower.lowering
 import mixport.quantize.learner
 import mixport.quantize.quantizer
 from mixport import stages
-from mixport.fingerprint import sha256_file
 from mixport.options import BuildOptions
-from mixport.progress import Advance
 from mixport.quantize import load_model
+from mixport.records.fingerprint import sha256_file
+from mixport.records.progress import Advance
+from mixport.records.targets import load_target
 from mixport.stages import StageLog, Workshop
-from mixport.store import Store
-from mixport.targets import load_target
+from mixport.storage.store import Store
 
 ITERS = 40
 

@@ -11,7 +11,7 @@ import pytest
 
 from mixport import stages
 from mixport.cli import run
-from mixport.errors import UnsupportedModelError
+from mixport.records.errors import UnsupportedModelError
 
 pytestmark = pytest.mark.e2e
 

@@ -24,7 +24,7 @@ from mixport import stages
 from mixport.cli import run
 from mixport.options import BuildOptions
 from mixport.pipeline import bundle_folders
-from mixport.runtime_records import RuntimeInfo
+from mixport.records.runtime import RuntimeInfo
 
 pytestmark = pytest.mark.e2e
 
@@ -196,7 +196,7 @@ def test_python_s_door_gives_the_same_file(tiny_bundle: Path, tmp_path: Path, ti
 
 def test_python_s_door_raises_when_a_gate_fails(tmp_path: Path, tiny_cache: Path) -> None:
     import mixport
-    from mixport.errors import ValidationFailedError
+    from mixport.records.errors import ValidationFailedError
 
     with pytest.raises(ValidationFailedError, match=r"gate size_bytes<=1(\.0)? is not met"):
         mixport.build(
@@ -274,7 +274,7 @@ def test_a_mismatch_exits_with_3_and_leaves_the_bundle(
     capsys: Capture, tmp_path: Path, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mixport import pipeline
-    from mixport.artifacts import Divergence
+    from mixport.records.artifacts import Divergence
 
     real = pipeline.validate
 

@@ -13,8 +13,8 @@ from safetensors import safe_open
 
 from mixport import builtin
 from mixport.cli import run
-from mixport.images import normalise
 from mixport.quantize import load_model
+from mixport.storage.images import normalise
 
 pytestmark = pytest.mark.e2e
 

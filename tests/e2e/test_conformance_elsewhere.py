@@ -6,11 +6,11 @@ import pytest
 
 from mixport.conformance.catalogue import choose
 from mixport.conformance.kit import make_kit, run_kit
-from mixport.environment import vector_features
-from mixport.errors import RuntimeUnavailableError
 from mixport.form_evidence import ConformanceResult, shipped_results
+from mixport.records.environment import vector_features
+from mixport.records.errors import RuntimeUnavailableError
+from mixport.records.targets import load_target
 from mixport.runtimes import open_runtimes
-from mixport.targets import load_target
 
 #: One form of each family, and those that tell this runtime from the others.
 PREFIXES = (

@@ -13,12 +13,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from mixport.artifacts import CalibrationSet, LoweredGraph, QuantizedModel, ValidationReport
 from mixport.lower import lower
 from mixport.proof.prove import prove
 from mixport.quantize import load_model, open_simulation, quantize
-from mixport.scheme import Scheme
-from mixport.targets import load_target
+from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel, ValidationReport
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.layers import facts_of
 from mixport.validate.validate import validate

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixport.artifacts import CalibrationSet
 from mixport.lower import lower
 from mixport.proof.prove import prove
 from mixport.quantize import load_model, quantize
-from mixport.scheme import Scheme
-from mixport.targets import load_target
+from mixport.records.artifacts import CalibrationSet
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.layers import facts_of
 

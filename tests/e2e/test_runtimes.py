@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mixport.cli import run
-from mixport.errors import RuntimeUnavailableError
-from mixport.runtime_records import RuntimeJob
+from mixport.records.errors import RuntimeUnavailableError
+from mixport.records.runtime import RuntimeJob
 from mixport.runtimes import NAMES, open_runtimes, survey
 from tests.unit.runtimes.conftest import POLICY, jobs, quantised, quantiser
 
@@ -111,7 +111,7 @@ def test_a_build_names_every_runtime(tiny_cache: Path, tmp_path: Path, capsys: C
 
 def test_saturated_pairs_without_vnni_are_placed(tmp_path: Path, capsys: Capture) -> None:
     need("x64-avx2")
-    from mixport.targets import load_target
+    from mixport.records.targets import load_target
     from mixport.validate.recheck import recheck
     from tests.unit.validate.test_elsewhere import one_layer
 

@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 import torch
 
-from mixport.errors import UnsupportedModelError
 from mixport.pipeline import build
 from mixport.quantize import load_model
+from mixport.records.errors import UnsupportedModelError
 from mixport.release import ReleaseBundle, read_golden
 
 pytestmark = pytest.mark.e2e

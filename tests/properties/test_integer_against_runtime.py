@@ -1,4 +1,4 @@
-"""mixport.integer against ONNX Runtime's fused kernels: every reachable sum, ties and saturation, tolerance 0."""
+"""mixport.arithmetic.integer against ONNX Runtime's fused kernels: every reachable sum, ties and saturation, tolerance 0."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mixport import integer
+from mixport.arithmetic import integer
 
 f32 = np.float32
 node = helper.make_node

@@ -13,12 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixport.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
 from mixport.lower import lower
-from mixport.npz import write_npz
 from mixport.quantize import PreprocessingOverrides, load_model, open_simulation, quantize
-from mixport.scheme import Scheme
-from mixport.targets import load_target
+from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
+from mixport.storage.npz import write_npz
 from mixport.validate.interpreter import Interpreter
 
 OUR_OWN = (

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mixport.errors import MixportError
 from mixport.options import BuildOptions
 from mixport.pipeline import build_all
+from mixport.records.errors import MixportError
 from tests.random_modules import HEADS, STEPS, RandomModule, Recipe
 
 EXAMPLES = int(os.environ.get("MIXPORT_RANDOM_MODULES", "30"))

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from mixport.errors import RuntimeUnavailableError
-from mixport.runtime_records import RuntimeJob
+from mixport.records.errors import RuntimeUnavailableError
+from mixport.records.runtime import RuntimeJob
+from mixport.records.targets import SessionRules
 from mixport.runtimes import runner
 from mixport.runtimes.protocol import DTYPES, read_answer, write_job
-from mixport.targets import SessionRules
 
 POLICY = SessionRules(optimization_level="all", threads=1)
 ARRAYS = st.sampled_from(DTYPES).flatmap(lambda name: npst.arrays(name, npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)))

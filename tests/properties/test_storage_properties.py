@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mixport.errors import BadInputError
-from mixport.fingerprint import canonical_json, sha256_arrays
-from mixport.npz import read_npz, write_npz
-from mixport.sealed_json import seal, unseal
+from mixport.records.errors import BadInputError
+from mixport.records.fingerprint import canonical_json, sha256_arrays
+from mixport.storage.npz import read_npz, write_npz
+from mixport.storage.sealed_json import seal, unseal
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

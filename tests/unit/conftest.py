@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mixport.artifacts import (
+from mixport.arithmetic.quant_params import QuantParams
+from mixport.evaluate import Metrics, check_gates, gate_values, parse_gate
+from mixport.manifest import Manifest, ModelEntry
+from mixport.manifest_build import build_manifest
+from mixport.records.artifacts import (
     ActivationSite,
     BuildWarning,
     CalibrationSet,
@@ -19,13 +23,9 @@ from mixport.artifacts import (
     ValidationReport,
     WeightSite,
 )
-from mixport.evaluate import Metrics, check_gates, gate_values, parse_gate
-from mixport.manifest import Manifest, ModelEntry
-from mixport.manifest_build import build_manifest
-from mixport.quant_params import QuantParams
-from mixport.scheme import Scheme
-from mixport.search_records import LossSearch, MlpRecord, Reconstruction, TensorLoss, UnitRecord
-from mixport.targets import load_target
+from mixport.records.scheme import Scheme
+from mixport.records.search import LossSearch, MlpRecord, Reconstruction, TensorLoss, UnitRecord
+from mixport.records.targets import load_target
 
 
 @dataclass(frozen=True, kw_only=True)

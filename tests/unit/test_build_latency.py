@@ -11,8 +11,8 @@ import pytest
 
 from mixport.build_latency import BuildLatency, build_latency, is_slower
 from mixport.build_warnings import slower_than_float
-from mixport.progress import SilentProgress
-from mixport.targets import SessionRules
+from mixport.records.progress import SilentProgress
+from mixport.records.targets import SessionRules
 from mixport.validate.latency import Latency, summarise
 
 POLICY = SessionRules(optimization_level="all", threads=1)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from mixport.artifacts import Preprocessing
 from mixport.build_plan import describe_plan
 from mixport.calibration import Preview
 from mixport.options import BuildOptions
 from mixport.quantize import FloatModel
-from mixport.targets import load_target
+from mixport.records.artifacts import Preprocessing
+from mixport.records.targets import load_target
 
 MODEL = FloatModel(
     module=nn.Identity(),

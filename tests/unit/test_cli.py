@@ -22,8 +22,8 @@ from mixport.cli import app, run
 from mixport.commands import build as build_command
 from mixport.commands import doctor as doctor_command
 from mixport.commands.panels import PanelCommand
-from mixport.errors import BadInputError, ExitCode, InvariantError, MixportError, ValidationFailedError
-from mixport.store import Store
+from mixport.records.errors import BadInputError, ExitCode, InvariantError, MixportError, ValidationFailedError
+from mixport.storage.store import Store
 
 COMMANDS = ["build", "validate", "inspect", "bench", "conformance", "doctor", "calib", "targets", "runtimes"]
 SUBCOMMANDS = [
@@ -414,7 +414,7 @@ def test_an_interrupt_that_a_library_turned_into_an_error_is_still_an_interrupt(
         except KeyboardInterrupt as error:
             raise SystemError("returned a result with an exception set") from error
 
-    monkeypatch.setattr("mixport.targets.load_target", interrupted)
+    monkeypatch.setattr("mixport.records.targets.load_target", interrupted)
     before = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mixport.config import merge, read_config
-from mixport.errors import BadInputError, BadOptionError
+from mixport.records.errors import BadInputError, BadOptionError
 
 
 def write(folder: Path, text: str) -> Path:

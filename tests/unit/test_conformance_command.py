@@ -8,8 +8,8 @@ import pytest
 
 from mixport import runtimes
 from mixport.cli import run
-from mixport.errors import ExitCode
 from mixport.form_evidence import read_result
+from mixport.records.errors import ExitCode
 from tests.unit.conformance.in_process import InProcess
 
 FEW = ["--form", "mul", "--form", "max-pool", "--form", "add.ties"]

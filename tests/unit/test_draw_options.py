@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mixport.artifacts import Preprocessing
 from mixport.calibration.recipe import CalibrationRecipe, FilterSettings, GeneratorSettings, PromptRecipe
 from mixport.draw_options import DrawOptions
-from mixport.errors import BadOptionError, ExitCode
 from mixport.options import BuildOptions, command_line
+from mixport.records.artifacts import Preprocessing
+from mixport.records.errors import BadOptionError, ExitCode
 
 SMALL = Preprocessing(size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))
 CLASSES = ("cat", "dog", "ship")

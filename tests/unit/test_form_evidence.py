@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from mixport.errors import BadInputError
 from mixport.form_evidence import (
     SHIPPED,
     ConformanceResult,
@@ -20,9 +19,10 @@ from mixport.form_evidence import (
     unmeasured,
     write_result,
 )
-from mixport.runtime_records import RuntimeInfo
+from mixport.records.errors import BadInputError
+from mixport.records.runtime import RuntimeInfo
+from mixport.records.targets import load_target
 from mixport.runtimes import pins
-from mixport.targets import load_target
 from tests.benchmarks.conformance_table import MEASURED
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixport.errors import BadInputError, BadOptionError, ExitCode
 from mixport.options import BuildOptions, command_line
-from mixport.reconstruction_preset import PRESETS
-from mixport.scheme import Scheme
+from mixport.records.errors import BadInputError, BadOptionError, ExitCode
+from mixport.records.reconstruction_preset import PRESETS
+from mixport.records.scheme import Scheme
 
 NOISE = {"calib": "noise"}
 
@@ -106,7 +106,7 @@ def test_edges_alone_may_be_learned() -> None:
 @pytest.mark.parametrize("values", [{"iters": 0}, {"scheme": "w8a8"}, {"scheme": "w8a8", "iters": 9}])
 def test_what_has_no_effect_on_rounding_to_nearest_is_refused(values: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     other = replace(PRESETS["mixport"], name="other")
-    monkeypatch.setattr("mixport.reconstruction_preset.PRESETS", {**PRESETS, "other": other})
+    monkeypatch.setattr("mixport.records.reconstruction_preset.PRESETS", {**PRESETS, "other": other})
     with pytest.raises(BadOptionError, match="--reconstruction other has no effect with --") as caught:
         BuildOptions.of({**NOISE, **values, "reconstruction": "other"})
     assert caught.value.hint == "--iters N, or leave --reconstruction out"

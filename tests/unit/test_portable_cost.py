@@ -9,10 +9,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from mixport.artifacts import PortableForm
 from mixport.lower.portable_pairs import write_pair
 from mixport.portable_cost import portable_cost
-from mixport.targets import load_target
+from mixport.records.artifacts import PortableForm
+from mixport.records.targets import load_target
 
 FORMS = (
     PortableForm(kind="softmax", shape=(1, 2, 16, 16)),

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixport import atomic
-from mixport.errors import BadInputError, StoreError
-from mixport.fingerprint import sha256_file
+from mixport.records.errors import BadInputError, StoreError
+from mixport.records.fingerprint import sha256_file
 from mixport.release import (
     BUNDLE_FILES,
     SUMS_FILE,
@@ -25,6 +24,7 @@ from mixport.release import (
     release,
     verify_hashes,
 )
+from mixport.storage import atomic
 
 INPUTS = np.linspace(-1, 1, 2 * 3 * 8 * 8, dtype=np.float32).reshape(2, 3, 8, 8)
 CODES = {"/conv/QuantizeLinear_output_0": np.arange(8, dtype=np.uint8).reshape(2, 4), "layer1.0.add": np.zeros((2, 1), np.int8)}

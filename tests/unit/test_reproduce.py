@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mixport.commands.reproduce import read_command
-from mixport.errors import BadInputError
 from mixport.options import BuildOptions, command_line
+from mixport.records.errors import BadInputError
 
 OPTIONS: list[dict[str, Any]] = [
     {},

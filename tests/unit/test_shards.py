@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixport.errors import StoreError
+from mixport.records.errors import StoreError
 from mixport.shard_format import pack
 from mixport.shards import MANIFEST_FILE, ShardFolder, read_manifest, shard_files, verify_folder
 

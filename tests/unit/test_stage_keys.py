@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from mixport.artifacts import CalibrationSet
 from mixport.options import BuildOptions
 from mixport.quantize import FloatModel, load_model
-from mixport.scheme import Scheme
+from mixport.records.artifacts import CalibrationSet
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
 from mixport.stage_keys import code_sha256, float_logits_key, lowered_key, model_key, quantized_key, unit_key
-from mixport.targets import load_target
 
 CALIBRATION = CalibrationSet(images_path=Path("images.npy"), count=4, method="noise", recipe_key="a" * 64, content_sha256="b" * 64)
 

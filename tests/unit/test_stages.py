@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from mixport import stages
-from mixport.artifacts import CalibrationSet
 from mixport.calibration import CalibrationRecipe
 from mixport.calibration.recipe import FilterSettings, PromptRecipe
-from mixport.errors import BadOptionError
 from mixport.options import BuildOptions
-from mixport.progress import SilentProgress
 from mixport.quantize import load_model
 from mixport.quantize.scores import ModelScores
+from mixport.records.artifacts import CalibrationSet
+from mixport.records.errors import BadOptionError
+from mixport.records.progress import SilentProgress
 from mixport.stages import StageLog, Workshop
-from mixport.store import Damaged, Store
+from mixport.storage.store import Damaged, Store
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from mixport.artifacts import Decision
-from mixport.search_records import MlpRecord
+from mixport.records.artifacts import Decision
+from mixport.records.search import MlpRecord
 
 _TENSORS, _RECORD = "mlp.safetensors", "mlp.json"
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from mixport.artifacts import Decision
-from mixport.progress import Advance, Progress
 from mixport.quantize.mlps.find import Mlp, Values, find_mlps, put_relu, read_values
 from mixport.quantize.mlps.mlp_file import FinishedMlp, read_mlp, write_mlp
 from mixport.quantize.mlps.prefix import Prefix, cut
@@ -18,8 +16,10 @@ from mixport.quantize.reconstruction.caches import Activations, Room, fill, imag
 from mixport.quantize.reconstruction.float32 import in_float32
 from mixport.quantize.reconstruction.gradients import NotLearnedError
 from mixport.quantize.reconstruction.unit_file import UnitShelf
-from mixport.reconstruction_preset import ReconstructionOptions
-from mixport.search_records import MlpRecord
+from mixport.records.artifacts import Decision
+from mixport.records.progress import Advance, Progress
+from mixport.records.reconstruction_preset import ReconstructionOptions
+from mixport.records.search import MlpRecord
 
 LARGEST_ERROR = 0.25
 """Largest relative squared error of an MLP's output with which ReLU is taken.

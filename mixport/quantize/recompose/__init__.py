@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from torch import fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.fx_graph import aten, clean
 from mixport.quantize.recompose.functions import recompose_functions
 from mixport.quantize.recompose.operators import rename_operators
 from mixport.quantize.recompose.products import recompose_products
+from mixport.records.artifacts import Decision
 
 _MARKS = frozenset(
     {

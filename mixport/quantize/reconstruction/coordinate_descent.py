@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixport.dtypes import IntType
+from mixport.arithmetic.dtypes import IntType
 
 _RIDGE = 0.01
 """Added to the covariance's diagonal, as part of its mean: GPTQ's. Weights whose inputs never move stay next to the float ones."""

@@ -29,7 +29,7 @@ class LayerValues:
 
 
 class RoundedBias(torch.autograd.Function):
-    """A bias rounded to multiples of float32(step * scale), as `mixport.integer.quantise_bias` rounds it, straight through."""
+    """A bias rounded to multiples of float32(step * scale), as `mixport.arithmetic.integer.quantise_bias` rounds it, straight through."""
 
     @staticmethod
     def forward(ctx: Any, bias: Tensor, scale: Tensor) -> Tensor:

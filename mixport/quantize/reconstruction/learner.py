@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from mixport.artifacts import Decision
-from mixport.quant_params import QuantParams
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.nearest import LayerIntegers, float_weights, least_scales, read_params, read_site, scales_of_dead
 from mixport.quantize.ranges import finish_carrier
 from mixport.quantize.reconstruction.channel_axis import channel_axis
@@ -27,8 +26,9 @@ from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import FinishedUnit
 from mixport.quantize.reconstruction.units import Unit
 from mixport.quantize.reconstruction.variance import Spread, spread_of, widened
-from mixport.reconstruction_preset import WIDEST_LEARNED, Preset, Stage
-from mixport.search_records import UnitRecord
+from mixport.records.artifacts import Decision
+from mixport.records.reconstruction_preset import WIDEST_LEARNED, Preset, Stage
+from mixport.records.search import UnitRecord
 
 _SETTLED = 0.45
 """How far from its code a weight may lie where learning starts from codes that are not the nearest ones."""

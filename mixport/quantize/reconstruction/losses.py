@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mixport.quantize.reconstruction.perturbation import Behind, divergence
-from mixport.reconstruction_preset import Stage
+from mixport.records.reconstruction_preset import Stage
 
 
 class UnitLoss:

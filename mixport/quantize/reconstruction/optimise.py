@@ -24,7 +24,7 @@ from mixport.quantize.reconstruction.state import UnitState
 from mixport.quantize.reconstruction.steps import MaskPool
 from mixport.quantize.reconstruction.units import Unit
 from mixport.quantize.reconstruction.watch import Watch
-from mixport.reconstruction_preset import Stage
+from mixport.records.reconstruction_preset import Stage
 
 _LARGEST_TENSOR = 1 << 24
 """Elements of the largest tensor with codes in one step: 64 MB each of its copies."""

@@ -9,10 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx
 
-from mixport.artifacts import Decision
-from mixport.devices import compute_threads
-from mixport.progress import Advance, Progress
-from mixport.quant_params import QuantParams
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.reconstruction.caches import Activations, Room, fill, images_at_once
 from mixport.quantize.reconstruction.execute import Executor
@@ -25,8 +22,11 @@ from mixport.quantize.reconstruction.state import UnitState
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import FinishedUnit, UnitShelf, read_unit, write_unit
 from mixport.quantize.reconstruction.units import Unit, find_units, merge_units
-from mixport.reconstruction_preset import Preset
-from mixport.search_records import Reconstruction, UnitRecord
+from mixport.records.artifacts import Decision
+from mixport.records.devices import compute_threads
+from mixport.records.progress import Advance, Progress
+from mixport.records.reconstruction_preset import Preset
+from mixport.records.search import Reconstruction, UnitRecord
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mixport.dtypes import IntType
+from mixport.arithmetic.dtypes import IntType
 from mixport.quantize.reconstruction.layer_values import LayerValues
-from mixport.reconstruction_preset import Method
+from mixport.records.reconstruction_preset import Method
 
 ZETA, GAMMA = 1.1, -0.1
 """Stretch of the rectified sigmoid (AdaRound, equation 23)."""

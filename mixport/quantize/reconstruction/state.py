@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from mixport.quant_params import QuantParams
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.plan import SitePlan
 from mixport.quantize.reconstruction.layer_values import LayerValues

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from mixport.quant_params import QuantParams
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.plan import Plan
 from mixport.quantize.widths import LayerWidths

@@ -14,10 +14,10 @@ from pydantic import TypeAdapter
 from safetensors.numpy import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.widths import LayerWidths
-from mixport.search_records import UnitRecord
+from mixport.records.artifacts import Decision
+from mixport.records.search import UnitRecord
 
 _TENSORS, _RECORD = "unit.safetensors", "unit.json"
 

@@ -16,7 +16,7 @@ from torch import fx
 from mixport.quantize.fx_graph import module_path
 from mixport.quantize.plan import Plan
 from mixport.quantize.roles import Kind
-from mixport.reconstruction_preset import Grain
+from mixport.records.reconstruction_preset import Grain
 
 _CONTAINERS = ("torch.nn.modules.container.",)
 _MOST_LAYERS = 16

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mixport.artifacts import Preprocessing
 from mixport.calibration.recipe import CalibrationRecipe, FilterSettings, GeneratorSettings, PromptRecipe
+from mixport.records.artifacts import Preprocessing
 
 CLASSES = ("cat", "dog", "frog", "ship", "truck")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mixport.calibration.class_names import check_class_names
-from mixport.errors import BadOptionError
+from mixport.records.errors import BadOptionError
 
 
 def test_names_become_labels() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from mixport.calibration import calibrate, verify_sets
 from mixport.calibration.similarity_file import SIMILARITY_FILE, pack_similarity, read_similarity
-from mixport.progress import SilentProgress
-from mixport.store import Store
+from mixport.records.progress import SilentProgress
+from mixport.storage.store import Store
 from tests.unit.calibration.conftest import drawn_recipe, prompt_recipe
 
 ENDS, INSIDE = 12, 60

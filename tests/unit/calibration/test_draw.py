@@ -13,7 +13,7 @@ from mixport.calibration.draw import Drawer
 from mixport.calibration.open_pipeline import open_pipeline
 from mixport.calibration.prompts import prompts
 from mixport.calibration.request import resolve_request
-from mixport.errors import BadInputError
+from mixport.records.errors import BadInputError
 from tests.unit.calibration.conftest import prompt_recipe, settings
 
 COUNT = 8

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mixport.artifacts import CalibrationSet
 from mixport.calibration import details_of, family, list_families, set_details
 from mixport.calibration.draw import Drawer
 from mixport.calibration.entries import KIND, prompts_of
@@ -23,12 +22,13 @@ from mixport.calibration.family_check import verify_family
 from mixport.calibration.generate import cached_images, calibrate
 from mixport.calibration.prompts import prompts
 from mixport.calibration.recipe import CalibrationRecipe, FilterSettings
-from mixport.errors import BadInputError, BadOptionError, InvariantError, StoreError
-from mixport.fingerprint import sha256_arrays
-from mixport.progress import SilentProgress
-from mixport.sealed_json import seal, unseal
+from mixport.records.artifacts import CalibrationSet
+from mixport.records.errors import BadInputError, BadOptionError, InvariantError, StoreError
+from mixport.records.fingerprint import sha256_arrays
+from mixport.records.progress import SilentProgress
 from mixport.shards import Manifest, read_manifest
-from mixport.store import Store
+from mixport.storage.sealed_json import seal, unseal
+from mixport.storage.store import Store
 from tests.unit.calibration.conftest import Steps, drawn_recipe, prompt_recipe
 
 

@@ -22,11 +22,11 @@ from mixport.calibration import (
     verify_sets,
 )
 from mixport.calibration.entries import IMAGES_FILE, KIND, PROMPTS_FILE, content_sha256
-from mixport.errors import BadInputError, StoreError
-from mixport.fingerprint import sha256_json
-from mixport.sealed_json import seal, unseal
+from mixport.records.errors import BadInputError, StoreError
+from mixport.records.fingerprint import sha256_json
 from mixport.shards import ShardFolder, lock_file
-from mixport.store import Store
+from mixport.storage.sealed_json import seal, unseal
+from mixport.storage.store import Store
 
 ASKED: dict[str, Any] = {
     "steps": 2,

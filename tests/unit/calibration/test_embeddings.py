@@ -13,7 +13,7 @@ import torch
 from mixport.calibration.embeddings import GROUP, PromptConditions, text_similarity
 from mixport.calibration.open_pipeline import OpenPipeline, open_pipeline
 from mixport.calibration.request import resolve_request
-from mixport.errors import BadInputError
+from mixport.records.errors import BadInputError
 from tests.unit.calibration.conftest import prompt_recipe, settings
 
 TEXTS = ["a cat", "a dog", "a cat", "a ship", "a dog", "a cat"]

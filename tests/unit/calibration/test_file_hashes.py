@@ -7,8 +7,8 @@ import pytest
 
 from mixport.calibration import file_hashes as module
 from mixport.calibration.file_hashes import file_hashes
-from mixport.fingerprint import sha256_file
-from mixport.sealed_json import unseal
+from mixport.records.fingerprint import sha256_file
+from mixport.storage.sealed_json import unseal
 
 
 def old_file(path: Path, content: bytes) -> Path:

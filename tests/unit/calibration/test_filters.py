@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mixport.calibration.filters import FilterRecord, filter_images, keep, pool_size
 from mixport.calibration.recipe import FilterSettings
-from mixport.errors import BadOptionError, InvariantError
+from mixport.records.errors import BadOptionError, InvariantError
 
 OFF = FilterSettings()
 BOTH = FilterSettings(keep_energy=0.5, keep_statistics=0.5)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixport.artifacts import CalibrationSet, Preprocessing
 from mixport.calibration import calibrate, noise, parse_calibration
-from mixport.errors import BadInputError, StoreError
-from mixport.fingerprint import sha256_arrays
-from mixport.progress import SilentProgress
-from mixport.store import Store
+from mixport.records.artifacts import CalibrationSet, Preprocessing
+from mixport.records.errors import BadInputError, StoreError
+from mixport.records.fingerprint import sha256_arrays
+from mixport.records.progress import SilentProgress
+from mixport.storage.store import Store
 
 SMALL = Preprocessing(size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))
 

@@ -10,7 +10,7 @@ from huggingface_hub import errors as hub_errors
 from mixport import builtin
 from mixport.calibration import hub
 from mixport.calibration.generators import KNOWN, Defaults, is_remote, resolve_generator
-from mixport.errors import BadInputError
+from mixport.records.errors import BadInputError
 
 
 def test_a_local_folder(tiny_pipeline: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mixport.calibration.noise import noise_image
-from mixport.fingerprint import sha256_arrays
+from mixport.records.fingerprint import sha256_arrays
 
 
 def test_an_image_depends_on_seed_and_index_alone() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from mixport.calibration.open_pipeline import check_lengths, open_pipeline
 from mixport.calibration.request import resolve_request
-from mixport.errors import BadInputError, BadOptionError
+from mixport.records.errors import BadInputError, BadOptionError
 from tests.diffusion import LENGTH
 from tests.unit.calibration.conftest import prompt_recipe, settings
 

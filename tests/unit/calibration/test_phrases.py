@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mixport.calibration.phrases import ADJECTIVES, DEFAULT_TEMPLATE, check_template, fill, with_article
-from mixport.errors import BadOptionError
+from mixport.records.errors import BadOptionError
 
 
 @pytest.mark.parametrize("word", ["airplane", "automobile", "Egyptian cat", "umbrella", "hourglass", "honest face", "iPod", "unimportant"])

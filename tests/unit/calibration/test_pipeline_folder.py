@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mixport.calibration.pipeline_folder import read_pipeline_folder
-from mixport.errors import BadInputError
+from mixport.records.errors import BadInputError
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixport.artifacts import Preprocessing
 from mixport.calibration import CalibrationRecipe, Preview, calibrate, parse_calibration, preview
 from mixport.calibration.recipe import FilterSettings, GeneratorSettings, PromptRecipe
-from mixport.errors import BadInputError, BadOptionError
-from mixport.progress import SilentProgress
-from mixport.store import Store
+from mixport.records.artifacts import Preprocessing
+from mixport.records.errors import BadInputError, BadOptionError
+from mixport.records.progress import SilentProgress
+from mixport.storage.store import Store
 from tests.unit.calibration.conftest import Steps
 
 SMALL = Preprocessing(size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mixport.calibration.phrases import ADJECTIVES
 from mixport.calibration.prompts import Prompt, image_seed, prompts
 from mixport.calibration.recipe import PromptRecipe
-from mixport.errors import BadInputError, BadOptionError, InvariantError
+from mixport.records.errors import BadInputError, BadOptionError, InvariantError
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MIXUP = PromptRecipe(strategy="mixup", class_names=NAMES)

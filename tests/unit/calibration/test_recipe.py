@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from mixport.artifacts import Preprocessing
 from mixport.calibration import parse_calibration
 from mixport.calibration.recipe import FilterSettings, GeneratorSettings, PromptRecipe, Strategy
-from mixport.errors import BadOptionError
+from mixport.records.artifacts import Preprocessing
+from mixport.records.errors import BadOptionError
 
 SMALL = Preprocessing(size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))
 

@@ -8,7 +8,7 @@ import pytest
 
 from mixport.calibration import request as module
 from mixport.calibration.request import DrawingRequest, resolve_request
-from mixport.errors import BadOptionError
+from mixport.records.errors import BadOptionError
 from tests.unit.calibration.conftest import CLASSES, prompt_recipe, settings
 
 Resolve = Callable[..., DrawingRequest]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from mixport.artifacts import Preprocessing
 from mixport.calibration import (
     SetSummary,
     calibrate,
@@ -15,10 +14,11 @@ from mixport.calibration import (
     select_for_pruning,
     verify_sets,
 )
-from mixport.errors import BadInputError
-from mixport.progress import SilentProgress
-from mixport.sealed_json import seal, unseal
-from mixport.store import Store
+from mixport.records.artifacts import Preprocessing
+from mixport.records.errors import BadInputError
+from mixport.records.progress import SilentProgress
+from mixport.storage.sealed_json import seal, unseal
+from mixport.storage.store import Store
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageFont
 
 from mixport.calibration import contact_sheet
 from mixport.calibration.sheet import wrap
-from mixport.errors import BadInputError, StoreError
+from mixport.records.errors import BadInputError, StoreError
 
 MARGIN, GAP = 28, 14
 FONT = ImageFont.load_default(size=12)

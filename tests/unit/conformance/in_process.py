@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from mixport.errors import BadInputError
-from mixport.runtime_records import RuntimeAnswer, RuntimeInfo, RuntimeJob
-from mixport.targets import SessionRules
+from mixport.records.errors import BadInputError
+from mixport.records.runtime import RuntimeAnswer, RuntimeInfo, RuntimeJob
+from mixport.records.targets import SessionRules
 from mixport.validate.session import open_session, runtime_info
 
 Outputs = Mapping[str, np.ndarray]

@@ -13,11 +13,11 @@ import pytest
 from mixport.conformance.case import Case
 from mixport.conformance.catalogue import FORMS, cases_of, choose, emitted_forms
 from mixport.conformance.kit import Kit, judge, make_kit, run_kit
-from mixport.environment import vector_features
-from mixport.errors import BadOptionError, RuntimeUnavailableError
 from mixport.form_evidence import ConformanceResult, shipped_results
-from mixport.runtime_records import RuntimeAnswer, RuntimeInfo, RuntimeJob
-from mixport.targets import SessionRules, load_target
+from mixport.records.environment import vector_features
+from mixport.records.errors import BadOptionError, RuntimeUnavailableError
+from mixport.records.runtime import RuntimeAnswer, RuntimeInfo, RuntimeJob
+from mixport.records.targets import SessionRules, load_target
 from tests.unit.conformance.in_process import InProcess
 
 POLICY = load_target("ort-cpu").session

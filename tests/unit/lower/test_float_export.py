@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixport.errors import UnsupportedModelError
 from mixport.lower.float_export import export_float
+from mixport.records.errors import UnsupportedModelError
 from tests.models import tiny
 
 

@@ -10,13 +10,13 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from mixport.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
-from mixport.errors import InvariantError
 from mixport.lower import lower, read_lowered
 from mixport.lower.lowering import check_sites
 from mixport.quantize import load_model, quantize, read_quantized
-from mixport.scheme import Scheme
-from mixport.targets import load_target
+from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
+from mixport.records.errors import InvariantError
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
 
 Made = tuple[QuantizedModel, LoweredGraph, onnx.ModelProto]
 

@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import pytest
 
-from mixport.artifacts import CalibrationSet, LoweredGraph
 from mixport.lower import lower
 from mixport.quantize import load_model, open_simulation, quantize
-from mixport.scheme import Scheme
-from mixport.targets import load_target
+from mixport.records.artifacts import CalibrationSet, LoweredGraph
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
 from mixport.validate.validate import validate
 
 

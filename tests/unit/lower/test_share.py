@@ -11,12 +11,12 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from mixport.artifacts import CalibrationSet
 from mixport.lower import lower
 from mixport.lower.share import ShareInitializersPass
 from mixport.quantize import load_model, open_simulation, quantize
-from mixport.scheme import Scheme
-from mixport.targets import load_target
+from mixport.records.artifacts import CalibrationSet
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
 from mixport.validate.interpreter import Interpreter
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixport.file_facts import LayerIntegers, OutputCodes
+from mixport.records.graph_facts import LayerIntegers, OutputCodes
 
 MakeLayer = Callable[..., LayerIntegers]
 

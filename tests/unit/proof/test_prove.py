@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixport.file_facts import FileFacts, LayerIntegers, NodeFacts, OutputCodes
 from mixport.proof.adds import add_fault
 from mixport.proof.prove import prove
+from mixport.records.graph_facts import FileFacts, LayerIntegers, NodeFacts, OutputCodes
 
 Make = Any
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixport import integer
-from mixport.file_facts import LayerIntegers, OutputCodes
+from mixport.arithmetic import integer
 from mixport.proof.requantise import prove_requantisation, reach
+from mixport.records.graph_facts import LayerIntegers, OutputCodes
 
 Make = Any
 

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from mixport.arithmetic.torch_ops import OPS
 from mixport.quantize.attention_softmax import divide_after_product
 from mixport.quantize.fx_graph import aten, clean, record_shapes
 from mixport.quantize.plan import make_plan
 from mixport.quantize.quantizer import choose_params
 from mixport.quantize.statistics import collect, within_reach
-from mixport.scheme import Scheme
-from mixport.targets import load_target
-from mixport.torch_ops import OPS
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
 from tests.unit.quantize.conftest import Capture, operators
 
 TARGET = load_target("ort-cpu")

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixport.artifacts import CalibrationSet
-from mixport.errors import SizeBudgetError
 from mixport.lower import lower
-from mixport.progress import SilentProgress
 from mixport.quantize import quantize
 from mixport.quantize.auto_widths import Sizes, choose_widths, learned_bytes, levelling_scheme
 from mixport.quantize.plan import make_plan
 from mixport.quantize.sensitivity import RoundWeight, nearest
 from mixport.quantize.widths import LayerWidth, scheme_widths
-from mixport.reconstruction_preset import ReconstructionOptions
-from mixport.scheme import Scheme
-from mixport.search_records import WidthSearch
-from mixport.targets import Target, load_target
+from mixport.records.artifacts import CalibrationSet
+from mixport.records.errors import SizeBudgetError
+from mixport.records.progress import SilentProgress
+from mixport.records.reconstruction_preset import ReconstructionOptions
+from mixport.records.scheme import Scheme
+from mixport.records.search import WidthSearch
+from mixport.records.targets import Target, load_target
 from tests.reconstruction import DEFAULT, changed, float_model, seeded, task_of
 from tests.unit.quantize.conftest import Capture
 from tests.wide_model import wide

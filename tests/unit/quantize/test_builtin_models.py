@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mixport.errors import BadInputError
 from mixport.quantize import builtin_models, check_class_count, load_model
 from mixport.quantize.builtin_models import CIFAR10_CLASSES, builtin_weights, create_builtin
 from mixport.quantize.cifar_vit import cifar_vit
 from mixport.quantize.class_file import read_classes
 from mixport.quantize.timm_model import create_timm
+from mixport.records.errors import BadInputError
 
 
 @pytest.mark.parametrize("name", ["cifar10-resnet20", "cifar10-resnet32", "cifar10-resnet44", "cifar10-resnet56", "cifar10-vit"])

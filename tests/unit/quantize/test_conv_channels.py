@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mixport.artifacts import Decision
 from mixport.lower import lower
 from mixport.quantize import open_simulation, quantize
 from mixport.quantize.capture import Captured
@@ -17,8 +16,9 @@ from mixport.quantize.conv_channels import channel_ratios, level_convolutions
 from mixport.quantize.fx_graph import aten
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.roles import CHANNEL_BOUNDS, clamp_bounds
-from mixport.scheme import Scheme
-from mixport.targets import load_target
+from mixport.records.artifacts import Decision
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
 from mixport.validate.validate import validate
 from tests.reconstruction import calibration_of, float_model, seeded
 from tests.unit.quantize.conftest import Capture

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mixport.quantize.plan import make_plan
 from mixport.quantize.ranges import OUTPUT_MARGIN, ScaleRule, activation_params
 from mixport.quantize.statistics import histogram_of
-from mixport.scheme import Scheme
+from mixport.records.scheme import Scheme
 from tests.unit.quantize.conftest import Capture, operators
 
 RULE = ScaleRule(zero_point="any", power_of_two=False)

@@ -7,8 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from mixport import integer
-from mixport.quant_params import QuantParams
+from mixport.arithmetic import integer
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.exact_scales import Layer, exact_scales
 
 

@@ -14,16 +14,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from mixport.artifacts import CalibrationSet
+from mixport.arithmetic.neighbour_pairs import pair_violations
+from mixport.arithmetic.torch_ops import OPS
 from mixport.lower import lower
-from mixport.pairs import pair_violations
 from mixport.quantize import load_model, quantize
 from mixport.quantize.few_channels import widen_few_channels
 from mixport.quantize.fx_graph import aten, clean, record_shapes
 from mixport.quantize.simulate import open_simulation
-from mixport.scheme import Scheme
-from mixport.targets import Target, load_target
-from mixport.torch_ops import OPS
+from mixport.records.artifacts import CalibrationSet
+from mixport.records.scheme import Scheme
+from mixport.records.targets import Target, load_target
 from mixport.validate.interpreter import Interpreter
 
 

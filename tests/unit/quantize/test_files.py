@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mixport.errors import BadInputError, UnsupportedModelError
 from mixport.quantize import load_model
 from mixport.quantize.load_state import load_into
 from mixport.quantize.program_file import load_program
 from mixport.quantize.weights_file import read_state_dict
+from mixport.records.errors import BadInputError, UnsupportedModelError
 
 
 class Evil:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mixport.errors import BadInputError
 from mixport.quantize.float_model import load_model
+from mixport.records.errors import BadInputError
 from tests.reconstruction import float_model
 
 

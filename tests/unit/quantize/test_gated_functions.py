@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixport import integer
-from mixport.quant_params import QuantParams
+from mixport.arithmetic import integer
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.gated_functions import settle_gates
 from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.tables import make_table
-from mixport.scheme import Scheme
+from mixport.records.scheme import Scheme
 from tests.unit.quantize.conftest import Capture, operators
 
 RULE = ScaleRule(zero_point="any", power_of_two=False)

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from mixport.pairs import forms_pairs, pair_violations
+from mixport.arithmetic.neighbour_pairs import forms_pairs, pair_violations
+from mixport.arithmetic.requantisation import Requantisation, wrong_thresholds
+from mixport.arithmetic.torch_ops import OPS
 from mixport.quantize.capture import capture
 from mixport.quantize.fx_graph import argument, aten, constant, tensor_arg
 from mixport.quantize.insert import code_params, insert_activations, insert_weights
@@ -17,10 +19,8 @@ from mixport.quantize.plan import make_plan
 from mixport.quantize.quantizer import choose_params
 from mixport.quantize.statistics import collect
 from mixport.quantize.widths import scheme_widths
-from mixport.requantisation import Requantisation, wrong_thresholds
-from mixport.scheme import Scheme
-from mixport.targets import load_target
-from mixport.torch_ops import OPS
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
 from tests.models import tiny
 
 

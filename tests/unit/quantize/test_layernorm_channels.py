@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixport.artifacts import Decision
 from mixport.quantize.capture import Captured
 from mixport.quantize.fx_graph import aten, constant
 from mixport.quantize.layernorm_channels import level_layernorms
 from mixport.quantize.ranges import ScaleRule
-from mixport.scheme import Scheme
+from mixport.records.artifacts import Decision
+from mixport.records.scheme import Scheme
 from tests.unit.quantize.conftest import Capture
 
 _RULE = ScaleRule(zero_point="any", power_of_two=False)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from mixport.artifacts import Decision
 from mixport.lower import lower
 from mixport.quantize import open_simulation, quantize
 from mixport.quantize.capture import Captured
@@ -17,9 +16,10 @@ from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.linear_basis import change_bases
 from mixport.quantize.linear_tensors import LinearChain, linear_chains
 from mixport.quantize.ranges import ScaleRule
-from mixport.reconstruction_preset import ReconstructionOptions, find_preset
-from mixport.scheme import Scheme
-from mixport.targets import load_target
+from mixport.records.artifacts import Decision
+from mixport.records.reconstruction_preset import ReconstructionOptions, find_preset
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
 from mixport.validate.validate import validate
 from tests.reconstruction import calibration_of, float_model, seeded
 from tests.unit.quantize.conftest import Capture

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixport.artifacts import CalibrationSet, Preprocessing, QuantizedModel
-from mixport.output_quality import sqnr_db
 from mixport.quantize import FloatModel, quantize, read_quantized
-from mixport.scheme import Scheme
-from mixport.targets import load_target
+from mixport.records.artifacts import CalibrationSet, Preprocessing, QuantizedModel
+from mixport.records.output_quality import sqnr_db
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
 
 
 class Squared(nn.Module):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from mixport.errors import UnsupportedModelError
 from mixport.quantize.fx_graph import aten
+from mixport.records.errors import UnsupportedModelError
 from tests.unit.quantize.conftest import Capture, operators
 
 INF, LOWEST = float("inf"), torch.finfo(torch.float32).min

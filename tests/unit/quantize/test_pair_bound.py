@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixport import integer
-from mixport.dtypes import IntType
-from mixport.errors import InvariantError
-from mixport.pairs import forms_pairs, from_kernel_order, in_pairs, kernel_order, pair_violations
-from mixport.quant_params import QuantParams
+from mixport.arithmetic import integer
+from mixport.arithmetic.dtypes import IntType
+from mixport.arithmetic.neighbour_pairs import forms_pairs, from_kernel_order, in_pairs, kernel_order, pair_violations
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.layer_integers import RoundedLayer, check_pairs, fix_scales, within_pairs
 from mixport.quantize.pair_bound import PairBound, project_pairs, repair_pairs
 from mixport.quantize.ranges import P, weight_scales
+from mixport.records.errors import InvariantError
 
 FULL = PairBound(largest_code=255, limit=32767)
 EVERY = np.mgrid[-127:128, -127:128].reshape(2, -1).T

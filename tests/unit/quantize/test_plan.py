@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mixport.quantize.plan import Plan, make_plan
-from mixport.scheme import DEFAULT_EDGE_CONVENTION, EDGE_CONVENTIONS, EdgeConvention, Scheme
+from mixport.records.scheme import DEFAULT_EDGE_CONVENTION, EDGE_CONVENTIONS, EdgeConvention, Scheme
 from tests.unit.quantize.conftest import Capture
 
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx
 
-from mixport.errors import UnsupportedModelError
 from mixport.quantize.fx_graph import aten, clean, record_shapes
 from mixport.quantize.pool_forms import AVERAGE_POOLS
 from mixport.quantize.pool_windows import Window, adaptive_windows, are_whole, runs, strided_windows
 from mixport.quantize.pooling import unify_average_pools
+from mixport.records.errors import UnsupportedModelError
 
 _STRIDED = {1: aten.avg_pool1d.default, 2: aten.avg_pool2d.default, 3: aten.avg_pool3d.default}
 _ADAPTIVE = {1: aten.adaptive_avg_pool1d.default, 2: aten.adaptive_avg_pool2d.default, 3: aten.adaptive_avg_pool3d.default}

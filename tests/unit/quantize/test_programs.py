@@ -14,10 +14,10 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from mixport.errors import BadInputError, UnsupportedModelError
 from mixport.quantize import load_model
 from mixport.quantize.capture import capture
 from mixport.quantize.program_file import load_program
+from mixport.records.errors import BadInputError, UnsupportedModelError
 from mixport.stage_keys import model_key
 
 BATCH = torch.export.Dim("batch", min=1)

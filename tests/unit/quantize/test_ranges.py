@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixport import integer
-from mixport.dtypes import IntType
+from mixport.arithmetic import integer
+from mixport.arithmetic.dtypes import IntType
 from mixport.quantize.ranges import P, ScaleRule, activation_params, histogram_error, short_mantissa, weight_scales
 from mixport.quantize.statistics import Histogram, HistogramObserver
 

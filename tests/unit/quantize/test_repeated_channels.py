@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from mixport.artifacts import CalibrationSet
 from mixport.lower import lower
 from mixport.quantize import load_model, quantize
 from mixport.quantize.fx_graph import aten, clean, record_shapes
 from mixport.quantize.repeated_channels import repeat_channels
 from mixport.quantize.simulate import open_simulation
-from mixport.scheme import Scheme
-from mixport.targets import load_target
+from mixport.records.artifacts import CalibrationSet
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
 from mixport.validate.interpreter import Interpreter
 
 

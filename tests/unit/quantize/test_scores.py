@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mixport.artifacts import ImageScores, Preprocessing
-from mixport.errors import BadInputError, BadOptionError, UnsupportedModelError
-from mixport.images import normalise
 from mixport.quantize.float_model import FloatModel
 from mixport.quantize.score_formulas import similarity_entropy
 from mixport.quantize.scores import ModelScores
+from mixport.records.artifacts import ImageScores, Preprocessing
+from mixport.records.errors import BadInputError, BadOptionError, UnsupportedModelError
+from mixport.storage.images import normalise
 
 SIDE = 12
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from mixport.progress import SilentProgress
 from mixport.quantize.plan import make_plan
 from mixport.quantize.sensitivity import RoundedWeights, divergence, joint_losses, layer_losses, nearest
 from mixport.quantize.widths import scheme_widths
-from mixport.scheme import Scheme
+from mixport.records.progress import SilentProgress
+from mixport.records.scheme import Scheme
 from tests.models import tiny
 from tests.unit.quantize.conftest import Capture
 

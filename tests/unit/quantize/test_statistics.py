@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixport.errors import BadInputError
 from mixport.quantize.statistics import BINS, HistogramObserver
+from mixport.records.errors import BadInputError
 
 
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=40), st.integers(1, 5))

@@ -15,8 +15,8 @@ from mixport.quantize.plan import make_plan
 from mixport.quantize.quantizer import choose_params
 from mixport.quantize.statistics import collect
 from mixport.quantize.uneven_channels import level_uneven
-from mixport.scheme import Scheme
-from mixport.targets import load_target
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
 
 Capture = Callable[..., Captured]
 W8A8 = Scheme(weight_bits=8, activation_bits=8)

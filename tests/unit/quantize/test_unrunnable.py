@@ -4,7 +4,7 @@ import pytest
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixport.errors import UnsupportedModelError
+from mixport.records.errors import UnsupportedModelError
 from tests.unit.quantize.conftest import Capture
 
 

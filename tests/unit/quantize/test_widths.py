@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mixport.quantize.plan import make_plan
 from mixport.quantize.widths import scheme_widths
-from mixport.scheme import Scheme
+from mixport.records.scheme import Scheme
 from tests.unit.quantize.conftest import Capture
 
 

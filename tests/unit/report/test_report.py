@@ -14,8 +14,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from mixport.errors import InvariantError
 from mixport.manifest import Manifest, SessionPolicy, SiteEntry, UnitEntry
+from mixport.records.errors import InvariantError
 from mixport.report import StripImage, recheck_script, render
 from mixport.report.plots import size_figure, sqnr_figure, unit_figure
 

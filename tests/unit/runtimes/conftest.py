@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from mixport.runtime_records import RuntimeJob
-from mixport.targets import SessionRules
+from mixport.records.runtime import RuntimeJob
+from mixport.records.targets import SessionRules
 
 POLICY = SessionRules(optimization_level="all", threads=1)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixport.errors import RuntimeUnavailableError
-from mixport.runtime_records import RuntimeJob
+from mixport.records.errors import RuntimeUnavailableError
+from mixport.records.runtime import RuntimeJob
 from mixport.runtimes import open_runtimes
 from tests.unit.runtimes.conftest import POLICY, quantised
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mixport.errors import BadInputError, RuntimeUnavailableError
+from mixport.records.errors import BadInputError, RuntimeUnavailableError
 from mixport.runtimes import cache_folder, debian, install, open_runtimes, survey, web
 from mixport.runtimes.cache_folder import installing, kept
 from mixport.runtimes.pins import ONNXRUNTIME_WEB, WEB_FILES

@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from mixport.errors import BadInputError, RuntimeUnavailableError
-from mixport.runtime_records import Runtime, RuntimeJob
+from mixport.records.errors import BadInputError, RuntimeUnavailableError
+from mixport.records.runtime import Runtime, RuntimeJob
+from mixport.records.targets import SessionRules
 from mixport.runtimes import local, open_runtimes
 from mixport.runtimes.pins import RUNNER
-from mixport.targets import SessionRules
 from tests.unit.runtimes.conftest import POLICY, quantised
 
 COMMAND = f"command:{sys.executable} {{runner}} {{job}}"

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixport.errors import BadInputError, RuntimeUnavailableError
-from mixport.runtime_records import RuntimeJob
+from mixport.records.errors import BadInputError, RuntimeUnavailableError
+from mixport.records.runtime import RuntimeJob
 from mixport.runtimes import protocol
 from mixport.runtimes.protocol import read_answer, write_job
 from tests.unit.runtimes.conftest import POLICY

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mixport.errors import RuntimeUnavailableError
-from mixport.runtime_records import RuntimeJob, TimingRules
+from mixport.records.errors import RuntimeUnavailableError
+from mixport.records.runtime import RuntimeJob, TimingRules
 from mixport.runtimes import local
 from mixport.runtimes.protocol import read_times, write_job
 from tests.unit.runtimes.conftest import POLICY

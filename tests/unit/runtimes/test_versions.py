@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixport.errors import BadInputError, RuntimeUnavailableError
-from mixport.runtime_records import RuntimeJob
+from mixport.records.errors import BadInputError, RuntimeUnavailableError
+from mixport.records.runtime import RuntimeJob
 from mixport.runtimes import check_names, download_mb, install, open_runtimes, split_name, survey, web, wheel
 from mixport.runtimes.emulated import ARM64
 from mixport.runtimes.names import RuntimeName

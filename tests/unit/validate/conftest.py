@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from mixport.targets import Target, load_target
+from mixport.records.targets import Target, load_target
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from mixport.runtime_records import RuntimeAnswer, RuntimeInfo, RuntimeJob
-from mixport.targets import SessionRules
+from mixport.records.runtime import RuntimeAnswer, RuntimeInfo, RuntimeJob
+from mixport.records.targets import SessionRules
 from mixport.validate.session import open_session
 
 Arrays = Mapping[str, np.ndarray]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from mixport.targets import SessionRules, Target
+from mixport.records.targets import SessionRules, Target
 from mixport.validate.adversarial import check_sites
 from mixport.validate.images import adversarial_images
 from mixport.validate.interpreter import Interpreter

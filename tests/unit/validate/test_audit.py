@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mixport.targets import SessionRules, Target
+from mixport.records.targets import SessionRules, Target
 from mixport.validate.audit import audit, integer_operator_count
 from mixport.validate.interpreter import Interpreter
 from tests.unit.validate.qdq_graphs import QdqBuilder, build_network, build_transformer

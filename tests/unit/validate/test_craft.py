@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixport import integer
+from mixport.arithmetic import integer
 from mixport.validate.cases import cases_for
 from mixport.validate.craft import Rows, extreme, reach_targets, tie_targets
 from mixport.validate.interpreter import Interpreter

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
-from mixport.artifacts import Cause, Localisation, LoweredGraph, ValidationReport
-from mixport.errors import RuntimeUnavailableError
-from mixport.runtime_records import RuntimeAnswer, RuntimeInfo, RuntimeJob
-from mixport.targets import SessionRules, Target
+from mixport.records.artifacts import Cause, Localisation, LoweredGraph, ValidationReport
+from mixport.records.errors import RuntimeUnavailableError
+from mixport.records.runtime import RuntimeAnswer, RuntimeInfo, RuntimeJob
+from mixport.records.targets import SessionRules, Target
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.recheck import golden, recheck
 from mixport.validate.validate import validate

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from mixport.attention_softmax import Exponent, choose_exponent, is_proved, numerators
+from mixport.arithmetic.attention_softmax import Exponent, choose_exponent, is_proved, numerators
 from mixport.conformance.model import Model
 from mixport.proof.prove import prove
 from mixport.validate.graph import Node

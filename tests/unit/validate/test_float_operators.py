@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixport.simulation import FloatEvaluation
+from mixport.records.simulation import FloatEvaluation
 from mixport.validate.float_operators import bound_of, compare_floats
 
 NAMES = ("site", "output")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from mixport.targets import Target
+from mixport.records.targets import Target
 from mixport.validate.audit import optimised_nodes
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.session import run_codes

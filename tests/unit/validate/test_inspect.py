@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixport.proof.prove import prove
-from mixport.targets import Target, load_target
+from mixport.records.targets import Target, load_target
 from mixport.validate.inspect import NodeDescription, check_against, describe
 from mixport.validate.target_check import FAILS
 from tests.unit.validate.qdq_graphs import QdqBuilder, build_network, build_transformer

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mixport.errors import BadInputError, UnsupportedModelError
-from mixport.targets import Target
+from mixport.records.errors import BadInputError, UnsupportedModelError
+from mixport.records.targets import Target
 from mixport.validate.compare import compare
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.session import run_codes

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from mixport.targets import Target
+from mixport.records.targets import Target
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.session import open_session
 from tests.unit.validate.qdq_graphs import QdqBuilder

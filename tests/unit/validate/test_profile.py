@@ -9,7 +9,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from mixport.progress import SilentProgress
+from mixport.records.progress import SilentProgress
 from mixport.validate.audit import OptimisedNode
 from mixport.validate.latency import WARMUP_RUNS
 from mixport.validate.profile import profile, read_profile, totals

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from mixport.errors import BadInputError
+from mixport.records.errors import BadInputError
 from mixport.validate.graph import infer_shapes, load_model, read_graph
 from tests.unit.validate.qdq_graphs import QdqBuilder, build_network
 

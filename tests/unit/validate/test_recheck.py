@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixport.artifacts import LoweredGraph
-from mixport.errors import BadInputError
-from mixport.targets import Target
+from mixport.records.artifacts import LoweredGraph
+from mixport.records.errors import BadInputError
+from mixport.records.targets import Target
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.recheck import golden, recheck
 from mixport.validate.session import CodeRunner

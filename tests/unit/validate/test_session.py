@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixport.errors import BadInputError
-from mixport.targets import SessionRules, Target
+from mixport.records.errors import BadInputError
+from mixport.records.targets import SessionRules, Target
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.session import batches, open_session, run_codes, runtime_info, static_batch, with_code_outputs
 from tests.unit.validate.qdq_graphs import QdqBuilder, build_network

@@ -10,7 +10,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from mixport.errors import UnsupportedModelError
+from mixport.records.errors import UnsupportedModelError
 from mixport.validate.static_quantizer import quantize_static_file
 
 MODEL = """<ir_version: 10, opset_import: ["" : 21]>

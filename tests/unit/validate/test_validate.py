@@ -10,12 +10,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from mixport.artifacts import LoweredGraph
-from mixport.errors import BadInputError, InvariantError
-from mixport.progress import SilentProgress
 from mixport.proof.prove import prove
-from mixport.simulation import FloatEvaluation, SimulatedRun
-from mixport.targets import SessionRules, Target
+from mixport.records.artifacts import LoweredGraph
+from mixport.records.errors import BadInputError, InvariantError
+from mixport.records.progress import SilentProgress
+from mixport.records.simulation import FloatEvaluation, SimulatedRun
+from mixport.records.targets import SessionRules, Target
 from mixport.validate.cut_islands import cut_islands
 from mixport.validate.interpreter import Interpreter
 from mixport.validate.session import CodeRunner, open_session

@@ -13,9 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixport.images import normalise
 from mixport.lower import lower
-from mixport.progress import SilentProgress
 from mixport.quantize import open_simulation, quantize
 from mixport.quantize.capture import capture
 from mixport.quantize.fx_graph import aten
@@ -26,9 +24,11 @@ from mixport.quantize.mlps.reconstruct import LARGEST_ERROR, ReconstructedMlps, 
 from mixport.quantize.mlps.train import gelu_output, relu_output
 from mixport.quantize.reconstruction.caches import Room
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
-from mixport.reconstruction_preset import PRESETS, ReconstructionOptions
-from mixport.scheme import Scheme
-from mixport.targets import load_target
+from mixport.records.progress import SilentProgress
+from mixport.records.reconstruction_preset import PRESETS, ReconstructionOptions
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
+from mixport.storage.images import normalise
 from mixport.validate.validate import validate
 from tests.reconstruction import calibration_of, float_model, mlps, seeded, stack
 

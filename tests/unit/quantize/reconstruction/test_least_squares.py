@@ -22,7 +22,7 @@ from mixport.quantize.reconstruction.least_squares import FloatLayer, choose
 from mixport.quantize.reconstruction.optimise import UnitData
 from mixport.quantize.reconstruction.units import find_units
 from mixport.quantize.site_plan import SitePlan
-from mixport.reconstruction_preset import PRESETS
+from mixport.records.reconstruction_preset import PRESETS
 from tests import reconstruction as small
 from tests.reconstruction import changed, learn, task_of
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from mixport.quantize.reconstruction.caches import Activations
 from mixport.quantize.reconstruction.losses import UnitLoss, output_error
 from mixport.quantize.reconstruction.perturbation import Behind, divergence, perturbation_hessian
-from mixport.reconstruction_preset import Stage
+from mixport.records.reconstruction_preset import Stage
 
 IMAGES = torch.tensor([0, 1])
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixport.artifacts import CalibrationSet, QuantizedModel
-from mixport.errors import BadOptionError
 from mixport.lower import lower
 from mixport.quantize import load_model, open_simulation, quantize
-from mixport.reconstruction_preset import PRESETS, Preset, ReconstructionOptions, find_preset
-from mixport.scheme import Scheme
-from mixport.search_records import UnitRecord
-from mixport.targets import load_target
+from mixport.records.artifacts import CalibrationSet, QuantizedModel
+from mixport.records.errors import BadOptionError
+from mixport.records.reconstruction_preset import PRESETS, Preset, ReconstructionOptions, find_preset
+from mixport.records.scheme import Scheme
+from mixport.records.search import UnitRecord
+from mixport.records.targets import load_target
 from mixport.validate.validate import validate
 
 _TARGET = "ort-cpu"

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mixport.arithmetic.torch_ops import OPS
 from mixport.quantize.fx_graph import constant
 from mixport.quantize.insert import insert_activations, insert_weights
 from mixport.quantize.nearest import least_scales, read_params
@@ -23,9 +24,8 @@ from mixport.quantize.reconstruction.reconstruct import Reconstructed
 from mixport.quantize.reconstruction.rounding import Rounding
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.units import find_units
-from mixport.reconstruction_preset import find_preset
-from mixport.targets import load_target
-from mixport.torch_ops import OPS
+from mixport.records.reconstruction_preset import find_preset
+from mixport.records.targets import load_target
 from tests import reconstruction as small
 from tests.reconstruction import DEFAULT, Recorder, changed, learn, task_of
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import fx
 
-from mixport import integer
-from mixport.quant_params import QuantParams
+from mixport.arithmetic import integer
+from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.reconstruction.layer_values import LayerValues
 from mixport.quantize.reconstruction.state import LARGEST_FACTOR, LEAST_FACTOR, UnitState

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from torch import fx
 
-from mixport.artifacts import Decision
 from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.reconstruction.unit_file import FinishedUnit, NoShelf, read_unit, write_unit
 from mixport.quantize.widths import LayerWidth
-from mixport.search_records import UnitRecord
+from mixport.records.artifacts import Decision
+from mixport.records.search import UnitRecord
 
 
 def layers() -> dict[str, fx.Node]:

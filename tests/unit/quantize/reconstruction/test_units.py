@@ -16,8 +16,8 @@ from mixport.quantize.reconstruction.merging import capacity, merge_neighbours
 from mixport.quantize.reconstruction.units import Unit, find_units, merge_units
 from mixport.quantize.roles import Kind
 from mixport.quantize.widths import scheme_widths
-from mixport.reconstruction_preset import Grain
-from mixport.scheme import Scheme
+from mixport.records.reconstruction_preset import Grain
+from mixport.records.scheme import Scheme
 from tests.models import tiny, transformer
 from tests.unit.quantize.conftest import Capture
 

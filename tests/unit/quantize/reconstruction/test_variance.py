@@ -17,7 +17,7 @@ from mixport.quantize.reconstruction.execute import Executor
 from mixport.quantize.reconstruction.optimise import UnitData
 from mixport.quantize.reconstruction.units import find_units
 from mixport.quantize.reconstruction.variance import Spread, spread_of, widened
-from mixport.reconstruction_preset import PRESETS
+from mixport.records.reconstruction_preset import PRESETS
 from tests.reconstruction import DEFAULT, changed, learn, seeded, task_of
 
 
