@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mixport.records.progress import Progress
 from mixport.records.targets import SessionRules
-from mixport.validate.latency import Latency, measure
+from mixport.validate.run.latency import Latency, measure
 
 _SECONDS = 0.4
 """Budget of the rounds: a figure for orientation, not worth more of a build's time."""

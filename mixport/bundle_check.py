@@ -13,9 +13,9 @@ from mixport.records.progress import Progress, SilentProgress
 from mixport.records.targets import SessionRules
 from mixport.release import ReleaseBundle, read_bundle, read_golden, verify_hashes
 from mixport.runtimes import open_runtimes
-from mixport.validate.interpreter import Interpreter
-from mixport.validate.layers import facts_of
-from mixport.validate.recheck import Recheck, recheck
+from mixport.validate.facts import facts_of
+from mixport.validate.interpreter.interpreter import Interpreter
+from mixport.validate.run.golden import Recheck, recheck
 
 
 @dataclass(frozen=True, kw_only=True)

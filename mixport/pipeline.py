@@ -37,8 +37,8 @@ from mixport.stages import StageLog, Workshop
 from mixport.storage.image_files import SUFFIXES, skipped_files
 from mixport.storage.images import LabelledImages, normalise, read_labelled
 from mixport.storage.store import Store
-from mixport.validate.predict import predict
-from mixport.validate.recheck import golden
+from mixport.validate.run.golden import golden
+from mixport.validate.run.predict import predict
 from mixport.validate.validate import validate
 
 

@@ -15,7 +15,7 @@ from mixport.lower.portable_pairs import write_pair
 from mixport.records.artifacts import PortableForm
 from mixport.records.progress import Progress, SilentProgress
 from mixport.records.targets import SessionRules
-from mixport.validate.latency import measure
+from mixport.validate.run.latency import measure
 
 _SECONDS = 0.4
 """Budget of each measurement: a figure for orientation, good to some percent on a quiet machine."""

@@ -72,7 +72,7 @@ def float_file_key(*, model: str) -> str:
 
 def static_file_key(*, float_file: str, images_sha256: str) -> str:
     """SHA-256 of everything that decides quantize_static's file."""
-    code, packages = _file_sha256("validate/static_quantizer.py"), _versions(("onnx", "onnxruntime"))
+    code, packages = _file_sha256("validate/run/static_quantizer.py"), _versions(("onnx", "onnxruntime"))
     return sha256_json({"float": float_file, "images": images_sha256, "code": code, "packages": packages})
 
 

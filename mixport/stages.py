@@ -28,7 +28,7 @@ from mixport.records.scheme import Scheme
 from mixport.records.targets import Target
 from mixport.stage_keys import float_file_key, float_logits_key, lowered_key, quantized_key, static_file_key, unit_key
 from mixport.storage.store import Store
-from mixport.validate.static_quantizer import quantize_static_file
+from mixport.validate.run.static_quantizer import quantize_static_file
 
 _LOGITS_FILE, _FLOAT_FILE, _STATIC_FILE = "logits.npy", "float.onnx", "static.onnx"
 

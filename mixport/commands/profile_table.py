@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mixport.console import Console
 
 if TYPE_CHECKING:
-    from mixport.validate.profile import Profile, Total
+    from mixport.validate.run.profile import Profile, Total
 
 _NO_MODULE = "(no module)"
 
@@ -22,8 +22,8 @@ def show_profile(console: Console, found: Profile, *, inference_ms: float | None
         inference_ms: median of one inference without the profiler; None where it was not measured.
         top: rows a table.
     """
-    from mixport.validate.attribution import merged
-    from mixport.validate.profile import INTEGER_COMPUTE, totals
+    from mixport.validate.run.attribution import merged
+    from mixport.validate.run.profile import INTEGER_COMPUTE, totals
 
     whole = found.total_ms or 1.0
     console.line("")
@@ -50,8 +50,8 @@ def show_profile(console: Console, found: Profile, *, inference_ms: float | None
 
 def profile_document(found: Profile) -> dict[str, object]:
     """Everything that the tables show, whole, and every node."""
-    from mixport.validate.attribution import merged
-    from mixport.validate.profile import INTEGER_COMPUTE, totals
+    from mixport.validate.run.attribution import merged
+    from mixport.validate.run.profile import INTEGER_COMPUTE, totals
 
     whole = found.total_ms or 1.0
     return {

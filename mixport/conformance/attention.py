@@ -13,7 +13,7 @@ from mixport.conformance.case import Case, Form
 from mixport.conformance.expected import F32, bell, computed
 from mixport.conformance.model import Model
 from mixport.records.errors import InvariantError
-from mixport.validate.graph import Array
+from mixport.validate.interpreter.graph import Array
 
 _STEPS = ((0.0234, 8), (0.25, 8), (0.0041, 8), (0.05, 4), (0.11, 2), (1.7, 8))
 """Steps and bits of numerators: flat and sharp rows."""

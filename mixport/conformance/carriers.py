@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 from mixport.conformance.case import Case, Form
 from mixport.conformance.expected import bell, crafted, interpreted
 from mixport.conformance.model import Model
-from mixport.validate.graph import Array
+from mixport.validate.interpreter.graph import Array
 
 
 @dataclass(frozen=True, kw_only=True)

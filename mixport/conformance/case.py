@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from mixport.validate.graph import Array
+from mixport.validate.interpreter.graph import Array
 
 Family = Literal["layers", "carriers", "codes", "movement", "float", "double", "composites", "functions", "unused"]
 

@@ -11,7 +11,7 @@ import onnx
 from mixport.conformance.case import Case, Form
 from mixport.conformance.expected import F32, F64, computed, spread
 from mixport.conformance.model import Model
-from mixport.validate.graph import Array
+from mixport.validate.interpreter.graph import Array
 
 
 def _cast(source: str, to: type[np.generic], rng: np.random.Generator) -> tuple[Case, ...]:

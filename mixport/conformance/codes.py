@@ -11,7 +11,7 @@ import numpy as np
 from mixport.conformance.case import Case, Form
 from mixport.conformance.expected import bell, interpreted
 from mixport.conformance.model import Model
-from mixport.validate.graph import Array
+from mixport.validate.interpreter.graph import Array
 
 _F32 = np.float32
 

@@ -12,7 +12,7 @@ from mixport.arithmetic import integer
 from mixport.conformance.case import Case, Form
 from mixport.conformance.expected import F32, F64, bell, computed
 from mixport.conformance.model import Model
-from mixport.validate.graph import Array
+from mixport.validate.interpreter.graph import Array
 
 _SQUARINGS = 6
 _RANGE = 16.0

@@ -10,10 +10,10 @@ import onnx
 
 from mixport.conformance.case import Case, Run
 from mixport.records.errors import InvariantError
-from mixport.validate.cases import cases_for
-from mixport.validate.cut import input_names
-from mixport.validate.graph import Array
-from mixport.validate.interpreter import Interpreter
+from mixport.validate.crafted.cases import cases_for
+from mixport.validate.crafted.cut import input_names
+from mixport.validate.interpreter.graph import Array
+from mixport.validate.interpreter.interpreter import Interpreter
 
 F32, F64 = np.float32, np.float64
 

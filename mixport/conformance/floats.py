@@ -11,7 +11,7 @@ import numpy as np
 from mixport.conformance.case import Case, Form
 from mixport.conformance.expected import F32, F64, Answer, computed, spread
 from mixport.conformance.model import Model
-from mixport.validate.graph import Array
+from mixport.validate.interpreter.graph import Array
 
 
 def _binary(op: str, function: Answer, dtype: type[np.floating[Any]], rng: np.random.Generator) -> tuple[Case, ...]:

@@ -14,7 +14,7 @@ from mixport.conformance.case import Case, Form
 from mixport.conformance.codes import all_codes
 from mixport.conformance.expected import computed, crafted
 from mixport.conformance.model import Model
-from mixport.validate.graph import Array
+from mixport.validate.interpreter.graph import Array
 
 _F32 = np.float32
 _HALF_ULP = 2.0**-24

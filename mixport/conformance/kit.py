@@ -17,8 +17,8 @@ from mixport.records.progress import Progress, SilentProgress
 from mixport.records.runtime import Runtime, RuntimeAnswer, RuntimeJob
 from mixport.records.targets import SessionRules
 from mixport.runtimes import split_name
-from mixport.validate.compare import Comparison, compare, join
-from mixport.validate.graph import Array
+from mixport.validate.interpreter.graph import Array
+from mixport.validate.run.compare import Comparison, compare, join
 
 _NOTHING: Mapping[str, Array] = {}
 

@@ -14,7 +14,7 @@ from mixport.conformance.case import Case, Form
 from mixport.conformance.expected import crafted
 from mixport.conformance.model import Model
 from mixport.conformance.products import power_of_two_below, wide_output
-from mixport.validate.graph import Array
+from mixport.validate.interpreter.graph import Array
 
 Weights = Literal["pair-safe", "repaired", "full"]
 """8-bit weights: all small, repaired just where two products meet in 16 bits, or of the full range."""

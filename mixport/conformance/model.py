@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import DTypeLike
 from onnx import TensorProto, helper, numpy_helper
 
-from mixport.validate.graph import Array
+from mixport.validate.interpreter.graph import Array
 
 _OPSET, _IR_VERSION = 21, 10
 _OPSET_INT2, _IR_VERSION_INT2 = 25, 13

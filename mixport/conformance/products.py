@@ -12,7 +12,7 @@ import numpy as np
 from mixport.conformance.case import Case, Form
 from mixport.conformance.expected import crafted, interpreted
 from mixport.conformance.model import Model
-from mixport.validate.graph import Array
+from mixport.validate.interpreter.graph import Array
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import onnx
 from mixport.conformance.case import Case, Form
 from mixport.conformance.expected import F32, F64, Answer, computed, spread
 from mixport.conformance.model import Model
-from mixport.validate.graph import Array
+from mixport.validate.interpreter.graph import Array
 
 
 def _reduce(

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from mixport.arithmetic.dtypes import STORAGE_RANGE
-from mixport.validate.graph import Array, Graph, Node
+from mixport.validate.interpreter.graph import Array, Graph, Node
 
 #: Up to here a float type holds every integer.
 _INTEGERS: Mapping[str, int] = {"float32": 2**24, "float64": 2**53}

@@ -16,7 +16,7 @@ from mixport.arithmetic import integer
 from mixport.conformance.case import Case, Form
 from mixport.conformance.expected import F32, bell, computed, spread
 from mixport.conformance.model import Model
-from mixport.validate.graph import Array
+from mixport.validate.interpreter.graph import Array
 
 _ERF = np.vectorize(math.erf, otypes=[np.float64])
 

@@ -14,10 +14,10 @@ from mixport.conformance.catalogue import FORMS
 from mixport.conformance.functions import function_form
 from mixport.conformance.tensor_types import TensorTypes, tensor_types
 from mixport.form_evidence import ConformanceResult, portable_forms, shipped_results
-from mixport.validate.graph import Node
-from mixport.validate.interpreter import Interpreter
-from mixport.validate.plan import Step
-from mixport.validate.units import FusedUnit
+from mixport.validate.interpreter.fused_units import FusedUnit
+from mixport.validate.interpreter.graph import Node
+from mixport.validate.interpreter.interpreter import Interpreter
+from mixport.validate.interpreter.plan import Step
 
 _NAMES = frozenset(form.name for form in FORMS)
 

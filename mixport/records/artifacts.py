@@ -304,7 +304,7 @@ Cause = Literal[
     "other-data",
     "other-arithmetic",
 ]
-"""Why a runtime may have given another value; see `mixport.validate.localise`."""
+"""Why a runtime may have given another value; see `mixport.validate.localise.localise`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from mixport.records.artifacts import Divergence, FusionAudit, RuntimeResult
 from mixport.records.runtime import RuntimeInfo
 from mixport.records.targets import SessionRules
-from mixport.validate.adversarial import SiteChecks
-from mixport.validate.audit import integer_operator_count
-from mixport.validate.compare import Comparison
+from mixport.validate.crafted.check_units import SiteChecks
+from mixport.validate.run.compare import Comparison
+from mixport.validate.run.fusion_audit import integer_operator_count
 
 
 def claim_of(

@@ -9,11 +9,11 @@ from typing import Literal
 import onnx
 
 from mixport.records.graph_facts import Prover
-from mixport.validate.interpreter import Interpreter
-from mixport.validate.layers import facts_of, site_of, told_steps
-from mixport.validate.plan import Plan, Step
+from mixport.validate.facts import facts_of, site_of, told_steps
+from mixport.validate.interpreter.fused_units import FusedUnit
+from mixport.validate.interpreter.interpreter import Interpreter
+from mixport.validate.interpreter.plan import Plan, Step
 from mixport.validate.target_check import check_against
-from mixport.validate.units import FusedUnit
 
 Compute = Literal["integer", "float", "movement"]
 

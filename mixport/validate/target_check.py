@@ -10,9 +10,9 @@ import onnx
 
 from mixport.records.artifacts import Decision
 from mixport.records.targets import Target
-from mixport.validate.interpreter import Interpreter
-from mixport.validate.plan import Plan
-from mixport.validate.units import FusedUnit
+from mixport.validate.interpreter.fused_units import FusedUnit
+from mixport.validate.interpreter.interpreter import Interpreter
+from mixport.validate.interpreter.plan import Plan
 
 FITS, FAILS = "fits", "does not fit"
 

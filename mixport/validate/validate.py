@@ -15,15 +15,15 @@ from mixport.records.progress import Progress, SilentProgress
 from mixport.records.runtime import Runtime
 from mixport.records.simulation import Simulation
 from mixport.records.targets import Target
-from mixport.validate.adversarial import Prepared, check_prepared, prepare_units
-from mixport.validate.audit import audit
 from mixport.validate.claim import claim_of
-from mixport.validate.compare import Comparison, join
-from mixport.validate.elsewhere import Elsewhere, compare_elsewhere
-from mixport.validate.executors import Compared, Executors, simulation_version
-from mixport.validate.images import adversarial_images
-from mixport.validate.layers import facts_of
-from mixport.validate.session import batches, runtime_info
+from mixport.validate.crafted.check_units import Prepared, check_prepared, prepare_units
+from mixport.validate.crafted.images import adversarial_images
+from mixport.validate.facts import facts_of
+from mixport.validate.other_runtimes import Elsewhere, compare_elsewhere
+from mixport.validate.run.compare import Comparison, join
+from mixport.validate.run.executors import Compared, Executors, simulation_version
+from mixport.validate.run.fusion_audit import audit
+from mixport.validate.run.session import batches, runtime_info
 
 ELSEWHERE_IMAGES, ELSEWHERE_BATCH = 32, 4
 """Images that every further runtime gets, and how many at once: WebAssembly has 4 GB for a batch with all its codes."""

@@ -33,7 +33,7 @@ from mixport.records.reconstruction_preset import ReconstructionOptions, find_pr
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target
 from mixport.storage.images import normalise
-from mixport.validate.predict import predict
+from mixport.validate.run.predict import predict
 from mixport.validate.validate import validate
 from tests.e2e.real_data import cifar_calibration, imagenet_sample
 from tests.reconstruction import changed

@@ -19,8 +19,8 @@ from mixport.quantize import load_model, open_simulation, quantize
 from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel, ValidationReport
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target
-from mixport.validate.interpreter import Interpreter
-from mixport.validate.layers import facts_of
+from mixport.validate.facts import facts_of
+from mixport.validate.interpreter.interpreter import Interpreter
 from mixport.validate.validate import validate
 
 pytestmark = pytest.mark.e2e

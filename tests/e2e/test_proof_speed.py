@@ -15,8 +15,8 @@ from mixport.quantize import load_model, quantize
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target
-from mixport.validate.interpreter import Interpreter
-from mixport.validate.layers import facts_of
+from mixport.validate.facts import facts_of
+from mixport.validate.interpreter.interpreter import Interpreter
 
 pytestmark = pytest.mark.e2e
 

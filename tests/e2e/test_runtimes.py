@@ -112,8 +112,8 @@ def test_a_build_names_every_runtime(tiny_cache: Path, tmp_path: Path, capsys: C
 def test_saturated_pairs_without_vnni_are_placed(tmp_path: Path, capsys: Capture) -> None:
     need("x64-avx2")
     from mixport.records.targets import load_target
-    from mixport.validate.recheck import recheck
-    from tests.unit.validate.test_elsewhere import one_layer
+    from mixport.validate.run.golden import recheck
+    from tests.unit.validate.test_other_runtimes import one_layer
 
     (tmp_path / "model.onnx").write_bytes(one_layer([127, 127, 1], y_scale=300.0).SerializeToString())
     x = np.array([255, 255, 3], np.float32).reshape(1, 3, 1, 1)

@@ -19,7 +19,7 @@ from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedMod
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target
 from mixport.storage.npz import write_npz
-from mixport.validate.interpreter import Interpreter
+from mixport.validate.interpreter.interpreter import Interpreter
 
 OUR_OWN = (
     "c0",

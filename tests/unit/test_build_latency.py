@@ -13,7 +13,7 @@ from mixport.build_latency import BuildLatency, build_latency, is_slower
 from mixport.build_warnings import slower_than_float
 from mixport.records.progress import SilentProgress
 from mixport.records.targets import SessionRules
-from mixport.validate.latency import Latency, summarise
+from mixport.validate.run.latency import Latency, summarise
 
 POLICY = SessionRules(optimization_level="all", threads=1)
 

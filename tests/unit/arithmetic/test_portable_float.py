@@ -19,7 +19,7 @@ from mixport.arithmetic.torch_ops import OPS
 from mixport.lower.layer_norm import expand_layer_norm
 from mixport.lower.onnx_graph import initializer
 from mixport.lower.portable_forms import expand_softmax
-from mixport.validate.interpreter import Interpreter
+from mixport.validate.interpreter.interpreter import Interpreter
 
 f32 = np.float32
 

@@ -11,7 +11,7 @@ import onnx
 from mixport.records.errors import BadInputError
 from mixport.records.runtime import RuntimeAnswer, RuntimeInfo, RuntimeJob
 from mixport.records.targets import SessionRules
-from mixport.validate.session import open_session, runtime_info
+from mixport.validate.run.session import open_session, runtime_info
 
 Outputs = Mapping[str, np.ndarray]
 

@@ -17,7 +17,7 @@ from mixport.quantize import load_model, open_simulation, quantize
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target
-from mixport.validate.interpreter import Interpreter
+from mixport.validate.interpreter.interpreter import Interpreter
 
 
 def test_type_shape_and_content_decide() -> None:

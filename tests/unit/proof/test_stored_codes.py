@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mixport.proof.prove import prove
-from mixport.validate.interpreter import Interpreter
-from mixport.validate.layers import facts_of
+from mixport.validate.facts import facts_of
+from mixport.validate.interpreter.interpreter import Interpreter
 
 f32 = np.float32
 

@@ -24,7 +24,7 @@ from mixport.quantize.simulate import open_simulation
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.scheme import Scheme
 from mixport.records.targets import Target, load_target
-from mixport.validate.interpreter import Interpreter
+from mixport.validate.interpreter.interpreter import Interpreter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from mixport.quantize.spread_gates import spread_gates
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target
-from mixport.validate.interpreter import Interpreter
+from mixport.validate.interpreter.interpreter import Interpreter
 
 
 def product(channels: int, size: int, *, gate_first: bool, gate: tuple[int, int] = (1, 1)) -> tuple[fx.GraphModule, Tensor]:

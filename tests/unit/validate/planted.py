@@ -10,7 +10,7 @@ import onnx
 
 from mixport.records.runtime import RuntimeAnswer, RuntimeInfo, RuntimeJob
 from mixport.records.targets import SessionRules
-from mixport.validate.session import open_session
+from mixport.validate.run.session import open_session
 
 Arrays = Mapping[str, np.ndarray]
 Fault = Callable[[dict[str, np.ndarray], Arrays], None]

@@ -10,9 +10,9 @@ import pytest
 from onnx import helper
 
 from mixport.records.targets import Target
-from mixport.validate.audit import optimised_nodes
-from mixport.validate.interpreter import Interpreter
-from mixport.validate.session import run_codes
+from mixport.validate.interpreter.interpreter import Interpreter
+from mixport.validate.run.fusion_audit import optimised_nodes
+from mixport.validate.run.session import run_codes
 from tests.unit.validate.qdq_graphs import QdqBuilder
 
 f32 = np.float32

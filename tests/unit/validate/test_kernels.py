@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from mixport.records.targets import Target
-from mixport.validate.interpreter import Interpreter
-from mixport.validate.session import open_session
+from mixport.validate.interpreter.interpreter import Interpreter
+from mixport.validate.run.session import open_session
 from tests.unit.validate.qdq_graphs import QdqBuilder
 
 f32 = np.float32

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from mixport.records.errors import BadInputError
-from mixport.validate.graph import infer_shapes, load_model, read_graph
+from mixport.validate.interpreter.graph import infer_shapes, load_model, read_graph
 from tests.unit.validate.qdq_graphs import QdqBuilder, build_network
 
 

@@ -16,9 +16,9 @@ from mixport.records.errors import BadInputError, InvariantError
 from mixport.records.progress import SilentProgress
 from mixport.records.simulation import FloatEvaluation, SimulatedRun
 from mixport.records.targets import SessionRules, Target
-from mixport.validate.cut_islands import cut_islands
-from mixport.validate.interpreter import Interpreter
-from mixport.validate.session import CodeRunner, open_session
+from mixport.validate.interpreter.interpreter import Interpreter
+from mixport.validate.run.cut_islands import cut_islands
+from mixport.validate.run.session import CodeRunner, open_session
 from mixport.validate.validate import validate
 from tests.unit.validate.qdq_graphs import QdqBuilder, build_network, build_transformer
 
