@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from mixport.proof.prove import prove
 from mixport.records.artifacts import Divergence, Localisation, RuntimeResult
 from mixport.records.progress import Progress, SilentProgress
 from mixport.records.targets import SessionRules
 from mixport.release import ReleaseBundle, read_bundle, read_golden, verify_hashes
-from mixport.runtimes import open_runtimes
 from mixport.validate.facts import facts_of
 from mixport.validate.interpreter.interpreter import Interpreter
+from mixport.validate.proof.prove import prove
 from mixport.validate.run.golden import Recheck, recheck
+from mixport.validate.runtimes import open_runtimes
 
 
 @dataclass(frozen=True, kw_only=True)

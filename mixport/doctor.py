@@ -139,7 +139,7 @@ def _gpu() -> Finding:
 def _runtimes() -> Finding:
     """Further runtimes that a bundle can be compared on; a build needs none of them."""
     # Here, so that `mixport --help` does not wait for NumPy.
-    from mixport.runtimes import survey
+    from mixport.validate.runtimes import survey
 
     found = survey()
     absent = [one.name for one in found if not one.present]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
 
-from mixport import runtimes
 from mixport.calibration.generators import check_suits
 from mixport.calibration.recipe import CalibrationRecipe, PromptRecipe, parse_calibration
 from mixport.draw_options import DrawOptions, drawn_method
@@ -21,6 +20,7 @@ from mixport.records.devices import compute_threads, resolve_device
 from mixport.records.errors import BadOptionError
 from mixport.records.reconstruction_preset import DEFAULT, WIDEST_LEARNED, Preset, ReconstructionOptions, find_preset
 from mixport.records.scheme import DEFAULT_EDGE_CONVENTION, EdgeConvention, Scheme
+from mixport.validate import runtimes
 
 _SMALL_INPUT = 64
 _ITERS = ((3, 2000), (7, 500), (8, 0))

@@ -15,13 +15,10 @@ from mixport import evaluate, stages
 from mixport.build_latency import BuildLatency, build_latency
 from mixport.build_plan import BuildPlan, describe_plan
 from mixport.build_warnings import slower_than_float, telling_outputs, unmeasured_versions, weak_output, zero_weights
-from mixport.conformance.evidence import with_evidence
-from mixport.conformance.used_forms import used_forms
 from mixport.manifest import ModelEntry
 from mixport.manifest_build import build_manifest
 from mixport.options import BuildOptions, command_line
 from mixport.portable_cost import portable_cost
-from mixport.proof.prove import prove
 from mixport.quantize import FloatModel, open_simulation, zero_layers
 from mixport.records.artifacts import BuildWarning, CalibrationSet, LoweredGraph, ValidationReport
 from mixport.records.environment import describe_environment
@@ -31,14 +28,17 @@ from mixport.records.runtime import Runtime
 from mixport.records.targets import Target, load_target
 from mixport.release import ReleaseBundle, check_replaceable, golden_count, read_bundle, release
 from mixport.report import StripImage, render, strip_images
-from mixport.runtimes import open_runtimes
 from mixport.stage_keys import model_key
 from mixport.stages import StageLog, Workshop
 from mixport.storage.image_files import SUFFIXES, skipped_files
 from mixport.storage.images import LabelledImages, normalise, read_labelled
 from mixport.storage.store import Store
+from mixport.validate.conformance.evidence import with_evidence
+from mixport.validate.conformance.used_forms import used_forms
+from mixport.validate.proof.prove import prove
 from mixport.validate.run.golden import golden
 from mixport.validate.run.predict import predict
+from mixport.validate.runtimes import open_runtimes
 from mixport.validate.validate import validate
 
 

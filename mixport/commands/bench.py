@@ -49,7 +49,7 @@ def bench(
 
     from mixport import bench as benchmark
     from mixport.release import read_bundle
-    from mixport.runtimes import open_runtimes
+    from mixport.validate.runtimes import open_runtimes
 
     found = read_bundle(bundle)
     names = [*dict.fromkeys(runtime or [benchmark.NATIVE])]

@@ -12,8 +12,8 @@ from mixport.console import Console
 from mixport.records.errors import BadInputError, BadOptionError, ExitCode
 
 if TYPE_CHECKING:
-    from mixport.conformance.kit import Kit
-    from mixport.form_evidence import ConformanceResult
+    from mixport.validate.conformance.kit import Kit
+    from mixport.validate.conformance.measured import ConformanceResult
 
 
 def conformance(
@@ -37,11 +37,11 @@ def conformance(
     """
     console = Console(json=json, quiet=quiet)
 
-    from mixport.conformance.catalogue import choose
-    from mixport.conformance.kit import make_kit, run_kit
-    from mixport.form_evidence import portable_forms, write_result
     from mixport.records.targets import load_target
-    from mixport.runtimes import open_runtimes
+    from mixport.validate.conformance.catalogue import choose
+    from mixport.validate.conformance.kit import make_kit, run_kit
+    from mixport.validate.conformance.measured import portable_forms, write_result
+    from mixport.validate.runtimes import open_runtimes
 
     forms = choose(form or ())
     if list_:

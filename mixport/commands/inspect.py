@@ -63,11 +63,11 @@ def inspect(
     console = Console(json=json)
     file = model_file(model)
 
-    from mixport.conformance.evidence import with_evidence
-    from mixport.conformance.used_forms import used_forms
-    from mixport.proof.prove import prove
     from mixport.records.graph_facts import FileFacts
+    from mixport.validate.conformance.evidence import with_evidence
+    from mixport.validate.conformance.used_forms import used_forms
     from mixport.validate.inspect import describe
+    from mixport.validate.proof.prove import prove
 
     used = used_forms(file)
 

@@ -18,7 +18,7 @@ def list_runtimes(json: JsonFlag = False) -> None:
     """List the runtimes: present or not, version, what is missing, and about how much fetching it takes."""
     console = Console(json=json)
 
-    from mixport.runtimes import survey
+    from mixport.validate.runtimes import survey
 
     found = survey()
     if json:
@@ -51,7 +51,7 @@ def install_runtimes(
     """
     console = Console(json=json, quiet=quiet)
 
-    from mixport.runtimes import NAMES, cache_folder, download_mb, install, survey
+    from mixport.validate.runtimes import NAMES, cache_folder, download_mb, install, survey
 
     chosen = [one for name in names for one in (NAMES if name == "all" else (name,))]
     size = download_mb(chosen)

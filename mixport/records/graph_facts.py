@@ -110,7 +110,7 @@ class FileFacts:
 
 
 class Prover(Protocol):
-    """Static proofs over a file, e.g. `mixport.proof.prove`.
+    """Static proofs over a file, e.g. `mixport.validate.proof.prove`.
 
     Returns plain data: `sites` holds one record a layer, `nodes` one a node with its portability class, `violations` what is broken.
     """

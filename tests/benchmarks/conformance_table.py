@@ -14,12 +14,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mixport.cli import run
-from mixport.conformance.catalogue import FORMS
-from mixport.form_evidence import ConformanceResult, read_result, shipped_results
-from mixport.runtimes.pins import OLDER_ONNXRUNTIME, ONNXRUNTIME, ONNXRUNTIME_WEB
+from mixport.validate.conformance.catalogue import FORMS
+from mixport.validate.conformance.measured import ConformanceResult, read_result, shipped_results
+from mixport.validate.runtimes.pins import OLDER_ONNXRUNTIME, ONNXRUNTIME, ONNXRUNTIME_WEB
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT, RESULTS = ROOT / "docs" / "conformance.md", ROOT / "mixport" / "conformance" / "results"
+DOCUMENT, RESULTS = ROOT / "docs" / "conformance.md", ROOT / "mixport" / "validate" / "conformance" / "results"
 MEASURED = (
     *(f"{name}@{version}" for name in ("native", "x64-avx2", "arm64") for version in (ONNXRUNTIME, *OLDER_ONNXRUNTIME)),
     f"wasm@{ONNXRUNTIME_WEB}",

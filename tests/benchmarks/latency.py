@@ -24,8 +24,8 @@ from mixport.records.errors import MixportError
 from mixport.records.progress import SilentProgress
 from mixport.reference_files import FLOAT, NAMES, STATIC, reference_files
 from mixport.release import read_bundle
-from mixport.runtimes import open_runtimes
 from mixport.stage_keys import code_sha256
+from mixport.validate.runtimes import open_runtimes
 
 MODELS = (
     "vit_tiny_patch16_224",

@@ -26,9 +26,9 @@ from mixport.records.errors import MixportError, ValidationFailedError
 from mixport.records.runtime import Runtime, RuntimeJob
 from mixport.records.targets import load_target
 from mixport.release import read_bundle
-from mixport.runtimes import open_runtimes
 from mixport.storage.images import normalise
 from mixport.validate.run.static_quantizer import quantize_static_file
+from mixport.validate.runtimes import open_runtimes
 from tests.e2e.real_data import cifar_calibration, imagenet_sample
 
 SCHEMES = ("w8a8", "w4a8", "w2a4")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from mixport.conformance.catalogue import choose
-from mixport.conformance.kit import make_kit, run_kit
-from mixport.form_evidence import ConformanceResult, shipped_results
 from mixport.records.environment import vector_features
 from mixport.records.errors import RuntimeUnavailableError
 from mixport.records.targets import load_target
-from mixport.runtimes import open_runtimes
+from mixport.validate.conformance.catalogue import choose
+from mixport.validate.conformance.kit import make_kit, run_kit
+from mixport.validate.conformance.measured import ConformanceResult, shipped_results
+from mixport.validate.runtimes import open_runtimes
 
 #: One form of each family, and those that tell this runtime from the others.
 PREFIXES = (

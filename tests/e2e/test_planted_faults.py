@@ -14,13 +14,13 @@ import pytest
 from onnx import numpy_helper
 
 from mixport.lower import lower
-from mixport.proof.prove import prove
 from mixport.quantize import load_model, open_simulation, quantize
 from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel, ValidationReport
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target
 from mixport.validate.facts import facts_of
 from mixport.validate.interpreter.interpreter import Interpreter
+from mixport.validate.proof.prove import prove
 from mixport.validate.validate import validate
 
 pytestmark = pytest.mark.e2e

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from mixport.lower import lower
-from mixport.proof.prove import prove
 from mixport.quantize import load_model, quantize
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target
 from mixport.validate.facts import facts_of
 from mixport.validate.interpreter.interpreter import Interpreter
+from mixport.validate.proof.prove import prove
 
 pytestmark = pytest.mark.e2e
 

@@ -11,8 +11,8 @@ import pytest
 from mixport.cli import run
 from mixport.records.errors import RuntimeUnavailableError
 from mixport.records.runtime import RuntimeJob
-from mixport.runtimes import NAMES, open_runtimes, survey
-from tests.unit.runtimes.conftest import POLICY, jobs, quantised, quantiser
+from mixport.validate.runtimes import NAMES, open_runtimes, survey
+from tests.unit.validate.runtimes.conftest import POLICY, jobs, quantised, quantiser
 
 __all__ = ["jobs", "quantiser"]
 

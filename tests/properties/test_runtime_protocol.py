@@ -16,8 +16,8 @@ from hypothesis.extra import numpy as npst
 from mixport.records.errors import RuntimeUnavailableError
 from mixport.records.runtime import RuntimeJob
 from mixport.records.targets import SessionRules
-from mixport.runtimes import runner
-from mixport.runtimes.protocol import DTYPES, read_answer, write_job
+from mixport.validate.runtimes import runner
+from mixport.validate.runtimes.protocol import DTYPES, read_answer, write_job
 
 POLICY = SessionRules(optimization_level="all", threads=1)
 ARRAYS = st.sampled_from(DTYPES).flatmap(lambda name: npst.arrays(name, npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)))

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixport import runtimes
 from mixport.cli import run
-from mixport.form_evidence import read_result
 from mixport.records.errors import ExitCode
-from tests.unit.conformance.in_process import InProcess
+from mixport.validate import runtimes
+from mixport.validate.conformance.measured import read_result
+from tests.unit.validate.conformance.in_process import InProcess
 
 FEW = ["--form", "mul", "--form", "max-pool", "--form", "add.ties"]
 

@@ -17,7 +17,8 @@ PACKAGE = REPOSITORY / "mixport"
 CONTRACTS: list[dict[str, Any]] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
     "contracts"
 ]
-LAYERS = next(contract for contract in CONTRACTS if contract["type"] == "layers")["layers"]
+LAYERS = {contract["containers"][0]: contract["layers"] for contract in CONTRACTS if contract["type"] == "layers"}
+"""Layers of each package that has some, the highest first."""
 FENCES = [contract for contract in CONTRACTS if contract["type"] == "forbidden"]
 
 
@@ -51,31 +52,32 @@ def imports_of(name: str) -> set[str]:
     return found
 
 
-def layer_of(name: str) -> int | None:
-    """Height of a module, 0 at the bottom; None for the package itself."""
-    parts = name.split(".")
-    if len(parts) == 1:
+def layer_of(name: str, container: str) -> int | None:
+    """Height of a module within a package, 0 at the bottom; None for the package itself and for modules elsewhere."""
+    inside = name.removeprefix(f"{container}.")
+    if inside == name:
         return None
+    child = inside.split(".")[0]
     heights = [
         index
-        for index, line in enumerate(reversed(LAYERS))
-        if parts[1] in line.replace("|", ":").replace("(", "").replace(")", "").replace(" ", "").split(":")
+        for index, line in enumerate(reversed(LAYERS[container]))
+        if child in line.replace("|", ":").replace("(", "").replace(")", "").replace(" ", "").split(":")
     ]
-    assert len(heights) == 1, f"mixport.{parts[1]} stands in {len(heights)} layers of pyproject.toml, allowed 1"
+    assert len(heights) == 1, f"{container}.{child} stands in {len(heights)} layers of pyproject.toml, allowed 1"
     return heights[0]
 
 
+@pytest.mark.parametrize("container", LAYERS)
 @pytest.mark.parametrize("name", sorted(SOURCES))
-def test_imports_point_downwards(name: str) -> None:
-    own = layer_of(name)
+def test_imports_point_downwards(name: str, container: str) -> None:
+    own = layer_of(name, container)
     for imported in imports_of(name):
-        if own is None or not imported.startswith("mixport."):
+        other = layer_of(imported, container)
+        if own is None or other is None:
             continue
-        other = layer_of(imported)
-        assert other is not None
         assert other <= own, f"{name} imports {imported}, which stands above it"
-        line = [*reversed(LAYERS)][own]
-        siblings = "|" in line and imported.split(".")[1] != name.split(".")[1] and other == own
+        line, depth = [*reversed(LAYERS[container])][own], container.count(".") + 1
+        siblings = "|" in line and imported.split(".")[depth] != name.split(".")[depth] and other == own
         assert not siblings, f"{name} imports its sibling {imported}"
 
 

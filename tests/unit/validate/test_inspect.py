@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixport.proof.prove import prove
 from mixport.records.targets import Target, load_target
 from mixport.validate.inspect import NodeDescription, check_against, describe
+from mixport.validate.proof.prove import prove
 from mixport.validate.target_check import FAILS
 from tests.unit.validate.qdq_graphs import QdqBuilder, build_network, build_transformer
 

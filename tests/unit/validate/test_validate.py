@@ -10,13 +10,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from mixport.proof.prove import prove
 from mixport.records.artifacts import LoweredGraph
 from mixport.records.errors import BadInputError, InvariantError
 from mixport.records.progress import SilentProgress
 from mixport.records.simulation import FloatEvaluation, SimulatedRun
 from mixport.records.targets import SessionRules, Target
 from mixport.validate.interpreter.interpreter import Interpreter
+from mixport.validate.proof.prove import prove
 from mixport.validate.run.cut_islands import cut_islands
 from mixport.validate.run.session import CodeRunner, open_session
 from mixport.validate.validate import validate

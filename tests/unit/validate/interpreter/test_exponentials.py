@@ -10,12 +10,12 @@ import onnx
 import pytest
 
 from mixport.arithmetic.attention_softmax import Exponent, choose_exponent, is_proved, numerators
-from mixport.conformance.model import Model
-from mixport.proof.prove import prove
+from mixport.validate.conformance.forms.onnx_model import Model
 from mixport.validate.facts import facts_of
 from mixport.validate.interpreter.graph import Node
 from mixport.validate.interpreter.interpreter import Interpreter
 from mixport.validate.interpreter.kernels_reduce import REDUCTIONS
+from mixport.validate.proof.prove import prove
 
 _GOOD = 0.0234
 

@@ -1,0 +1,1 @@
+"""One module for each family of operator forms that the kit measures."""
