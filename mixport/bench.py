@@ -9,7 +9,7 @@ from pathlib import Path
 from mixport.records.errors import RuntimeUnavailableError
 from mixport.records.progress import Progress
 from mixport.records.runtime import TimingRules
-from mixport.release import ReleaseBundle
+from mixport.release.bundle import ReleaseBundle
 from mixport.validate.run.latency import MAX_ROUNDS, MIN_ROUNDS, WARMUP_RUNS, Latency, measure, summarise, timing_job, timing_policy
 from mixport.validate.run.profile import Profile, profile
 from mixport.validate.runtimes.folder_runtime import FolderRuntime

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixport.build_latency import BuildLatency
-from mixport.evaluate import Metrics
 from mixport.records.artifacts import BuildWarning, QuantizedModel, RuntimeResult
 from mixport.records.output_quality import WEAK_AGREEMENT, WEAK_SQNR_DB, constant_outputs, is_weak, named_classes
 from mixport.records.search import TensorLoss
+from mixport.release.evaluate import Metrics
 from mixport.validate.conformance.measured import unmeasured
 
 _NAMED = 3

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from mixport.records.artifacts import Divergence, Localisation, RuntimeResult
 from mixport.records.progress import Progress, SilentProgress
 from mixport.records.targets import SessionRules
-from mixport.release import ReleaseBundle, read_bundle, read_golden, verify_hashes
+from mixport.release.bundle import ReleaseBundle, read_bundle, read_golden, verify_hashes
 from mixport.validate.facts import facts_of
 from mixport.validate.interpreter.interpreter import Interpreter
 from mixport.validate.proof.prove import prove

@@ -10,8 +10,12 @@ from pydantic import BaseModel
 import mixport
 from mixport.build_latency import BuildLatency
 from mixport.calibration import SetDetails
-from mixport.evaluate import GateResult, Metrics
-from mixport.manifest import (
+from mixport.portable_cost import PortableCost
+from mixport.records.artifacts import BuildWarning, CalibrationSet, LoweredGraph, Preprocessing, QuantizedModel, ValidationReport
+from mixport.records.search import TensorKind
+from mixport.records.targets import Target
+from mixport.release.evaluate import GateResult, Metrics
+from mixport.release.manifest import (
     CalibrationEntry,
     DecisionEntry,
     FiltersEntry,
@@ -32,10 +36,6 @@ from mixport.manifest import (
     WarningEntry,
     WidthsEntry,
 )
-from mixport.portable_cost import PortableCost
-from mixport.records.artifacts import BuildWarning, CalibrationSet, LoweredGraph, Preprocessing, QuantizedModel, ValidationReport
-from mixport.records.search import TensorKind
-from mixport.records.targets import Target
 
 _Entry = TypeVar("_Entry", bound=BaseModel)
 

@@ -13,13 +13,13 @@ from pydantic import Field, ValidationError, field_validator
 from mixport.calibration.generators import check_suits
 from mixport.calibration.recipe import CalibrationRecipe, PromptRecipe, parse_calibration
 from mixport.draw_options import DrawOptions, drawn_method
-from mixport.evaluate import GATE_METRICS, Gate, parse_gate
 from mixport.option_text import check_mean, check_size, check_std, flag, read_pairs, read_size, read_triple, spell
 from mixport.records.artifacts import Preprocessing
 from mixport.records.devices import compute_threads, resolve_device
 from mixport.records.errors import BadOptionError
 from mixport.records.reconstruction_preset import DEFAULT, WIDEST_LEARNED, Preset, ReconstructionOptions, find_preset
 from mixport.records.scheme import DEFAULT_EDGE_CONVENTION, EdgeConvention, Scheme
+from mixport.release.evaluate import GATE_METRICS, Gate, parse_gate
 from mixport.validate import runtimes
 
 _SMALL_INPUT = 64

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixport import calibration as calibrating
-from mixport import evaluate, stages
+from mixport import stages
 from mixport.build_latency import BuildLatency, build_latency
 from mixport.build_plan import BuildPlan, describe_plan
 from mixport.build_warnings import slower_than_float, telling_outputs, unmeasured_versions, weak_output, zero_weights
-from mixport.manifest import ModelEntry
 from mixport.manifest_build import build_manifest
 from mixport.options import BuildOptions, command_line
 from mixport.portable_cost import portable_cost
@@ -26,8 +25,10 @@ from mixport.records.errors import BadOptionError, MixportError, StoreError, Val
 from mixport.records.progress import Progress, SilentProgress
 from mixport.records.runtime import Runtime
 from mixport.records.targets import Target, load_target
-from mixport.release import ReleaseBundle, check_replaceable, golden_count, read_bundle, release
-from mixport.report import StripImage, render, strip_images
+from mixport.release import evaluate
+from mixport.release.bundle import ReleaseBundle, check_replaceable, golden_count, read_bundle, release
+from mixport.release.manifest import ModelEntry
+from mixport.release.report import StripImage, render, strip_images
 from mixport.stage_keys import model_key
 from mixport.stages import StageLog, Workshop
 from mixport.storage.image_files import SUFFIXES, skipped_files

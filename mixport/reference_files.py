@@ -10,7 +10,7 @@ from mixport.options import BuildOptions
 from mixport.quantize import FloatModel
 from mixport.records.errors import BadInputError, MixportError
 from mixport.records.progress import Progress
-from mixport.release import ReleaseBundle, read_golden
+from mixport.release.bundle import ReleaseBundle, read_golden
 from mixport.stage_keys import model_key
 from mixport.stages import StageLog, Workshop
 from mixport.storage.store import Store

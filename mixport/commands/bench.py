@@ -14,7 +14,7 @@ from mixport.console import Console
 
 if TYPE_CHECKING:
     from mixport.bench import BenchRow, Contender
-    from mixport.release import ReleaseBundle
+    from mixport.release.bundle import ReleaseBundle
 
 
 def bench(
@@ -48,7 +48,7 @@ def bench(
     console = Console(json=json, quiet=quiet)
 
     from mixport import bench as benchmark
-    from mixport.release import read_bundle
+    from mixport.release.bundle import read_bundle
     from mixport.validate.runtimes import open_runtimes
 
     found = read_bundle(bundle)

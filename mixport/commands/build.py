@@ -48,8 +48,8 @@ from mixport.records.errors import ExitCode
 
 if TYPE_CHECKING:
     from mixport.build_plan import BuildPlan
-    from mixport.manifest import Manifest
     from mixport.pipeline import BuildOutcome
+    from mixport.release.manifest import Manifest
 
 _QUANTISATION, _PROOF, _FILES = "Quantisation", "Validation and gates", "Files"
 

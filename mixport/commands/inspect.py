@@ -15,7 +15,7 @@ from mixport.console import Console
 from mixport.records.errors import BadInputError
 
 if TYPE_CHECKING:
-    from mixport.manifest import ReconstructionEntry
+    from mixport.release.manifest import ReconstructionEntry
 
 
 def model_file(path: Path) -> Path:
@@ -28,7 +28,7 @@ def model_file(path: Path) -> Path:
 
 def _reconstruction(path: Path) -> ReconstructionEntry | None:
     """What was learned for a bundle; None for a file, a folder without a manifest, or where nothing was."""
-    from mixport.release import read_bundle
+    from mixport.release.bundle import read_bundle
 
     try:
         return read_bundle(path).manifest.reconstruction

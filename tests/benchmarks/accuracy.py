@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mixport.pipeline import build
-from mixport.release import ReleaseBundle
+from mixport.release.bundle import ReleaseBundle
 from tests.e2e.real_data import cifar_calibration, imagenet_sample
 
 _VIT = {"img_size": "32", "patch_size": "4", "embed_dim": "128", "depth": "4", "num_heads": "4", "mlp_ratio": "2", "num_classes": "10"}

@@ -23,7 +23,7 @@ from mixport.commands.reproduce import read_command
 from mixport.records.errors import MixportError
 from mixport.records.progress import SilentProgress
 from mixport.reference_files import FLOAT, NAMES, STATIC, reference_files
-from mixport.release import read_bundle
+from mixport.release.bundle import read_bundle
 from mixport.stage_keys import code_sha256
 from mixport.validate.runtimes import open_runtimes
 

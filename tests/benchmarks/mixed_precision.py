@@ -15,7 +15,7 @@ from typing import Any
 
 from mixport.pipeline import build
 from mixport.records.errors import SizeBudgetError
-from mixport.release import ReleaseBundle
+from mixport.release.bundle import ReleaseBundle
 from tests.e2e.real_data import cifar_calibration
 
 _UNIFORM = (2, 3, 4, 5, 6, 7, 8)

@@ -25,7 +25,7 @@ from mixport.quantize import FloatModel, PreprocessingOverrides, load_model
 from mixport.records.errors import MixportError, ValidationFailedError
 from mixport.records.runtime import Runtime, RuntimeJob
 from mixport.records.targets import load_target
-from mixport.release import read_bundle
+from mixport.release.bundle import read_bundle
 from mixport.storage.images import normalise
 from mixport.validate.run.static_quantizer import quantize_static_file
 from mixport.validate.runtimes import open_runtimes

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mixport.pipeline import build
 from mixport.records.errors import MixportError, ValidationFailedError
-from mixport.release import ReleaseBundle, read_bundle
+from mixport.release.bundle import ReleaseBundle, read_bundle
 
 SCHEMES = ("w8a8", "w4a8")
 

@@ -13,7 +13,7 @@ import torch
 from mixport.pipeline import build
 from mixport.quantize import load_model
 from mixport.records.errors import UnsupportedModelError
-from mixport.release import ReleaseBundle, read_golden
+from mixport.release.bundle import ReleaseBundle, read_golden
 
 pytestmark = pytest.mark.e2e
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixport.evaluate import GATE_METRICS, Gate, check_gates, parse_gate
 from mixport.records.errors import BadOptionError
+from mixport.release.evaluate import GATE_METRICS, Gate, check_gates, parse_gate
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 GATES = st.builds(Gate, metric=st.sampled_from(sorted(GATE_METRICS)), operator=st.sampled_from(["<=", ">=", "==", "<", ">"]), bound=NUMBERS)

@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 
 from mixport.arithmetic.quant_params import QuantParams
-from mixport.evaluate import Metrics, check_gates, gate_values, parse_gate
-from mixport.manifest import Manifest, ModelEntry
 from mixport.manifest_build import build_manifest
 from mixport.records.artifacts import (
     ActivationSite,
@@ -26,6 +24,8 @@ from mixport.records.artifacts import (
 from mixport.records.scheme import Scheme
 from mixport.records.search import LossSearch, MlpRecord, Reconstruction, TensorLoss, UnitRecord
 from mixport.records.targets import load_target
+from mixport.release.evaluate import Metrics, check_gates, gate_values, parse_gate
+from mixport.release.manifest import Manifest, ModelEntry
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from mixport.build_warnings import telling_outputs, unmeasured_versions, weak_output, zero_weights
-from mixport.evaluate import Metrics, measure
 from mixport.records.artifacts import QuantizedModel, RuntimeResult
 from mixport.records.scheme import Scheme
+from mixport.release.evaluate import Metrics, measure
 
 
 def metrics(*, agreement: float | None, sqnr_db: float | None) -> Metrics:

@@ -14,7 +14,7 @@ import pytest
 
 from mixport.records.errors import BadInputError, StoreError
 from mixport.records.fingerprint import sha256_file
-from mixport.release import (
+from mixport.release.bundle import (
     BUNDLE_FILES,
     SUMS_FILE,
     ReleaseBundle,

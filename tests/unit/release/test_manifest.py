@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 import mixport
-from mixport.manifest import Manifest
+from mixport.release.manifest import Manifest
 
 
 def test_the_contracts_names_are_there(records: Any) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mixport.manifest import SessionPolicy
 from mixport.records.errors import InvariantError
+from mixport.release.manifest import SessionPolicy
 
 _LEVELS = {
     "disabled": "ORT_DISABLE_ALL",

@@ -11,10 +11,10 @@ from typing import Any, cast
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mixport.manifest import CalibrationEntry, Manifest
-from mixport.report.plots import size_figure, sqnr_figure, unit_figure
-from mixport.report.recheck import recheck_script
-from mixport.report.strip import StripImage
+from mixport.release.manifest import CalibrationEntry, Manifest
+from mixport.release.report.plots import size_figure, sqnr_figure, unit_figure
+from mixport.release.report.script import recheck_script
+from mixport.release.report.strip import StripImage
 
 _HERE = Path(__file__).resolve().parent
 _WEAKEST = 5

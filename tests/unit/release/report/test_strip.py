@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixport.report import strip_images
+from mixport.release.report import strip_images
 
 
 def noise(count: int, *, side: int) -> np.ndarray:

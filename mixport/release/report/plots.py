@@ -16,7 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from mixport.manifest import SiteEntry, UnitEntry
+from mixport.release.manifest import SiteEntry, UnitEntry
 
 #: Colours that no figure uses otherwise, and what the page puts in their place, so that light and dark mode both work.
 _INK, _ACCENT, _MUTED, _WARN = "#010203", "#010204", "#010205", "#010206"

@@ -14,10 +14,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from mixport.manifest import Manifest, SessionPolicy, SiteEntry, UnitEntry
 from mixport.records.errors import InvariantError
-from mixport.report import StripImage, recheck_script, render
-from mixport.report.plots import size_figure, sqnr_figure, unit_figure
+from mixport.release.manifest import Manifest, SessionPolicy, SiteEntry, UnitEntry
+from mixport.release.report import StripImage, recheck_script, render
+from mixport.release.report.plots import size_figure, sqnr_figure, unit_figure
 
 VOID = {"meta", "br", "img", "path", "use", "rect"}
 

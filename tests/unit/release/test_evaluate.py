@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from mixport.evaluate import GATE_METRICS, Gate, Metrics, check_gates, gate_values, measure, parse_gate, top1
 from mixport.records.errors import BadInputError, BadOptionError
 from mixport.records.output_quality import SQNR_LIMIT_DB, agreement, sqnr_db
+from mixport.release.evaluate import GATE_METRICS, Gate, Metrics, check_gates, gate_values, measure, parse_gate, top1
 
 LOGITS = np.array([[3, 1, 2], [0, 5, 1], [1, 2, 9], [4, 4, 0]], np.float32)
 

@@ -1,0 +1,1 @@
+"""The bundle: manifest, metrics, gates, hashes and report."""
