@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from mixport.calibration.generators import known_defaults
-from mixport.calibration.phrases import check_template
+from mixport.calibration.generator.resolve import known_defaults
+from mixport.calibration.prompts.phrases import check_template
 from mixport.calibration.recipe import DRAWN, FilterSettings, GeneratorSettings, LabelText, Pairing, PromptRecipe, Strategy
 from mixport.option_text import check_size, flag, read_size
 from mixport.records.errors import BadOptionError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
 
-from mixport.calibration.generators import check_suits
+from mixport.calibration.generator.resolve import check_suits
 from mixport.calibration.recipe import CalibrationRecipe, PromptRecipe, parse_calibration
 from mixport.draw_options import DrawOptions, drawn_method
 from mixport.option_text import check_mean, check_size, check_std, flag, read_pairs, read_size, read_triple, spell

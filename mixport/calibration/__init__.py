@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mixport.calibration.calibrate import cached_images, calibrate
 from mixport.calibration.details import SetDetails, details_of, set_details, sheet_title
-from mixport.calibration.generate import cached_images, calibrate
 from mixport.calibration.preview import Preview, preview
 from mixport.calibration.recipe import CalibrationRecipe, parse_calibration
 from mixport.calibration.sets import (

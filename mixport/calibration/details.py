@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from mixport.calibration.drawn_folders import read_recipe
+from mixport.calibration.drawn_images.family import DRAWN_KIND
+from mixport.calibration.drawn_images.folders import read_recipe
+from mixport.calibration.drawn_images.recipe_file import RECIPE_FILE
+from mixport.calibration.drawn_images.shards import read_manifest
 from mixport.calibration.entries import KIND, prompts_of
-from mixport.calibration.family import DRAWN_KIND
-from mixport.calibration.recipe_file import RECIPE_FILE
 from mixport.calibration.sets import SetSummary
 from mixport.records.errors import StoreError
-from mixport.shards import read_manifest
 from mixport.storage.store import Store
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from mixport.calibration.prompts import Prompt
+from mixport.calibration.prompts.prompts import Prompt
 from mixport.calibration.recipe import CalibrationRecipe
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.errors import StoreError

@@ -6,13 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixport.calibration.drawn import images_ahead
+from mixport.calibration.calibrate import cached_images
+from mixport.calibration.drawn_set import images_ahead
 from mixport.calibration.filters import pool_size
-from mixport.calibration.generate import cached_images
-from mixport.calibration.generators import is_remote
-from mixport.calibration.prompts import check_prompts
+from mixport.calibration.generator.request import resolve_request
+from mixport.calibration.generator.resolve import is_remote
+from mixport.calibration.prompts.prompts import check_prompts
 from mixport.calibration.recipe import CalibrationRecipe, GeneratorSettings
-from mixport.calibration.request import resolve_request
 from mixport.storage.images import choose_images
 from mixport.storage.store import Store
 

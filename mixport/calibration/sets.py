@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from mixport.calibration.drawn_folders import DrawnFolder, list_drawn, remove_drawn
+from mixport.calibration.drawn_images.check import verify_family
+from mixport.calibration.drawn_images.family import DRAWN_KIND
+from mixport.calibration.drawn_images.folders import DrawnFolder, list_drawn, remove_drawn
 from mixport.calibration.entries import KIND
-from mixport.calibration.family import DRAWN_KIND
-from mixport.calibration.family_check import verify_family
 from mixport.records.errors import BadInputError
 from mixport.storage.store import Entry, Store
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mixport.calibration.generate import IMAGES_FILE
+from mixport.calibration.calibrate import IMAGES_FILE
 from mixport.records.errors import BadInputError, StoreError
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont

@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 
-from mixport.calibration import family
-from mixport.calibration.family import draw_family
-from mixport.calibration.open_pipeline import OpenPipeline, open_pipeline, quiet_libraries
-from mixport.calibration.prompts import Prompt, prompts
+from mixport.calibration.drawn_images import family
+from mixport.calibration.drawn_images.family import draw_family
+from mixport.calibration.generator.open_pipeline import OpenPipeline, open_pipeline, quiet_libraries
+from mixport.calibration.generator.request import DrawingRequest, resolve_request
+from mixport.calibration.prompts.prompts import Prompt, prompts
 from mixport.calibration.recipe import GeneratorSettings, PromptRecipe
-from mixport.calibration.request import DrawingRequest, resolve_request
 from mixport.records.progress import SilentProgress
 from mixport.storage.store import Store
 

@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 
 from mixport import builtin
 from mixport.calibration import calibrate
-from mixport.calibration.prompts import prompts
+from mixport.calibration.prompts.prompts import prompts
 from mixport.calibration.recipe import GeneratorSettings, PromptRecipe, Strategy, parse_calibration
 from mixport.console import Console
 from mixport.quantize.cifar_resnet import BLOCKS, CifarResNet

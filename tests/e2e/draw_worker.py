@@ -17,7 +17,7 @@ from pathlib import Path
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from mixport.calibration.generate import calibrate
+from mixport.calibration.calibrate import calibrate
 from mixport.calibration.recipe import CalibrationRecipe, GeneratorSettings, PromptRecipe
 from mixport.records.artifacts import Preprocessing
 from mixport.storage.store import Store

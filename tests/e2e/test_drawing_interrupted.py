@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from mixport.calibration.family_check import verify_family
-from mixport.shards import read_manifest, shard_files
+from mixport.calibration.drawn_images.check import verify_family
+from mixport.calibration.drawn_images.shards import read_manifest, shard_files
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 

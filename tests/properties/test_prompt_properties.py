@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mixport.calibration.filters import filter_images, keep, pool_size
-from mixport.calibration.prompts import prompts
+from mixport.calibration.prompts.prompts import prompts
 from mixport.calibration.recipe import FilterSettings, PromptRecipe
 
 SEEDS = st.integers(0, 2**63 - 1)

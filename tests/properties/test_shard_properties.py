@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mixport.shard_format import BadShardError, pack, read_shard, shard_name
+from mixport.calibration.drawn_images.shard_format import BadShardError, pack, read_shard, shard_name
 
 IMAGES = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6)).flatmap(
     lambda shape: arrays(np.uint8, (*shape, 3), elements=st.integers(0, 255))

@@ -100,7 +100,7 @@ def test_the_hub_is_not_asked(store: Store, monkeypatch: pytest.MonkeyPatch) -> 
     def no_hub(*_: object, **__: object) -> None:
         raise AssertionError("asked the hub")
 
-    monkeypatch.setattr("mixport.calibration.generators.hub_folder", no_hub)
+    monkeypatch.setattr("mixport.calibration.generator.resolve.hub_folder", no_hub)
     recipe = drawn("owner/model")
     assert preview(recipe, store=store) == Preview(images=6, pool=6, batch=4, generator=recipe.generator)
 

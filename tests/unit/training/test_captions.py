@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from transformers import CLIPTokenizer
 
-from mixport.calibration.prompts import prompts
+from mixport.calibration.prompts.prompts import prompts
 from mixport.calibration.recipe import PromptRecipe
 from mixport.training.captions import MAX_TOKENS, caption, write_tokenizer
 from mixport.training.cifar10 import CLASSES

@@ -1,0 +1,1 @@
+"""The growing folder of everything that one request drew."""

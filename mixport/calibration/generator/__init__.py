@@ -1,0 +1,1 @@
+"""A diffusers pipeline found, checked, opened, and made to draw."""
