@@ -9,15 +9,13 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from mixport.arithmetic.attention_softmax import LONGEST_ROW, choose_exponent
+from mixport.arithmetic.attention_softmax import LONGEST_ROW
 from mixport.arithmetic.torch_ops import OPS
 from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.fx_graph import argument, aten, call, module_path, only_user, shape_of, tensor_arg
-from mixport.quantize.insert import code_params
-from mixport.quantize.roles import DIVIDES_LATER
+from mixport.quantize.marks import DIVIDES_LATER
 from mixport.quantize.score_chain import ScoreChain, keeps_rows, score_chain, unscaled
 from mixport.records.artifacts import Decision
-from mixport.records.errors import InvariantError
 from mixport.records.targets import Target
 
 _BITS = 8
@@ -51,37 +49,6 @@ def divide_after_product(graph: fx.GraphModule, target: Target, *, bits: int) ->
         else:
             _divide_after(graph, node, chain, product=product)
     return decisions
-
-
-def fix_exponent(graph: fx.GraphModule, node: fx.Node, *, bits: int) -> fx.Node:
-    """The same numerators of the scores' codes, with an exponent whose results are shown to be the same on every machine.
-
-    Args:
-        graph: with quantisers inserted.
-        node: mixport::softmax_numerators.
-        bits: of the numerators.
-
-    Raises:
-        InvariantError: the scores have no 8-bit codes, or no exponent is found.
-    """
-    x, factor = tensor_arg(node, 0), float(argument(node, 1, "factor"))
-    params, name = code_params(x), module_path(node) or node.name
-    if params is None or params.storage != "uint8":
-        raise InvariantError(f"the scores of softmax {name} have no 8-bit codes")
-    exponent = choose_exponent(params.scale * factor, bits=bits)
-    if exponent is None:
-        raise InvariantError(f"softmax {name}: no exponent near {params.scale * factor} whose numerators are the same on every runtime")
-    return call(
-        graph,
-        OPS.coded_numerators.default,
-        x,
-        name,
-        params.scale,
-        params.zero_point,
-        exponent.step,
-        before=node,
-        like=node,
-    )
 
 
 def _product_behind(softmax: fx.Node) -> fx.Node | str:

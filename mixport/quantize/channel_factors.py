@@ -19,7 +19,8 @@ from torch import Tensor, fx
 
 from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.fx_graph import aten, shape_of, tensor_arg
-from mixport.quantize.roles import CHANNEL_BOUNDS, Kind, clamp_bounds
+from mixport.quantize.marks import CHANNEL_BOUNDS
+from mixport.quantize.roles import Kind, clamp_bounds
 
 FIXED, _ZERO = 0, -1
 """Numbers that are no factor's: a value that keeps its scale, and the zeros of a padding, which every factor leaves alone."""

@@ -26,8 +26,9 @@ from mixport.quantize.channel_errors import Reader, learned_error, nearest_error
 from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.fx_graph import add_constant, arguments, aten, known_constant, module_path, shape_of, tensor_arg
 from mixport.quantize.layer_graph import groups_of
+from mixport.quantize.marks import CHANNEL_BOUNDS
 from mixport.quantize.ranges import ScaleRule
-from mixport.quantize.roles import CHANNEL_BOUNDS, Kind, clamp_bounds
+from mixport.quantize.roles import Kind, clamp_bounds
 from mixport.quantize.row_sample import Wanted, sample_rows
 from mixport.records.artifacts import Decision
 from mixport.records.scheme import Scheme

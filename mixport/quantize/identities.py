@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from mixport.quantize.fx_graph import argument, aten, constant, module_path, shape_of, tensor_list_arg
-from mixport.quantize.site_plan import short_op
+from mixport.quantize.marks import short_op
 from mixport.records.artifacts import Decision
 
 _NEUTRAL: Mapping[Any, tuple[float, bool]] = MappingProxyType(

@@ -25,10 +25,10 @@ from mixport.quantize.fx_graph import (
 )
 from mixport.quantize.layer_graph import groups_of, live_nodes
 from mixport.quantize.layer_integers import RoundedLayer, fix_scales
+from mixport.quantize.marks import short_op
 from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.plan import Plan, SitePlan
 from mixport.quantize.roles import CODE_MOVES
-from mixport.quantize.site_plan import short_op
 from mixport.quantize.tables import make_table
 from mixport.quantize.widths import LayerWidths
 from mixport.records.artifacts import ActivationSite, Decision, WeightSite

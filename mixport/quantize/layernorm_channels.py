@@ -18,10 +18,10 @@ from torch import Tensor, fx
 from mixport.quantize.channel_ranges import ChannelAffine, choose_affine
 from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.fx_graph import add_constant, arguments, aten, known_constant, module_path, shape_of, tensor_arg
+from mixport.quantize.marks import short_op
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.roles import Kind
 from mixport.quantize.row_sample import Wanted, sample_rows
-from mixport.quantize.site_plan import short_op
 from mixport.records.artifacts import Decision
 from mixport.records.scheme import Scheme
 

@@ -16,9 +16,10 @@ from torch import fx
 from mixport.arithmetic.attention_softmax import numerator_params, reach
 from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.fx_graph import argument, aten, module_path, only_user, tensor_arg
-from mixport.quantize.roles import DIVIDES_LATER, Kind, clamp_bounds
+from mixport.quantize.marks import DIVIDES_LATER, short_op
+from mixport.quantize.roles import Kind, clamp_bounds
 from mixport.quantize.scale_groups import scale_groups
-from mixport.quantize.site_plan import Plan, ScaleGroup, SitePlan, birth_name, short_op, unique_name
+from mixport.quantize.site_plan import Plan, ScaleGroup, SitePlan, birth_name, unique_name
 from mixport.records.artifacts import Decision
 from mixport.records.scheme import Role, Scheme
 

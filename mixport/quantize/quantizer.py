@@ -24,7 +24,7 @@ from mixport.quantize.conv_channels import level_convolutions
 from mixport.quantize.few_channels import widen_few_channels
 from mixport.quantize.float_model import FloatModel
 from mixport.quantize.fx_graph import clean, record_shapes
-from mixport.quantize.gated_functions import settle_gates
+from mixport.quantize.gate_params import settle_gates
 from mixport.quantize.insert import insert_activations, insert_weights
 from mixport.quantize.layernorm_channels import level_layernorms
 from mixport.quantize.learner import Learner
@@ -37,11 +37,11 @@ from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.pool_scales import widen_pool_scales
 from mixport.quantize.portable_forms import insert_portable_forms, portable_forms
 from mixport.quantize.ranges import ATTENTION_P, OUTPUT_MARGIN, P, ScaleRule, activation_params
-from mixport.quantize.reconstruction.caches import images_at_once
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
 from mixport.quantize.repeated_channels import repeat_channels
 from mixport.quantize.roles import Kind
+from mixport.quantize.run import batch_size, batches_of
 from mixport.quantize.sensitivity import nearest
 from mixport.quantize.shared_weights import layers_with_shared_weights
 from mixport.quantize.soundness import check_sound
@@ -137,7 +137,7 @@ def quantize(
         widths, search = choose_widths(
             graph,
             widths,
-            lambda: _batches(images, model, _batch_size(model) if captured.dynamic_batch else 1),
+            lambda: batches_of(images, model, batch_size(model) if captured.dynamic_batch else 1),
             scheme=scheme,
             target=target,
             sizes=Sizes(smallest=smallest_bytes, floats=float_bytes, learned=0 if reconstruction is None else learned_bytes(plan)),
@@ -167,7 +167,7 @@ def quantize(
     sites = insert_activations(graph, plan, params, target)
     weights, moved = insert_weights(graph, widths, integers, target)
     few = _few_images(model, calibration)
-    loss = search_loss(graph, parts, params, lambda: _batches(few, model, _batch_size(model) if captured.dynamic_batch else 1))
+    loss = search_loss(graph, parts, params, lambda: batches_of(few, model, batch_size(model) if captured.dynamic_batch else 1))
     floats = insert_portable_forms(graph, plan, portable=target.portable)
     clean(graph)
     program = export_program(graph, input_shape=model.input_shape, dynamic_batch=captured.dynamic_batch)
@@ -228,27 +228,16 @@ def choose_params(plan: Plan, histograms: dict[str, Histogram], target: Target) 
     return settle_gates(plan, widen_pool_scales(plan, params, rule), rule)
 
 
-def float_logits(model: FloatModel, images: NDArray[np.uint8], *, progress: Progress | None = None) -> NDArray[np.float32]:
-    """Logits of the float model, [N, classes], for uint8 [N, H, W, 3] images."""
-    progress = progress or SilentProgress()
-    results: list[NDArray[np.float32]] = []
-    with progress.track("float model", total=len(images)) as advance, torch.no_grad():
-        for batch in _batches(images, model, _batch_size(model)):
-            results.append(_logits(model, batch))
-            advance(len(batch))
-    return np.concatenate(results)
-
-
 def _statistics(model: FloatModel, captured: Captured, plan: Plan, calibration: CalibrationSet, progress: Progress) -> dict[str, Histogram]:
     images = calibration.open_images()[: calibration.count]
-    batch = _batch_size(model) if captured.dynamic_batch else 1
+    batch = batch_size(model) if captured.dynamic_batch else 1
     names = {site.tensor: site.name for site in reversed(plan.sites)}
     limits = {site.tensor: site.bounds[1] for site in plan.sites if site.bounds is not None and site.bounds[1] is not None}
     reaches = {site.tensor: site.reach for site in plan.sites if site.reach is not None}
     done = 0
     observers: dict[fx.Node, HistogramObserver] = {}
     with progress.track("statistics", total=len(images)) as advance:
-        for seen, current in collect(captured.graph, names, _batches(images, model, batch), limits=limits, reaches=reaches):
+        for seen, current in collect(captured.graph, names, batches_of(images, model, batch), limits=limits, reaches=reaches):
             advance(seen - done)
             done, observers = seen, current
     per_tensor = {node: observer.result() for node, observer in observers.items()}
@@ -266,15 +255,15 @@ def _level_channels(
     progress: Progress,
 ) -> list[Decision]:
     images = calibration.open_images()[: min(calibration.count, _LEVEL_IMAGES)]
-    size = _batch_size(model) if captured.dynamic_batch else 1
-    decisions = level_uneven(captured.graph, _batches(_few_images(model, calibration), model, size), narrow=scheme.activation_bits < 8)
+    size = batch_size(model) if captured.dynamic_batch else 1
+    decisions = level_uneven(captured.graph, batches_of(_few_images(model, calibration), model, size), narrow=scheme.activation_bits < 8)
     kept = frozenset[fx.Node]()
     if not learned:  # learned rounding gives each layer integers of its own, whatever its weights are
         kept, shared = layers_with_shared_weights(captured.graph)
         decisions += shared
     with progress.track("channels", total=3 * len(images)) as advance:
         for level in (level_layernorms, change_bases, partial(level_convolutions, learned=learned)):
-            batches = _batches(images, model, size)
+            batches = batches_of(images, model, size)
             decisions += level(captured.graph, _counted(batches, advance), images=len(images), scheme=scheme, rule=rule, kept=kept)
     return decisions
 
@@ -308,24 +297,3 @@ def _first_images(model: FloatModel, calibration: CalibrationSet) -> Tensor:
     images = np.asarray(calibration.open_images()[:2])
     pair = images if len(images) == 2 else np.concatenate([images, images[:, :, ::-1]])
     return torch.as_tensor(normalise(np.ascontiguousarray(pair), preprocessing=model.preprocessing))
-
-
-def _batch_size(model: FloatModel) -> int:
-    return 1 if model.one_image else images_at_once(model.input_shape)
-
-
-def _logits(model: FloatModel, batch: Tensor) -> NDArray[np.float32]:
-    """Of a batch; image by image where forward names a batch of 1, and so fails or gives one row for all."""
-    try:
-        together = model.module(batch)
-        if len(together) == len(batch):
-            return together.numpy()
-    except RuntimeError:
-        if len(batch) == 1:
-            raise
-    return torch.cat([model.module(image[None]) for image in batch]).numpy()
-
-
-def _batches(images: NDArray[np.uint8], model: FloatModel, size: int) -> Iterator[Tensor]:
-    for start in range(0, len(images), size):
-        yield torch.as_tensor(normalise(np.asarray(images[start : start + size]), preprocessing=model.preprocessing))

@@ -13,6 +13,7 @@ from torch import fx
 
 from mixport.arithmetic.torch_ops import OPS
 from mixport.quantize.fx_graph import argument, arguments, aten, constant, only_user, shape_of, tensor_arg, tensor_list_arg
+from mixport.quantize.marks import CHANNEL_BOUNDS
 
 
 class Kind(Enum):
@@ -111,13 +112,6 @@ _UNARY = {
     aten.div.Scalar,
 }
 _CONCATS = {aten.cat.default, aten.concat.default}
-FUNCTION_GATE, FUNCTION_RESULT = "mixport_function_gate", "mixport_function_result"
-"""In the meta of the two operators that stand for one function of the model, which the second one's codes are named after."""
-CHANNEL_BOUNDS = "mixport_channel_bounds"
-"""In the meta of a clamp with an upper bound for each channel: 0 and the lowest of them, at which its codes saturate."""
-
-DIVIDES_LATER = "mixport_divides_later"
-"""In the meta of the sum and the division that a softmax has behind its product: they are part of its form, no operators of the model."""
 
 
 def classify(graph: fx.GraphModule) -> dict[fx.Node, Kind]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 
 from torch import fx
 
 from mixport.arithmetic.quant_params import QuantParams
-from mixport.arithmetic.torch_ops import OPS
-from mixport.quantize.fx_graph import aten, module_path, tensor_arg
-from mixport.quantize.roles import DIVIDES_LATER, FUNCTION_GATE, FUNCTION_RESULT, Kind
+from mixport.quantize.fx_graph import module_path
+from mixport.quantize.marks import DIVIDES_LATER, FUNCTION_GATE, FUNCTION_RESULT, short_op
+from mixport.quantize.roles import Kind
 from mixport.records.artifacts import Decision
 from mixport.records.scheme import Role
 
@@ -87,15 +86,6 @@ class Plan:
     groups: tuple[ScaleGroup, ...]
     edges: frozenset[fx.Node]
     decisions: tuple[Decision, ...]
-
-
-def short_op(node: fx.Node) -> str:
-    """Operator without namespace and overload: conv2d."""
-    if node.target is operator.getitem or (DIVIDES_LATER in node.meta and node.target is aten.div.Tensor):
-        return short_op(tensor_arg(node, 0))
-    if node.target is OPS.softmax_numerators.default:
-        return "softmax"
-    return str(node.target).removeprefix("aten.").removeprefix("mixport.").split(".")[0]
 
 
 def birth_name(node: fx.Node, kind: Kind) -> str:

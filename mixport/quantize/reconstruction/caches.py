@@ -96,11 +96,6 @@ def fill(images: int, batch: int, value: Callable[[slice], Tensor], *, room: Roo
     return made
 
 
-def images_at_once(input_shape: tuple[int, ...]) -> int:
-    """Images [1, 3, H, W] that run together where nothing is learned: 131,072 pixels, but 4 to 64 images."""
-    return min(max(131072 // (input_shape[2] * input_shape[3]), 4), 64)
-
-
 def slices(images: int, batch: int) -> Iterator[slice]:
     """Consecutive parts of at most `batch` images."""
     for start in range(0, images, batch):

@@ -14,8 +14,9 @@ from mixport.quantize import open_simulation, quantize
 from mixport.quantize.capture import Captured
 from mixport.quantize.conv_channels import channel_ratios, level_convolutions
 from mixport.quantize.fx_graph import aten
+from mixport.quantize.marks import CHANNEL_BOUNDS
 from mixport.quantize.ranges import ScaleRule
-from mixport.quantize.roles import CHANNEL_BOUNDS, clamp_bounds
+from mixport.quantize.roles import clamp_bounds
 from mixport.records.artifacts import Decision
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target

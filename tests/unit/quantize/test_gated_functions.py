@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mixport.arithmetic import integer
 from mixport.arithmetic.quant_params import QuantParams
-from mixport.quantize.gated_functions import settle_gates
+from mixport.quantize.gate_params import settle_gates
 from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.tables import make_table
