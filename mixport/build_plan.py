@@ -14,7 +14,7 @@ from mixport.options import BuildOptions
 from mixport.records.targets import Target
 
 if TYPE_CHECKING:
-    from mixport.quantize import FloatModel
+    from mixport.model.float_model import FloatModel
 
 
 @dataclass(frozen=True, kw_only=True)

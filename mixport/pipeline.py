@@ -16,9 +16,11 @@ from mixport.build_latency import BuildLatency, build_latency
 from mixport.build_plan import BuildPlan, describe_plan
 from mixport.build_warnings import slower_than_float, telling_outputs, unmeasured_versions, weak_output, zero_weights
 from mixport.manifest_build import build_manifest
+from mixport.model.float_model import FloatModel
+from mixport.model.zero_weights import zero_layers
 from mixport.options import BuildOptions, command_line
 from mixport.portable_cost import portable_cost
-from mixport.quantize import FloatModel, open_simulation, zero_layers
+from mixport.quantize.simulate import open_simulation
 from mixport.records.artifacts import BuildWarning, CalibrationSet, LoweredGraph, ValidationReport
 from mixport.records.environment import describe_environment
 from mixport.records.errors import BadOptionError, MixportError, StoreError, ValidationFailedError

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mixport import stages
+from mixport.model.float_model import FloatModel
 from mixport.options import BuildOptions
-from mixport.quantize import FloatModel
 from mixport.records.errors import BadInputError, MixportError
 from mixport.records.progress import Progress
 from mixport.release.bundle import ReleaseBundle, read_golden

@@ -14,7 +14,7 @@ from mixport.records.scheme import Scheme
 from mixport.records.targets import Target
 
 if TYPE_CHECKING:
-    from mixport.quantize import FloatModel
+    from mixport.model.float_model import FloatModel
 
 _QUANTIZE_PACKAGES = ("torch", "timm", "numpy", "scipy")
 _LOWER_PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript")

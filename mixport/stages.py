@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from mixport import calibration as calibrating
 from mixport import lower as lowering
-from mixport import quantize as quantizing
 from mixport.calibration import CalibrationRecipe
 from mixport.lower.float_export import export_float
+from mixport.model import run as model_run
+from mixport.model.float_model import FloatModel, PreprocessingOverrides, load_model
+from mixport.model.output_classes import check_class_count
+from mixport.model.scores import ModelScores
 from mixport.options import BuildOptions
-from mixport.quantize import FloatModel, PreprocessingOverrides, check_class_count, load_model
-from mixport.quantize.scores import ModelScores
+from mixport.quantize import quantizer
 from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
 from mixport.records.errors import InvariantError, StoreError
 from mixport.records.fingerprint import sha256_arrays
@@ -147,7 +149,7 @@ def quantize(
     key = quantized_key(model=model_key, calibration=calibration, target=target, scheme=scheme, options=options, smallest_bytes=smallest)
 
     def make(workdir: Path) -> None:
-        quantizing.quantize(
+        quantizer.quantize(
             model,
             calibration,
             target,
@@ -161,7 +163,7 @@ def quantize(
 
     with shop.log.stage("quantize"):
         folder = _stored(shop, "quantized", key, make, stage="quantize")
-        return Quantized(model=quantizing.read_quantized(folder), key=key)
+        return Quantized(model=quantizer.read_quantized(folder), key=key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +209,7 @@ def float_logits(shop: Workshop, model: FloatModel, images: NDArray[np.uint8], *
     key = float_logits_key(model=model_key, images_sha256=sha256_arrays({"images": images}))
 
     def make(workdir: Path) -> None:
-        np.save(workdir / _LOGITS_FILE, quantizing.float_logits(model, images, progress=shop.progress))
+        np.save(workdir / _LOGITS_FILE, model_run.float_logits(model, images, progress=shop.progress))
 
     with shop.log.stage("float model"):
         folder = _stored(shop, "float-logits", key, make, stage="float model")

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mixport.model.float_model import FloatModel
 from mixport.quantize import learner, quantizer
-from mixport.quantize.float_model import FloatModel
 from mixport.quantize.reconstruction.caches import Room
 from mixport.quantize.reconstruction.reconstruct import Reconstructed, reconstruct
 from mixport.quantize.reconstruction.task import Task

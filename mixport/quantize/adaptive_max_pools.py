@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx
 
-from mixport.quantize.fx_graph import aten, call, module_path, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import aten, call, module_path, shape_of, tensor_arg
 from mixport.quantize.pool_windows import Run, adaptive_windows, runs
 from mixport.records.artifacts import Decision
 

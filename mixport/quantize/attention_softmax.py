@@ -11,8 +11,8 @@ from torch import fx
 
 from mixport.arithmetic.attention_softmax import LONGEST_ROW
 from mixport.arithmetic.torch_ops import OPS
+from mixport.model.programs.fx_graph import argument, aten, call, module_path, only_user, shape_of, tensor_arg
 from mixport.quantize.code_flow import CodeFlow
-from mixport.quantize.fx_graph import argument, aten, call, module_path, only_user, shape_of, tensor_arg
 from mixport.quantize.marks import DIVIDES_LATER
 from mixport.quantize.score_chain import ScoreChain, keeps_rows, score_chain, unscaled
 from mixport.records.artifacts import Decision

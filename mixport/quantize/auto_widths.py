@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, fx
 
-from mixport.quantize.fx_graph import constant
+from mixport.model.programs.fx_graph import constant
 from mixport.quantize.plan import Plan
 from mixport.quantize.sensitivity import RoundedWeights, RoundWeight, joint_losses, layer_losses
 from mixport.quantize.width_programme import bounded, solve

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mixport.quantize.fx_graph import add_constant, aten, call, constant, module_path, only_user, shape_of
-from mixport.quantize.fx_graph import arguments as arguments_of
+from mixport.model.programs.fx_graph import add_constant, aten, call, constant, module_path, only_user, shape_of
+from mixport.model.programs.fx_graph import arguments as arguments_of
 from mixport.quantize.transposed_convolutions import TRANSPOSED
 from mixport.records.artifacts import Decision
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import fx
 
+from mixport.model.programs.fx_graph import arguments, aten, call, clean, only_user, record_shapes, shape_of, tensor_arg
 from mixport.quantize.adaptive_max_pools import split_adaptive_max_pools
 from mixport.quantize.batchnorm import fold_batchnorm
 from mixport.quantize.ceil_modes import settle_ceil_modes
 from mixport.quantize.constants import fold_constants
 from mixport.quantize.conv_classifier import linear_classifiers
-from mixport.quantize.fx_graph import arguments, aten, call, clean, only_user, record_shapes, shape_of, tensor_arg
 from mixport.quantize.gated_functions import expand_gated_functions
 from mixport.quantize.identities import drop_identities
 from mixport.quantize.layerscale import fold_layerscale

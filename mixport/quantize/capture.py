@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from mixport.quantize.attribute_names import free_attributes
+from mixport.model.programs.attribute_names import free_attributes
+from mixport.model.programs.fx_graph import module_path, record_shapes
 from mixport.quantize.canonical import canonicalise
-from mixport.quantize.fx_graph import module_path, record_shapes
 from mixport.quantize.precision import check_precision
 from mixport.quantize.unrunnable import refuse_unrunnable
 from mixport.records.artifacts import Decision

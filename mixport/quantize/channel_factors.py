@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from mixport.model.programs.fx_graph import aten, shape_of, tensor_arg
 from mixport.quantize.code_flow import CodeFlow
-from mixport.quantize.fx_graph import aten, shape_of, tensor_arg
 from mixport.quantize.marks import CHANNEL_BOUNDS
 from mixport.quantize.roles import Kind, clamp_bounds
 

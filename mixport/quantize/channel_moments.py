@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from mixport.quantize.fx_graph import operator_of, shape_of
+from mixport.model.programs.fx_graph import operator_of, shape_of
 from mixport.quantize.reconstruction.gradients import gradients
 
 Array = NDArray[np.float64]

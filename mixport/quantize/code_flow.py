@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from mixport.quantize.fx_graph import only_user, tensor_arg, tensor_list_arg
+from mixport.model.programs.fx_graph import only_user, tensor_arg, tensor_list_arg
 from mixport.quantize.roles import Kind, classify
 from mixport.records.scheme import EdgeConvention
 

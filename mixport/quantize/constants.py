@@ -20,7 +20,18 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from mixport.quantize.fx_graph import add_constant, argument, aten, call, clean, constant, module_path, operator_of, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import (
+    add_constant,
+    argument,
+    aten,
+    call,
+    clean,
+    constant,
+    module_path,
+    operator_of,
+    shape_of,
+    tensor_arg,
+)
 from mixport.records.artifacts import Decision
 
 _LARGEST_FOLDED = 1 << 26

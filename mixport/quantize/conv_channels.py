@@ -22,9 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from mixport.model.programs.fx_graph import add_constant, arguments, aten, known_constant, module_path, shape_of, tensor_arg
 from mixport.quantize.channel_errors import Reader, learned_error, nearest_error, rows_wanted
 from mixport.quantize.code_flow import CodeFlow
-from mixport.quantize.fx_graph import add_constant, arguments, aten, known_constant, module_path, shape_of, tensor_arg
 from mixport.quantize.layer_graph import groups_of
 from mixport.quantize.marks import CHANNEL_BOUNDS
 from mixport.quantize.ranges import ScaleRule

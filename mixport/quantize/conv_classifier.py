@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx
 
-from mixport.quantize.fx_graph import add_constant, arguments, aten, call, constant, module_path, only_user, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import add_constant, arguments, aten, call, constant, module_path, only_user, shape_of, tensor_arg
 from mixport.records.artifacts import Decision
 
 _MOVES = frozenset(

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx
 
 from mixport.arithmetic.torch_ops import OPS
-from mixport.quantize.fx_graph import add_constant, arguments, aten, call, constant, each_axis, module_path, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import add_constant, arguments, aten, call, constant, each_axis, module_path, shape_of, tensor_arg
 from mixport.records.artifacts import Decision
 from mixport.records.targets import Target
 

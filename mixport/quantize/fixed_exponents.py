@@ -6,7 +6,7 @@ from torch import fx
 
 from mixport.arithmetic.attention_softmax import choose_exponent
 from mixport.arithmetic.torch_ops import OPS
-from mixport.quantize.fx_graph import argument, call, module_path, tensor_arg
+from mixport.model.programs.fx_graph import argument, call, module_path, tensor_arg
 from mixport.quantize.insert import code_params
 from mixport.records.errors import InvariantError
 

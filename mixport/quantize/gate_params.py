@@ -9,7 +9,7 @@ import numpy as np
 from torch import fx
 
 from mixport.arithmetic.quant_params import QuantParams
-from mixport.quantize.fx_graph import aten, tensor_arg
+from mixport.model.programs.fx_graph import aten, tensor_arg
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.site_plan import Plan, SitePlan
 

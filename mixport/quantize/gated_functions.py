@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import fx
 
-from mixport.quantize.fx_graph import aten, call, only_user, tensor_arg
+from mixport.model.programs.fx_graph import aten, call, only_user, tensor_arg
 from mixport.quantize.marks import FUNCTION_GATE, FUNCTION_RESULT
 from mixport.quantize.roles import reads_one_value
 from mixport.records.artifacts import Decision

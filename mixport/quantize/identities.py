@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mixport.quantize.fx_graph import argument, aten, constant, module_path, shape_of, tensor_list_arg
+from mixport.model.programs.fx_graph import argument, aten, constant, module_path, shape_of, tensor_list_arg
 from mixport.quantize.marks import short_op
 from mixport.records.artifacts import Decision
 

@@ -13,7 +13,7 @@ from mixport.arithmetic import integer
 from mixport.arithmetic.multiplication import is_product_proved, moved_scales
 from mixport.arithmetic.quant_params import QuantParams
 from mixport.arithmetic.torch_ops import OPS
-from mixport.quantize.fx_graph import (
+from mixport.model.programs.fx_graph import (
     SharedConstants,
     add_constant,
     arguments,

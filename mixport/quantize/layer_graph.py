@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from mixport.quantize.fx_graph import argument, aten
+from mixport.model.programs.fx_graph import argument, aten
 
 
 def groups_of(node: fx.Node) -> int:

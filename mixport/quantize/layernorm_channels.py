@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from mixport.model.programs.fx_graph import add_constant, arguments, aten, known_constant, module_path, shape_of, tensor_arg
 from mixport.quantize.channel_ranges import ChannelAffine, choose_affine
 from mixport.quantize.code_flow import CodeFlow
-from mixport.quantize.fx_graph import add_constant, arguments, aten, known_constant, module_path, shape_of, tensor_arg
 from mixport.quantize.marks import short_op
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.roles import Kind

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
+from mixport.model.programs.fx_graph import arguments, aten, constant, module_path, only_user, shape_of, tensor_arg
 from mixport.quantize.batchnorm import affine_convolution, fold_affine
-from mixport.quantize.fx_graph import arguments, aten, constant, module_path, only_user, shape_of, tensor_arg
 from mixport.records.artifacts import Decision
 
 

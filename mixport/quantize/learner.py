@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixport.model.float_model import FloatModel
 from mixport.quantize.capture import Captured
-from mixport.quantize.float_model import FloatModel
 from mixport.quantize.mlps.reconstruct import ReconstructedMlps, reconstruct_mlps
 from mixport.quantize.reconstruction.caches import Room
 from mixport.quantize.reconstruction.reconstruct import Reconstructed, reconstruct

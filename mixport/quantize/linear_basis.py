@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from mixport.model.programs.fx_graph import add_constant, arguments, known_constant, module_path, tensor_arg
 from mixport.quantize.channel_basis import Array, Channels, basis_of, best_metric
 from mixport.quantize.channel_moments import Moments, channel_moments
 from mixport.quantize.channel_ranges import rounded
 from mixport.quantize.channel_rotation import Places, learn_rotation
 from mixport.quantize.code_flow import CodeFlow
-from mixport.quantize.fx_graph import add_constant, arguments, known_constant, module_path, tensor_arg
 from mixport.quantize.linear_tensors import LinearChain, Readings, linear_chains
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.reconstruction.gradients import NotLearnedError

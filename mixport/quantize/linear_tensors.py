@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from mixport.model.programs.fx_graph import argument, aten, shape_of, tensor_arg
 from mixport.quantize.code_flow import CodeFlow
-from mixport.quantize.fx_graph import argument, aten, shape_of, tensor_arg
 from mixport.quantize.layer_graph import groups_of
 from mixport.quantize.roles import Kind
 from mixport.records.scheme import Scheme

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from mixport.arithmetic.quant_params import QuantParams
 from mixport.arithmetic.torch_ops import OPS
-from mixport.quantize.fx_graph import constant, operator_of
+from mixport.model.programs.fx_graph import constant, operator_of
 from mixport.quantize.nearest import float_weights
 from mixport.quantize.plan import Plan, SitePlan
 from mixport.quantize.widths import LayerWidths

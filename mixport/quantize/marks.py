@@ -7,7 +7,7 @@ import operator
 from torch import fx
 
 from mixport.arithmetic.torch_ops import OPS
-from mixport.quantize.fx_graph import aten, tensor_arg
+from mixport.model.programs.fx_graph import aten, tensor_arg
 
 FUNCTION_GATE, FUNCTION_RESULT = "mixport_function_gate", "mixport_function_result"
 """In the meta of the two operators that stand for one function of the model, which the second one's codes are named after."""

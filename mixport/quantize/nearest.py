@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from mixport.arithmetic.quant_params import QuantParams
-from mixport.quantize.fx_graph import constant, tensor_arg, tensor_list_arg
+from mixport.model.programs.fx_graph import constant, tensor_arg, tensor_list_arg
 from mixport.quantize.layer_graph import groups_of
 from mixport.quantize.layer_integers import within_pairs
 from mixport.quantize.plan import Plan, SitePlan

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from mixport.quantize.fx_graph import arguments, aten, call, module_path, shape_of
+from mixport.model.programs.fx_graph import arguments, aten, call, module_path, shape_of
 from mixport.records.artifacts import Decision
 from mixport.records.errors import UnsupportedModelError
 

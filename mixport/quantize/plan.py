@@ -14,8 +14,8 @@ from typing import Literal
 from torch import fx
 
 from mixport.arithmetic.attention_softmax import numerator_params, reach
+from mixport.model.programs.fx_graph import argument, aten, module_path, only_user, tensor_arg
 from mixport.quantize.code_flow import CodeFlow
-from mixport.quantize.fx_graph import argument, aten, module_path, only_user, tensor_arg
 from mixport.quantize.marks import DIVIDES_LATER, short_op
 from mixport.quantize.roles import Kind, clamp_bounds
 from mixport.quantize.scale_groups import scale_groups

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx
 
 from mixport.arithmetic.torch_ops import OPS
-from mixport.quantize.fx_graph import add_constant, arguments, aten, call, each_axis, module_path, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import add_constant, arguments, aten, call, each_axis, module_path, shape_of, tensor_arg
 from mixport.quantize.pool_windows import Run, Window, adaptive_windows, are_whole, runs, strided_windows
 from mixport.records.errors import UnsupportedModelError
 

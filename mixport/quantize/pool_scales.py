@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from mixport.arithmetic.quant_params import QuantParams
-from mixport.quantize.fx_graph import shape_of, tensor_arg
+from mixport.model.programs.fx_graph import shape_of, tensor_arg
 from mixport.quantize.ranges import ScaleRule, finish_carrier
 from mixport.quantize.roles import Kind
 from mixport.quantize.site_plan import Plan, SitePlan

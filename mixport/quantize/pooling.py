@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from mixport.quantize.fx_graph import argument, arguments, aten, call, module_path, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import argument, arguments, aten, call, module_path, shape_of, tensor_arg
 from mixport.quantize.pool_forms import AVERAGE_POOLS, GLOBAL_AVERAGE_POOL, average_pool
 from mixport.records.artifacts import Decision
 

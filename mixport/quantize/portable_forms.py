@@ -11,8 +11,19 @@ from torch import fx
 
 from mixport.arithmetic.portable_float import softmax_bits
 from mixport.arithmetic.torch_ops import OPS
+from mixport.model.programs.fx_graph import (
+    add_constant,
+    argument,
+    arguments,
+    aten,
+    call,
+    constant,
+    module_path,
+    only_user,
+    shape_of,
+    tensor_arg,
+)
 from mixport.quantize.fixed_exponents import fix_exponent
-from mixport.quantize.fx_graph import add_constant, argument, arguments, aten, call, constant, module_path, only_user, shape_of, tensor_arg
 from mixport.quantize.insert import code_params
 from mixport.quantize.marks import short_op
 from mixport.quantize.plan import Plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from mixport.quantize.fx_graph import aten, module_path
+from mixport.model.programs.fx_graph import aten, module_path
 from mixport.records.errors import UnsupportedModelError
 
 _LAYERS = frozenset(

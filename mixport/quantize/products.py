@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from mixport.quantize.fx_graph import add_constant, argument, arguments, aten, call, constant, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import add_constant, argument, arguments, aten, call, constant, shape_of, tensor_arg
 from mixport.records.artifacts import Decision
 
 

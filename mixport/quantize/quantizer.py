@@ -16,14 +16,16 @@ from pydantic import TypeAdapter
 from torch import Tensor, fx
 
 from mixport.arithmetic.quant_params import QuantParams
+from mixport.model.float_model import FloatModel
+from mixport.model.output_classes import output_classes
+from mixport.model.programs.fx_graph import clean, record_shapes
+from mixport.model.run import batch_size, batches_of
 from mixport.quantize.attention_softmax import divide_after_product
 from mixport.quantize.auto_widths import Sizes, choose_widths, learned_bytes, levelling_scheme
 from mixport.quantize.capture import Captured, capture, export_program
 from mixport.quantize.carriers import group_params
 from mixport.quantize.conv_channels import level_convolutions
 from mixport.quantize.few_channels import widen_few_channels
-from mixport.quantize.float_model import FloatModel
-from mixport.quantize.fx_graph import clean, record_shapes
 from mixport.quantize.gate_params import settle_gates
 from mixport.quantize.insert import insert_activations, insert_weights
 from mixport.quantize.layernorm_channels import level_layernorms
@@ -32,7 +34,6 @@ from mixport.quantize.linear_basis import change_bases
 from mixport.quantize.loss_search import FloatParts, search_loss
 from mixport.quantize.mlps.reconstruct import ReconstructedMlps
 from mixport.quantize.nearest import nearest_integers
-from mixport.quantize.output_classes import output_classes
 from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.pool_scales import widen_pool_scales
 from mixport.quantize.portable_forms import insert_portable_forms, portable_forms
@@ -41,7 +42,6 @@ from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
 from mixport.quantize.repeated_channels import repeat_channels
 from mixport.quantize.roles import Kind
-from mixport.quantize.run import batch_size, batches_of
 from mixport.quantize.sensitivity import nearest
 from mixport.quantize.shared_weights import layers_with_shared_weights
 from mixport.quantize.soundness import check_sound

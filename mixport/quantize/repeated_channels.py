@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from mixport.quantize.fx_graph import add_constant, arguments, aten, call, constant, module_path, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import add_constant, arguments, aten, call, constant, module_path, shape_of, tensor_arg
 from mixport.records.artifacts import Decision
 from mixport.records.targets import Target
 

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from mixport.arithmetic.torch_ops import OPS
-from mixport.quantize.fx_graph import argument, arguments, aten, constant, only_user, shape_of, tensor_arg, tensor_list_arg
+from mixport.model.programs.fx_graph import argument, arguments, aten, constant, only_user, shape_of, tensor_arg, tensor_list_arg
 from mixport.quantize.marks import CHANNEL_BOUNDS
 
 

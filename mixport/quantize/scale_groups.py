@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from torch import fx
 
+from mixport.model.programs.fx_graph import tensor_arg, tensor_list_arg
 from mixport.quantize.code_flow import CodeFlow
-from mixport.quantize.fx_graph import tensor_arg, tensor_list_arg
 from mixport.quantize.roles import Kind
 from mixport.quantize.site_plan import ScaleGroup, SitePlan
 from mixport.records.scheme import Role

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
+from mixport.model.programs.fx_graph import add_constant, aten, call, constant, only_user, shape_of, tensor_arg
 from mixport.quantize.code_flow import CodeFlow
-from mixport.quantize.fx_graph import add_constant, aten, call, constant, only_user, shape_of, tensor_arg
 from mixport.quantize.roles import Kind
 
 _KEEP_ROWS = {aten.reshape.default, aten.expand.default, aten.unsqueeze.default}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from mixport.quantize.fx_graph import aten, call, constant, only_user, tensor_arg
+from mixport.model.programs.fx_graph import aten, call, constant, only_user, tensor_arg
 from mixport.records.artifacts import Decision
 
 _PRODUCTS = {aten.matmul.default, aten.bmm.default}

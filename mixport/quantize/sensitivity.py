@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from mixport.quantize.fx_graph import constant, operator_of
+from mixport.model.programs.fx_graph import constant, operator_of
 from mixport.quantize.ranges import weight_scales
 from mixport.records.errors import InvariantError
 from mixport.records.progress import Progress

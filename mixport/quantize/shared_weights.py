@@ -9,7 +9,7 @@ from collections import defaultdict
 
 from torch import Tensor, fx
 
-from mixport.quantize.fx_graph import known_constant, module_path
+from mixport.model.programs.fx_graph import known_constant, module_path
 from mixport.quantize.roles import Kind, classify
 from mixport.records.artifacts import Decision
 

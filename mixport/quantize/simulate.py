@@ -19,7 +19,7 @@ from torch.fx.node import map_aggregate, map_arg
 
 from mixport.arithmetic.quant_params import QuantParams
 from mixport.arithmetic.torch_ops import NAMESPACE, OPS
-from mixport.quantize.fx_graph import aten, operator_of, tensor_arg
+from mixport.model.programs.fx_graph import aten, operator_of, tensor_arg
 from mixport.quantize.insert import code_params
 from mixport.records.artifacts import QuantizedModel
 from mixport.records.simulation import FloatEvaluation, SimulatedRun

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from mixport.arithmetic.quant_params import QuantParams
-from mixport.quantize.fx_graph import module_path
+from mixport.model.programs.fx_graph import module_path
 from mixport.quantize.marks import DIVIDES_LATER, FUNCTION_GATE, FUNCTION_RESULT, short_op
 from mixport.quantize.roles import Kind
 from mixport.records.artifacts import Decision

@@ -7,8 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from mixport.model.float_model import FloatModel
 from mixport.quantize.capture import Captured
-from mixport.quantize.float_model import FloatModel
 from mixport.quantize.side_effects import side_effect
 from mixport.records.errors import InvariantError, UnsupportedModelError
 

@@ -11,7 +11,7 @@ import math
 
 from torch import fx
 
-from mixport.quantize.fx_graph import aten, call, module_path, shape_of
+from mixport.model.programs.fx_graph import aten, call, module_path, shape_of
 from mixport.records.artifacts import Decision
 from mixport.records.targets import Target
 

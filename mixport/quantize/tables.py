@@ -25,7 +25,7 @@ from mixport.arithmetic.affine_tables import find_requantisation, is_straight
 from mixport.arithmetic.float_functions import FLOAT_FUNCTIONS, TABLE, proved_codes
 from mixport.arithmetic.multiplication import moved_scales
 from mixport.arithmetic.quant_params import QuantParams
-from mixport.quantize.fx_graph import argument, aten, operator_of
+from mixport.model.programs.fx_graph import argument, aten, operator_of
 
 _KEYS: Mapping[Any, str] = MappingProxyType(
     {

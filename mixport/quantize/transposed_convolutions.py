@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mixport.quantize.fx_graph import add_constant, arguments, aten, call, constant, each_axis, module_path, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import add_constant, arguments, aten, call, constant, each_axis, module_path, shape_of, tensor_arg
 from mixport.records.artifacts import Decision
 
 TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input})

@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from mixport.model.programs.fx_graph import add_constant, arguments, aten, call, known_constant, module_path, tensor_arg, tensor_list_arg
 from mixport.quantize.channel_factors import FIXED, Channels, Factors, Numbers, find_factors
 from mixport.quantize.code_flow import CodeFlow
-from mixport.quantize.fx_graph import add_constant, arguments, aten, call, known_constant, module_path, tensor_arg, tensor_list_arg
 from mixport.quantize.layer_graph import groups_of
 from mixport.quantize.roles import Kind
 from mixport.records.artifacts import Decision

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from mixport.quantize.fx_graph import aten, module_path, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import aten, module_path, shape_of, tensor_arg
 from mixport.records.errors import UnsupportedModelError
 
 _CUBIC = frozenset({aten.upsample_bicubic2d.vec, aten.upsample_bicubic2d.default})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from mixport.quantize.fx_graph import constant, module_path
+from mixport.model.programs.fx_graph import constant, module_path
 from mixport.quantize.plan import Plan
 from mixport.quantize.roles import Kind
 from mixport.quantize.site_plan import unique_name

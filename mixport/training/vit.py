@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mixport.quantize.cifar_vit import cifar_vit
+from mixport.model.cifar_vit import cifar_vit
 from mixport.training import cifar10
 from mixport.training.autoencoder import to_pixels
 from mixport.training.checkpoint import resume, save_parts

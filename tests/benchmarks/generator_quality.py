@@ -31,7 +31,7 @@ from mixport.calibration import calibrate
 from mixport.calibration.prompts.prompts import prompts
 from mixport.calibration.recipe import GeneratorSettings, PromptRecipe, Strategy, parse_calibration
 from mixport.console import Console
-from mixport.quantize.cifar_resnet import BLOCKS, CifarResNet
+from mixport.model.cifar_resnet import BLOCKS, CifarResNet
 from mixport.records.artifacts import Preprocessing
 from mixport.storage.images import normalise
 from mixport.storage.store import Store

@@ -20,8 +20,8 @@ import numpy as np
 import onnx
 
 from mixport.lower.float_export import export_float
+from mixport.model.float_model import FloatModel, PreprocessingOverrides, load_model
 from mixport.pipeline import build
-from mixport.quantize import FloatModel, PreprocessingOverrides, load_model
 from mixport.records.errors import MixportError, ValidationFailedError
 from mixport.records.runtime import Runtime, RuntimeJob
 from mixport.records.targets import load_target

@@ -24,9 +24,12 @@ import numpy as np
 import torch
 
 from mixport.lower import lower
+from mixport.model.float_model import FloatModel, PreprocessingOverrides, load_model
+from mixport.model.run import float_logits
 from mixport.options import BuildOptions
 from mixport.pipeline import calibrate_only
-from mixport.quantize import FloatModel, PreprocessingOverrides, float_logits, load_model, open_simulation, quantize
+from mixport.quantize.quantizer import quantize
+from mixport.quantize.simulate import open_simulation
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.progress import SilentProgress
 from mixport.records.reconstruction_preset import ReconstructionOptions, find_preset

@@ -17,7 +17,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from mixport.quantize import FloatModel, quantize
+from mixport.model.float_model import FloatModel
+from mixport.quantize.quantizer import quantize
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.progress import Advance, ignore
 from mixport.records.reconstruction_preset import DEFAULT, ReconstructionOptions, find_preset

@@ -21,8 +21,8 @@ import mixport.lower.lowering
 import mixport.quantize.learner
 import mixport.quantize.quantizer
 from mixport import stages
+from mixport.model.float_model import load_model
 from mixport.options import BuildOptions
-from mixport.quantize import load_model
 from mixport.records.fingerprint import sha256_file
 from mixport.records.progress import Advance
 from mixport.records.targets import load_target

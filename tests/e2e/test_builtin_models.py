@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from mixport import builtin
 from mixport.cli import run
-from mixport.quantize import load_model
+from mixport.model.float_model import load_model
 from mixport.storage.images import normalise
 
 pytestmark = pytest.mark.e2e

@@ -14,7 +14,9 @@ import pytest
 from onnx import numpy_helper
 
 from mixport.lower import lower
-from mixport.quantize import load_model, open_simulation, quantize
+from mixport.model.float_model import load_model
+from mixport.quantize.quantizer import quantize
+from mixport.quantize.simulate import open_simulation
 from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel, ValidationReport
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target

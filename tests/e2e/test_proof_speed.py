@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mixport.lower import lower
-from mixport.quantize import load_model, quantize
+from mixport.model.float_model import load_model
+from mixport.quantize.quantizer import quantize
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target

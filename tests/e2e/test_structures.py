@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 import torch
 
+from mixport.model.float_model import load_model
 from mixport.pipeline import build
-from mixport.quantize import load_model
 from mixport.records.errors import UnsupportedModelError
 from mixport.release.bundle import ReleaseBundle, read_golden
 

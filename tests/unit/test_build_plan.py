@@ -8,8 +8,8 @@ from torch import nn
 
 from mixport.build_plan import describe_plan
 from mixport.calibration import Preview
+from mixport.model.float_model import FloatModel
 from mixport.options import BuildOptions
-from mixport.quantize import FloatModel
 from mixport.records.artifacts import Preprocessing
 from mixport.records.targets import load_target
 

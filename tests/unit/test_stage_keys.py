@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from mixport.model.float_model import FloatModel, load_model
 from mixport.options import BuildOptions
-from mixport.quantize import FloatModel, load_model
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target

@@ -10,9 +10,9 @@ import pytest
 from mixport import stages
 from mixport.calibration import CalibrationRecipe
 from mixport.calibration.recipe import FilterSettings, PromptRecipe
+from mixport.model.float_model import load_model
+from mixport.model.scores import ModelScores
 from mixport.options import BuildOptions
-from mixport.quantize import load_model
-from mixport.quantize.scores import ModelScores
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.errors import BadOptionError
 from mixport.records.progress import SilentProgress

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from mixport.quantize.fx_graph import (
+from mixport.model.programs.fx_graph import (
     add_constant,
     argument,
     arguments,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
+from mixport.model.run import images_at_once
 from mixport.quantize.mlps.find import Mlp, Values, find_mlps, put_relu, read_values
 from mixport.quantize.mlps.mlp_file import FinishedMlp, read_mlp, write_mlp
 from mixport.quantize.mlps.prefix import Prefix, cut
@@ -16,7 +17,6 @@ from mixport.quantize.reconstruction.caches import Activations, Room, fill
 from mixport.quantize.reconstruction.float32 import in_float32
 from mixport.quantize.reconstruction.gradients import NotLearnedError
 from mixport.quantize.reconstruction.unit_file import UnitShelf
-from mixport.quantize.run import images_at_once
 from mixport.records.artifacts import Decision
 from mixport.records.progress import Advance, Progress
 from mixport.records.reconstruction_preset import ReconstructionOptions

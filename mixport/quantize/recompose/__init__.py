@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from mixport.quantize.fx_graph import aten, clean
+from mixport.model.programs.fx_graph import aten, clean
 from mixport.quantize.recompose.functions import recompose_functions
 from mixport.quantize.recompose.operators import rename_operators
 from mixport.quantize.recompose.products import recompose_products

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from mixport.quantize.fx_graph import aten, constant, operator_of, shape_of
+from mixport.model.programs.fx_graph import aten, constant, operator_of, shape_of
 from mixport.quantize.recompose.patterns import Pattern, bind
 
 _SIX = (aten.clamp.default, (aten.clamp.default, (aten.add.Tensor, "x", 3), 0), None, 6)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import fx
 
-from mixport.quantize.fx_graph import arguments, aten, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import arguments, aten, shape_of, tensor_arg
 
 _Args = tuple[Any, ...]
 

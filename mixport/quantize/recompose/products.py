@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from mixport.quantize.fx_graph import add_constant, aten, call, constant, only_user, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import add_constant, aten, call, constant, only_user, shape_of, tensor_arg
 from mixport.quantize.products import use_linear
 from mixport.quantize.recompose.patterns import bind
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from mixport.quantize.fx_graph import aten, shape_of, tensor_arg, tensor_list_arg
+from mixport.model.programs.fx_graph import aten, shape_of, tensor_arg, tensor_list_arg
 from mixport.quantize.roles import Kind
 
 _RESHAPES = {

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map_only
 
-from mixport.quantize.fx_graph import aten, constant, operator_of
+from mixport.model.programs.fx_graph import aten, constant, operator_of
 from mixport.quantize.plan import Plan, SitePlan
 from mixport.quantize.reconstruction.units import Unit
 from mixport.quantize.roles import Kind

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
-from mixport.quantize.fx_graph import arguments, aten, shape_of
+from mixport.model.programs.fx_graph import arguments, aten, shape_of
 from mixport.quantize.reconstruction.caches import slices
 from mixport.quantize.reconstruction.execute import Executor, Quantised
 from mixport.quantize.reconstruction.optimise import UnitData

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from torch import fx
 
-from mixport.quantize.fx_graph import argument, aten, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import argument, aten, shape_of, tensor_arg
 from mixport.quantize.layer_graph import groups_of
 from mixport.quantize.reconstruction.units import Unit, merge_units
 from mixport.quantize.widths import LayerWidths

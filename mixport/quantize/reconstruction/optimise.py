@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mixport.quantize.fx_graph import shape_of, tensor_arg
+from mixport.model.programs.fx_graph import shape_of, tensor_arg
 from mixport.quantize.plan import SitePlan
 from mixport.quantize.reconstruction.caches import Activations, slices
 from mixport.quantize.reconstruction.execute import Executor

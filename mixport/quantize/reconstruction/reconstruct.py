@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from mixport.arithmetic.quant_params import QuantParams
+from mixport.model.run import images_at_once
 from mixport.quantize.nearest import LayerIntegers
 from mixport.quantize.reconstruction.caches import Activations, Room, fill
 from mixport.quantize.reconstruction.execute import Executor
@@ -22,7 +23,6 @@ from mixport.quantize.reconstruction.state import UnitState
 from mixport.quantize.reconstruction.task import Task
 from mixport.quantize.reconstruction.unit_file import FinishedUnit, UnitShelf, read_unit, write_unit
 from mixport.quantize.reconstruction.units import Unit, find_units, merge_units
-from mixport.quantize.run import images_at_once
 from mixport.records.artifacts import Decision
 from mixport.records.devices import compute_threads
 from mixport.records.progress import Advance, Progress

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import fx
 
-from mixport.quantize.fx_graph import module_path
+from mixport.model.programs.fx_graph import module_path
 from mixport.quantize.plan import Plan
 from mixport.quantize.roles import Kind
 from mixport.records.reconstruction_preset import Grain

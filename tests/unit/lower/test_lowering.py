@@ -12,7 +12,8 @@ from onnx import TensorProto, numpy_helper
 
 from mixport.lower import lower, read_lowered
 from mixport.lower.lowering import check_sites
-from mixport.quantize import load_model, quantize, read_quantized
+from mixport.model.float_model import load_model
+from mixport.quantize.quantizer import quantize, read_quantized
 from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
 from mixport.records.errors import InvariantError
 from mixport.records.scheme import Scheme

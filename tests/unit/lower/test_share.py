@@ -13,7 +13,9 @@ import torch
 
 from mixport.lower import lower
 from mixport.lower.share import ShareInitializersPass
-from mixport.quantize import load_model, open_simulation, quantize
+from mixport.model.float_model import load_model
+from mixport.quantize.quantizer import quantize
+from mixport.quantize.simulate import open_simulation
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target

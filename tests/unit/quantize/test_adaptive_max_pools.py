@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx
 
+from mixport.model.programs.fx_graph import aten, clean, record_shapes
 from mixport.quantize.adaptive_max_pools import split_adaptive_max_pools
-from mixport.quantize.fx_graph import aten, clean, record_shapes
 
 _POOLS = {1: aten.adaptive_max_pool1d.default, 2: aten.adaptive_max_pool2d.default}
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from mixport.arithmetic.torch_ops import OPS
+from mixport.model.programs.fx_graph import aten, clean, record_shapes
 from mixport.quantize.attention_softmax import divide_after_product
-from mixport.quantize.fx_graph import aten, clean, record_shapes
 from mixport.quantize.plan import make_plan
 from mixport.quantize.quantizer import choose_params
 from mixport.quantize.statistics import collect, within_reach

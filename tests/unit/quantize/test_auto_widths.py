@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mixport.lower import lower
-from mixport.quantize import quantize
 from mixport.quantize.auto_widths import Sizes, choose_widths, learned_bytes, levelling_scheme
 from mixport.quantize.plan import make_plan
+from mixport.quantize.quantizer import quantize
 from mixport.quantize.sensitivity import RoundWeight, nearest
 from mixport.quantize.widths import LayerWidth, scheme_widths
 from mixport.records.artifacts import CalibrationSet

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx
 
+from mixport.model.programs.fx_graph import aten, clean, record_shapes
 from mixport.quantize.ceil_modes import settle_ceil_modes
-from mixport.quantize.fx_graph import aten, clean, record_shapes
 
 
 def settled(numbers: tuple[list[int], list[int], list[int], list[int]], size: tuple[int, int]) -> fx.Node:

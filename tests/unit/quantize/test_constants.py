@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mixport.model.programs.fx_graph import constant
 from mixport.quantize.capture import Captured
-from mixport.quantize.fx_graph import constant
 from tests.unit.quantize.conftest import Capture, operators
 
 

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mixport.lower import lower
-from mixport.quantize import open_simulation, quantize
+from mixport.model.programs.fx_graph import aten
 from mixport.quantize.capture import Captured
 from mixport.quantize.conv_channels import channel_ratios, level_convolutions
-from mixport.quantize.fx_graph import aten
 from mixport.quantize.marks import CHANNEL_BOUNDS
+from mixport.quantize.quantizer import quantize
 from mixport.quantize.ranges import ScaleRule
 from mixport.quantize.roles import clamp_bounds
+from mixport.quantize.simulate import open_simulation
 from mixport.records.artifacts import Decision
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target

@@ -17,9 +17,10 @@ from torch import Tensor, fx, nn
 from mixport.arithmetic.neighbour_pairs import pair_violations
 from mixport.arithmetic.torch_ops import OPS
 from mixport.lower import lower
-from mixport.quantize import load_model, quantize
+from mixport.model.float_model import load_model
+from mixport.model.programs.fx_graph import aten, clean, record_shapes
 from mixport.quantize.few_channels import widen_few_channels
-from mixport.quantize.fx_graph import aten, clean, record_shapes
+from mixport.quantize.quantizer import quantize
 from mixport.quantize.simulate import open_simulation
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.scheme import Scheme

@@ -10,8 +10,8 @@ from torch import nn
 from mixport.arithmetic.neighbour_pairs import forms_pairs, pair_violations
 from mixport.arithmetic.requantisation import Requantisation, wrong_thresholds
 from mixport.arithmetic.torch_ops import OPS
+from mixport.model.programs.fx_graph import argument, aten, constant, tensor_arg
 from mixport.quantize.capture import capture
-from mixport.quantize.fx_graph import argument, aten, constant, tensor_arg
 from mixport.quantize.insert import code_params, insert_activations, insert_weights
 from mixport.quantize.layer_graph import live_nodes
 from mixport.quantize.nearest import nearest_integers

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mixport.model.programs.fx_graph import aten, constant
 from mixport.quantize.capture import Captured
-from mixport.quantize.fx_graph import aten, constant
 from mixport.quantize.layernorm_channels import level_layernorms
 from mixport.quantize.ranges import ScaleRule
 from mixport.records.artifacts import Decision

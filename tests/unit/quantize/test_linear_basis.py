@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from mixport.lower import lower
-from mixport.quantize import open_simulation, quantize
 from mixport.quantize.capture import Captured
 from mixport.quantize.channel_moments import channel_moments
 from mixport.quantize.code_flow import CodeFlow
 from mixport.quantize.linear_basis import change_bases
 from mixport.quantize.linear_tensors import LinearChain, linear_chains
+from mixport.quantize.quantizer import quantize
 from mixport.quantize.ranges import ScaleRule
+from mixport.quantize.simulate import open_simulation
 from mixport.records.artifacts import Decision
 from mixport.records.reconstruction_preset import ReconstructionOptions, find_preset
 from mixport.records.scheme import Scheme

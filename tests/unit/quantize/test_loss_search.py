@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixport.quantize import FloatModel, quantize, read_quantized
+from mixport.model.float_model import FloatModel
+from mixport.quantize.quantizer import quantize, read_quantized
 from mixport.records.artifacts import CalibrationSet, Preprocessing, QuantizedModel
 from mixport.records.output_quality import sqnr_db
 from mixport.records.scheme import Scheme

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from mixport.quantize.fx_graph import aten
+from mixport.model.programs.fx_graph import aten
 from mixport.records.errors import UnsupportedModelError
 from tests.unit.quantize.conftest import Capture, operators
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx
 
-from mixport.quantize.fx_graph import aten, clean, record_shapes
+from mixport.model.programs.fx_graph import aten, clean, record_shapes
 from mixport.quantize.pool_forms import AVERAGE_POOLS
 from mixport.quantize.pool_windows import Window, adaptive_windows, are_whole, runs, strided_windows
 from mixport.quantize.pooling import unify_average_pools

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixport.quantize.fx_graph import aten, only_user
+from mixport.model.programs.fx_graph import aten, only_user
 from tests.unit.quantize.conftest import Capture, operators
 
 Body = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixport.quantize import load_model
+from mixport.model.float_model import load_model
+from mixport.model.programs.program_file import load_program
+from mixport.model.torchscript import check_eager
+from mixport.model.weights_file import read_state_dict
 from mixport.quantize.capture import capture
-from mixport.quantize.program_file import load_program
 from mixport.quantize.side_effects import side_effect
 from mixport.quantize.soundness import check_sound
-from mixport.quantize.torchscript import check_eager
-from mixport.quantize.weights_file import read_state_dict
 from mixport.records.errors import BadInputError, UnsupportedModelError
 
 IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from mixport.lower import lower
-from mixport.quantize import load_model, quantize
-from mixport.quantize.fx_graph import aten, clean, record_shapes
+from mixport.model.float_model import load_model
+from mixport.model.programs.fx_graph import aten, clean, record_shapes
+from mixport.quantize.quantizer import quantize
 from mixport.quantize.simulate import open_simulation
 from mixport.quantize.spread_gates import spread_gates
 from mixport.records.artifacts import CalibrationSet

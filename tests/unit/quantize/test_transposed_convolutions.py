@@ -7,8 +7,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import fx, nn
 
+from mixport.model.programs.fx_graph import aten, clean, record_shapes
 from mixport.quantize.batchnorm import fold_batchnorm
-from mixport.quantize.fx_graph import aten, clean, record_shapes
 from mixport.quantize.transposed_convolutions import TRANSPOSED, split_transposed_convolutions
 
 _OPERATORS = {1: aten.conv_transpose1d.default, 2: aten.conv_transpose2d.input}

@@ -14,16 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from mixport.lower import lower
-from mixport.quantize import open_simulation, quantize
+from mixport.model.programs.fx_graph import aten
 from mixport.quantize.capture import capture
-from mixport.quantize.fx_graph import aten
 from mixport.quantize.mlps import reconstruct as module_under_test
 from mixport.quantize.mlps.find import find_mlps, read_values
 from mixport.quantize.mlps.prefix import Prefix, cut
 from mixport.quantize.mlps.reconstruct import LARGEST_ERROR, ReconstructedMlps, mlp_steps, reconstruct_mlps
 from mixport.quantize.mlps.train import gelu_output, relu_output
+from mixport.quantize.quantizer import quantize
 from mixport.quantize.reconstruction.caches import Room
 from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
+from mixport.quantize.simulate import open_simulation
 from mixport.records.progress import SilentProgress
 from mixport.records.reconstruction_preset import PRESETS, ReconstructionOptions
 from mixport.records.scheme import Scheme

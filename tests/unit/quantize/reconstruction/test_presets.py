@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from mixport.lower import lower
-from mixport.quantize import load_model, open_simulation, quantize
+from mixport.model.float_model import load_model
+from mixport.quantize.quantizer import quantize
+from mixport.quantize.simulate import open_simulation
 from mixport.records.artifacts import CalibrationSet, QuantizedModel
 from mixport.records.errors import BadOptionError
 from mixport.records.reconstruction_preset import PRESETS, Preset, ReconstructionOptions, find_preset

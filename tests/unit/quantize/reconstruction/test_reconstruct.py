@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mixport.arithmetic.torch_ops import OPS
-from mixport.quantize.fx_graph import constant
+from mixport.model.programs.fx_graph import constant
 from mixport.quantize.insert import insert_activations, insert_weights
 from mixport.quantize.nearest import least_scales, read_params
 from mixport.quantize.reconstruction.execute import Executor

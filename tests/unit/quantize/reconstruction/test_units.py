@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mixport.model.programs.fx_graph import module_path
 from mixport.quantize.capture import Captured
-from mixport.quantize.fx_graph import module_path
 from mixport.quantize.plan import Plan, make_plan
 from mixport.quantize.reconstruction.execute import Executor
 from mixport.quantize.reconstruction.merging import capacity, merge_neighbours

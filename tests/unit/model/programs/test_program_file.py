@@ -14,9 +14,9 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from mixport.quantize import load_model
+from mixport.model.float_model import load_model
+from mixport.model.programs.program_file import load_program
 from mixport.quantize.capture import capture
-from mixport.quantize.program_file import load_program
 from mixport.records.errors import BadInputError, UnsupportedModelError
 from mixport.stage_keys import model_key
 

@@ -9,9 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from mixport.quantize.attribute_names import free_attributes
-from mixport.quantize.eval_form import to_eval_form
-from mixport.quantize.program_archive import PLAIN_HINT, check_archive
+from mixport.model.programs.attribute_names import free_attributes
+from mixport.model.programs.eval_form import to_eval_form
+from mixport.model.programs.program_archive import PLAIN_HINT, check_archive
 from mixport.records.artifacts import Decision
 from mixport.records.errors import BadInputError, UnsupportedModelError
 

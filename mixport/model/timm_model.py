@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from mixport.quantize.class_file import Classes
+from mixport.model.class_file import Classes
 from mixport.records.artifacts import Decision, Preprocessing
 from mixport.records.errors import BadInputError, UnsupportedModelError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mixport.quantize.weights_file import check_finite
+from mixport.model.weights_file import check_finite
 from mixport.records.artifacts import Decision
 from mixport.records.errors import BadInputError
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import fx
 
-from mixport.quantize.fx_graph import argument, aten, tensor_arg
+from mixport.model.programs.fx_graph import argument, aten, tensor_arg
 from mixport.records.artifacts import Decision
 
 _TUPLE_NORMS = {

@@ -14,7 +14,7 @@ from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from mixport.quantize.torchscript import is_torchscript, weights_hint
+from mixport.model.torchscript import is_torchscript, weights_hint
 from mixport.records.artifacts import Decision
 from mixport.records.errors import BadInputError, UnsupportedModelError
 

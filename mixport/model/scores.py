@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mixport.quantize.float_model import FloatModel
-from mixport.quantize.run import float_logits
-from mixport.quantize.score_formulas import LayerSums, Scores, leave_one_out_sensitivity, similarity_entropy
+from mixport.model.float_model import FloatModel
+from mixport.model.run import float_logits
+from mixport.model.score_formulas import LayerSums, Scores, leave_one_out_sensitivity, similarity_entropy
 from mixport.records.errors import BadInputError, BadOptionError, UnsupportedModelError
 from mixport.records.progress import Progress, SilentProgress
 

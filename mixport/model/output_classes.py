@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mixport.quantize.float_model import FloatModel
+from mixport.model.float_model import FloatModel
 from mixport.records.errors import BadInputError, UnsupportedModelError
 
 

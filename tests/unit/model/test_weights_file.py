@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mixport.quantize import load_model
-from mixport.quantize.load_state import load_into
-from mixport.quantize.program_file import load_program
-from mixport.quantize.weights_file import read_state_dict
+from mixport.model.float_model import load_model
+from mixport.model.load_state import load_into
+from mixport.model.programs.program_file import load_program
+from mixport.model.weights_file import read_state_dict
 from mixport.records.errors import BadInputError, UnsupportedModelError
 
 

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from mixport.quantize.builtin_models import CIFAR10_CLASSES, builtin_weights, create_builtin
-from mixport.quantize.class_file import Classes, read_classes
-from mixport.quantize.load_state import load_into
-from mixport.quantize.program_file import load_program
-from mixport.quantize.timm_model import create_timm, merge_branches
-from mixport.quantize.torchscript import check_eager, is_torchscript
-from mixport.quantize.weights_file import check_finite, check_plain, read_state_dict
+from mixport.model.builtin_models import CIFAR10_CLASSES, builtin_weights, create_builtin
+from mixport.model.class_file import Classes, read_classes
+from mixport.model.load_state import load_into
+from mixport.model.programs.program_file import load_program
+from mixport.model.timm_model import create_timm, merge_branches
+from mixport.model.torchscript import check_eager, is_torchscript
+from mixport.model.weights_file import check_finite, check_plain, read_state_dict
 from mixport.records import fingerprint
 from mixport.records.artifacts import Decision, Preprocessing
 from mixport.records.errors import BadInputError, BadOptionError

@@ -13,7 +13,7 @@ from typing import cast
 
 import torch
 
-from mixport.quantize.torchscript import is_torchscript
+from mixport.model.torchscript import is_torchscript
 from mixport.records.errors import BadInputError
 
 PLAIN_HINT = "torch.export.save(torch.export.export(model, (image,)), 'model.pt2') with a plain module writes a safe file"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mixport.quantize.float_model import FloatModel
+from mixport.model.float_model import FloatModel
 
 
 def zero_layers(model: FloatModel) -> tuple[str, ...]:

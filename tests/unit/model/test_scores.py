@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mixport.quantize.float_model import FloatModel
-from mixport.quantize.score_formulas import similarity_entropy
-from mixport.quantize.scores import ModelScores
+from mixport.model.float_model import FloatModel
+from mixport.model.score_formulas import similarity_entropy
+from mixport.model.scores import ModelScores
 from mixport.records.artifacts import ImageScores, Preprocessing
 from mixport.records.errors import BadInputError, BadOptionError, UnsupportedModelError
 from mixport.storage.images import normalise

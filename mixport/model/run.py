@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mixport.quantize.float_model import FloatModel
+from mixport.model.float_model import FloatModel
 from mixport.records.progress import Progress, SilentProgress
 from mixport.storage.images import normalise
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mixport.quantize.float_model import load_model
+from mixport.model.float_model import load_model
 from mixport.records.errors import BadInputError
 from tests.reconstruction import float_model
 
