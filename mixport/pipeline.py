@@ -20,7 +20,7 @@ from mixport.model.float_model import FloatModel
 from mixport.model.zero_weights import zero_layers
 from mixport.options import BuildOptions, command_line
 from mixport.portable_cost import portable_cost
-from mixport.quantize.simulate import open_simulation
+from mixport.quantize.emit.simulate import open_simulation
 from mixport.records.artifacts import BuildWarning, CalibrationSet, LoweredGraph, ValidationReport
 from mixport.records.environment import describe_environment
 from mixport.records.errors import BadOptionError, MixportError, StoreError, ValidationFailedError

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from mixport.model.float_model import FloatModel
-from mixport.quantize import learner, quantizer
-from mixport.quantize.reconstruction.caches import Room
-from mixport.quantize.reconstruction.reconstruct import Reconstructed, reconstruct
-from mixport.quantize.reconstruction.task import Task
-from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
+from mixport.quantize import quantizer
+from mixport.quantize.learn import session as learner
+from mixport.quantize.learn.loop.activations import Room
+from mixport.quantize.learn.loop.unit_file import NoShelf, UnitShelf
+from mixport.quantize.learn.reconstruction.reconstruct import Reconstructed, reconstruct
+from mixport.quantize.learn.reconstruction.task import Task
 from mixport.records.artifacts import CalibrationSet, Preprocessing
 from mixport.records.progress import Advance
 from mixport.records.reconstruction_preset import PRESETS, Preset, ReconstructionOptions

@@ -20,35 +20,35 @@ from mixport.model.float_model import FloatModel
 from mixport.model.output_classes import output_classes
 from mixport.model.programs.fx_graph import clean, record_shapes
 from mixport.model.run import batch_size, batches_of
-from mixport.quantize.attention_softmax import divide_after_product
-from mixport.quantize.auto_widths import Sizes, choose_widths, learned_bytes, levelling_scheme
-from mixport.quantize.capture import Captured, capture, export_program
-from mixport.quantize.carriers import group_params
-from mixport.quantize.conv_channels import level_convolutions
-from mixport.quantize.few_channels import widen_few_channels
-from mixport.quantize.gate_params import settle_gates
-from mixport.quantize.insert import insert_activations, insert_weights
-from mixport.quantize.layernorm_channels import level_layernorms
-from mixport.quantize.learner import Learner
-from mixport.quantize.linear_basis import change_bases
-from mixport.quantize.loss_search import FloatParts, search_loss
-from mixport.quantize.mlps.reconstruct import ReconstructedMlps
-from mixport.quantize.nearest import nearest_integers
-from mixport.quantize.plan import Plan, make_plan
-from mixport.quantize.pool_scales import widen_pool_scales
-from mixport.quantize.portable_forms import insert_portable_forms, portable_forms
-from mixport.quantize.ranges import ATTENTION_P, OUTPUT_MARGIN, P, ScaleRule, activation_params
-from mixport.quantize.reconstruction.task import Task
-from mixport.quantize.reconstruction.unit_file import NoShelf, UnitShelf
-from mixport.quantize.repeated_channels import repeat_channels
-from mixport.quantize.roles import Kind
-from mixport.quantize.sensitivity import nearest
-from mixport.quantize.shared_weights import layers_with_shared_weights
-from mixport.quantize.soundness import check_sound
-from mixport.quantize.spread_gates import spread_gates
-from mixport.quantize.statistics import Histogram, HistogramObserver, collect
-from mixport.quantize.uneven_channels import level_uneven
-from mixport.quantize.widths import scheme_widths
+from mixport.quantize.budget.auto_widths import Sizes, choose_widths, learned_bytes, levelling_scheme
+from mixport.quantize.budget.sensitivity import nearest
+from mixport.quantize.channels.bottlenecks import change_bases
+from mixport.quantize.channels.convolutions import level_convolutions
+from mixport.quantize.channels.layernorms import level_layernorms
+from mixport.quantize.channels.shared_weights import layers_with_shared_weights
+from mixport.quantize.channels.uneven import level_uneven
+from mixport.quantize.emit.insert import insert_activations, insert_weights
+from mixport.quantize.emit.loss_search import FloatParts, search_loss
+from mixport.quantize.emit.softmax_layernorm import insert_portable_forms, portable_forms
+from mixport.quantize.graph.capture import Captured, capture, export_program
+from mixport.quantize.graph.roles import Kind
+from mixport.quantize.graph.soundness import check_sound
+from mixport.quantize.integers.nearest import nearest_integers
+from mixport.quantize.kernel_forms.few_channels import widen_few_channels
+from mixport.quantize.kernel_forms.late_division import divide_after_product
+from mixport.quantize.kernel_forms.repeated_channels import repeat_channels
+from mixport.quantize.kernel_forms.spread_gates import spread_gates
+from mixport.quantize.learn.loop.unit_file import NoShelf, UnitShelf
+from mixport.quantize.learn.mlps.reconstruct import ReconstructedMlps
+from mixport.quantize.learn.reconstruction.task import Task
+from mixport.quantize.learn.session import Learner
+from mixport.quantize.scales.carriers import group_params
+from mixport.quantize.scales.gate_params import settle_gates
+from mixport.quantize.scales.histograms import Histogram, HistogramObserver, collect
+from mixport.quantize.scales.pool_scales import widen_pool_scales
+from mixport.quantize.scales.ranges import ATTENTION_P, OUTPUT_MARGIN, P, ScaleRule, activation_params
+from mixport.quantize.sites.plan import Plan, make_plan
+from mixport.quantize.sites.widths import scheme_widths
 from mixport.records.artifacts import CalibrationSet, Decision, QuantizedModel
 from mixport.records.errors import BadOptionError, UnsupportedModelError
 from mixport.records.progress import Progress, SilentProgress

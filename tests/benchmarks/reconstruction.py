@@ -28,8 +28,8 @@ from mixport.model.float_model import FloatModel, PreprocessingOverrides, load_m
 from mixport.model.run import float_logits
 from mixport.options import BuildOptions
 from mixport.pipeline import calibrate_only
+from mixport.quantize.emit.simulate import open_simulation
 from mixport.quantize.quantizer import quantize
-from mixport.quantize.simulate import open_simulation
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.progress import SilentProgress
 from mixport.records.reconstruction_preset import ReconstructionOptions, find_preset

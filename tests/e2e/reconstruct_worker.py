@@ -18,7 +18,7 @@ import torch
 
 # What quantising imports, so that children start at once. No tensor is computed here: children inherit no threads.
 import mixport.lower.lowering
-import mixport.quantize.learner
+import mixport.quantize.learn.session
 import mixport.quantize.quantizer
 from mixport import stages
 from mixport.model.float_model import load_model
@@ -50,7 +50,7 @@ class Counter:
 
 def work(job: dict[str, str]) -> None:
     torch.set_num_threads(1)
-    mixport.quantize.learner._LARGEST_IN_MEMORY = 0
+    mixport.quantize.learn.session._LARGEST_IN_MEMORY = 0
     values = {"model": "tests.models:tiny", "scheme": "w2a4", "iters": ITERS, "calib": "noise", "images": 12, "device": "cpu"}
     options = BuildOptions.of({**values, "cache": job["cache"]})
     progress = Counter()

@@ -11,8 +11,8 @@ import pytest
 
 from mixport.lower import lower
 from mixport.model.float_model import load_model
+from mixport.quantize.emit.simulate import open_simulation
 from mixport.quantize.quantizer import quantize
-from mixport.quantize.simulate import open_simulation
 from mixport.records.artifacts import CalibrationSet, LoweredGraph
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from mixport.quantize.capture import Captured, capture
+from mixport.quantize.graph.capture import Captured, capture
 
 Capture = Callable[..., Captured]
 

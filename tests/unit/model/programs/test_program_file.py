@@ -16,7 +16,7 @@ from torchvision.ops import StochasticDepth
 
 from mixport.model.float_model import load_model
 from mixport.model.programs.program_file import load_program
-from mixport.quantize.capture import capture
+from mixport.quantize.graph.capture import capture
 from mixport.records.errors import BadInputError, UnsupportedModelError
 from mixport.stage_keys import model_key
 

@@ -1,0 +1,1 @@
+"""The decisions written into the graph as mixport:: operators, and the exact simulation of what was written."""

@@ -1,0 +1,1 @@
+"""Pools in the forms that integer kernels have."""

@@ -1,0 +1,1 @@
+"""Exact rewrites of the float graph into forms that the target's kernels run faster, or that keep codes longer."""

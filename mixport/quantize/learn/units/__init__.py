@@ -1,0 +1,1 @@
+"""Units of layers that are learned together: found, merged, run on the graph."""

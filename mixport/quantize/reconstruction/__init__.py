@@ -1,1 +1,0 @@
-"""Learned rounding: unit by unit, until the quantised output is closest to the float one."""
