@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mixport.pipeline import build as build
+    from mixport.pipeline.build_bundle import build as build
 
 __version__ = "0.1.0"
 
@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     # `mixport --help` must not wait for torch, which the pipeline imports.
     if name == "build":
-        from mixport.pipeline import build
+        from mixport.pipeline.build_bundle import build
 
         return build
     raise AttributeError(f"module 'mixport' has no attribute {name!r}")

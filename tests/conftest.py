@@ -33,7 +33,7 @@ def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_cache: Path) -> Path:
     """Bundle of tests.models:tiny at w4a8, rounded to nearest. Tests must not change it."""
-    from mixport.pipeline import build
+    from mixport.pipeline.build_bundle import build
 
     folder = tmp_path_factory.mktemp("tiny") / "bundle"
     build("tests.models:tiny", calib="noise", images=16, iters=0, validation_images=8, out=folder, cache=tiny_cache)

@@ -60,7 +60,7 @@ def lookup(
 ) -> Tensor:
     """A function of 8-bit codes: x holds (code - in_zero_point) * in_scale, table is uint8 [256]; gives the dequantised entry.
 
-    `qmin` and `qmax` are the smallest and the largest entry; `form` is how lowering writes it, see mixport.lower.tables.
+    `qmin` and `qmax` are the smallest and the largest entry; `form` is how lowering writes it, see mixport.lower.operators.tables.
     """
     index = torch.round(x / torch.tensor(in_scale, dtype=torch.float32, device=x.device)) + in_zero_point
     entry = table[index.to(torch.int64)].to(torch.float32)

@@ -15,18 +15,18 @@ from onnx_ir.passes import PassError, Sequential
 from onnx_ir.passes.common import TopologicalSortPass
 from pydantic import TypeAdapter
 
-from mixport.lower.attention_softmax import gives_exponents
-from mixport.lower.expand import ExpandPlaceholdersPass
-from mixport.lower.finish import FinishPass
-from mixport.lower.float_weights import KeepFloatWeightsPass
-from mixport.lower.movement import CancelRequantizePass, FoldPadPass, SinkDequantizePass
+from mixport.lower.expand_placeholders import ExpandPlaceholdersPass
 from mixport.lower.onnx_graph import constant_of
-from mixport.lower.reshapes import JoinReshapesPass
-from mixport.lower.separate_pairs import SeparatePairsPass
-from mixport.lower.share import ShareInitializersPass
-from mixport.lower.tables import is_own_quantiser
+from mixport.lower.operators.attention_softmax import gives_exponents
+from mixport.lower.operators.tables import is_own_quantiser
+from mixport.lower.passes.finish import FinishPass
+from mixport.lower.passes.float_weights import KeepFloatWeightsPass
+from mixport.lower.passes.movement import CancelRequantizePass, FoldPadPass, SinkDequantizePass
+from mixport.lower.passes.reshapes import JoinReshapesPass
+from mixport.lower.passes.separate_pairs import SeparatePairsPass
+from mixport.lower.passes.share import ShareInitializersPass
+from mixport.lower.passes.wide_codes import WideCodesPass, scale_undoing_factor
 from mixport.lower.translate import translate
-from mixport.lower.wide_codes import WideCodesPass, scale_undoing_factor
 from mixport.records.artifacts import Decision, LoweredGraph, QuantizedModel
 from mixport.records.errors import InvariantError
 from mixport.records.targets import Target

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mixport.pipeline import build
+from mixport.pipeline.build_bundle import build
 from mixport.release.bundle import ReleaseBundle
 from tests.e2e.real_data import cifar_calibration, imagenet_sample
 

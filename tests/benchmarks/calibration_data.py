@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mixport.pipeline import build
+from mixport.pipeline.build_bundle import build
 from tests.e2e.real_data import cifar_calibration
 
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mixport.cli import run
+from mixport.cli.program import run
 from mixport.validate.conformance.catalogue import FORMS
 from mixport.validate.conformance.measured import ConformanceResult, read_result, shipped_results
 from mixport.validate.runtimes.pins import OLDER_ONNXRUNTIME, ONNXRUNTIME, ONNXRUNTIME_WEB

@@ -30,12 +30,12 @@ from mixport import builtin
 from mixport.calibration import calibrate
 from mixport.calibration.prompts.prompts import prompts
 from mixport.calibration.recipe import GeneratorSettings, PromptRecipe, Strategy, parse_calibration
-from mixport.console import Console
+from mixport.cli.console import Console
 from mixport.model.cifar_resnet import BLOCKS, CifarResNet
 from mixport.records.artifacts import Preprocessing
 from mixport.storage.images import normalise
 from mixport.storage.store import Store
-from mixport.training import cifar10
+from training import cifar10
 
 _PREPROCESSING = Preprocessing(size=(32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 Pixels = NDArray[np.uint8]

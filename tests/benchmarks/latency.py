@@ -18,13 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixport.bench import Contender, bench
-from mixport.commands.reproduce import read_command
+from mixport.cli.commands.reproduce import read_command
+from mixport.pipeline.bench import Contender, bench
+from mixport.pipeline.keys import code_sha256
+from mixport.pipeline.reference_files import FLOAT, NAMES, STATIC, reference_files
 from mixport.records.errors import MixportError
 from mixport.records.progress import SilentProgress
-from mixport.reference_files import FLOAT, NAMES, STATIC, reference_files
 from mixport.release.bundle import read_bundle
-from mixport.stage_keys import code_sha256
 from mixport.validate.runtimes import open_runtimes
 
 MODELS = (
@@ -64,7 +64,7 @@ def build_missing(models: Sequence[str], schemes: Sequence[str], *, work: Path, 
                 continue
             words = ["build", f"timm:{model}", *_BUILD, "--scheme", scheme, "--cache", str(work / "cache"), "--out", str(folder)]
             print(f"building {folder.name}", file=sys.stderr, flush=True)
-            program = "import sys; from mixport.cli import run; sys.exit(run(sys.argv[1:]))"
+            program = "import sys; from mixport.cli.program import run; sys.exit(run(sys.argv[1:]))"
             code = subprocess.run([sys.executable, "-c", program, *words, "--quiet"], stdout=sys.stderr, check=False).returncode
             if code:
                 print(f"{folder.name}: mixport build ended with exit code {code}", file=sys.stderr, flush=True)

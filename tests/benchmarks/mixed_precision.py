@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mixport.pipeline import build
+from mixport.pipeline.build_bundle import build
 from mixport.records.errors import SizeBudgetError
 from mixport.release.bundle import ReleaseBundle
 from tests.e2e.real_data import cifar_calibration

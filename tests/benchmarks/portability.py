@@ -21,7 +21,7 @@ import onnx
 
 from mixport.lower.float_export import export_float
 from mixport.model.float_model import FloatModel, PreprocessingOverrides, load_model
-from mixport.pipeline import build
+from mixport.pipeline.build_bundle import build
 from mixport.records.errors import MixportError, ValidationFailedError
 from mixport.records.runtime import Runtime, RuntimeJob
 from mixport.records.targets import load_target

@@ -26,8 +26,8 @@ import torch
 from mixport.lower import lower
 from mixport.model.float_model import FloatModel, PreprocessingOverrides, load_model
 from mixport.model.run import float_logits
-from mixport.options import BuildOptions
-from mixport.pipeline import calibrate_only
+from mixport.pipeline.build_bundle import calibrate_only
+from mixport.pipeline.options.build_options import BuildOptions
 from mixport.quantize.emit.simulate import open_simulation
 from mixport.quantize.quantizer import quantize
 from mixport.records.artifacts import CalibrationSet

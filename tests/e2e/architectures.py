@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mixport.pipeline import build
+from mixport.pipeline.build_bundle import build
 from mixport.records.errors import MixportError, ValidationFailedError
 from mixport.release.bundle import ReleaseBundle, read_bundle
 

@@ -20,13 +20,13 @@ import torch
 import mixport.lower.lowering
 import mixport.quantize.learn.session
 import mixport.quantize.quantizer
-from mixport import stages
 from mixport.model.float_model import load_model
-from mixport.options import BuildOptions
+from mixport.pipeline import stages
+from mixport.pipeline.options.build_options import BuildOptions
+from mixport.pipeline.stages import StageLog, Workshop
 from mixport.records.fingerprint import sha256_file
 from mixport.records.progress import Advance
 from mixport.records.targets import load_target
-from mixport.stages import StageLog, Workshop
 from mixport.storage.store import Store
 
 ITERS = 40

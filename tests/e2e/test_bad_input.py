@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from mixport.cli import run
+from mixport.cli.program import run
 from tests.models import tiny
 
 pytestmark = pytest.mark.e2e
@@ -241,7 +241,7 @@ def test_an_output_folder_that_is_not_a_bundle_stays_as_it_is(sandbox: Sandbox) 
 def test_a_disk_without_room(sandbox: Sandbox, limit: int) -> None:
     # A limit on the size of files fails the same writes as a full disk, and needs no privileges. It holds for a whole process.
     done = subprocess.run(
-        [sys.executable, "-m", "mixport.cli", *build_words(TINY)],
+        [sys.executable, "-m", "mixport.cli.program", *build_words(TINY)],
         capture_output=True,
         text=True,
         cwd=sandbox.folder,

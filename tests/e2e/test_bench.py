@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mixport import stages
-from mixport.cli import run
+from mixport.cli.program import run
+from mixport.pipeline import stages
 from mixport.records.errors import UnsupportedModelError
 
 pytestmark = pytest.mark.e2e

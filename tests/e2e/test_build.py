@@ -20,10 +20,10 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from mixport import stages
-from mixport.cli import run
-from mixport.options import BuildOptions
-from mixport.pipeline import bundle_folders
+from mixport.cli.program import run
+from mixport.pipeline import stages
+from mixport.pipeline.build_bundle import bundle_folders
+from mixport.pipeline.options.build_options import BuildOptions
 from mixport.records.runtime import RuntimeInfo
 
 pytestmark = pytest.mark.e2e
@@ -273,7 +273,7 @@ def test_validate_finds_a_wrong_code_behind_right_hashes(capsys: Capture, tmp_pa
 def test_a_mismatch_exits_with_3_and_leaves_the_bundle(
     capsys: Capture, tmp_path: Path, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mixport import pipeline
+    from mixport.pipeline import build_bundle as pipeline
     from mixport.records.artifacts import Divergence
 
     real = pipeline.validate
@@ -324,7 +324,7 @@ def test_the_bundle_keeps_the_rules_of_its_target(capsys: Capture, tiny_bundle: 
 def test_an_interrupted_build_goes_on_where_it_stopped(
     how: signal.Signals, code: int, tmp_path: Path, repository: Path, tiny_bundle: Path
 ) -> None:
-    command = [sys.executable, "-m", "mixport.cli", *TINY, "--out", "out"]
+    command = [sys.executable, "-m", "mixport.cli.program", *TINY, "--out", "out"]
     environment = {**os.environ, "PYTHONPATH": str(repository)}
     process = subprocess.Popen(
         command,

@@ -12,7 +12,7 @@ from diffusers import AutoencoderTiny, DiffusionPipeline
 from safetensors import safe_open
 
 from mixport import builtin
-from mixport.cli import run
+from mixport.cli.program import run
 from mixport.model.float_model import load_model
 from mixport.storage.images import normalise
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixport.cli import run
+from mixport.cli.program import run
 
 pytestmark = pytest.mark.e2e
 

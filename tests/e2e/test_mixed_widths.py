@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from mixport.cli import run
+from mixport.cli.program import run
 
 pytestmark = pytest.mark.e2e
 

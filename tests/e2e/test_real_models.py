@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mixport.pipeline import build
+from mixport.pipeline.build_bundle import build
 from mixport.release.bundle import ReleaseBundle
 from tests.e2e.real_data import cifar_calibration as cifar_calibration_file
 from tests.e2e.real_data import imagenet_sample

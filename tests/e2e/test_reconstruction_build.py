@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixport.cli import run
+from mixport.cli.program import run
 
 pytestmark = pytest.mark.e2e
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixport.cli import run
+from mixport.cli.program import run
 from mixport.records.errors import RuntimeUnavailableError
 from mixport.records.runtime import RuntimeJob
 from mixport.validate.runtimes import NAMES, open_runtimes, survey

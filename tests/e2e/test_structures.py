@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mixport.model.float_model import load_model
-from mixport.pipeline import build
+from mixport.pipeline.build_bundle import build
 from mixport.records.errors import UnsupportedModelError
 from mixport.release.bundle import ReleaseBundle, read_golden
 

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mixport.options import BuildOptions
-from mixport.pipeline import build_all
+from mixport.pipeline.build_bundle import build_all
+from mixport.pipeline.options.build_options import BuildOptions
 from mixport.records.errors import MixportError
 from tests.random_modules import HEADS, STEPS, RandomModule, Recipe
 

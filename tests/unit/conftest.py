@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mixport.arithmetic.quant_params import QuantParams
-from mixport.manifest_build import build_manifest
+from mixport.pipeline.manifest_entries import build_manifest
 from mixport.records.artifacts import (
     ActivationSite,
     BuildWarning,

@@ -9,8 +9,7 @@ from types import MappingProxyType
 from mixport.records.environment import cpu_name
 from mixport.records.errors import BadInputError, RuntimeUnavailableError
 from mixport.records.progress import Progress, SilentProgress
-from mixport.validate.runtimes import board, browser, local, web, wheel
-from mixport.validate.runtimes.cache_folder import kept
+from mixport.validate.runtimes import board, browser, local, web
 from mixport.validate.runtimes.emulated import (
     ARM64,
     QEMU_FOLDER,
@@ -21,6 +20,8 @@ from mixport.validate.runtimes.emulated import (
     install_qemu,
     open_emulated,
 )
+from mixport.validate.runtimes.fetching import wheel
+from mixport.validate.runtimes.fetching.cache_folder import kept
 from mixport.validate.runtimes.folder_runtime import FolderRuntime
 from mixport.validate.runtimes.names import CHROMIUM, NAMES, NATIVE, WASM, split_name
 from mixport.validate.runtimes.pins import ONNXRUNTIME, ONNXRUNTIME_WEB

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixport.records.errors import RuntimeUnavailableError
-from mixport.validate.runtimes.cache_folder import installing, kept
-from mixport.validate.runtimes.debian import host_architecture, unpack_packages
+from mixport.validate.runtimes.fetching.cache_folder import installing, kept
+from mixport.validate.runtimes.fetching.debian import host_architecture, unpack_packages
+from mixport.validate.runtimes.fetching.wheel import environment_of, fetch_wheels
 from mixport.validate.runtimes.folder_runtime import FolderRuntime
 from mixport.validate.runtimes.pins import NUMPY, ONNXRUNTIME, PYTHON_PACKAGES, QEMU_NAMES, QEMU_PACKAGES, RUNNER
 from mixport.validate.runtimes.processes import find_program, run_program
-from mixport.validate.runtimes.wheel import environment_of, fetch_wheels
 
 QEMU_FOLDER = "qemu-user"
 

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from mixport.records.errors import BadInputError
+from mixport.validate.runtimes.fetching.wheel import environment_of
 from mixport.validate.runtimes.folder_runtime import FolderRuntime
 from mixport.validate.runtimes.names import NATIVE
 from mixport.validate.runtimes.pins import RUNNER
 from mixport.validate.runtimes.processes import run_program
-from mixport.validate.runtimes.wheel import environment_of
 
 COMMAND = "command:"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mixport.records.errors import RuntimeUnavailableError
-from mixport.validate.runtimes.cache_folder import installing, kept
+from mixport.validate.runtimes.fetching.cache_folder import installing, kept
 from mixport.validate.runtimes.folder_runtime import FolderRuntime
 from mixport.validate.runtimes.names import WASM
 from mixport.validate.runtimes.pins import ONNXRUNTIME_WEB, WEB_FILES, WEB_RUNNER

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from mixport.arithmetic import portable_float as portable
 from mixport.arithmetic.torch_ops import OPS
-from mixport.lower.layer_norm import expand_layer_norm
 from mixport.lower.onnx_graph import initializer
-from mixport.lower.portable_forms import expand_softmax
+from mixport.lower.operators.layer_norm import expand_layer_norm
+from mixport.lower.operators.softmax import expand_softmax
 from mixport.validate.interpreter.interpreter import Interpreter
 
 f32 = np.float32

@@ -14,7 +14,7 @@ from mixport.records.errors import BadInputError, BadOptionError
 from mixport.storage.images import choose_images, fit, normalise, read_images, read_labelled, write_images
 
 SMALL = Preprocessing(size=(4, 4), mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def pixels(count: int, height: int = 4, width: int = 4, channels: int = 3) -> np.ndarray:

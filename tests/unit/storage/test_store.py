@@ -17,7 +17,7 @@ from mixport.storage.sealed_json import seal, unseal
 from mixport.storage.store import Store
 
 KEY = "ab" * 32
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 HOLD_OPEN = """
 import sys, time

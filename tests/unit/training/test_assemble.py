@@ -9,12 +9,12 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from timm.models import VisionTransformer
 
-from mixport.training.assemble import assemble
-from mixport.training.autoencoder import finish, make_autoencoder
-from mixport.training.captions import caption, write_tokenizer
-from mixport.training.denoiser import make_denoiser
-from mixport.training.text import make_text_encoder, random_classes
-from mixport.training.vit import start_attention
+from training.assemble import assemble
+from training.autoencoder import finish, make_autoencoder
+from training.captions import caption, write_tokenizer
+from training.denoiser import make_denoiser
+from training.text import make_text_encoder, random_classes
+from training.vit import start_attention
 
 
 @pytest.fixture(scope="module")

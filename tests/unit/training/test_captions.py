@@ -6,9 +6,9 @@ from transformers import CLIPTokenizer
 
 from mixport.calibration.prompts.prompts import prompts
 from mixport.calibration.recipe import PromptRecipe
-from mixport.training.captions import MAX_TOKENS, caption, write_tokenizer
-from mixport.training.cifar10 import CLASSES
-from mixport.training.text import random_classes
+from training.captions import MAX_TOKENS, caption, write_tokenizer
+from training.cifar10 import CLASSES
+from training.text import random_classes
 
 _ALSO = {"airplane": ("plane",), "automobile": ("car",), "ship": ("boat",), "truck": ("lorry",)}
 

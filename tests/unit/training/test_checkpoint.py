@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixport.training.checkpoint import load_checkpoint, resume, save_checkpoint, save_parts
+from training.checkpoint import load_checkpoint, resume, save_checkpoint, save_parts
 
 
 class _Runs:

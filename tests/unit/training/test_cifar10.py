@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mixport.training import cifar10
+from training import cifar10
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mixport.training.composites import composites
+from training.composites import composites
 
 
 @pytest.mark.parametrize("k", [2, 3, 4])

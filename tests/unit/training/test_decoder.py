@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixport.training.decoder import band_energies, feature_texture_distance, texture_distance
+from training.decoder import band_energies, feature_texture_distance, texture_distance
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mixport.training.denoiser import chances
+from training.denoiser import chances
 
 _CLASSES = torch.tensor([[3, -1, -1, -1]] * 90 + [[3, 5, -1, -1]] * 8 + [[0, 3, 5, -1]] * 2, dtype=torch.int8)
 

@@ -16,9 +16,9 @@ from torchvision.ops import StochasticDepth
 
 from mixport.model.float_model import load_model
 from mixport.model.programs.program_file import load_program
+from mixport.pipeline.keys import model_key
 from mixport.quantize.graph.capture import capture
 from mixport.records.errors import BadInputError, UnsupportedModelError
-from mixport.stage_keys import model_key
 
 BATCH = torch.export.Dim("batch", min=1)
 IMAGE = torch.zeros(2, 3, 16, 16)

@@ -10,8 +10,9 @@ import pytest
 
 from mixport.records.errors import BadInputError, RuntimeUnavailableError
 from mixport.records.runtime import RuntimeJob
-from mixport.validate.runtimes import check_names, download_mb, install, open_runtimes, split_name, survey, web, wheel
+from mixport.validate.runtimes import check_names, download_mb, install, open_runtimes, split_name, survey, web
 from mixport.validate.runtimes.emulated import ARM64
+from mixport.validate.runtimes.fetching import wheel
 from mixport.validate.runtimes.names import RuntimeName
 from tests.unit.validate.runtimes.conftest import POLICY, quantised
 from tests.unit.validate.runtimes.test_install import cache, put_npm

@@ -1,0 +1,1 @@
+"""Operators that are lowered to several ONNX nodes, one idea a module."""

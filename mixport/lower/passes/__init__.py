@@ -1,0 +1,1 @@
+"""Rewrites of the lowered ONNX graph, in the order that lowering.py gives."""

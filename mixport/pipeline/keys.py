@@ -1,0 +1,91 @@
+"""What each cached stage result depends on: the keys under which the store keeps it."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mixport.pipeline.options.build_options import BuildOptions
+from mixport.records.artifacts import CalibrationSet
+from mixport.records.fingerprint import sha256_file, sha256_json
+from mixport.records.scheme import Scheme
+from mixport.records.targets import Target
+
+if TYPE_CHECKING:
+    from mixport.model.float_model import FloatModel
+
+_PACKAGE = Path(__file__).parents[1]
+_QUANTIZE_PACKAGES = ("torch", "timm", "numpy", "scipy")
+_LOWER_PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript")
+
+
+def model_key(model: FloatModel) -> str:
+    """SHA-256 of the float model: its values, its structure, the code of its modules, and its program or its factory's arguments.
+
+    Equal weights are not enough: two architectures can share a state dict and differ in padding or in `forward`, and an argument can
+    decide what `forward` does without a trace in the structure.
+    """
+    module: Any = model.module
+    files = {getattr(sys.modules.get(type(child).__module__), "__file__", None) for child in module.modules()}
+    code = sorted(sha256_file(Path(file)) for file in files if file is not None and Path(file).is_file())
+    return sha256_json([model.source, model.origin, model.sha256, repr(module), code, model.preprocessing, model.input_shape])
+
+
+def quantized_key(
+    *, model: str, calibration: CalibrationSet, target: Target, scheme: Scheme, options: BuildOptions, smallest_bytes: int | None = None
+) -> str:
+    """SHA-256 of everything that decides the integers; `smallest_bytes` is the size that a budget was measured against."""
+    return sha256_json(
+        {
+            "model": model,
+            "calibration": calibration.content_sha256,
+            "target": target.sha256,
+            "scheme": scheme,
+            "reconstruction": options.resolve_reconstruction(),
+            "smallest_bytes": smallest_bytes,
+            "code": code_sha256(),
+            "packages": _versions(_QUANTIZE_PACKAGES),
+        }
+    )
+
+
+def unit_key(*, quantized: str, place: int | str) -> str:
+    """SHA-256 of one reconstructed unit, or of an MLP, of a quantised model."""
+    return sha256_json({"quantized": quantized, "unit": place})
+
+
+def lowered_key(*, quantized: str, target: Target) -> str:
+    """SHA-256 of everything that decides the bytes of the ONNX file."""
+    return sha256_json({"quantized": quantized, "target": target.sha256, "code": code_sha256(), "packages": _versions(_LOWER_PACKAGES)})
+
+
+def float_logits_key(*, model: str, images_sha256: str) -> str:
+    """SHA-256 of everything that decides the float model's outputs on some images."""
+    return sha256_json({"model": model, "images": images_sha256, "packages": _versions(("torch", "numpy"))})
+
+
+def float_file_key(*, model: str) -> str:
+    """SHA-256 of everything that decides torch's export of a float model: of our own code only what calls the exporter."""
+    return sha256_json({"model": model, "code": _file_sha256("lower/float_export.py"), "packages": _versions(_LOWER_PACKAGES)})
+
+
+def static_file_key(*, float_file: str, images_sha256: str) -> str:
+    """SHA-256 of everything that decides quantize_static's file."""
+    code, packages = _file_sha256("validate/run/static_quantizer.py"), _versions(("onnx", "onnxruntime"))
+    return sha256_json({"float": float_file, "images": images_sha256, "code": code, "packages": packages})
+
+
+def code_sha256() -> str:
+    """SHA-256 of mixport's own code: a checkout that was edited never takes results of the code before the edit."""
+    folder = _PACKAGE
+    return sha256_json({path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*.py"))})
+
+
+def _file_sha256(name: str) -> str:
+    return sha256_file(_PACKAGE / name)
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    return {name: metadata.version(name) for name in packages}

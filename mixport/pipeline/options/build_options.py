@@ -1,0 +1,283 @@
+"""Options of a build: one frozen record, whether they come from the command line, from mixport.toml or from Python."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import Field, ValidationError, field_validator
+
+from mixport.calibration.generator.resolve import check_suits
+from mixport.calibration.recipe import CalibrationRecipe, PromptRecipe, parse_calibration
+from mixport.pipeline.options.drawing import DrawOptions, drawn_method
+from mixport.pipeline.options.spelling import check_mean, check_size, check_std, flag, read_pairs, read_size, read_triple, spell
+from mixport.records.artifacts import Preprocessing
+from mixport.records.devices import compute_threads, resolve_device
+from mixport.records.errors import BadOptionError
+from mixport.records.reconstruction_preset import DEFAULT, WIDEST_LEARNED, Preset, ReconstructionOptions, find_preset
+from mixport.records.scheme import DEFAULT_EDGE_CONVENTION, EdgeConvention, Scheme
+from mixport.release.evaluate import GATE_METRICS, Gate, parse_gate
+from mixport.validate import runtimes
+
+_SMALL_INPUT = 64
+_ITERS = ((3, 2000), (7, 500), (8, 0))
+"""Widest weights, reconstruction steps a unit: what is lost by rounding to nearest decides."""
+
+
+class BuildOptions(DrawOptions):
+    """Every option of `mixport build`, under the name it has on the command line; those of drawing are the base's.
+
+    Attributes:
+        model: builtin:NAME, timm:ARCH, package.module:factory or FILE.pt2.
+        weights: safetensors state dict, or a .pth read with weights_only.
+        random_weights: seeded random weights in place of trained ones.
+        model_arg: passed to the model's factory.
+        input_size: (height, width) in pixels; None keeps the model's own.
+        mean: per RGB channel in units of [0, 1]; None keeps the model's own.
+        std: per RGB channel in units of [0, 1]; None keeps the model's own.
+        crop: crop side / resized shorter side; None keeps the model's own.
+        scheme: wWaA, or auto:SIZE for mixed widths under a size budget, see `mixport.records.scheme.Scheme.parse`.
+        edge_bits: bits of the first and the last layer.
+        edge_convention: what has edge_bits: see `mixport.records.scheme.EDGE_CONVENTIONS`.
+        target: names or .toml files, one bundle each.
+        portable: only forms that give the same codes on every runtime; False overrides the target file.
+        calib: mixup, single, genq, images:DIR, images:FILE.npz or noise.
+        classes: JSON list of class names.
+        images: number of calibration images.
+        seed: of everything random.
+        iters: reconstruction steps per unit, 0 rounds to nearest; None chooses by weight width.
+        reconstruction: name of the recipe by which rounding is learned.
+        mlp_reconstruction: learn MLPs with ReLU in the place of GELU before anything is quantised; None is the recipe's choice.
+        eval: labelled images to measure accuracy on.
+        validation_images: images compared code by code; None chooses by input size.
+        gate: conditions on the metrics that make a build fail.
+        runtime: runtimes that must agree.
+        out: bundle folder; None is dist/MODEL-SCHEME-TARGET.
+        cache: folder of stage results.
+    """
+
+    model: str = "builtin:cifar10-resnet20"
+    weights: Path | None = None
+    random_weights: bool = False
+    model_arg: dict[str, str] = Field(default_factory=dict)
+    input_size: tuple[int, int] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    crop: float | None = Field(default=None, gt=0.0, le=1.0)
+    scheme: str = "w4a8"
+    edge_bits: int = Field(default=8, ge=2, le=8)
+    edge_convention: EdgeConvention = DEFAULT_EDGE_CONVENTION
+    target: tuple[str, ...] = ("ort-cpu",)
+    portable: bool = True
+    calib: str = "mixup"
+    classes: Path | None = None
+    images: int = Field(default=512, ge=1)
+    seed: int = Field(default=0, ge=0)
+    iters: int | None = Field(default=None, ge=0)
+    reconstruction: str = DEFAULT
+    mlp_reconstruction: bool | None = None
+    eval: Path | None = None
+    validation_images: int | None = Field(default=None, ge=1)
+    gate: tuple[str, ...] = ("mismatches==0",)
+    runtime: tuple[str, ...] = ("native",)
+    out: Path | None = None
+    cache: Path = Path("calib_cache")
+
+    @field_validator("target", "gate", "runtime", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("model_arg", mode="before")
+    @classmethod
+    def _read_model_arg(cls, value: object) -> object:
+        return read_pairs(value)
+
+    @field_validator("input_size", mode="before")
+    @classmethod
+    def _read_input_size(cls, value: object) -> object:
+        return read_size(value)
+
+    @field_validator("input_size")
+    @classmethod
+    def _check_input_size(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        return check_size(value)
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _read_triple(cls, value: object) -> object:
+        return read_triple(value)
+
+    @field_validator("mean")
+    @classmethod
+    def _check_mean(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        return check_mean(value)
+
+    @field_validator("std")
+    @classmethod
+    def _check_std(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        return check_std(value)
+
+    @classmethod
+    def of(cls, values: Mapping[str, object]) -> BuildOptions:
+        """Check values and fill defaults. Raises BadOptionError that names the option, what it got and what is allowed."""
+        check_names(values, where="")
+        try:
+            options = cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = flag(str(first["loc"][0])) if first["loc"] else "options"
+            got = f", got {first['input']!r}" if "input" in first else ""
+            reason = str(first["msg"]).removeprefix("Value error, ")
+            raise BadOptionError(f"{name}: {reason[:1].lower()}{reason[1:]}{got}", hint="mixport build --help") from error
+        options.check()
+        return options
+
+    def check(self) -> None:
+        """Refuse, before any work, what contradicts itself or is not part of this version.
+
+        Raises:
+            BadOptionError: a value that is not allowed.
+            BadInputError: an unknown runtime, or one whose host or command line has a wrong form.
+        """
+        self.parse_scheme()
+        if self.random_weights and self.weights is not None:
+            raise BadOptionError("--random-weights and --weights contradict each other", hint="leave one of them out")
+        self._check_reconstruction()
+        if not self.runtime:
+            raise BadOptionError("--runtime names no runtime", hint="mixport runtimes list")
+        runtimes.check_names(self.runtime)
+        if not self.target:
+            raise BadOptionError("--target names no target", hint="mixport targets list")
+        self._check_calib()
+
+    def calibration_recipe(
+        self, *, preprocessing: Preprocessing, class_names: Sequence[str] | None, glosses: Sequence[str] | None = None
+    ) -> CalibrationRecipe:
+        """The calibration images that these options ask for, for a model with this preprocessing and these classes.
+
+        Raises:
+            BadOptionError: the method needs class names or meanings, and there are none; or the generator cannot draw for such a model.
+        """
+        method = drawn_method(self.calib)
+        prompts = None
+        if method is not None and not self.given("generator"):  # a generator that was typed out is taken at its user's word
+            check_suits(self.generator, class_names=class_names, size=preprocessing.size, method=method)
+        if method is not None and class_names is not None:
+            prompts = self.prompt_recipe(method, class_names=class_names, glosses=glosses, seed=self.seed)
+        return parse_calibration(
+            self.calib,
+            images=self.images,
+            seed=self.seed,
+            preprocessing=preprocessing,
+            prompts=prompts,
+            generator=self.generator_settings(),
+            filters=self.filter_settings(),
+        )
+
+    def given(self, option: str) -> bool:
+        """Whether an option was typed, be it with the value that is its default."""
+        return option in self.model_fields_set
+
+    def parse_gates(self) -> list[Gate]:
+        """The gates of a build.
+
+        Raises:
+            BadOptionError: a gate that cannot be read, or whose metric needs images that no option gives.
+        """
+        gates = [parse_gate(text) for text in self.gate]
+        for gate in gates:
+            if GATE_METRICS[gate.metric][1] == "--eval" and self.eval is None:
+                raise BadOptionError(
+                    f"--gate '{gate.text}' needs labelled images, and --eval is not given",
+                    hint=f"mixport build --eval DIR --gate '{gate.text}' ...",
+                )
+        return gates
+
+    def parse_scheme(self) -> Scheme:
+        """Bit widths of the build. Raises BadOptionError."""
+        return Scheme.parse(self.scheme, edge_bits=self.edge_bits, edge_convention=self.edge_convention)
+
+    def resolve_iters(self) -> int:
+        """Reconstruction steps per unit: as asked for, else by the width of the weights; 0 rounds to nearest.
+
+        Always 0 where every code has 8 bits, since none of them is learned.
+        """
+        scheme = self.parse_scheme()
+        if min(scheme.weight_bits, scheme.activation_bits, scheme.edge_bits) > WIDEST_LEARNED:
+            return 0
+        if self.iters is not None:
+            return self.iters
+        return next(steps for widest, steps in _ITERS if scheme.weight_bits <= widest)
+
+    def resolve_reconstruction(self) -> ReconstructionOptions | None:
+        """How rounding is learned; None rounds to nearest. Raises BadOptionError where the device is not here."""
+        iters = self.resolve_iters()
+        if iters == 0:
+            return None
+        device = resolve_device(self.device)
+        return ReconstructionOptions(preset=self.resolve_preset(), iters=iters, seed=self.seed, device=device, threads=compute_threads())
+
+    def resolve_preset(self) -> Preset:
+        """The recipe, with what was asked for in the place of its own choice. Raises BadOptionError."""
+        preset = find_preset(self.reconstruction)
+        return preset if self.mlp_reconstruction is None else replace(preset, mlp_reconstruction=self.mlp_reconstruction)
+
+    def resolve_validation_images(self, size: tuple[int, int]) -> int:
+        """Number of images compared code by code, for an input of (height, width) pixels."""
+        if self.validation_images is not None:
+            return self.validation_images
+        return 256 if max(size) <= _SMALL_INPUT else 32
+
+    def _check_reconstruction(self) -> None:
+        """The recipe exists, and neither it, nor MLPs, nor the device is named where nothing is learned."""
+        find_preset(self.reconstruction)
+        if self.resolve_iters() > 0:
+            return
+        nearest = "with --iters 0" if self.iters == 0 else f"with --scheme {self.scheme}, whose weights are rounded to nearest"
+        if self.reconstruction != DEFAULT:
+            raise BadOptionError(
+                f"--reconstruction {self.reconstruction} has no effect {nearest}", hint="--iters N, or leave --reconstruction out"
+            )
+        if self.mlp_reconstruction:
+            raise BadOptionError(f"--mlp-reconstruction has no effect {nearest}", hint="--iters N, or leave --mlp-reconstruction out")
+        if self.device == "cuda" and drawn_method(self.calib) is None:
+            raise BadOptionError(
+                f"--device cuda has no effect {nearest} and --calib {self.calib}, which draws no images", hint="leave --device out"
+            )
+
+    def _check_calib(self) -> None:
+        """What can be told before the model is loaded: a method that does not exist, numbers out of range, options without effect."""
+        method = drawn_method(self.calib)
+        unknown = Preprocessing(size=(1, 1), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        prompts = PromptRecipe(strategy=method, class_names=()) if method is not None else None
+        parse_calibration(self.calib, images=self.images, seed=self.seed, preprocessing=unknown, prompts=prompts)
+        self.check_drawing(self.calib)
+
+
+def command_line(options: BuildOptions) -> str:
+    """The command that repeats this build: every option that differs from its default, in a shell's spelling."""
+    words = ["mixport", "build", options.model]
+    own = [name for name in BuildOptions.model_fields if name not in DrawOptions.model_fields and name != "model"]
+    for name in (*own, *DrawOptions.model_fields):
+        value = getattr(options, name)
+        means_more = name == "generator" and options.given(name)  # typed out it is taken for every model
+        if means_more or value != BuildOptions.model_fields[name].get_default(call_default_factory=True):
+            words += spell(name, value)
+    return shlex.join(words)
+
+
+def check_names(values: Iterable[str], *, where: str) -> None:
+    """Raise BadOptionError for the first name that is no option of build, with the nearest one that is."""
+    known = [*BuildOptions.model_fields]
+    for name in values:
+        if name in known:
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        raise BadOptionError(
+            f"{where}unknown option {name!r}, allowed: {', '.join(known)}",
+            hint=f"did you mean {near[0]!r}?" if near else "mixport build --help",
+        )

@@ -1,0 +1,277 @@
+"""The stages of a build, each taken from the store where it was done before, and timed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixport import calibration as calibrating
+from mixport import lower as lowering
+from mixport.calibration import CalibrationRecipe
+from mixport.lower.float_export import export_float
+from mixport.model import run as model_run
+from mixport.model.float_model import FloatModel, PreprocessingOverrides, load_model
+from mixport.model.output_classes import check_class_count
+from mixport.model.scores import ModelScores
+from mixport.pipeline.keys import float_file_key, float_logits_key, lowered_key, quantized_key, static_file_key, unit_key
+from mixport.pipeline.options.build_options import BuildOptions
+from mixport.quantize import quantizer
+from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
+from mixport.records.errors import InvariantError, StoreError
+from mixport.records.fingerprint import sha256_arrays
+from mixport.records.progress import Progress
+from mixport.records.scheme import Scheme
+from mixport.records.targets import Target
+from mixport.storage.store import Store
+from mixport.validate.run.static_quantizer import quantize_static_file
+
+_LOGITS_FILE, _FLOAT_FILE, _STATIC_FILE = "logits.npy", "float.onnx", "static.onnx"
+
+
+class StageLog:
+    """Wall time of each stage, in the order they ran, and a note when one starts and when it is done.
+
+    Attributes:
+        seconds: by stage.
+    """
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self.seconds: dict[str, float] = {}
+        self._note = note
+        self._reused: set[str] = set()
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Generator[None]:
+        """Time what happens inside."""
+        self._note(f"{name} ...")
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+        self._note(f"{name}: {self.seconds[name]:.1f} s{' (from the cache)' if name in self._reused else ''}")
+
+    def reuse(self, name: str) -> None:
+        """Say that a stage's result came from the cache."""
+        self._reused.add(name)
+
+    def note(self, text: str) -> None:
+        """Say something that is no stage."""
+        self._note(text)
+
+    def copy(self) -> StageLog:
+        """A log that starts with the stages of this one, for one of several targets."""
+        log = StageLog(self._note)
+        log.seconds.update(self.seconds)
+        return log
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """What every stage needs besides its inputs.
+
+    Attributes:
+        options: of the build.
+        store: where results are kept.
+        progress: shows bars.
+        log: times stages.
+    """
+
+    options: BuildOptions
+    store: Store
+    progress: Progress
+    log: StageLog
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """A quantised model and the key that its integers depend on."""
+
+    model: QuantizedModel
+    key: str
+
+
+def load(shop: Workshop) -> FloatModel:
+    """The float model that the options name. Raises BadInputError, BadOptionError, UnsupportedModelError."""
+    options = shop.options
+    overrides = PreprocessingOverrides(input_size=options.input_size, mean=options.mean, std=options.std, crop_fraction=options.crop)
+    with shop.log.stage("load"):
+        model = load_model(
+            options.model,
+            weights=options.weights,
+            random_weights=options.random_weights,
+            seed=options.seed,
+            model_args=options.model_arg,
+            classes=options.classes,
+            overrides=overrides,
+        )
+        if options.classes is not None:
+            check_class_count(model, source=options.classes)
+    for note in model.notes:
+        shop.log.note(f"{note.where}: {note.what} ({note.why})")
+    return model
+
+
+def recipe_of(shop: Workshop, model: FloatModel) -> CalibrationRecipe:
+    """The calibration images that the options ask for, for this model. Raises BadOptionError."""
+    return shop.options.calibration_recipe(preprocessing=model.preprocessing, class_names=model.class_names, glosses=model.glosses)
+
+
+def calibrate(shop: Workshop, model: FloatModel, recipe: CalibrationRecipe) -> CalibrationSet:
+    """Make the calibration images, or take them from the store."""
+    known = len(shop.store.damaged)
+    with shop.log.stage("calibrate"):
+        scores = ModelScores(model, progress=shop.progress)
+        made = calibrating.calibrate(recipe, store=shop.store, progress=shop.progress, scores=scores)
+    tell_damaged(shop, since=known)
+    if made.count < recipe.images:
+        shop.log.note(f"calibration: {recipe.images} images were asked for, {recipe.source or recipe.method} has {made.count}")
+    if made.blackened:
+        shop.log.note(
+            f"calibration: {made.blackened} of {made.count} images are black, the generator's safety checker objected to them; "
+            "hint: --no-gen-safety-checker, or other --classes or --template"
+        )
+    return made
+
+
+def quantize(
+    shop: Workshop, model: FloatModel, calibration: CalibrationSet, target: Target, *, scheme: Scheme, model_key: str
+) -> Quantized:
+    """Fix every integer, or take them from the store. Under a size budget the smallest file is made first, to be measured."""
+    options, smallest = shop.options, None
+    if scheme.budget is not None:
+        smallest = _smallest_bytes(shop, model, calibration, target, scheme=scheme, model_key=model_key)
+    key = quantized_key(model=model_key, calibration=calibration, target=target, scheme=scheme, options=options, smallest_bytes=smallest)
+
+    def make(workdir: Path) -> None:
+        quantizer.quantize(
+            model,
+            calibration,
+            target,
+            scheme=scheme,
+            reconstruction=options.resolve_reconstruction(),
+            smallest_bytes=smallest,
+            workdir=workdir,
+            shelf=_StoreShelf(store=shop.store, quantized=key),
+            progress=shop.progress,
+        )
+
+    with shop.log.stage("quantize"):
+        folder = _stored(shop, "quantized", key, make, stage="quantize")
+        return Quantized(model=quantizer.read_quantized(folder), key=key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoreShelf:
+    """Finished units of one quantised model as cache entries: a UnitShelf."""
+
+    store: Store
+    quantized: str
+
+    def find(self, place: int | str) -> Path | None:
+        return self.store.get("units", unit_key(quantized=self.quantized, place=place))
+
+    def keep(self, place: int | str) -> AbstractContextManager[Path]:
+        return self.store.create("units", unit_key(quantized=self.quantized, place=place))
+
+
+def _smallest_bytes(
+    shop: Workshop, model: FloatModel, calibration: CalibrationSet, target: Target, *, scheme: Scheme, model_key: str
+) -> int:
+    """Size of the file with every layer but the edges at the fewest bits on offer, rounded to nearest."""
+    plain = replace(shop, options=shop.options.model_copy(update={"iters": 0}), log=StageLog(shop.log.note))
+    with shop.log.stage("smallest file"):
+        narrow = scheme.at(target.budget_widths()[0])
+        quantized = quantize(plain, model, calibration, target, scheme=narrow, model_key=model_key)
+        return lower(plain, quantized, target).model_path.stat().st_size
+
+
+def lower(shop: Workshop, quantized: Quantized, target: Target) -> LoweredGraph:
+    """Write the ONNX file, or take it from the store. Raises InvariantError where it breaks the scheme's size budget."""
+    key = lowered_key(quantized=quantized.key, target=target)
+
+    def make(workdir: Path) -> None:
+        lowering.lower(quantized.model, target, workdir=workdir)
+
+    with shop.log.stage("lower"):
+        lowered = lowering.read_lowered(_stored(shop, "lowered", key, make, stage="lower"))
+    _check_budget(quantized.model, lowered)
+    return lowered
+
+
+def float_logits(shop: Workshop, model: FloatModel, images: NDArray[np.uint8], *, model_key: str) -> NDArray[np.float32]:
+    """The float model's outputs, float32 [N, classes], for uint8 [N, H, W, 3] images; from the store where they were computed before."""
+    key = float_logits_key(model=model_key, images_sha256=sha256_arrays({"images": images}))
+
+    def make(workdir: Path) -> None:
+        np.save(workdir / _LOGITS_FILE, model_run.float_logits(model, images, progress=shop.progress))
+
+    with shop.log.stage("float model"):
+        folder = _stored(shop, "float-logits", key, make, stage="float model")
+        return np.load(folder / _LOGITS_FILE, allow_pickle=False)
+
+
+def float_file(shop: Workshop, model: FloatModel, *, model_key: str) -> Path:
+    """torch's ONNX export of the float model, batch 1; from the store where it was made before. Raises UnsupportedModelError."""
+
+    def make(workdir: Path) -> None:
+        export_float(model.module, workdir / _FLOAT_FILE, input_shape=model.input_shape)
+
+    with shop.log.stage("float file"):
+        return _stored(shop, "float-file", float_file_key(model=model_key), make, stage="float file") / _FLOAT_FILE
+
+
+def static_file(shop: Workshop, source: Path, images: NDArray[np.float32], *, model_key: str) -> Path:
+    """quantize_static's file from a float one; from the store where it was made before. Raises UnsupportedModelError.
+
+    Args:
+        shop: options and store.
+        source: what `float_file` gave.
+        images: float32 [N, C, H, W] to calibrate on, preprocessed.
+        model_key: of the float model.
+    """
+    key = static_file_key(float_file=float_file_key(model=model_key), images_sha256=sha256_arrays({"images": images}))
+
+    def make(workdir: Path) -> None:
+        quantize_static_file(source, workdir / _STATIC_FILE, images=images)
+
+    with shop.log.stage("quantize_static file"):
+        return _stored(shop, "static-file", key, make, stage="quantize_static file") / _STATIC_FILE
+
+
+def _check_budget(quantized: QuantizedModel, lowered: LoweredGraph) -> None:
+    search, size = quantized.width_search, lowered.model_path.stat().st_size
+    if search is not None and size > search.budget_bytes:
+        raise InvariantError(
+            f"the file takes {size} bytes, more than the bound of {search.bound_bytes} that widths were chosen by; "
+            f"{quantized.scheme.name} allows {search.budget_bytes}"
+        )
+
+
+def tell_damaged(shop: Workshop, *, since: int = 0) -> None:
+    """Say which cache entries were found damaged, where they lie now, and that they are made again: all but the first `since`."""
+    for entry in shop.store.damaged[since:]:
+        where = f"kept in {entry.moved_to}" if entry.moved_to is not None else "it could not be moved away"
+        shop.log.note(f"cache entry {entry.kind}/{entry.key[:12]} is damaged ({'; '.join(entry.problems)}): made again, {where}")
+
+
+def _stored(shop: Workshop, kind: str, key: str, make: Callable[[Path], None], *, stage: str) -> Path:
+    known = len(shop.store.damaged)
+    found = shop.store.get(kind, key)
+    tell_damaged(shop, since=known)
+    if found is not None:
+        shop.log.reuse(stage)
+        return found
+    known = len(shop.store.damaged)
+    with shop.store.create(kind, key) as workdir:
+        make(workdir)
+    tell_damaged(shop, since=known)  # parts that it goes on from: reconstructed units
+    made = shop.store.get(kind, key)
+    if made is None:
+        raise StoreError(f"cache entry {kind}/{key} cannot be read back", hint="check the disk, or choose another --cache DIR")
+    return made

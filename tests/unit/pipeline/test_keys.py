@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from mixport.model.float_model import FloatModel, load_model
+from mixport.pipeline.keys import code_sha256, float_logits_key, lowered_key, model_key, quantized_key, unit_key
+from mixport.pipeline.options.build_options import BuildOptions
+from mixport.records.artifacts import CalibrationSet
+from mixport.records.scheme import Scheme
+from mixport.records.targets import load_target
+
+CALIBRATION = CalibrationSet(images_path=Path("images.npy"), count=4, method="noise", recipe_key="a" * 64, content_sha256="b" * 64)
+
+
+@pytest.fixture(scope="module")
+def model() -> FloatModel:
+    return load_model("tests.models:tiny")
+
+
+def key(**changes: object) -> str:
+    values: dict[str, object] = {
+        "model": "m",
+        "calibration": CALIBRATION,
+        "target": load_target("ort-cpu"),
+        "scheme": Scheme.parse("w4a8"),
+        "options": BuildOptions(),
+    }
+    return quantized_key(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_equal_inputs_give_equal_keys(model: FloatModel) -> None:
+    assert key() == key()
+    assert model_key(model) == model_key(load_model("tests.models:tiny"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "n"},
+        {"calibration": replace(CALIBRATION, content_sha256="c" * 64)},
+        {"target": load_target("onnx-int8")},
+        {"scheme": Scheme.parse("w8a8")},
+        {"scheme": Scheme.parse("w4a8", edge_bits=7)},
+        {"scheme": Scheme.parse("w4a8", edge_convention="qdrop")},
+        {"options": BuildOptions(seed=1)},
+        {"options": BuildOptions(iters=7)},
+        {"options": BuildOptions(iters=0)},
+        {"options": BuildOptions(mlp_reconstruction=True)},
+    ],
+)
+def test_everything_that_decides_the_integers_is_in_the_key(changes: dict[str, object]) -> None:
+    assert key(**changes) != key()
+
+
+def test_where_the_images_lie_is_not_in_the_key() -> None:
+    assert key(calibration=replace(CALIBRATION, images_path=Path("/elsewhere/images.npy"))) == key()
+
+
+def test_equal_weights_in_another_structure_are_another_model(model: FloatModel) -> None:
+    other = load_model("tests.models:tiny")
+    stem = other.module.get_submodule("stem.0")
+    assert isinstance(stem, nn.Conv2d)
+    stem.stride = (1, 1)
+    assert other.sha256 == model.sha256
+    assert model_key(other) != model_key(model)
+
+
+def test_preprocessing_is_part_of_the_model(model: FloatModel) -> None:
+    assert model_key(replace(model, preprocessing=replace(model.preprocessing, mean=(0.0, 0.0, 0.0)))) != model_key(model)
+
+
+def test_later_stages_depend_on_earlier_ones() -> None:
+    target = load_target("ort-cpu")
+    assert lowered_key(quantized="a", target=target) != lowered_key(quantized="b", target=target)
+    assert float_logits_key(model="a", images_sha256="x") != float_logits_key(model="a", images_sha256="y")
+
+
+def test_mlps_left_alone_are_not_in_the_key_of_a_recipe_that_leaves_them_alone() -> None:
+    assert key(options=BuildOptions(mlp_reconstruction=False)) == key()
+    aphq = {"reconstruction": "aphq", "scheme": "w4a4"}
+    assert key(options=BuildOptions.of(aphq)) != key(options=BuildOptions.of({**aphq, "mlp_reconstruction": False}))
+
+
+def test_every_part_of_a_build_has_its_own_place() -> None:
+    assert len({unit_key(quantized=quantized, place=place) for quantized in "ab" for place in (0, 1, "mlp-0", "mlp-1", "0")}) == 10
+
+
+def test_the_code_counts_once_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = key()
+    monkeypatch.setattr("mixport.pipeline.keys.code_sha256", lambda: "edited")
+    assert key() != before
+    assert len(code_sha256()) == 64
+
+
+def test_the_number_of_threads_counts_where_something_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    nearest = key(options=BuildOptions(iters=0))
+    learned = key()
+    monkeypatch.setattr("torch.get_num_threads", lambda: 77)
+    assert key(options=BuildOptions(iters=0)) == nearest
+    assert key() != learned
+
+
+def test_arguments_of_the_factory_are_part_of_the_model(model: FloatModel) -> None:
+    keys = {model_key(replace(model, origin=origin)) for origin in ("[]", "[('mode', 'reflect')]", "[('mode', 'edge')]")}
+    assert len(keys) == 3
