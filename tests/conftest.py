@@ -36,5 +36,13 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_cache: Path) -> P
     from mixport.pipeline.build_bundle import build
 
     folder = tmp_path_factory.mktemp("tiny") / "bundle"
-    build("tests.models:tiny", calib="noise", images=16, iters=0, validation_images=8, out=folder, cache=tiny_cache)
+    build(
+        "tests.models:tiny",
+        calib="noise",
+        images=16,
+        iters=0,
+        validation_images=8,
+        out=folder,
+        cache=tiny_cache,
+    )
     return folder

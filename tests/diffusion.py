@@ -36,7 +36,9 @@ LENGTH = 48
 
 
 def tiny_stable_diffusion(folder: Path, *, seed: int = 0, prudish: bool = False) -> Path:
-    """A pipeline of the shape of Stable Diffusion 1.x that draws 16 x 16 images; a prudish one objects to all of them."""
+    """A pipeline of the shape of Stable Diffusion 1.x that draws 16 x 16 images; a prudish one objects to all
+    of them.
+    """
     torch.manual_seed(seed)
     StableDiffusionPipeline(
         vae=_autoencoder(),
@@ -78,7 +80,16 @@ def tiny_pixart(folder: Path) -> Path:
     PixArtAlphaPipeline(
         vae=_autoencoder(),
         text_encoder=T5EncoderModel(
-            T5Config(vocab_size=1000, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, is_encoder_decoder=False, use_cache=False)
+            T5Config(
+                vocab_size=1000,
+                d_model=16,
+                d_kv=8,
+                d_ff=32,
+                num_layers=1,
+                num_heads=2,
+                is_encoder_decoder=False,
+                use_cache=False,
+            )
         ),
         tokenizer=_tokenizer(folder),
         transformer=PixArtTransformer2DModel(
@@ -99,7 +110,13 @@ def tiny_pixart(folder: Path) -> Path:
 
 def _safety_checker() -> StableDiffusionSafetyChecker:
     config = CLIPConfig(
-        vision_config={"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 112},
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "patch_size": 112,
+        },
         projection_dim=16,
     )
     checker = StableDiffusionSafetyChecker(config)
@@ -157,6 +174,8 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     source = folder / "tokenizer-source"
     source.mkdir(parents=True, exist_ok=True)
-    (source / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}), encoding="utf-8")
+    (source / "vocab.json").write_text(
+        json.dumps({word: index for index, word in enumerate(words)}), encoding="utf-8"
+    )
     (source / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     return CLIPTokenizer.from_pretrained(source, model_max_length=LENGTH, pad_token="<|endoftext|>")

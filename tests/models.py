@@ -22,14 +22,20 @@ class SqueezeExcite(nn.Module):
 
 
 class TinyNet(nn.Module):
-    """Convolution with batch norm, residual add, max pool, depthwise convolution, gate by multiplication, linear head."""
+    """Convolution with batch norm, residual add, max pool, depthwise convolution, gate by multiplication,
+    linear head.
+    """
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()
+        )
         self.branch = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
         self.pool = nn.MaxPool2d(2)
-        self.depthwise = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU6())
+        self.depthwise = nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU6()
+        )
         self.gate = SqueezeExcite(8)
         self.average = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(8, classes)
@@ -112,13 +118,19 @@ def _configured(model: nn.Module) -> nn.Module:
 
 
 class Transformer(nn.Module):
-    """Patches, attention, a merge (linear straight into a normalisation), a second block, the mean of the tokens."""
+    """Patches, attention, a merge (linear straight into a normalisation), a second block, the mean of the
+    tokens.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.patch, self.place = nn.Conv2d(3, 12, 8, 8), nn.Parameter(torch.randn(1, 16, 12) * 0.1)
         self.norm1, self.qkv, self.proj = nn.LayerNorm(12), nn.Linear(12, 36), nn.Linear(12, 12)
-        self.norm2, self.merge, self.norm3 = nn.LayerNorm(12), nn.Linear(12, 20, bias=False), nn.LayerNorm(20, bias=False)
+        self.norm2, self.merge, self.norm3 = (
+            nn.LayerNorm(12),
+            nn.Linear(12, 20, bias=False),
+            nn.LayerNorm(20, bias=False),
+        )
         self.fc1, self.fc2, self.head = nn.Linear(20, 28), nn.Linear(28, 20), nn.Linear(20, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,7 +150,9 @@ def transformer() -> nn.Module:
 
 
 class Named(nn.Module):
-    """A chain of residual convolutions under the given names, each inside the module that has the next name; then a linear layer."""
+    """A chain of residual convolutions under the given names, each inside the module that has the next name;
+    then a linear layer.
+    """
 
     def __init__(self, names: list[str]) -> None:
         super().__init__()
@@ -164,7 +178,9 @@ def named(names: list[str]) -> nn.Module:
 
 
 class Repeated(nn.Module):
-    """One residual block, called several times, and a second one whose weights are the first one's under other names."""
+    """One residual block, called several times, and a second one whose weights are the first one's under
+    other names.
+    """
 
     def __init__(self, calls: int) -> None:
         super().__init__()

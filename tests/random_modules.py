@@ -16,7 +16,9 @@ MOST_CHANNELS, MOST_SIDE = 24, 20
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a module is made of: sides of its image, the steps by name with a seed for each one's numbers, and its head."""
+    """What a module is made of: sides of its image, the steps by name with a seed for each one's numbers, and
+    its head.
+    """
 
     height: int
     width: int
@@ -29,7 +31,11 @@ class RandomModule(nn.Module):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.pretrained_cfg = {"input_size": (3, recipe.height, recipe.width), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+        self.pretrained_cfg = {
+            "input_size": (3, recipe.height, recipe.width),
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.25, 0.25, 0.25),
+        }
         with torch.random.fork_rng():
             torch.manual_seed(17)
             self.parts = nn.ModuleList()
@@ -51,8 +57,18 @@ class RandomModule(nn.Module):
             step = build(self, x, rng)
             with torch.no_grad():
                 y = step(x)
-            fits = y.dim() == 4 and 0 < y.shape[1] <= MOST_CHANNELS and all(0 < side <= MOST_SIDE for side in y.shape[2:])
-            fits = fits and y.dtype is torch.float32 and bool(y.isfinite().all()) and float(y.std()) > 1e-3 and float(y.abs().max()) < 1e3
+            fits = (
+                y.dim() == 4
+                and 0 < y.shape[1] <= MOST_CHANNELS
+                and all(0 < side <= MOST_SIDE for side in y.shape[2:])
+            )
+            fits = (
+                fits
+                and y.dtype is torch.float32
+                and bool(y.isfinite().all())
+                and float(y.std()) > 1e-3
+                and float(y.abs().max()) < 1e3
+            )
         except (RuntimeError, ValueError, AssertionError):
             fits = False
         if not fits:
@@ -63,7 +79,9 @@ class RandomModule(nn.Module):
         return y
 
     def varies(self) -> bool:
-        """True where outputs depend on the image: constant ones have no signal that noise could be compared with."""
+        """True where outputs depend on the image: constant ones have no signal that noise could be compared
+        with.
+        """
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(3)
             config = self.pretrained_cfg["input_size"]
@@ -99,13 +117,24 @@ Build = Callable[[RandomModule, Tensor, random.Random], Step]
 def _convolution(m: RandomModule, x: Tensor, rng: random.Random) -> Step:
     channels, kernel = x.shape[1], rng.choice([1, 2, 3])
     groups = rng.choice([1, 1, 2, channels])
-    options = {"stride": rng.choice([1, 1, 2]), "padding": rng.randint(0, kernel // 2), "dilation": rng.choice([1, 1, 2]), "groups": groups}
-    return m.part(nn.Conv2d(channels, rng.choice([channels, 2 * channels, 8]), kernel, bias=rng.random() < 0.7, **options))
+    options = {
+        "stride": rng.choice([1, 1, 2]),
+        "padding": rng.randint(0, kernel // 2),
+        "dilation": rng.choice([1, 1, 2]),
+        "groups": groups,
+    }
+    return m.part(
+        nn.Conv2d(
+            channels, rng.choice([channels, 2 * channels, 8]), kernel, bias=rng.random() < 0.7, **options
+        )
+    )
 
 
 def _norm(m: RandomModule, x: Tensor, rng: random.Random) -> Step:
     channels = x.shape[1]
-    norm = rng.choice([nn.BatchNorm2d(channels), nn.GroupNorm(1, channels), nn.InstanceNorm2d(channels, affine=True)])
+    norm = rng.choice(
+        [nn.BatchNorm2d(channels), nn.GroupNorm(1, channels), nn.InstanceNorm2d(channels, affine=True)]
+    )
     m.parts.append(norm.eval())
     if isinstance(norm, nn.BatchNorm2d):
         norm.running_mean.normal_(std=0.2)
@@ -122,16 +151,23 @@ def _layer_norm(m: RandomModule, x: Tensor, rng: random.Random) -> Step:
 def _activation(m: RandomModule, x: Tensor, rng: random.Random) -> Step:
     return rng.choice(
         [
-            F.relu, F.relu6, F.gelu, F.silu, F.hardswish, torch.sigmoid, F.leaky_relu, torch.tanh, F.elu, F.softplus, F.mish, torch.abs,
-            lambda y: y.clamp(-0.5, 1.0), lambda y: y.clamp(min=0.25), lambda y: y.clamp(max=0.5), lambda y: F.hardtanh(y, 0.0, 0.75),
-            lambda y: y * y, lambda y: (y.abs() + 0.5).sqrt(), lambda y: y.exp().clamp(max=8.0), lambda y: F.gelu(y, approximate="tanh"),
+            F.relu, F.relu6, F.gelu, F.silu, F.hardswish, torch.sigmoid, F.leaky_relu, torch.tanh, F.elu,
+            F.softplus, F.mish, torch.abs,
+            lambda y: y.clamp(-0.5, 1.0), lambda y: y.clamp(min=0.25), lambda y: y.clamp(max=0.5),
+            lambda y: F.hardtanh(y, 0.0, 0.75),
+            lambda y: y * y, lambda y: (y.abs() + 0.5).sqrt(), lambda y: y.exp().clamp(max=8.0),
+            lambda y: F.gelu(y, approximate="tanh"),
         ]
     )  # fmt: skip
 
 
 def _max_pool(m: RandomModule, x: Tensor, rng: random.Random) -> Step:
     kernel = rng.choice([2, 3])
-    options = {"stride": rng.choice([1, 2, 3]), "padding": rng.randint(0, kernel // 2), "dilation": rng.choice([1, 1, 2])}
+    options = {
+        "stride": rng.choice([1, 2, 3]),
+        "padding": rng.randint(0, kernel // 2),
+        "dilation": rng.choice([1, 1, 2]),
+    }
     return lambda y: F.max_pool2d(y, kernel, ceil_mode=options["stride"] > 1, **options)
 
 
@@ -206,14 +242,22 @@ def _shared(m: RandomModule, x: Tensor, rng: random.Random) -> Step:
 def _constant(m: RandomModule, x: Tensor, rng: random.Random) -> Step:
     channels = x.shape[1]
     buffer = torch.randn(1, channels, 1, 1) * 0.5 + 1
-    one, half, zero = torch.ones(1), torch.full((1,), rng.choice([0.25, 0.5, 1.0, 2.0, 0.3])), torch.zeros(1, channels, 1, 1)
+    one, half, zero = (
+        torch.ones(1),
+        torch.full((1,), rng.choice([0.25, 0.5, 1.0, 2.0, 0.3])),
+        torch.zeros(1, channels, 1, 1),
+    )
     place = torch.randn(1, channels, *x.shape[2:]) * 0.3
     return rng.choice(
         [
-            lambda y: y * one, lambda y: y + zero, lambda y: y * 1.0 + 0.0, lambda y: one * y + zero, lambda y: y * half,
-            lambda y: y / 2, lambda y: y * buffer, lambda y: y + buffer, lambda y: y + place, lambda y: y * place,
-            lambda y: y * -0.5, lambda y: 1.0 - y, lambda y: y + torch.arange(y.shape[3]) / 10, lambda y: y - buffer,
-            lambda y: y + torch.ones(y.shape[0], 1, 1, 1), lambda y: y / buffer.abs().add(0.5), lambda y: y * torch.full((1,), 0.5),
+            lambda y: y * one, lambda y: y + zero, lambda y: y * 1.0 + 0.0, lambda y: one * y + zero,
+            lambda y: y * half,
+            lambda y: y / 2, lambda y: y * buffer, lambda y: y + buffer, lambda y: y + place,
+            lambda y: y * place,
+            lambda y: y * -0.5, lambda y: 1.0 - y, lambda y: y + torch.arange(y.shape[3]) / 10,
+            lambda y: y - buffer,
+            lambda y: y + torch.ones(y.shape[0], 1, 1, 1), lambda y: y / buffer.abs().add(0.5),
+            lambda y: y * torch.full((1,), 0.5),
         ]
     )  # fmt: skip
 
@@ -221,11 +265,16 @@ def _constant(m: RandomModule, x: Tensor, rng: random.Random) -> Step:
 def _movement(m: RandomModule, x: Tensor, rng: random.Random) -> Step:
     return rng.choice(
         [
-            lambda y: y.transpose(2, 3), lambda y: y[:, :, 1:], lambda y: y[:, ::2], lambda y: y.flip(2), lambda y: y.roll(1, 3),
-            lambda y: F.pixel_shuffle(y, 2), lambda y: F.pixel_unshuffle(y, 2), lambda y: F.channel_shuffle(y, 2),
-            lambda y: torch.cat(y.chunk(2, 1)[::-1], 1), lambda y: y.unfold(2, 2, 2).flatten(1, 1).mean(-1), lambda y: y.repeat(1, 1, 2, 1),
-            lambda y: F.interpolate(y, scale_factor=2), lambda y: F.interpolate(y, size=(7, 9), mode="bilinear", align_corners=True),
-            lambda y: F.interpolate(y, scale_factor=2, mode="bilinear"), lambda y: y.reshape(y.shape[0], -1, y.shape[3], y.shape[2]),
+            lambda y: y.transpose(2, 3), lambda y: y[:, :, 1:], lambda y: y[:, ::2], lambda y: y.flip(2),
+            lambda y: y.roll(1, 3),
+            lambda y: F.pixel_shuffle(y, 2), lambda y: F.pixel_unshuffle(y, 2),
+            lambda y: F.channel_shuffle(y, 2),
+            lambda y: torch.cat(y.chunk(2, 1)[::-1], 1), lambda y: y.unfold(2, 2, 2).flatten(1, 1).mean(-1),
+            lambda y: y.repeat(1, 1, 2, 1),
+            lambda y: F.interpolate(y, scale_factor=2),
+            lambda y: F.interpolate(y, size=(7, 9), mode="bilinear", align_corners=True),
+            lambda y: F.interpolate(y, scale_factor=2, mode="bilinear"),
+            lambda y: y.reshape(y.shape[0], -1, y.shape[3], y.shape[2]),
             lambda y: F.dropout(y, training=False), lambda y: y.contiguous(memory_format=torch.channels_last),
             lambda y: y.squeeze().reshape(y.shape),
         ]
@@ -245,7 +294,11 @@ def _attention(m: RandomModule, x: Tensor, rng: random.Random) -> Step:
 
 
 def _mlp(m: RandomModule, x: Tensor, rng: random.Random) -> Step:
-    up, down, norm = m.part(nn.Linear(x.shape[1], 16)), m.part(nn.Linear(16, x.shape[1])), m.part(nn.LayerNorm(x.shape[1]))
+    up, down, norm = (
+        m.part(nn.Linear(x.shape[1], 16)),
+        m.part(nn.Linear(16, x.shape[1])),
+        m.part(nn.LayerNorm(x.shape[1])),
+    )
     tokens = rng.random() < 0.7
 
     def step(y: Tensor) -> Tensor:
@@ -261,11 +314,15 @@ def _mlp(m: RandomModule, x: Tensor, rng: random.Random) -> Step:
 def _statistics(m: RandomModule, x: Tensor, rng: random.Random) -> Step:
     return rng.choice(
         [
-            lambda y: y.softmax(1), lambda y: y - y.mean((2, 3), keepdim=True), lambda y: F.normalize(y, dim=1),
+            lambda y: y.softmax(1), lambda y: y - y.mean((2, 3), keepdim=True),
+            lambda y: F.normalize(y, dim=1),
             lambda y: y.max(1, keepdim=True)[0] + y,
-            lambda y: y.mean(1, keepdim=True) * y, lambda y: F.lp_pool2d(y.abs() + 0.1, 2, 2), lambda y: y.sum(1, keepdim=True) / 4 + y,
-            lambda y: F.local_response_norm(y, 2), lambda y: y.amax((2, 3), keepdim=True) - y, lambda y: F.glu(y, 1),
-            lambda y: torch.maximum(y, y.flip(1)), lambda y: torch.where(y > 0, y, 0.1 * y), lambda y: y.cumsum(2) / 8,
+            lambda y: y.mean(1, keepdim=True) * y, lambda y: F.lp_pool2d(y.abs() + 0.1, 2, 2),
+            lambda y: y.sum(1, keepdim=True) / 4 + y,
+            lambda y: F.local_response_norm(y, 2), lambda y: y.amax((2, 3), keepdim=True) - y,
+            lambda y: F.glu(y, 1),
+            lambda y: torch.maximum(y, y.flip(1)), lambda y: torch.where(y > 0, y, 0.1 * y),
+            lambda y: y.cumsum(2) / 8,
         ]
     )  # fmt: skip
 

@@ -1,4 +1,6 @@
-"""Small modules for reconstruction, and what `mixport.quantize` hands to the engine, without building a file."""
+"""Small modules for reconstruction, and what `mixport.quantize` hands to the engine, without building a
+file.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def changed(preset: Preset, **fields: Any) -> Preset:
 
 
 DEFAULT = changed(PRESETS["mixport"], least_squares=False, scarce=None)
-"""Learns from the nearest codes, which a few steps make better (those of least squared error they often do not), and takes them all."""
+"""Learns from the nearest codes, which a few steps make better (those of least squared error they often do
+not), and takes them all.
+"""
 
 
 class Stack(nn.Module):
@@ -47,7 +51,11 @@ class Stack(nn.Module):
 
     def __init__(self, *, bias: bool = True) -> None:
         super().__init__()
-        self.first, self.second, self.third = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, bias=bias), nn.Conv2d(8, 8, 3, bias=bias)
+        self.first, self.second, self.third = (
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(8, 8, 3, bias=bias),
+            nn.Conv2d(8, 8, 3, bias=bias),
+        )
         self.head = nn.Linear(8, 5, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +69,12 @@ class Windows(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch, self.a, self.b, self.head = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 5)
+        self.patch, self.a, self.b, self.head = (
+            nn.Conv2d(3, 8, 2, 2),
+            nn.Linear(8, 12),
+            nn.Linear(12, 8),
+            nn.Linear(8, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch(x).reshape(-1, 8, 2, 4, 2, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, 8)
@@ -88,7 +101,12 @@ class Block(nn.Module):
 
     def __init__(self, approximate: str) -> None:
         super().__init__()
-        self.norm, self.fc1, self.act, self.fc2 = nn.LayerNorm(8), nn.Linear(8, 16), nn.GELU(approximate), nn.Linear(16, 8, bias=False)
+        self.norm, self.fc1, self.act, self.fc2 = (
+            nn.LayerNorm(8),
+            nn.Linear(8, 16),
+            nn.GELU(approximate),
+            nn.Linear(16, 8, bias=False),
+        )
         self.fc1.weight *= 4.0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,7 +162,9 @@ def mlps() -> nn.Module:
 
 
 def dead() -> nn.Module:
-    """A channel of zero weights, one that is always negative before its Relu, and a layer that gives zeros alone."""
+    """A channel of zero weights, one that is always negative before its Relu, and a layer that gives zeros
+    alone.
+    """
 
     def kill(m: Stack) -> None:
         m.second.weight[0] = 0.0
@@ -204,13 +224,21 @@ def float_model(module: nn.Module) -> FloatModel:
 def calibration_of(folder: Path, *, images: int = 12) -> CalibrationSet:
     """Random images of 16 x 16 pixels, written to a folder."""
     np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (images, 16, 16, 3), np.uint8))
-    return CalibrationSet(images_path=folder / "images.npy", count=images, method="images", recipe_key="a" * 64, content_sha256="b" * 64)
+    return CalibrationSet(
+        images_path=folder / "images.npy",
+        count=images,
+        method="images",
+        recipe_key="a" * 64,
+        content_sha256="b" * 64,
+    )
 
 
 def task_of(
     module: nn.Module, folder: Path, *, scheme: str = "w2a4", images: int = 12, **calibrated: Any
 ) -> tuple[Task, Callable[..., Tensor]]:
-    """The task of a module, and its preprocessed images by slice: exactly what `quantize` would reconstruct."""
+    """The task of a module, and its preprocessed images by slice: exactly what `quantize` would
+    reconstruct.
+    """
     calibration = calibration_of(folder, images=images)
     caught: list[Any] = []
 

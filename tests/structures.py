@@ -1,4 +1,6 @@
-"""Modules with one awkward structure each, found by trying to break the claim: every one must build, exactly and rightly."""
+"""Modules with one awkward structure each, found by trying to break the claim: every one must build, exactly
+and rightly.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ _CONFIG = {"input_size": (3, 16, 16), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.2
 class Structure(nn.Module):
     """Stem, the structure, global mean, head."""
 
-    def __init__(self, body: Callable[[nn.Module, Tensor], Tensor], parts: dict[str, nn.Module], *, features: int = 8) -> None:
+    def __init__(
+        self, body: Callable[[nn.Module, Tensor], Tensor], parts: dict[str, nn.Module], *, features: int = 8
+    ) -> None:
         super().__init__()
         self.stem, self.body, self.head = nn.Conv2d(3, 8, 3, padding=1), body, nn.Linear(features, 10)
         for name, part in parts.items():
@@ -45,7 +49,11 @@ def _make(body: Callable[[nn.Module, Tensor], Tensor], **parts: nn.Module) -> nn
 def relu_on_a_stream() -> nn.Module:
     """A sum behind a Relu that a float normalisation reads: 16-bit codes, and the Relu must not get lost."""
     return _make(
-        lambda m, x: m.c(m.norm(torch.relu(m.b(x) + torch.relu(x + m.a(x))))), a=_conv(), b=_conv(), c=_conv(), norm=nn.GroupNorm(2, 8)
+        lambda m, x: m.c(m.norm(torch.relu(m.b(x) + torch.relu(x + m.a(x))))),
+        a=_conv(),
+        b=_conv(),
+        c=_conv(),
+        norm=nn.GroupNorm(2, 8),
     )
 
 
@@ -65,17 +73,27 @@ def boolean_mask() -> nn.Module:
     return _make(body, pool=nn.MaxPool2d(4), q=nn.Linear(8, 8), k=nn.Linear(8, 8), v=nn.Linear(8, 8))
 
 
-def _attention(mask: Tensor | None = None, *, heads: int = 2, groups: int = 2, causal: bool = False) -> nn.Module:
+def _attention(
+    mask: Tensor | None = None, *, heads: int = 2, groups: int = 2, causal: bool = False
+) -> nn.Module:
     """Attention of 16 tokens; `groups` keys and values for all heads."""
 
     def body(m: nn.Module, x: Tensor) -> Tensor:
         tokens = m.pool(x).flatten(2).transpose(1, 2)
-        q, k, v = (part(tokens).reshape(-1, 16, number, 4).transpose(1, 2) for part, number in ((m.q, heads), (m.k, groups), (m.v, groups)))
+        q, k, v = (
+            part(tokens).reshape(-1, 16, number, 4).transpose(1, 2)
+            for part, number in ((m.q, heads), (m.k, groups), (m.v, groups))
+        )
         shared = {"enable_gqa": True} if groups != heads else {}
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, **shared)
         return m.o(y.transpose(1, 2).reshape(-1, 16, 4 * heads))[:, -1]
 
-    wide = nn.Linear(8, 4 * heads), nn.Linear(8, 4 * groups), nn.Linear(8, 4 * groups), nn.Linear(4 * heads, 8)
+    wide = (
+        nn.Linear(8, 4 * heads),
+        nn.Linear(8, 4 * groups),
+        nn.Linear(8, 4 * groups),
+        nn.Linear(4 * heads, 8),
+    )
     return _make(body, pool=nn.MaxPool2d(4), q=wide[0], k=wide[1], v=wide[2], o=wide[3])
 
 
@@ -101,7 +119,13 @@ def cross_attention() -> nn.Module:
         tokens = m.pool(x).flatten(2).transpose(1, 2)
         return m.a(m.q(tokens), m.k(tokens), tokens, need_weights=False)[0][:, -1]
 
-    return _make(body, pool=nn.MaxPool2d(4), q=nn.Linear(8, 8), k=nn.Linear(8, 8), a=nn.MultiheadAttention(8, 2, batch_first=True))
+    return _make(
+        body,
+        pool=nn.MaxPool2d(4),
+        q=nn.Linear(8, 8),
+        k=nn.Linear(8, 8),
+        a=nn.MultiheadAttention(8, 2, batch_first=True),
+    )
 
 
 def average_of_averages() -> nn.Module:
@@ -111,28 +135,43 @@ def average_of_averages() -> nn.Module:
 
 def average_cut_at_the_border() -> nn.Module:
     """Windows that ceil_mode lets reach over the end of a map of 15 pixels."""
-    return _make(lambda m, x: m.b(F.avg_pool2d(m.a(x)[:, :, 1:, 1:], 2, 2, ceil_mode=True)), a=_conv(), b=_conv())
+    return _make(
+        lambda m, x: m.b(F.avg_pool2d(m.a(x)[:, :, 1:, 1:], 2, 2, ceil_mode=True)), a=_conv(), b=_conv()
+    )
 
 
 def average_with_padding_cut_behind_a_relu() -> nn.Module:
     """The same with padding, which counts."""
-    return _make(lambda m, x: m.b(F.avg_pool2d(torch.relu(m.a(x)), 3, 2, 1, ceil_mode=True)), a=_conv(), b=_conv())
+    return _make(
+        lambda m, x: m.b(F.avg_pool2d(torch.relu(m.a(x)), 3, 2, 1, ceil_mode=True)), a=_conv(), b=_conv()
+    )
 
 
 def average_in_three_axes() -> nn.Module:
     """A pool over channels too, cut in every axis."""
-    return _make(lambda m, x: m.b(F.avg_pool3d(m.a(x)[:, None, :7], 2, 2, ceil_mode=True)[:, 0]), a=_conv(), b=nn.Conv2d(4, 8, 3))
+    return _make(
+        lambda m, x: m.b(F.avg_pool3d(m.a(x)[:, None, :7], 2, 2, ceil_mode=True)[:, 0]),
+        a=_conv(),
+        b=nn.Conv2d(4, 8, 3),
+    )
 
 
 def squeezed() -> nn.Module:
-    """Axes of one element are dropped, whichever they are: the batch is none of them, for one image either."""
+    """Axes of one element are dropped, whichever they are: the batch is none of them, for one image
+    either.
+    """
     return _make(lambda m, x: m.b(m.a(x).squeeze().reshape(x.shape)), a=_conv(), b=_conv())
 
 
 def means_that_hardly_vary() -> nn.Module:
-    """An instance norm takes the mean away that the pool then asks for: its scale would be too fine for the integer kernel."""
+    """An instance norm takes the mean away that the pool then asks for: its scale would be too fine for the
+    integer kernel.
+    """
     return _make(
-        lambda m, x: m.b(x) * torch.sigmoid(F.adaptive_avg_pool2d(m.norm(m.a(x)), 1)), a=_conv(), b=_conv(), norm=nn.InstanceNorm2d(8)
+        lambda m, x: m.b(x) * torch.sigmoid(F.adaptive_avg_pool2d(m.norm(m.a(x)), 1)),
+        a=_conv(),
+        b=_conv(),
+        norm=nn.InstanceNorm2d(8),
     )
 
 
@@ -174,26 +213,38 @@ def batch_of_one() -> nn.Module:
 
 
 def affine_that_changes_nothing() -> nn.Module:
-    """Times one, plus zero, as HGNetV2 begins: a runtime drops both, and would merge the quantisers on their two sides."""
+    """Times one, plus zero, as HGNetV2 begins: a runtime drops both, and would merge the quantisers on their
+    two sides.
+    """
 
     def body(m: nn.Module, x: Tensor) -> Tensor:
         y = m.scale * torch.relu(m.a(x)) + m.shift
         return m.c(y + m.b(x))[:, :, 5, 7]
 
     model = _make(body, a=_conv(), b=_conv(), c=_conv())
-    with torch.no_grad():  # a sum smaller than its parts: it takes a finer scale, which rounds what the parts have lost
+    with (
+        torch.no_grad()
+    ):  # a sum smaller than its parts: it takes a finer scale, which rounds what the parts have lost
         model.b.weight.copy_(-0.8 * model.a.weight)
     model.scale, model.shift = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
     return model
 
 
 def clamp_between_transposes() -> nn.Module:
-    """A Relu on channels last: transposes that cancel stand between the quantisers of convolution and Relu."""
-    return _make(lambda m, x: m.b(torch.relu(m.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))[:, :, 5, 7], a=_conv(), b=_conv())
+    """A Relu on channels last: transposes that cancel stand between the quantisers of convolution and
+    Relu.
+    """
+    return _make(
+        lambda m, x: m.b(torch.relu(m.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))[:, :, 5, 7],
+        a=_conv(),
+        b=_conv(),
+    )
 
 
 def powers_of_two() -> nn.Module:
-    """Factors of the model before a sum, before a convolution, and between a linear layer and a normalisation."""
+    """Factors of the model before a sum, before a convolution, and between a linear layer and a
+    normalisation.
+    """
 
     def body(m: nn.Module, x: Tensor) -> Tensor:
         y = m.b((x + m.twice * m.a(x)) * m.halves)
@@ -206,7 +257,9 @@ def powers_of_two() -> nn.Module:
 
 def norm_behind_linear() -> nn.Module:
     """A normalisation of [N, C] that reads 16-bit codes as they are, as EfficientViT's head does."""
-    return _make(lambda m, x: F.gelu(m.norm(m.linear(x.mean((2, 3))))), linear=nn.Linear(8, 8), norm=nn.LayerNorm(8))
+    return _make(
+        lambda m, x: F.gelu(m.norm(m.linear(x.mean((2, 3))))), linear=nn.Linear(8, 8), norm=nn.LayerNorm(8)
+    )
 
 
 def position_made_in_forward() -> nn.Module:
@@ -282,7 +335,9 @@ def hard_swishes() -> nn.Module:
 
 
 def functions_between_convolutions() -> nn.Module:
-    """A table, a byte table, a float function and a product with its gate, channels last where the runtime has them so."""
+    """A table, a byte table, a float function and a product with its gate, channels last where the runtime
+    has them so.
+    """
 
     def body(m: nn.Module, x: Tensor) -> Tensor:
         return F.silu(m.d(torch.tanh(m.c(torch.sigmoid(m.b(F.gelu(m.a(x))))))))

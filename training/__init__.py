@@ -5,6 +5,6 @@
     python -m training.denoiser --data FOLDER --out WORK
     python -m training.assemble --out WORK
 
-FOLDER holds `cifar10_train_webp.zip` and `cifar10_test.npz`. Every script writes checkpoints into WORK and goes on from them, on a
-CPU or a GPU.
+FOLDER holds `cifar10_train_webp.zip` and `cifar10_test.npz`. Every script writes checkpoints into WORK and
+goes on from them, on a CPU or a GPU.
 """

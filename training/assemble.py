@@ -1,4 +1,5 @@
-"""Put the trained parts together: a Stable Diffusion pipeline folder that `DiffusionPipeline.from_pretrained` loads.
+"""Put the trained parts together: a Stable Diffusion pipeline folder that `DiffusionPipeline.from_pretrained`
+loads.
 
 python -m training.assemble --out WORK --into mixport/builtin
 """
@@ -15,7 +16,12 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderTiny,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from training.denoiser import SCHEDULE
@@ -29,7 +35,11 @@ def assemble(out: Path, into: Path) -> None:
         tokenizer=CLIPTokenizer.from_pretrained(out / "tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(out / "unet"),
         scheduler=DPMSolverMultistepScheduler(
-            **SCHEDULE, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing", steps_offset=1
+            **SCHEDULE,
+            algorithm_type="dpmsolver++",
+            solver_order=2,
+            timestep_spacing="trailing",
+            steps_offset=1,
         ),
         safety_checker=None,
         feature_extractor=None,
@@ -63,8 +73,12 @@ def assemble(out: Path, into: Path) -> None:
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder with vae_textured, unet, text_encoder, tokenizer")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder with vae_textured, unet, text_encoder, tokenizer"
+    )
     parser.add_argument("--into", type=Path, required=True, help="where the package looks for them")
     given = parser.parse_args()
     assemble(given.out, given.into)

@@ -1,7 +1,7 @@
 """Captions for training images, and the tokenizer made from them.
 
-A caption names the classes of an image in many ways, so that prompts of any template mean something: bare names, photos, adjectives,
-two to four classes joined as the prompt strategies join them.
+A caption names the classes of an image in many ways, so that prompts of any template mean something: bare
+names, photos, adjectives, two to four classes joined as the prompt strategies join them.
 """
 
 # A script over torch, diffusers and transformers, which leave most of their types open.
@@ -38,11 +38,18 @@ _TEMPLATES = (
     "a cropped photo of {}",
 )
 _ADJECTIVES = (
-    "small", "large", "big", "little", "nice", "weird", "cool", "clean", "dirty", "old", "new", "bright", "dark", "pretty", "plain",
-    "colourful", "black", "white", "red", "blue", "green", "brown", "young", "strange", "shiny", "fluffy", "tiny", "huge", "good", "bad",
+    "small", "large", "big", "little", "nice", "weird", "cool", "clean", "dirty", "old", "new", "bright",
+    "dark", "pretty", "plain",
+    "colourful", "black", "white", "red", "blue", "green", "brown", "young", "strange", "shiny", "fluffy",
+    "tiny", "huge", "good", "bad",
     "plastic", "embroidered", "hard to see",
 )  # fmt: skip
-_SYNONYMS = {"airplane": ("plane", "aeroplane"), "automobile": ("car",), "ship": ("boat",), "truck": ("lorry",)}
+_SYNONYMS = {
+    "airplane": ("plane", "aeroplane"),
+    "automobile": ("car",),
+    "ship": ("boat",),
+    "truck": ("lorry",),
+}
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
@@ -70,14 +77,21 @@ def _phrase(name: str, *, chance: random.Random) -> str:
 
 
 def write_tokenizer(folder: Path, *, texts: Sequence[str]) -> CLIPTokenizer:
-    """A CLIP tokenizer (byte-level BPE, Sennrich et al. 2016) whose merges come from `texts`; any other text still has tokens."""
+    """A CLIP tokenizer (byte-level BPE, Sennrich et al. 2016) whose merges come from `texts`; any other text
+    still has tokens.
+    """
     backend = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=_SPECIAL[1]))
     backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\s+"), behavior="removed"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(Regex(r"\s+"), behavior="removed"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=1024, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
     backend.train_from_iterator(texts, trainer)
     trained = json.loads(backend.to_str())["model"]
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in trained["merges"]]
@@ -91,7 +105,9 @@ def write_tokenizer(folder: Path, *, texts: Sequence[str]) -> CLIPTokenizer:
     vocabulary += _SPECIAL
     folder.mkdir(parents=True, exist_ok=True)
     ids = {token: position for position, token in enumerate(vocabulary)}
-    tokenizer = CLIPTokenizer(vocab=ids, merges=[tuple(merge.split(" ")) for merge in merges], model_max_length=MAX_TOKENS)
+    tokenizer = CLIPTokenizer(
+        vocab=ids, merges=[tuple(merge.split(" ")) for merge in merges], model_max_length=MAX_TOKENS
+    )
     tokenizer.save_pretrained(folder)
     # Older releases of transformers read these two.
     (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")

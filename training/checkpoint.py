@@ -28,12 +28,16 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 def save_parts(path: Path, parts: Mapping[str, Any], *, done: int) -> None:
-    """Write the states of what is trained (modules, optimiser, schedule), and how many steps or epochs they have behind them."""
+    """Write the states of what is trained (modules, optimiser, schedule), and how many steps or epochs they
+    have behind them.
+    """
     save_checkpoint(path, {**{name: part.state_dict() for name, part in parts.items()}, "done": done})
 
 
 def resume(path: Path, parts: Mapping[str, Any]) -> int:
-    """Give the parts the states that `save_parts` wrote, where there are any, and say how many steps or epochs are done."""
+    """Give the parts the states that `save_parts` wrote, where there are any, and say how many steps or
+    epochs are done.
+    """
     state = load_checkpoint(path)
     if state is None:
         return 0

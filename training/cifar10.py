@@ -47,12 +47,16 @@ def test_images(folder: Path) -> tuple[Tensor, Tensor]:
 def normalise(images: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Uint8 [N, 3, H, W] to float32 (x / 255 - mean) / std, channels last."""
     scale = torch.tensor(std, device=images.device).mul(255.0).reciprocal().view(1, 3, 1, 1)
-    offset = (torch.tensor(mean, device=images.device) / torch.tensor(std, device=images.device)).view(1, 3, 1, 1)
+    offset = (torch.tensor(mean, device=images.device) / torch.tensor(std, device=images.device)).view(
+        1, 3, 1, 1
+    )
     return (images.float() * scale - offset).contiguous(memory_format=torch.channels_last)
 
 
 def crop_and_flip(images: Tensor, *, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """Each image shifted by up to `padding` pixels (edges reflected) and mirrored with probability one half."""
+    """Each image shifted by up to `padding` pixels (edges reflected) and mirrored with probability one
+    half.
+    """
     count, _, height, width = images.shape
     padded = torch.nn.functional.pad(images.float(), (padding,) * 4, mode="reflect").to(images.dtype)
     corner = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator).to(images.device)
@@ -69,7 +73,12 @@ def _tiles(path: Path) -> tuple[Tensor, Tensor]:
         described = json.loads(archive.read("labels.json"))
         names = sorted(name for name in archive.namelist() if name.endswith(".webp"))
         tiles = [np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in names]
-    per_tile = [tile.reshape(_ROWS, _SIDE, _COLUMNS, _SIDE, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, _SIDE, _SIDE) for tile in tiles]
+    per_tile = [
+        tile.reshape(_ROWS, _SIDE, _COLUMNS, _SIDE, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, _SIDE, _SIDE)
+        for tile in tiles
+    ]
     count = int(described["count"])
     images = np.concatenate(per_tile)[:count]
-    return torch.from_numpy(np.ascontiguousarray(images)), torch.tensor(described["labels"][:count], dtype=torch.int64)
+    return torch.from_numpy(np.ascontiguousarray(images)), torch.tensor(
+        described["labels"][:count], dtype=torch.int64
+    )

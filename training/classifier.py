@@ -2,8 +2,8 @@
 
     python -m training.classifier resnet20 --data FOLDER --out WORK
 
-SGD with Nesterov momentum, one triangular cycle of the learning rate (Smith and Topin 2018, "Super-convergence"), random crops and
-flips, an exponential moving average of the weights over the last part.
+SGD with Nesterov momentum, one triangular cycle of the learning rate (Smith and Topin 2018,
+"Super-convergence"), random crops and flips, an exponential moving average of the weights over the last part.
 """
 
 # A script over torch, diffusers and transformers, which leave most of their types open.
@@ -46,7 +46,9 @@ def train_resnet20(data: Path, out: Path, *, epochs: int, peak: float, device: t
     optimiser = torch.optim.SGD(groups, lr=peak, momentum=0.9, nesterov=True)
     steps = len(images) // _BATCH
     total = epochs * steps
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(step / (0.2 * total) + 0.01, (total - step) / (0.8 * total)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min(step / (0.2 * total) + 0.01, (total - step) / (0.8 * total))
+    )
     parts = {"model": model, "average": average, "optimiser": optimiser, "schedule": schedule}
     path = out / "resnet20.ckpt"
     first = resume(path, parts)
@@ -70,12 +72,21 @@ def train_resnet20(data: Path, out: Path, *, epochs: int, peak: float, device: t
             running += loss.item()
         accuracy = top1(average.module, held_out, held_out_labels, device=device)
         seconds = time.perf_counter() - started
-        print(f"epoch {epoch + 1}/{epochs}  loss {running / steps:.4f}  held-out top-1 {accuracy:.2f}  {seconds:.0f} s", flush=True)
+        print(
+            (
+                f"epoch {epoch + 1}/{epochs}  loss {running / steps:.4f}  held-out top-1 {accuracy:.2f}  "
+                f"{seconds:.0f} s"
+            ),
+            flush=True,
+        )
         save_parts(path, parts, done=epoch + 1)
     test, test_labels = cifar10.test_images(data)
     print(f"test top-1 {top1(average.module, test, test_labels, device=device):.2f}")
     kept = {name: value.detach().cpu().contiguous() for name, value in average.module.state_dict().items()}
-    save_file({name: value for name, value in kept.items() if not name.endswith("num_batches_tracked")}, out / "resnet20.safetensors")
+    save_file(
+        {name: value for name, value in kept.items() if not name.endswith("num_batches_tracked")},
+        out / "resnet20.safetensors",
+    )
 
 
 @torch.no_grad()
@@ -91,16 +102,22 @@ def top1(model: nn.Module, images: Tensor, labels: Tensor, *, device: torch.devi
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", choices=["resnet20"])
-    parser.add_argument("--data", type=Path, required=True, help="folder with cifar10_train_webp.zip and cifar10_test.npz")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with cifar10_train_webp.zip and cifar10_test.npz"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and weights")
     parser.add_argument("--epochs", type=int, default=36)
     parser.add_argument("--peak", type=float, default=0.2, help="highest learning rate")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    train_resnet20(given.data, given.out, epochs=given.epochs, peak=given.peak, device=torch.device(given.device))
+    train_resnet20(
+        given.data, given.out, epochs=given.epochs, peak=given.peak, device=torch.device(given.device)
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Images of several classes at once, made from images of one: what a fused prompt shall mean.
 
-Each part is shrunk and moved towards its own place, so that its object stays in sight; soft masks join the parts, in the spirit of
-CutMix (Yun et al. 2019) but with edges that a 32x32 image could have.
+Each part is shrunk and moved towards its own place, so that its object stays in sight; soft masks join the
+parts, in the spirit of CutMix (Yun et al. 2019) but with edges that a 32x32 image could have.
 """
 
 # torch leaves the types of grid_sample open.
@@ -37,7 +37,11 @@ def composites(parts: Tensor, *, generator: torch.Generator) -> Tensor:
     # grid_sample asks where each output pixel comes from.
     source = (grid - centre[:, :, None, None, :]) / size[:, :, None, None, None]
     moved = F.grid_sample(
-        parts.flatten(0, 1), source.flatten(0, 1), mode="bilinear", padding_mode="reflection", align_corners=False
+        parts.flatten(0, 1),
+        source.flatten(0, 1),
+        mode="bilinear",
+        padding_mode="reflection",
+        align_corners=False,
     ).unflatten(0, (count, k))
     away = (grid - centre[:, :, None, None, :]).square().sum(-1)
     softness = 0.04 * torch.exp(1.2 * torch.rand((count, 1, 1, 1), generator=generator))

@@ -2,11 +2,12 @@
 
     python -m training.decoder --data FOLDER --out WORK
 
-Pixel and feature losses average over what latents do not tell, so a decoder trained with them leaves out half of the energy of the
-finest structures, and a network calibrated on its images sees too little variance in its first layers. Here what counts is how much
-fine structure there is in a place, not where exactly: local energies of two bands of the pixels, local means and deviations of the
-first two feature maps of our own classifier. Positions count for what 2 x 2 pixels, later features and predictions hold. The encoder
-stays as it is, so latents and denoiser need no training anew.
+Pixel and feature losses average over what latents do not tell, so a decoder trained with them leaves out half
+of the energy of the finest structures, and a network calibrated on its images sees too little variance in its
+first layers. Here what counts is how much fine structure there is in a place, not where exactly: local
+energies of two bands of the pixels, local means and deviations of the first two feature maps of our own
+classifier. Positions count for what 2 x 2 pixels, later features and predictions hold. The encoder stays as
+it is, so latents and denoiser need no training anew.
 """
 
 # A script over torch, diffusers and transformers, which leave most of their types open.
@@ -41,8 +42,8 @@ _WEIGHTS = {"pixels": 4.0, "features": 0.5, "textures": 30.0, "feature textures"
 def band_energies(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Root mean squares of the two finest bands in windows of 8 x 8, half overlapping.
 
-    Bands are differences of binomial blurs (the Laplacian pyramid of Burt and Adelson 1983, not subsampled): pixels less one
-    3 x 3 blur, and that less three.
+    Bands are differences of binomial blurs (the Laplacian pyramid of Burt and Adelson 1983, not subsampled):
+    pixels less one 3 x 3 blur, and that less three.
 
     Args:
         pixels: float32 [N, C, H, W].
@@ -52,7 +53,10 @@ def band_energies(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """
     once = _blurred(pixels)
     thrice = _blurred(_blurred(once))
-    fine, coarse = (F.avg_pool2d(band.square(), _WINDOW, _STRIDE).add(1e-5).sqrt() for band in (pixels - once, once - thrice))
+    fine, coarse = (
+        F.avg_pool2d(band.square(), _WINDOW, _STRIDE).add(1e-5).sqrt()
+        for band in (pixels - once, once - thrice)
+    )
     return fine, coarse
 
 
@@ -63,9 +67,13 @@ def texture_distance(got: Tensor, wanted: Tensor) -> Tensor:
 
 
 def feature_texture_distance(got: Tensor, wanted: Tensor) -> Tensor:
-    """Mean absolute difference of local means and local deviations of a feature map, in units of its mean local deviation."""
+    """Mean absolute difference of local means and local deviations of a feature map, in units of its mean
+    local deviation.
+    """
     (mean, deviation), (wanted_mean, wanted_deviation) = _local(got), _local(wanted)
-    return ((mean - wanted_mean).abs().mean() + (deviation - wanted_deviation).abs().mean()) / wanted_deviation.mean()
+    return (
+        (mean - wanted_mean).abs().mean() + (deviation - wanted_deviation).abs().mean()
+    ) / wanted_deviation.mean()
 
 
 def _blurred(images: Tensor) -> Tensor:
@@ -87,18 +95,24 @@ def _losses(decoded: Tensor, pixels: Tensor, got: Seen, wanted: Seen) -> dict[st
         "pixels": F.l1_loss(F.avg_pool2d(decoded, 2), F.avg_pool2d(pixels, 2)),
         "features": feature_loss(got, wanted, first=_TEXTURED),
         "textures": texture_distance(decoded, pixels),
-        "feature textures": sum((feature_texture_distance(mine.float(), theirs.float()) for mine, theirs in maps), nothing),
+        "feature textures": sum(
+            (feature_texture_distance(mine.float(), theirs.float()) for mine, theirs in maps), nothing
+        ),
     }
 
 
 def train(data: Path, out: Path, *, steps: int, peak: float, device: torch.device) -> None:
-    """Train, keep a checkpoint every 250 steps, write the autoencoder with its new decoder to the folder `vae_textured`."""
+    """Train, keep a checkpoint every 250 steps, write the autoencoder with its new decoder to the folder
+    `vae_textured`.
+    """
     images, _ = cifar10.training_images(data)
     held_out, held_out_labels = cifar10.held_out_images(data)
     classifier = Classifier(out / "resnet20.safetensors").to(device)
     autoencoder = AutoencoderTiny.from_pretrained(out / "vae").to(device, memory_format=torch.channels_last)
     encoder, decoder = autoencoder.encoder.requires_grad_(False), autoencoder.decoder
-    average = torch.optim.swa_utils.AveragedModel(decoder, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
+    average = torch.optim.swa_utils.AveragedModel(
+        decoder, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995)
+    )
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=peak, betas=(0.5, 0.99), weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / 100, 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps)))
@@ -120,7 +134,9 @@ def train(data: Path, out: Path, *, steps: int, peak: float, device: torch.devic
             got = classifier(decoded)
         losses = _losses(decoded.float(), pixels, got, wanted)
         optimiser.zero_grad(set_to_none=True)
-        sum((_WEIGHTS[name] * loss for name, loss in losses.items()), torch.zeros((), device=device)).backward()
+        sum(
+            (_WEIGHTS[name] * loss for name, loss in losses.items()), torch.zeros((), device=device)
+        ).backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimiser.step()
         schedule.step()
@@ -139,7 +155,9 @@ def train(data: Path, out: Path, *, steps: int, peak: float, device: torch.devic
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with cifar10_train_webp.zip")
     parser.add_argument("--out", type=Path, required=True, help="folder with resnet20.safetensors and vae")
     parser.add_argument("--steps", type=int, default=1500)

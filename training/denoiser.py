@@ -2,10 +2,12 @@
 
     python -m training.denoiser --out WORK
 
-v-prediction (Salimans and Ho 2022) on a cosine schedule (Nichol and Dhariwal 2021), min-SNR weights with gamma 5 (Hang et al. 2023),
-captions dropped for classifier-free guidance (Ho and Salimans 2022), inner features aligned with a classifier's (Yu et al. 2024,
-"Representation alignment for generation", REPA) and an exponential moving average of the weights. The text conditions every residual
-block through the time embedding, and the innermost ones through cross-attention. Batches have fixed shares of single images and composites.
+v-prediction (Salimans and Ho 2022) on a cosine schedule (Nichol and Dhariwal 2021), min-SNR weights with
+gamma 5 (Hang et al. 2023), captions dropped for classifier-free guidance (Ho and Salimans 2022), inner
+features aligned with a classifier's (Yu et al. 2024, "Representation alignment for generation", REPA) and an
+exponential moving average of the weights. The text conditions every residual block through the time
+embedding, and the innermost ones through cross-attention. Batches have fixed shares of single images and
+composites.
 """
 
 # A script over torch, diffusers and transformers, which leave most of their types open.
@@ -37,13 +39,18 @@ from training.latents import LatentSet, read_latents
 from training.text import TEXT_WIDTH, embed
 
 #: Noise schedule of training and of the shipped scheduler.
-SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+}
 
 _CHANNELS = (128, 160)
 _GAMMA = 5.0
 _DROPPED = 0.1
 _ALIGNMENT = 0.3
-#: Parts of a batch by how many classes an image shows. Composites of three are what the default prompts ask for, so they are drawn more
+#: Parts of a batch by how many classes an image shows. Composites of three are what the default prompts ask
+#: for, so they are drawn more
 #: often than the set has them.
 _SHARES = {1: 0.45, 2: 0.2, 3: 0.3, 4: 0.05}
 
@@ -74,9 +81,13 @@ class _Trained(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.unet = make_denoiser()
-        self.to_features = nn.Sequential(nn.Conv2d(_CHANNELS[1], 256, 1), nn.SiLU(), nn.Conv2d(256, LAST_STAGE[0], 1))
+        self.to_features = nn.Sequential(
+            nn.Conv2d(_CHANNELS[1], 256, 1), nn.SiLU(), nn.Conv2d(256, LAST_STAGE[0], 1)
+        )
         self.inner: list[Tensor] = []
-        self.unet.up_blocks[0].register_forward_hook(lambda _module, _inputs, output: self.inner.append(output))
+        self.unet.up_blocks[0].register_forward_hook(
+            lambda _module, _inputs, output: self.inner.append(output)
+        )
 
     def forward(self, noisy: Tensor, timestep: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         self.inner.clear()
@@ -117,11 +128,13 @@ def _captions_of(bank: _Bank, classes: Tensor, *, chance: random.Random) -> Tens
 
 
 def chances(classes: Tensor, *, shares: Mapping[int, float]) -> Tensor:
-    """How likely each image is to be drawn, so that batches have these shares of images of one, two, ... classes.
+    """How likely each image is to be drawn, so that batches have these shares of images of one, two, ...
+    classes.
 
     Args:
         classes: int8 [N, 4], class indices, -1 where there are fewer.
-        shares: by number of classes; they need not sum to one, and a number that no image has counts for nothing.
+        shares: by number of classes; they need not sum to one, and a number that no image has counts for
+            nothing.
 
     Returns:
         float32 [N], not normalised.
@@ -132,8 +145,19 @@ def chances(classes: Tensor, *, shares: Mapping[int, float]) -> Tensor:
     return (wanted / present)[named]
 
 
-def train(out: Path, *, start: Path | None, steps: int, batch: int, peak: float, compiled: bool, device: torch.device) -> None:
-    """Train, from the U-Net in `start` if there is one, keep a checkpoint every 500 steps, write the folder `unet` at the end."""
+def train(
+    out: Path,
+    *,
+    start: Path | None,
+    steps: int,
+    batch: int,
+    peak: float,
+    compiled: bool,
+    device: torch.device,
+) -> None:
+    """Train, from the U-Net in `start` if there is one, keep a checkpoint every 500 steps, write the folder
+    `unet` at the end.
+    """
     latents: LatentSet = read_latents(out / "latents.safetensors")
     bank = _make_bank(out, latents.classes)
     print(f"{len(latents.latents)} latents, {len(bank.embeddings)} captions", flush=True)
@@ -143,10 +167,17 @@ def train(out: Path, *, start: Path | None, steps: int, batch: int, peak: float,
     if start is not None:
         model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(start).float().state_dict())
     model = model.to(device, memory_format=torch.channels_last)
-    average = torch.optim.swa_utils.AveragedModel(model.unet, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9985))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
+    average = torch.optim.swa_utils.AveragedModel(
+        model.unet, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9985)
+    )
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / 300, 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))))
+        optimiser,
+        lambda step: min(
+            (step + 1) / 300, 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps)))
+        ),
     )
     alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(device)
     parts = {"model": model, "average": average, "optimiser": optimiser, "schedule": schedule}
@@ -161,7 +192,11 @@ def train(out: Path, *, start: Path | None, steps: int, batch: int, peak: float,
         chance = random.Random(step)
         chosen = torch.multinomial(likely, batch, replacement=True, generator=generator)
         clean = latents.latents[chosen].float().to(device).contiguous(memory_format=torch.channels_last)
-        noise = torch.randn(clean.shape, generator=generator).to(device).contiguous(memory_format=torch.channels_last)
+        noise = (
+            torch.randn(clean.shape, generator=generator)
+            .to(device)
+            .contiguous(memory_format=torch.channels_last)
+        )
         timestep = torch.randint(0, len(alphas), (batch,), generator=generator).to(device)
         text = bank.embeddings[_captions_of(bank, latents.classes[chosen], chance=chance)].to(device)
         alpha = alphas[timestep].view(-1, 1, 1, 1)
@@ -194,13 +229,25 @@ def train(out: Path, *, start: Path | None, steps: int, batch: int, peak: float,
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder with latents.safetensors, tokenizer and text_encoder")
-    parser.add_argument("--start", type=Path, help="folder of a trained unet to go on from, with a fresh optimiser; it may be WORK/unet")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder with latents.safetensors, tokenizer and text_encoder"
+    )
+    parser.add_argument(
+        "--start",
+        type=Path,
+        help="folder of a trained unet to go on from, with a fresh optimiser; it may be WORK/unet",
+    )
     parser.add_argument("--steps", type=int, default=10000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--peak", type=float, default=6e-4, help="highest learning rate")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the U-Net: a minute at the start, a quarter less per step")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile the U-Net: a minute at the start, a quarter less per step",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
     train(

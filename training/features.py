@@ -1,7 +1,9 @@
-"""What our own ResNet-20 sees: feature losses for the autoencoder, features to align latents and the denoiser with.
+"""What our own ResNet-20 sees: feature losses for the autoencoder, features to align latents and the denoiser
+with.
 
-Feature losses: Johnson et al. 2016, "Perceptual losses for real-time style transfer and super-resolution". The network is the one that
-`training.classifier` trained; no other classifier takes part in any training here.
+Feature losses: Johnson et al. 2016, "Perceptual losses for real-time style transfer and super-resolution".
+The network is the one that `training.classifier` trained; no other classifier takes part in any training
+here.
 """
 
 # A script over torch, diffusers and transformers, which leave most of their types open.
@@ -64,7 +66,8 @@ class Classifier(nn.Module):
 
 
 def feature_loss(got: Seen, wanted: Seen, *, first: int = 0) -> Tensor:
-    """Squared distance of the stages, each in units of its own mean square, plus the divergence of the predictions at temperature 2.
+    """Squared distance of the stages, each in units of its own mean square, plus the divergence of the
+    predictions at temperature 2.
 
     Args:
         got: of the images that are judged.

@@ -1,4 +1,5 @@
-"""What the denoiser learns from: latents of training images and of composites, with their classes and features.
+"""What the denoiser learns from: latents of training images and of composites, with their classes and
+features.
 
 python -m training.latents --data FOLDER --out WORK
 """
@@ -62,7 +63,11 @@ def write_latents(data: Path, out: Path, *, device: torch.device) -> None:
     def encode(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pixels = pixels.to(device).contiguous(memory_format=torch.channels_last)
         seen = classifier(pixels)
-        return (autoencoder.encoder(pixels) * scale).half().cpu(), seen.stages[-1].half().cpu(), seen.logits.cpu()
+        return (
+            (autoencoder.encoder(pixels) * scale).half().cpu(),
+            seen.stages[-1].half().cpu(),
+            seen.logits.cpu(),
+        )
 
     latents: list[Tensor] = []
     features: list[Tensor] = []
@@ -77,7 +82,10 @@ def write_latents(data: Path, out: Path, *, device: torch.device) -> None:
     singles = torch.cat(features)[: len(images)].float()
     pooled = singles.mean(dim=(2, 3))
     looks = torch.stack([pooled[labels == index].mean(0) for index in range(len(cifar10.CLASSES))])
-    centre, spread = singles.mean(dim=(0, 2, 3)).view(1, -1, 1, 1), singles.std(dim=(0, 2, 3)).view(1, -1, 1, 1)
+    centre, spread = (
+        singles.mean(dim=(0, 2, 3)).view(1, -1, 1, 1),
+        singles.std(dim=(0, 2, 3)).view(1, -1, 1, 1),
+    )
     generator = torch.Generator().manual_seed(3)
     for k, tried in TRIED.items():
         kept = 0
@@ -88,15 +96,23 @@ def write_latents(data: Path, out: Path, *, device: torch.device) -> None:
             named = labels[chosen]
             parts = to_pixels(images[chosen].flatten(0, 1)).unflatten(0, chosen.shape)
             mirrored = torch.rand((*chosen.shape, 1, 1, 1), generator=generator) < 0.5
-            latent, feature, logits = encode(composites(torch.where(mirrored, parts.flip(-1), parts), generator=generator))
-            found = (logits.topk(k + 1, dim=1).indices[:, None, :] == named[:, :, None]).any(2).sum(1) >= min(k, 3)
+            latent, feature, logits = encode(
+                composites(torch.where(mirrored, parts.flip(-1), parts), generator=generator)
+            )
+            found = (logits.topk(k + 1, dim=1).indices[:, None, :] == named[:, :, None]).any(2).sum(1) >= min(
+                k, 3
+            )
             latents.append(latent[found])
             features.append(feature[found])
             classes.append(_padded(named[found]))
             kept += int(found.sum())
         print(f"composites of {k} classes: {kept} kept", flush=True)
     features = [((feature.float() - centre) / spread).half() for feature in features]
-    everything = {"latents": torch.cat(latents), "features": torch.cat(features), "classes": torch.cat(classes)}
+    everything = {
+        "latents": torch.cat(latents),
+        "features": torch.cat(features),
+        "classes": torch.cat(classes),
+    }
     save_file({name: value.contiguous() for name, value in everything.items()}, out / "latents.safetensors")
     with torch.enable_grad():
         train_text_encoder(out, looks=looks)
@@ -113,7 +129,9 @@ def _all_different(named: Tensor) -> Tensor:
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with cifar10_train_webp.zip")
     parser.add_argument("--out", type=Path, required=True, help="folder with resnet20.safetensors and vae")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

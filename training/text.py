@@ -1,7 +1,9 @@
-"""Train the generator's text encoder: a two-layer CLIP text model that knows which classes a caption names and what they look like.
+"""Train the generator's text encoder: a two-layer CLIP text model that knows which classes a caption names
+and what they look like.
 
-Its hidden states predict the classes of the caption and their mean features under our ResNet-20, so that similar classes lie close
-together, as in CLIP (Radford et al. 2021). A minute on a CPU; it is frozen afterwards.
+Its hidden states predict the classes of the caption and their mean features under our ResNet-20, so that
+similar classes lie close together, as in CLIP (Radford et al. 2021). A minute on a CPU; it is frozen
+afterwards.
 """
 
 # A script over torch, diffusers and transformers, which leave most of their types open.
@@ -58,7 +60,9 @@ def train_text_encoder(folder: Path, *, looks: Tensor, steps: int = 1500) -> Non
         steps: of 128 captions.
     """
     chance = random.Random(0)
-    tokenizer = write_tokenizer(folder / "tokenizer", texts=[caption(random_classes(chance), chance=chance) for _ in range(20000)])
+    tokenizer = write_tokenizer(
+        folder / "tokenizer", texts=[caption(random_classes(chance), chance=chance) for _ in range(20000)]
+    )
     torch.manual_seed(2)
     model = make_text_encoder(tokenizer)
     centred = F.normalize(looks - looks.mean(0), dim=1)
@@ -75,23 +79,36 @@ def train_text_encoder(folder: Path, *, looks: Tensor, steps: int = 1500) -> Non
             truth[row, list(classes)] = 1.0
         hidden = _hidden(model, tokenizer, [caption(classes, chance=chance) for classes in named]).mean(1)
         wanted = truth @ centred / truth.sum(1, keepdim=True).clamp(min=1.0)
-        loss = F.binary_cross_entropy_with_logits(to_classes(hidden), truth) + (to_looks(hidden) - wanted).square().sum(1).mean()
+        loss = (
+            F.binary_cross_entropy_with_logits(to_classes(hidden), truth)
+            + (to_looks(hidden) - wanted).square().sum(1).mean()
+        )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         schedule.step()
         if (step + 1) % 250 == 0:
             right = ((to_classes(hidden) > 0) == (truth > 0)).all(1).float().mean()
-            print(f"text encoder {step + 1}/{steps}: loss {loss.item():.4f}, all classes right in {100.0 * right:.1f} %", flush=True)
+            print(
+                (
+                    f"text encoder {step + 1}/{steps}: loss {loss.item():.4f}, all classes right in "
+                    f"{100.0 * right:.1f} %"
+                ),
+                flush=True,
+            )
     model.eval().save_pretrained(folder / "text_encoder")
 
 
 @torch.no_grad()
 def embed(model: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     """Hidden states as a Stable Diffusion pipeline computes them, float32 [N, MAX_TOKENS, TEXT_WIDTH]."""
-    return torch.cat([_hidden(model, tokenizer, texts[start : start + 256]) for start in range(0, len(texts), 256)])
+    return torch.cat(
+        [_hidden(model, tokenizer, texts[start : start + 256]) for start in range(0, len(texts), 256)]
+    )
 
 
 def _hidden(model: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    tokens = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    tokens = tokenizer(
+        texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    )
     return model(tokens.input_ids).last_hidden_state

@@ -2,12 +2,13 @@
 
     python -m training.vit --data FOLDER --out WORK
 
-Consistent teaching (Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent"): teacher and student see
-the same crops and the same mixtures of two images (Zhang et al. 2018, mixup), and the student learns the teacher's predictions. Its last
-64 tokens also learn the 8x8 places of the teacher's last stage, place by place (Romero et al. 2015, "FitNets: hints for thin deep
-nets"): far more to learn from an image than ten numbers. Muon (Jordan et al. 2024) steps the matrices of the blocks, AdamW the rest.
-Attention starts as Trockman and Kolter 2023 ("Mimetic initialization of self-attention layers") found it in trained models, which
-spares a small data set the way there.
+Consistent teaching (Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent"):
+teacher and student see the same crops and the same mixtures of two images (Zhang et al. 2018, mixup), and the
+student learns the teacher's predictions. Its last 64 tokens also learn the 8x8 places of the teacher's last
+stage, place by place (Romero et al. 2015, "FitNets: hints for thin deep nets"): far more to learn from an
+image than ten numbers. Muon (Jordan et al. 2024) steps the matrices of the blocks, AdamW the rest. Attention
+starts as Trockman and Kolter 2023 ("Mimetic initialization of self-attention layers") found it in trained
+models, which spares a small data set the way there.
 """
 
 # A script over torch, diffusers and transformers, which leave most of their types open.
@@ -41,7 +42,9 @@ _TRUTH = 0.3
 
 @torch.no_grad()
 def start_attention(model: nn.Module) -> None:
-    """Queries and keys whose product is near 0.7 I, values and projection near -0.4 I, each with some noise."""
+    """Queries and keys whose product is near 0.7 I, values and projection near -0.4 I, each with some
+    noise.
+    """
     for block in model.blocks:
         attention = block.attn
         width, heads = attention.proj.in_features, attention.num_heads
@@ -49,11 +52,15 @@ def start_attention(model: nn.Module) -> None:
         query, key, value = attention.qkv.weight.chunk(3)
         for head in range(heads):
             rows = slice(head * side, (head + 1) * side)
-            left, scales, right = torch.linalg.svd(0.7 * torch.randn(width, width) / width**0.5 + 0.7 * torch.eye(width))
+            left, scales, right = torch.linalg.svd(
+                0.7 * torch.randn(width, width) / width**0.5 + 0.7 * torch.eye(width)
+            )
             root = scales[:side].sqrt()
             query[rows] = (left[:, :side] * root).T
             key[rows] = root[:, None] * right[:side]
-        left, scales, right = torch.linalg.svd(0.4 * torch.randn(width, width) / width**0.5 - 0.4 * torch.eye(width))
+        left, scales, right = torch.linalg.svd(
+            0.4 * torch.randn(width, width) / width**0.5 - 0.4 * torch.eye(width)
+        )
         value.copy_(scales.sqrt()[:, None] * right)
         attention.proj.weight.copy_(left * scales.sqrt())
 
@@ -70,7 +77,9 @@ def train(data: Path, out: Path, *, epochs: int, peak: float, device: torch.devi
         # The fused kernel's backward pass is several times slower than plain products on CPUs at this size.
         block.attn.fused_attn = device.type != "cpu"
     model = model.to(device)
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998))
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
+    )
     hint = nn.Linear(model.embed_dim, LAST_STAGE[0]).to(device)
     steps = len(images) // _BATCH
     matrices = [value for value in model.blocks.parameters() if value.ndim == 2]
@@ -83,7 +92,8 @@ def train(data: Path, out: Path, *, epochs: int, peak: float, device: torch.devi
     total, warm = epochs * steps, steps
     schedules = {
         f"{name} schedule": torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / total)))
+            optimiser,
+            lambda step: min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / total))),
         )
         for name, optimiser in optimisers.items()
     }
@@ -121,9 +131,17 @@ def train(data: Path, out: Path, *, epochs: int, peak: float, device: torch.devi
             running += loss.item()
         accuracy = top1(average.module, held_out, held_out_labels, device=device)
         seconds = time.perf_counter() - started
-        print(f"epoch {epoch + 1}/{epochs}  loss {running / steps:.4f}  held-out top-1 {accuracy:.2f}  {seconds:.0f} s", flush=True)
+        print(
+            (
+                f"epoch {epoch + 1}/{epochs}  loss {running / steps:.4f}  held-out top-1 {accuracy:.2f}  "
+                f"{seconds:.0f} s"
+            ),
+            flush=True,
+        )
         save_parts(path, parts, done=epoch + 1)
-    kept = {name: value.detach().half().cpu().contiguous() for name, value in average.module.state_dict().items()}
+    kept = {
+        name: value.detach().half().cpu().contiguous() for name, value in average.module.state_dict().items()
+    }
     average.module.load_state_dict({name: value.float() for name, value in kept.items()})
     test, test_labels = cifar10.test_images(data)
     print(f"test top-1 {top1(average.module, test, test_labels, device=device):.2f}")
@@ -151,9 +169,18 @@ def _standardised(pixels: Tensor) -> Tensor:
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with cifar10_train_webp.zip and cifar10_test.npz")
-    parser.add_argument("--out", type=Path, required=True, help="folder with resnet20.safetensors, for checkpoints and weights")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with cifar10_train_webp.zip and cifar10_test.npz"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder with resnet20.safetensors, for checkpoints and weights",
+    )
     parser.add_argument("--epochs", type=int, default=22)
     parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

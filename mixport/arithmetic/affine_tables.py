@@ -1,10 +1,12 @@
-"""Tables of codes that are one requantisation: the identity between DequantizeLinear and QuantizeLinear, with scales of their own.
+"""Tables of codes that are one requantisation: the identity between DequantizeLinear and QuantizeLinear, with
+scales of their own.
 
     table(c) = saturate(round((c - z) k) + t)
 
-A hard sigmoid whose input never comes near one of its bends is such a table; so is any other function that is straight between the codes
-at which its result saturates. ONNX Runtime makes DequantizeLinear, LeakyRelu with alpha 1, QuantizeLinear a byte table
-(QLinearLeakyRelu; 1.31, 1.32, x64), in a quarter of the time of one read by GatherElements.
+A hard sigmoid whose input never comes near one of its bends is such a table; so is any other function that is
+straight between the codes at which its result saturates. ONNX Runtime makes DequantizeLinear, LeakyRelu with
+alpha 1, QuantizeLinear a byte table (QLinearLeakyRelu; 1.31, 1.32, x64), in a quarter of the time of one read
+by GatherElements.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class Requantisation:
 
 
 def find_requantisation(table: NDArray[Any]) -> Requantisation | None:
-    """Quantisers for which every runtime is proved to give the table; None where there are none, or the table does not rise.
+    """Quantisers for which every runtime is proved to give the table; None where there are none, or the table
+    does not rise.
 
     Args:
         table: uint8 [256].
@@ -79,7 +82,9 @@ def _uint8(scale: float, zero_point: int) -> QuantParams:
 
 
 def _slopes(entries: NDArray[np.int64]) -> tuple[float, float] | None:
-    """Between which the slope of a line through all steps of a rising table lies; None where there is no such line."""
+    """Between which the slope of a line through all steps of a rising table lies; None where there is no such
+    line.
+    """
     if entries[0] == entries[-1] or np.any(np.diff(entries) < 0):
         return None
     # Entry e is reached at its first code: the line is above e - 1/2 there, and below it one code earlier.
@@ -98,7 +103,9 @@ def _slopes(entries: NDArray[np.int64]) -> tuple[float, float] | None:
 
 
 def _offsets(entries: NDArray[np.int64], line: NDArray[np.float64]) -> tuple[float, float]:
-    """Smallest and largest b for which line + b rounds to the entries; 0 and 255 saturate, and bound on one side only."""
+    """Smallest and largest b for which line + b rounds to the entries; 0 and 255 saturate, and bound on one
+    side only.
+    """
     return (
         float(np.max(np.where(entries > 0, entries - 0.5 - line, -np.inf))),
         float(np.min(np.where(entries < 255, entries + 0.5 - line, np.inf))),
@@ -106,10 +113,16 @@ def _offsets(entries: NDArray[np.int64], line: NDArray[np.float64]) -> tuple[flo
 
 
 def _centred(slope: float, first: float, last: float) -> list[int]:
-    """Zero points of the input for which an integer shift puts the line between both offsets, best centred first."""
+    """Zero points of the input for which an integer shift puts the line between both offsets, best centred
+    first.
+    """
     if not first < last:
         return []
-    middle = (first + last) / 2 if np.isfinite(first) and np.isfinite(last) else (first + 0.25 if np.isfinite(first) else last - 0.25)
+    middle = (
+        (first + last) / 2
+        if np.isfinite(first) and np.isfinite(last)
+        else (first + 0.25 if np.isfinite(first) else last - 0.25)
+    )
     off = middle + np.arange(256) * slope
     distance = np.abs(off - np.rint(off))
     fits = np.flatnonzero(distance < (last - first) / 2)

@@ -1,4 +1,6 @@
-"""Integer types of codes: width and sign give the range, the storage type says what ONNX tensor holds them."""
+"""Integer types of codes: width and sign give the range, the storage type says what ONNX tensor holds
+them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,15 @@ STORAGE_RANGE: dict[str, tuple[int, int]] = {
 
 
 #: Bits that one value takes in a file: int4 and int2 values are packed.
-STORAGE_BITS: dict[str, int] = {"uint8": 8, "int8": 8, "uint16": 16, "int16": 16, "int4": 4, "int2": 2, "int32": 32}
+STORAGE_BITS: dict[str, int] = {
+    "uint8": 8,
+    "int8": 8,
+    "uint16": 16,
+    "int16": 16,
+    "int4": 4,
+    "int2": 2,
+    "int32": 32,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

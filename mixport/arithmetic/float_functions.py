@@ -1,8 +1,10 @@
-"""Float functions of one value that may stand for a table of codes: what they compute, and how far any runtime may be off.
+"""Float functions of one value that may stand for a table of codes: what they compute, and how far any
+runtime may be off.
 
-Runtimes round functions such as Sigmoid or Gelu differently in the last bits. Behind 8-bit codes they have at most 256 inputs, and their
-result is rounded to a code. Where every result lies further from the boundary between two codes than any runtime's error, all runtimes
-give the same codes: `proved_codes` decides that for one pair of quantisers.
+Runtimes round functions such as Sigmoid or Gelu differently in the last bits. Behind 8-bit codes they have at
+most 256 inputs, and their result is rounded to a code. Where every result lies further from the boundary
+between two codes than any runtime's error, all runtimes give the same codes: `proved_codes` decides that for
+one pair of quantisers.
 
 The conformance kit measures each runtime against the bounds, divided by MARGIN (forms `function-error.*`).
 """
@@ -22,7 +24,9 @@ from mixport.arithmetic.quant_params import QuantParams
 Double = NDArray[np.float64]
 
 TABLE = "table"
-"""The form of a function that is written as a table of its codes; any other form is a key of FLOAT_FUNCTIONS."""
+"""The form of a function that is written as a table of its codes; any other form is a key of
+FLOAT_FUNCTIONS.
+"""
 
 MARGIN = 2.0
 """The bounds below are at least so many times the largest error that the conformance kit allows a runtime."""
@@ -60,7 +64,9 @@ class FloatFunction:
 
 
 def _gelu(x: Double) -> Double:
-    return np.asarray([0.5 * value * math.erfc(-value / math.sqrt(2.0)) for value in x.ravel().tolist()]).reshape(x.shape)
+    return np.asarray(
+        [0.5 * value * math.erfc(-value / math.sqrt(2.0)) for value in x.ravel().tolist()]
+    ).reshape(x.shape)
 
 
 def _gelu_tanh(x: Double) -> Double:
@@ -99,7 +105,9 @@ FLOAT_FUNCTIONS: Mapping[str, FloatFunction] = MappingProxyType(
         "Tanh": FloatFunction(op_type="Tanh", evaluate=np.tanh, relative=2.0**-20, absolute=2.0**-21),
         "Erf": FloatFunction(op_type="Erf", evaluate=_erf, relative=2.0**-20, absolute=2.0**-21),
         "Exp": FloatFunction(op_type="Exp", evaluate=np.exp, relative=2.0**-20, absolute=_TINY),
-        "Gelu": FloatFunction(op_type="Gelu", evaluate=_gelu, relative=2.0**-21, absolute=_TINY, by_input=2.0**-21, opset=20),
+        "Gelu": FloatFunction(
+            op_type="Gelu", evaluate=_gelu, relative=2.0**-21, absolute=_TINY, by_input=2.0**-21, opset=20
+        ),
         "Gelu/tanh": FloatFunction(
             op_type="Gelu",
             evaluate=_gelu_tanh,
@@ -117,18 +125,30 @@ FLOAT_FUNCTIONS: Mapping[str, FloatFunction] = MappingProxyType(
             attributes=MappingProxyType({"alpha": 1.0 / 6.0, "beta": 0.5}),
         ),
         "HardSwish": FloatFunction(
-            op_type="HardSwish", evaluate=_hard_swish, relative=2.0**-21, absolute=_TINY, by_input=2.0**-21, opset=14
+            op_type="HardSwish",
+            evaluate=_hard_swish,
+            relative=2.0**-21,
+            absolute=_TINY,
+            by_input=2.0**-21,
+            opset=14,
         ),
         # With alpha 1, a multiplication by 1: exact. mixport.arithmetic.affine_tables says what it is for.
         "LeakyRelu": FloatFunction(
-            op_type="LeakyRelu", evaluate=_identity, relative=2.0**-23, absolute=_TINY, attributes=MappingProxyType({"alpha": 1.0})
+            op_type="LeakyRelu",
+            evaluate=_identity,
+            relative=2.0**-23,
+            absolute=_TINY,
+            attributes=MappingProxyType({"alpha": 1.0}),
         ),
     }
 )
 
 
-def proved_codes(function: FloatFunction, source: QuantParams, target: QuantParams) -> NDArray[np.uint8] | None:
-    """Codes that QuantizeLinear gives behind the function, for each of the 256 codes before it; None where a runtime might give others.
+def proved_codes(
+    function: FloatFunction, source: QuantParams, target: QuantParams
+) -> NDArray[np.uint8] | None:
+    """Codes that QuantizeLinear gives behind the function, for each of the 256 codes before it; None where a
+    runtime might give others.
 
     Args:
         function: between the two.
@@ -150,8 +170,12 @@ def proved_codes(function: FloatFunction, source: QuantParams, target: QuantPara
 
 
 def code_interval(y: Double, error: Double, *, scale: float) -> tuple[Double, Double]:
-    """Between which values y / scale may lie where y is off by `error`: the float32 division adds half a unit in the last place."""
+    """Between which values y / scale may lie where y is off by `error`: the float32 division adds half a unit
+    in the last place.
+    """
     quotient = y / float(np.float32(scale))
     # The value that is divided is a float32 itself: `error` includes its rounding.
-    reach = error / float(np.float32(scale)) + _HALF_ULP * (np.abs(quotient) + error / float(np.float32(scale)))
+    reach = error / float(np.float32(scale)) + _HALF_ULP * (
+        np.abs(quotient) + error / float(np.float32(scale))
+    )
     return quotient - reach, quotient + reach

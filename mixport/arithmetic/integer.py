@@ -1,9 +1,10 @@
-"""The arithmetic of quantised inference, in plain NumPy: the one definition that every other path is tested against.
+"""The arithmetic of quantised inference, in plain NumPy: the one definition that every other path is tested
+against.
 
-Each function states what ONNX Runtime's *fused* integer kernels compute (opset 21 QDQ graphs, default optimisation level),
-as measured on x64, AVX2, WASM and arm64. Codes are integer arrays; accumulators are int64 arrays whose values fit int32;
-scales are float32. Rounding is half to even everywhere. Float steps are single IEEE-754 float32 operations in the order
-written, because that order is part of the result.
+Each function states what ONNX Runtime's *fused* integer kernels compute (opset 21 QDQ graphs, default
+optimisation level), as measured on x64, AVX2, WASM and arm64. Codes are integer arrays; accumulators are
+int64 arrays whose values fit int32; scales are float32. Rounding is half to even everywhere. Float steps are
+single IEEE-754 float32 operations in the order written, because that order is part of the result.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def dequantise(codes: ArrayLike, *, scale: ArrayLike, zero_point: ArrayLike = 0)
     return centred.astype(np.float32) * np.asarray(scale, np.float32)
 
 
-def requantise(acc: Accumulator, *, multiplier: ArrayLike, zero_point: int, qmin: int, qmax: int) -> Accumulator:
+def requantise(
+    acc: Accumulator, *, multiplier: ArrayLike, zero_point: int, qmin: int, qmax: int
+) -> Accumulator:
     """Accumulators to codes: clamp(rint(float32(acc) * multiplier) + zero_point, qmin, qmax).
 
     The output stage of QLinearConv, QLinearMatMul, QGemm and QLinearGlobalAveragePool.
@@ -66,7 +69,9 @@ def requantise(acc: Accumulator, *, multiplier: ArrayLike, zero_point: int, qmin
 
 
 def conv_multiplier(x_scale: ArrayLike, w_scale: ArrayLike, y_scale: ArrayLike) -> Float:
-    """float32(x_scale * w_scale) / y_scale, in this order, each step rounded to float32 (QLinearConv, QGemm, QLinearMatMul)."""
+    """float32(x_scale * w_scale) / y_scale, in this order, each step rounded to float32 (QLinearConv, QGemm,
+    QLinearMatMul).
+    """
     product = np.asarray(x_scale, np.float32) * np.asarray(w_scale, np.float32)
     return np.asarray(product / np.asarray(y_scale, np.float32), np.float32)
 
@@ -78,11 +83,21 @@ def average_multiplier(x_scale: ArrayLike, y_scale: ArrayLike, count: int) -> Fl
 
 
 def multiply(
-    a: Codes, b: Codes, *, a_zero_point: int, b_zero_point: int, multiplier: ArrayLike, zero_point: int, qmin: int, qmax: int
+    a: Codes,
+    b: Codes,
+    *,
+    a_zero_point: int,
+    b_zero_point: int,
+    multiplier: ArrayLike,
+    zero_point: int,
+    qmin: int,
+    qmax: int,
 ) -> Accumulator:
-    """Elementwise product of two code tensors (QLinearMul): rint(float32(a' * b') * multiplier + float32(zero_point)), saturated.
+    """Elementwise product of two code tensors (QLinearMul): rint(float32(a' * b') * multiplier +
+    float32(zero_point)), saturated.
 
-    Unlike `requantise` the zero point is added *before* rounding: with an odd zero point a tie goes the other way.
+    Unlike `requantise` the zero point is added *before* rounding: with an odd zero point a tie goes the other
+    way.
     """
     product = (a.astype(np.int64) - a_zero_point) * (b.astype(np.int64) - b_zero_point)
     shifted = product.astype(np.float32) * np.asarray(multiplier, np.float32) + np.float32(zero_point)
@@ -101,16 +116,19 @@ def add(
     qmin: int,
     qmax: int,
 ) -> Accumulator:
-    """Elementwise sum of two code tensors whose scales are integer multiples of the output scale (portable QLinearAdd).
+    """Elementwise sum of two code tensors whose scales are integer multiples of the output scale (portable
+    QLinearAdd).
 
-    a_ratio * (a - a_zero_point) + b_ratio * (b - b_zero_point) + zero_point, saturated: integers only, nothing to round.
+    a_ratio * (a - a_zero_point) + b_ratio * (b - b_zero_point) + zero_point, saturated: integers only,
+    nothing to round.
     """
     total = a_ratio * (a.astype(np.int64) - a_zero_point) + b_ratio * (b.astype(np.int64) - b_zero_point)
     return np.clip(total + zero_point, qmin, qmax)
 
 
 def add_ratio(input_scale: float, output_scale: float) -> int | None:
-    """The integer n with input_scale == float32(n) * output_scale in float32 exactly, and also input_scale / output_scale == n; else None.
+    """The integer n with input_scale == float32(n) * output_scale in float32 exactly, and also input_scale /
+    output_scale == n; else None.
 
     Both directions must hold, because one runtime divides the scales and another multiplies the codes.
     """
@@ -122,7 +140,9 @@ def add_ratio(input_scale: float, output_scale: float) -> int | None:
 
 
 def lookup(codes: Codes, *, table: Codes) -> Codes:
-    """table[codes]: a function of one 8-bit code (ONNX GatherElements on flat codes). table has one entry per code of an unsigned input."""
+    """table[codes]: a function of one 8-bit code (ONNX GatherElements on flat codes). table has one entry per
+    code of an unsigned input.
+    """
     return table[codes.astype(np.int64)]
 
 
@@ -163,7 +183,12 @@ def conv_accumulate(
     for i in range(k_h):
         for j in range(k_w):
             r, c = i * dilations[0], j * dilations[1]
-            tap = padded[:, :, r : r + strides[0] * (rows - 1) + 1 : strides[0], c : c + strides[1] * (columns - 1) + 1 : strides[1]]
+            tap = padded[
+                :,
+                :,
+                r : r + strides[0] * (rows - 1) + 1 : strides[0],
+                c : c + strides[1] * (columns - 1) + 1 : strides[1],
+            ]
             tap = tap.reshape(x.shape[0], groups, group_channels, rows * columns)
             if group_channels == 1:
                 acc += weights[None, :, :, 0, i, j, None] * tap
@@ -180,7 +205,9 @@ def matmul_accumulate(a: Codes, b: Codes, *, a_zero_point: int, b_zero_point: in
 
 
 def spatial_sum(x: Codes, *, x_zero_point: int) -> Accumulator:
-    """Sum over the two last axes of [N, C, H, W], centred, keeping them as size 1 (QLinearGlobalAveragePool)."""
+    """Sum over the two last axes of [N, C, H, W], centred, keeping them as size 1
+    (QLinearGlobalAveragePool).
+    """
     return (x.astype(np.int64) - x_zero_point).sum(axis=(-2, -1), keepdims=True)
 
 
@@ -189,7 +216,9 @@ def check_accumulator(acc: Accumulator) -> bool:
     return bool(acc.size == 0 or (acc.min() >= INT32_MIN and acc.max() <= INT32_MAX))
 
 
-def quantise_bias(bias: ArrayLike, *, x_scale: ArrayLike, w_scale: ArrayLike) -> tuple[NDArray[np.int32], Float]:
+def quantise_bias(
+    bias: ArrayLike, *, x_scale: ArrayLike, w_scale: ArrayLike
+) -> tuple[NDArray[np.int32], Float]:
     """int32 bias codes and their scale, exactly float32(x_scale) * float32(w_scale).
 
     The quotient is taken in float64, so that the code is the nearest one.

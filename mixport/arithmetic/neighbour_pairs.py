@@ -1,10 +1,11 @@
 """Sums of two neighbouring products, which some machines keep in 16 bits.
 
-x64 without VNNI multiplies u8 codes by s8 weights with VPMADDUBSW: two neighbouring products are added in saturating int16.
-Which products are neighbours follows from the packing of MLAS (ONNX Runtime's kernels, read in its sources): positions
-(0, 1), (2, 3), ... of the inner axis, which is kernel position outer, input channel inner, one group at a time. The packed matrix
-product, the one-row product and the direct convolution (which needs a multiple of four channels) agree on that; rows are padded
-with zeros. Depthwise kernels widen every product to 32 bits and form no pairs.
+x64 without VNNI multiplies u8 codes by s8 weights with VPMADDUBSW: two neighbouring products are added in
+saturating int16. Which products are neighbours follows from the packing of MLAS (ONNX Runtime's kernels, read
+in its sources): positions (0, 1), (2, 3), ... of the inner axis, which is kernel position outer, input
+channel inner, one group at a time. The packed matrix product, the one-row product and the direct convolution
+(which needs a multiple of four channels) agree on that; rows are padded with zeros. Depthwise kernels widen
+every product to 32 bits and form no pairs.
 
 The codes that meet the weights are the stored ones: the zero point is subtracted afterwards, from the sum.
 """
@@ -22,7 +23,8 @@ Int = NDArray[np.int64]
 
 
 def forms_pairs(shape: Sequence[int], *, groups: int = 1) -> bool:
-    """False for a depthwise convolution (one input and one output channel a group), whose kernels form no pairs.
+    """False for a depthwise convolution (one input and one output channel a group), whose kernels form no
+    pairs.
 
     Args:
         shape: of the weight, [O, C / groups, ...] or [O, K].
@@ -32,7 +34,9 @@ def forms_pairs(shape: Sequence[int], *, groups: int = 1) -> bool:
 
 
 def kernel_order(weights: Codes) -> Codes:
-    """Weights [O, C / groups, ...] or [O, K] as [O, K] in the order in which kernels multiply them: channels last."""
+    """Weights [O, C / groups, ...] or [O, K] as [O, K] in the order in which kernels multiply them: channels
+    last.
+    """
     last = weights if weights.ndim <= 2 else np.moveaxis(weights, 1, -1)
     return last.reshape(len(weights), -1)
 

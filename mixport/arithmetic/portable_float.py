@@ -1,7 +1,9 @@
-"""Softmax and LayerNorm from operations whose result IEEE-754 fixes, in NumPy: the definition that file and simulation are tested against.
+"""Softmax and LayerNorm from operations whose result IEEE-754 fixes, in NumPy: the definition that file and
+simulation are tested against.
 
-Library kernels of both differ between machines (exponentials, order of float sums, fused multiply-add). Here every step is one
-correctly rounded operation, or a sum of integers that the float type holds exactly, so that its order does not matter.
+Library kernels of both differ between machines (exponentials, order of float sums, fused multiply-add). Here
+every step is one correctly rounded operation, or a sum of integers that the float type holds exactly, so that
+its order does not matter.
 """
 
 from __future__ import annotations
@@ -38,9 +40,9 @@ def softmax_bits(length: int) -> int:
 def softmax(x: ArrayLike, *, bits: int) -> Float:
     """Softmax over the last axis.
 
-    exp(-d) for d = max - x is (1 - t + t^2 / 2)^64 with t = min(d, 16) / 64, rounded to an integer of `bits` bits (16 at most: uint16);
-    the sum of the integers is exact in float32 while the row holds at most 2^(24 - bits) of them. The error of a probability stays
-    below 1e-4 of the largest one.
+    exp(-d) for d = max - x is (1 - t + t^2 / 2)^64 with t = min(d, 16) / 64, rounded to an integer of `bits`
+    bits (16 at most: uint16); the sum of the integers is exact in float32 while the row holds at most 2^(24 -
+    bits) of them. The error of a probability stays below 1e-4 of the largest one.
 
     Args:
         x: float32 scores.
@@ -58,14 +60,17 @@ def softmax(x: ArrayLike, *, bits: int) -> Float:
     return numerators / numerators.sum(-1, keepdims=True, dtype=np.float32)
 
 
-def layer_norm(codes: NDArray[Any], *, weight: ArrayLike, bias: ArrayLike, epsilon: float, scale: float) -> Float:
+def layer_norm(
+    codes: NDArray[Any], *, weight: ArrayLike, bias: ArrayLike, epsilon: float, scale: float
+) -> Float:
     """LayerNorm over the last axis of integer codes; their zero point cancels.
 
-    With D codes c a row, S = sum(c) and Q = sum(c^2) are exact; then one rounding a step:
-    y = (c - m) * float32(D / sqrt(D Q - S^2 + D^2 epsilon / scale^2)) * weight + bias.
-    The mean m is float32(S / D) for 8-bit codes. For wider ones it is the nearest integer to float32(S) / D: half a step of 16-bit
-    codes, as every code is off by, is far below a step of the 8-bit result, and an integer is what DequantizeLinear subtracts.
-    A bias of zeros is not added, and a weight of ones, whose products change nothing, need not be multiplied by.
+    With D codes c a row, S = sum(c) and Q = sum(c^2) are exact; then one rounding a step: y = (c - m) *
+    float32(D / sqrt(D Q - S^2 + D^2 epsilon / scale^2)) * weight + bias. The mean m is float32(S / D) for
+    8-bit codes. For wider ones it is the nearest integer to float32(S) / D: half a step of 16-bit codes, as
+    every code is off by, is far below a step of the 8-bit result, and an integer is what DequantizeLinear
+    subtracts. A bias of zeros is not added, and a weight of ones, whose products change nothing, need not be
+    multiplied by.
 
     Args:
         codes: integers of at most 16 bits.
@@ -97,17 +102,22 @@ def has_integer_mean(storage: str) -> bool:
 
 
 def sums_fit_float32(length: int, *, storage: str) -> bool:
-    """True where float32 holds every sum of `length` squares of codes, whatever they are: 258 codes of 8 bits, none of 16."""
+    """True where float32 holds every sum of `length` squares of codes, whatever they are: 258 codes of 8
+    bits, none of 16.
+    """
     info = np.iinfo(storage)
     return length * max(abs(int(info.min)), int(info.max)) ** 2 <= FLOAT32_INTEGERS
 
 
 LEAST_OFFSET = 2.0**-40
-"""A row of equal codes must not divide 0 by 0: runtimes give NaN different 16-bit codes. Next to any other row, whose variance is at
-least 1 in these units, it does not show in float32."""
+"""A row of equal codes must not divide 0 by 0: runtimes give NaN different 16-bit codes. Next to any other
+row, whose variance is at least 1 in these units, it does not show in float32.
+"""
 
 
 def variance_offset(length: int, *, epsilon: float, scale: float) -> float:
-    """D^2 epsilon / scale^2 in float64: epsilon in the units of D^2 times the variance of the codes; at least LEAST_OFFSET."""
+    """D^2 epsilon / scale^2 in float64: epsilon in the units of D^2 times the variance of the codes; at least
+    LEAST_OFFSET.
+    """
     step = float(np.float32(scale))
     return max(length * length * float(epsilon) / (step * step), LEAST_OFFSET)

@@ -1,4 +1,6 @@
-"""Parameters of one quantised tensor: scale, zero point, the range of its codes and the type that holds them."""
+"""Parameters of one quantised tensor: scale, zero point, the range of its codes and the type that holds
+them.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,16 @@ class QuantParams:
     def __post_init__(self) -> None:
         low, high = STORAGE_RANGE[self.storage]
         if not (low <= self.qmin < self.qmax <= high and low <= self.zero_point <= high):
-            raise ValueError(f"codes [{self.qmin}, {self.qmax}] with zero point {self.zero_point} do not fit {self.storage}")
+            raise ValueError(
+                f"codes [{self.qmin}, {self.qmax}] with zero point {self.zero_point} do not fit "
+                f"{self.storage}"
+            )
         if not self.scale > 0.0 or self.scale == float("inf"):
             raise ValueError(f"scale is {self.scale}, allowed positive and finite")
 
     @property
     def needs_clip(self) -> bool:
-        """True when the codes' range is narrower than the storage type: an integer Clip follows QuantizeLinear."""
+        """True when the codes' range is narrower than the storage type: an integer Clip follows
+        QuantizeLinear.
+        """
         return (self.qmin, self.qmax) != STORAGE_RANGE[self.storage]

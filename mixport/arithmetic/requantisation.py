@@ -1,12 +1,14 @@
-"""Does float32 requantisation give the codes of exact arithmetic? Decided at the thresholds between codes, in integers.
+"""Does float32 requantisation give the codes of exact arithmetic? Decided at the thresholds between codes, in
+integers.
 
-Exact means: the code equals clamp(round_half_even(acc * x_scale * w_scale / y_scale) + zero_point), where the scales are the rational
-numbers that the float32 values of the file are, and nothing else is rounded. The runtime computes
-rint(float32(acc) * float32(float32(x_scale * w_scale) / y_scale)) instead. A tie that float32 makes or removes is a violation where
-it changes the code.
+Exact means: the code equals clamp(round_half_even(acc * x_scale * w_scale / y_scale) + zero_point), where the
+scales are the rational numbers that the float32 values of the file are, and nothing else is rounded. The
+runtime computes rint(float32(acc) * float32(float32(x_scale * w_scale) / y_scale)) instead. A tie that
+float32 makes or removes is a violation where it changes the code.
 
-Both are non-decreasing step functions of the integer acc (rounding and a product with a positive number keep order). So they agree on
-[low, high] if and only if they agree on both sides of every exact threshold: at most 255 thresholds a channel, two sums each.
+Both are non-decreasing step functions of the integer acc (rounding and a product with a positive number keep
+order). So they agree on [low, high] if and only if they agree on both sides of every exact threshold: at most
+255 thresholds a channel, two sums each.
 """
 
 from __future__ import annotations
@@ -52,20 +54,27 @@ class Requantisation:
 
     @property
     def steps(self) -> Int:
-        """int64 [T]: the threshold after step k lies at the real value k + 1/2, counted from the zero point."""
+        """int64 [T]: the threshold after step k lies at the real value k + 1/2, counted from the zero
+        point.
+        """
         return np.arange(self.qmin - self.zero_point, self.qmax - self.zero_point, dtype=np.int64)
 
 
 def exact_thresholds(rule: Requantisation) -> Int:
     """The smallest sum whose exact code lies above each step: int64 [C, T]."""
     steps = rule.steps
-    numerator = (2 * steps + 1).astype(np.float64) * np.float64(np.float32(rule.y_scale))  # 9 + 24 bits: exact
-    denominator = 2.0 * np.float64(np.float32(rule.x_scale)) * rule.w_scale.astype(np.float64)  # 48 bits: exact
+    numerator = (2 * steps + 1).astype(np.float64) * np.float64(
+        np.float32(rule.y_scale)
+    )  # 9 + 24 bits: exact
+    denominator = (
+        2.0 * np.float64(np.float32(rule.x_scale)) * rule.w_scale.astype(np.float64)
+    )  # 48 bits: exact
     quotient = np.clip(numerator[None, :] / denominator[:, None], -_FAR, _FAR)
     below = np.floor(quotient)
     thresholds = below.astype(np.int64) + 1
-    # Division is correctly rounded and integers are float64 values: a quotient that is no integer lies strictly between two of them,
-    # and so does the exact one. Only where it is an integer must the remainder be looked at.
+    # Division is correctly rounded and integers are float64 values: a quotient that is no integer lies
+    # strictly between two of them, and so does the exact one. Only where it is an integer must the remainder
+    # be looked at.
     whole = np.nonzero((quotient == below) & (np.abs(quotient) < _FAR))
     at, step = quotient[whole], steps[whole[1]]
     sign = _sign_of_remainder(numerator[whole[1]], at, denominator[whole[0]])
@@ -74,10 +83,17 @@ def exact_thresholds(rule: Requantisation) -> Int:
     return thresholds
 
 
-def _sign_of_remainder(numerator: NDArray[np.float64], at: NDArray[np.float64], denominator: NDArray[np.float64]) -> Int:
-    """Sign of numerator - at * denominator, exactly, where the two are within a few units in the last place of each other."""
-    upper = (denominator.view(np.int64) & ~np.int64(2**27 - 1)).view(np.float64)  # 26 bits; the lower part has 22
-    # Both products are exact for at < 2^27; the first difference is exact (Sterbenz); the second one's sign is.
+def _sign_of_remainder(
+    numerator: NDArray[np.float64], at: NDArray[np.float64], denominator: NDArray[np.float64]
+) -> Int:
+    """Sign of numerator - at * denominator, exactly, where the two are within a few units in the last place
+    of each other.
+    """
+    upper = (denominator.view(np.int64) & ~np.int64(2**27 - 1)).view(
+        np.float64
+    )  # 26 bits; the lower part has 22
+    # Both products are exact for at < 2^27; the first difference is exact (Sterbenz); the second one's sign
+    # is.
     sign = np.sign((numerator - at * upper) - at * (denominator - upper)).astype(np.int64)
     for i in np.flatnonzero(np.abs(at) >= 2.0**27):
         difference = Fraction(float(numerator[i])) - int(at[i]) * Fraction(float(denominator[i]))

@@ -1,7 +1,8 @@
 """The mixport:: torch operators: quantisation as graph nodes, written by `quantize` and read by `lower`.
 
-They are torch custom operators (torch.library), so torch.export keeps each as one opaque node that carries the site's name,
-scale, zero point and range as plain arguments. Their eager meaning is the fake-quantised float value.
+They are torch custom operators (torch.library), so torch.export keeps each as one opaque node that carries
+the site's name, scale, zero point and range as plain arguments. Their eager meaning is the fake-quantised
+float value.
 """
 
 # torch.library leaves the function types of its decorators without parameters.
@@ -19,12 +20,18 @@ from mixport.arithmetic.portable_float import REACH, SQUARINGS, has_integer_mean
 NAMESPACE = "mixport"
 
 OPS: Any = torch.ops.mixport
-"""The operators below, as they stand in a graph: OPS.lookup.default. Importing them from here registers them."""
+"""The operators below, as they stand in a graph: OPS.lookup.default. Importing them from here registers
+them.
+"""
 
 
 @torch.library.custom_op("mixport::quantize_dequantize", mutates_args=())
-def quantize_dequantize(x: Tensor, site: str, scale: float, zero_point: int, qmin: int, qmax: int, storage: str) -> Tensor:
-    """(clamp(round(x / scale) + zero_point, qmin, qmax) - zero_point) * scale, per tensor, float32 in and out."""
+def quantize_dequantize(
+    x: Tensor, site: str, scale: float, zero_point: int, qmin: int, qmax: int, storage: str
+) -> Tensor:
+    """(clamp(round(x / scale) + zero_point, qmin, qmax) - zero_point) * scale, per tensor, float32 in and
+    out.
+    """
     step = torch.tensor(scale, dtype=torch.float32, device=x.device)
     return (torch.clamp(torch.round(x / step), qmin - zero_point, qmax - zero_point)) * step
 
@@ -36,7 +43,9 @@ def _(x: Tensor, site: str, scale: float, zero_point: int, qmin: int, qmax: int,
 
 @torch.library.custom_op("mixport::dequantize_weight", mutates_args=())
 def dequantize_weight(codes: Tensor, scale: Tensor, site: str, bits: int) -> Tensor:
-    """codes * scale along axis 0: int8 [O, ...] (weights) or int32 [O] (bias), float32 [O] -> float32 of codes' shape."""
+    """codes * scale along axis 0: int8 [O, ...] (weights) or int32 [O] (bias), float32 [O] -> float32 of
+    codes' shape.
+    """
     return codes.to(torch.float32) * scale.view(-1, *([1] * (codes.dim() - 1)))
 
 
@@ -58,9 +67,11 @@ def lookup(
     qmax: int,
     form: str,
 ) -> Tensor:
-    """A function of 8-bit codes: x holds (code - in_zero_point) * in_scale, table is uint8 [256]; gives the dequantised entry.
+    """A function of 8-bit codes: x holds (code - in_zero_point) * in_scale, table is uint8 [256]; gives the
+    dequantised entry.
 
-    `qmin` and `qmax` are the smallest and the largest entry; `form` is how lowering writes it, see mixport.lower.operators.tables.
+    `qmin` and `qmax` are the smallest and the largest entry; `form` is how lowering writes it, see
+    mixport.lower.operators.tables.
     """
     index = torch.round(x / torch.tensor(in_scale, dtype=torch.float32, device=x.device)) + in_zero_point
     entry = table[index.to(torch.int64)].to(torch.float32)
@@ -108,13 +119,17 @@ global_average_pool.register_autograd(_spread, setup_context=_keep_size)
 
 @torch.library.custom_op("mixport::space_to_depth", mutates_args=())
 def space_to_depth(x: Tensor, block: int) -> Tensor:
-    """Blocks of pixels as channels, [N, C, H, W] -> [N, block * block * C, H / block, W / block] (ONNX SpaceToDepth).
+    """Blocks of pixels as channels, [N, C, H, W] -> [N, block * block * C, H / block, W / block] (ONNX
+    SpaceToDepth).
 
-    Channels are ordered by row in the block, column in the block, channel; torch's pixel_unshuffle has the channel first.
+    Channels are ordered by row in the block, column in the block, channel; torch's pixel_unshuffle has the
+    channel first.
     """
     n, channels, rows, columns = x.shape
     blocks = x.reshape(n, channels, rows // block, block, columns // block, block).permute(0, 3, 5, 1, 2, 4)
-    y = x.new_empty((n, block * block * channels, rows // block, columns // block))  # never a view of x, which torch forbids
+    y = x.new_empty(
+        (n, block * block * channels, rows // block, columns // block)
+    )  # never a view of x, which torch forbids
     y.view(blocks.shape).copy_(blocks)
     return y
 
@@ -141,7 +156,9 @@ space_to_depth.register_autograd(_channels_as_blocks, setup_context=_keep_block)
 
 @torch.library.custom_op("mixport::softmax", mutates_args=())
 def softmax(x: Tensor, bits: int) -> Tensor:
-    """Softmax over the last axis as mixport.arithmetic.portable_float.softmax computes it, operation by operation."""
+    """Softmax over the last axis as mixport.arithmetic.portable_float.softmax computes it, operation by
+    operation.
+    """
     t = torch.clamp_max(x.amax(-1, keepdim=True) - x, REACH) * 2.0**-SQUARINGS
     power = (t * 0.5 - 1.0) * t + 1.0
     for _ in range(SQUARINGS):
@@ -156,21 +173,43 @@ def _(x: Tensor, bits: int) -> Tensor:
 
 
 @torch.library.custom_op("mixport::layer_norm", mutates_args=())
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, name: str, epsilon: float, scale: float, zero_point: int, storage: str) -> Tensor:
-    """LayerNorm over the last axis as mixport.arithmetic.portable_float.layer_norm computes it; x holds (code - zero_point) * scale."""
+def layer_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    name: str,
+    epsilon: float,
+    scale: float,
+    zero_point: int,
+    storage: str,
+) -> Tensor:
+    """LayerNorm over the last axis as mixport.arithmetic.portable_float.layer_norm computes it; x holds (code
+    - zero_point) * scale.
+    """
     codes = torch.round(x / torch.tensor(scale, dtype=torch.float32, device=x.device)) + zero_point
     wide, length = codes.double(), x.shape[-1]
     total, squares = wide.sum(-1, keepdim=True), (wide * wide).sum(-1, keepdim=True)
     spread = squares * length - total * total + variance_offset(length, epsilon=epsilon, scale=scale)
     mean = (
-        torch.round(total.float() / torch.tensor(float(length), device=x.device)) if has_integer_mean(storage) else (total / length).float()
+        torch.round(total.float() / torch.tensor(float(length), device=x.device))
+        if has_integer_mean(storage)
+        else (total / length).float()
     )
     scaled = (codes - mean) * (length / torch.sqrt(spread)).float() * weight
     return (scaled + bias if bool(bias.any()) else scaled).contiguous()
 
 
 @layer_norm.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, name: str, epsilon: float, scale: float, zero_point: int, storage: str) -> Tensor:
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    name: str,
+    epsilon: float,
+    scale: float,
+    zero_point: int,
+    storage: str,
+) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -202,7 +241,8 @@ softmax_numerators.register_autograd(_through_numerators, setup_context=_keep_nu
 
 @torch.library.custom_op("mixport::coded_numerators", mutates_args=())
 def coded_numerators(x: Tensor, name: str, scale: float, zero_point: int, step: float) -> Tensor:
-    """The same of codes, as mixport.arithmetic.attention_softmax computes it; x holds (code - zero_point) * scale, uint8 codes.
+    """The same of codes, as mixport.arithmetic.attention_softmax computes it; x holds (code - zero_point) *
+    scale, uint8 codes.
 
     exp is taken in float64: the numerators are chosen so that every machine's exp rounds to the same codes.
     """

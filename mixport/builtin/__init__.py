@@ -1,4 +1,6 @@
-"""The models that ship inside the package: where their files lie. How good they are: MODEL_CARD.md beside this file."""
+"""The models that ship inside the package: where their files lie. How good they are: MODEL_CARD.md beside
+this file.
+"""
 
 from __future__ import annotations
 

@@ -21,11 +21,13 @@ from mixport.storage.images import ImageSource, Pixels, choose_images, write_ima
 from mixport.storage.store import Entry, Store
 
 
-def calibrate(recipe: CalibrationRecipe, *, store: Store, progress: Progress, scores: ImageScores | None = None) -> CalibrationSet:
+def calibrate(
+    recipe: CalibrationRecipe, *, store: Store, progress: Progress, scores: ImageScores | None = None
+) -> CalibrationSet:
     """The images of a recipe, from the cache where they are there already and whole.
 
-    The cache key covers the recipe and the content of the source, not its place: a moved folder is found again. A damaged
-    entry is set aside and built again (`store.damaged` tells).
+    The cache key covers the recipe and the content of the source, not its place: a moved folder is found
+    again. A damaged entry is set aside and built again (`store.damaged` tells).
 
     Args:
         recipe: what is asked.
@@ -34,7 +36,8 @@ def calibrate(recipe: CalibrationRecipe, *, store: Store, progress: Progress, sc
         scores: of the float model; needed where `recipe.filters` drops images.
 
     Raises:
-        BadInputError: the source is missing, empty, damaged or of the wrong kind; or the generator cannot be used.
+        BadInputError: the source is missing, empty, damaged or of the wrong kind; or the generator cannot be
+            used.
         BadOptionError: a prompt recipe, filters, or settings of the generator that are not allowed.
         StoreError: the cache cannot be written.
     """
@@ -57,7 +60,13 @@ def cached_images(recipe: CalibrationRecipe, *, store: Store) -> int | None:
     if recipe.method in DRAWN:
         return drawn_at_hand(recipe, store=store)
     if recipe.method == "noise":
-        return min(recipe.images, max((int(entry.metadata["count"]) for entry in _relatives(store, _noise_family(recipe))), default=0))
+        return min(
+            recipe.images,
+            max(
+                (int(entry.metadata["count"]) for entry in _relatives(store, _noise_family(recipe))),
+                default=0,
+            ),
+        )
     return None
 
 
@@ -110,7 +119,9 @@ def _relatives(store: Store, family: str) -> list[Entry]:
 
 
 def _noise_of_family(store: Store, family: str) -> Pixels | None:
-    """Images of the same seed and size that another count left in the cache: they are the first ones of this set too."""
+    """Images of the same seed and size that another count left in the cache: they are the first ones of this
+    set too.
+    """
 
     def count(entry: Entry) -> int:
         return int(entry.metadata["count"])
@@ -128,5 +139,9 @@ def _source_fingerprint(source: ImageSource) -> str:
     # Names and sizes of all files decide which ones are chosen; the content of the others has no influence.
     listing = [[path.relative_to(source.path).as_posix(), path.stat().st_size] for path in source.files]
     return sha256_json(
-        {"version": DECODING, "files": listing, "chosen": [sha256_file(source.files[position]) for position in source.chosen]}
+        {
+            "version": DECODING,
+            "files": listing,
+            "chosen": [sha256_file(source.files[position]) for position in source.chosen],
+        }
     )

@@ -1,4 +1,6 @@
-"""All that the cache knows of one set: what was asked, what drew it, what the filters did, and the prompt of each image."""
+"""All that the cache knows of one set: what was asked, what drew it, what the filters did, and the prompt of
+each image.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ class SetDetails:
     """What stands behind a set; None and empty where it was not drawn.
 
     Attributes:
-        generator: every setting of the generator as it was used, and how many images its safety checker blackened.
+        generator: every setting of the generator as it was used, and how many images its safety checker
+            blackened.
         prompts: how the prompts were made.
         filters: shares asked for, and how many images each filter dropped; None without filters.
         texts: the prompt of each image, in their order.
@@ -49,7 +52,9 @@ def set_details(store: Store, key: str) -> SetDetails:
 
 
 def details_of(store: Store, one: SetSummary) -> SetDetails:
-    """Details of a listed set or of drawn images; none where they cannot be read, which `verify_sets` explains."""
+    """Details of a listed set or of drawn images; none where they cannot be read, which `verify_sets`
+    explains.
+    """
     if one.kind == DRAWN_KIND:
         return _drawn_details(one)
     try:
@@ -75,11 +80,25 @@ def sheet_title(one: SetSummary, details: SetDetails) -> tuple[str, ...]:
 def _drawn_details(one: SetSummary) -> SetDetails:
     asked = _mapping(read_recipe(one.path / RECIPE_FILE).get("asked"))
     manifest, _ = read_manifest(one.path)
-    notes = [note for shard in manifest.shards for note in _list(shard.note.get("prompts"))] if manifest is not None else []
-    generator = {name: value for name, value in asked.items() if name not in ("prompts", "phrases", "files", "format", "scheduler")}
+    notes = (
+        [note for shard in manifest.shards for note in _list(shard.note.get("prompts"))]
+        if manifest is not None
+        else []
+    )
+    generator = {
+        name: value
+        for name, value in asked.items()
+        if name not in ("prompts", "phrases", "files", "format", "scheduler")
+    }
     scheduler = _mapping(asked.get("scheduler"))
-    generator |= {f"scheduler_{name}" if name != "class" else "scheduler": value for name, value in scheduler.items()}
-    blackened = sum(len(_list(shard.note.get("blackened"))) for shard in manifest.shards) if manifest is not None else 0
+    generator |= {
+        f"scheduler_{name}" if name != "class" else "scheduler": value for name, value in scheduler.items()
+    }
+    blackened = (
+        sum(len(_list(shard.note.get("blackened"))) for shard in manifest.shards)
+        if manifest is not None
+        else 0
+    )
     if blackened or generator.get("safety_checker"):
         generator["blackened"] = blackened
     prompts = _mapping(asked.get("prompts"))

@@ -1,4 +1,6 @@
-"""From a recipe with prompts to a calibration set: images of the family that was drawn, filtered, at the model's input size."""
+"""From a recipe with prompts to a calibration set: images of the family that was drawn, filtered, at the
+model's input size.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ from mixport.storage.images import fit, write_npy_rows
 from mixport.storage.store import Store
 
 
-def drawn_set(recipe: CalibrationRecipe, *, store: Store, progress: Progress, scores: ImageScores | None) -> CalibrationSet:
+def drawn_set(
+    recipe: CalibrationRecipe, *, store: Store, progress: Progress, scores: ImageScores | None
+) -> CalibrationSet:
     """The set of a recipe with prompts and a generator, drawn where it is not in the cache.
 
     Raises:
@@ -57,14 +61,18 @@ def drawn_set(recipe: CalibrationRecipe, *, store: Store, progress: Progress, sc
             height, width = family.shards.read(0).images.shape[1:3]
             details = {**_details(recipe, request), "size": [height, width]}
             blackened = family.blackened(recipe.images)
-            rows = (fit(Image.fromarray(image), preprocessing=recipe.preprocessing) for image in family.images(recipe.images))
+            rows = (
+                fit(Image.fromarray(image), preprocessing=recipe.preprocessing)
+                for image in family.images(recipe.images)
+            )
             metadata = _metadata(recipe, drawn=request.key, details=details, blackened=blackened)
             _write_entry(store, key, rows, kept, recipe=recipe, metadata=metadata)
     return dataclasses.replace(read_set(store, key), generator=settings.source)
 
 
 def drawn_at_hand(recipe: CalibrationRecipe, *, store: Store) -> int | None:
-    """How many images of a recipe are in the cache; None where only the hub, or the filters, could say. Opens no pipeline.
+    """How many images of a recipe are in the cache; None where only the hub, or the filters, could say. Opens
+    no pipeline.
 
     Raises:
         BadInputError: the generator cannot be used.
@@ -80,17 +88,24 @@ def drawn_at_hand(recipe: CalibrationRecipe, *, store: Store) -> int | None:
 
 
 def images_ahead(recipe: CalibrationRecipe, request: DrawingRequest, *, store: Store) -> int:
-    """How many images will be drawn for a recipe, in whole batches; 0 where everything is in the cache. Looks at names of files only."""
-    pool = dataclasses.replace(recipe, images=pool_size(recipe.filters, images=recipe.images), filters=FilterSettings())
+    """How many images will be drawn for a recipe, in whole batches; 0 where everything is in the cache. Looks
+    at names of files only.
+    """
+    pool = dataclasses.replace(
+        recipe, images=pool_size(recipe.filters, images=recipe.images), filters=FilterSettings()
+    )
     if (store.root / KIND / _set_key(pool, request)).is_dir():
         return 0
     return images_to_draw(request, count=pool.images, store=store)
 
 
-def _filtered_set(recipe: CalibrationRecipe, *, store: Store, progress: Progress, scores: ImageScores | None) -> CalibrationSet:
+def _filtered_set(
+    recipe: CalibrationRecipe, *, store: Store, progress: Progress, scores: ImageScores | None
+) -> CalibrationSet:
     """Draw more, keep the best. The pool is a set of its own in the cache.
 
-    Scores are computed at each call, since nothing but their values says which model they come from; the key holds the choice.
+    Scores are computed at each call, since nothing but their values says which model they come from; the key
+    holds the choice.
     """
     if scores is None:
         raise InvariantError("a recipe with filters came without the scores of a model")
@@ -106,12 +121,19 @@ def _filtered_set(recipe: CalibrationRecipe, *, store: Store, progress: Progress
         black = set(pool_metadata["blackened"])
         blackened = [place for place, position in enumerate(chosen) if position in black]
         metadata = {
-            **_metadata(recipe, drawn=pool_metadata["drawn"], details=pool_metadata["generator_details"], blackened=blackened),
+            **_metadata(
+                recipe,
+                drawn=pool_metadata["drawn"],
+                details=pool_metadata["generator_details"],
+                blackened=blackened,
+            ),
             "pool": pool.recipe_key,
             "filters": {**dataclasses.asdict(recipe.filters), **dataclasses.asdict(record)},
         }
         kept = {position: pool_prompts[position] for position in chosen}
-        _write_entry(store, key, (images[position] for position in chosen), kept, recipe=recipe, metadata=metadata)
+        _write_entry(
+            store, key, (images[position] for position in chosen), kept, recipe=recipe, metadata=metadata
+        )
     return dataclasses.replace(read_set(store, key), generator=pool.generator)
 
 
@@ -140,7 +162,9 @@ def _set_key(recipe: CalibrationRecipe, request: DrawingRequest) -> str:
     return sha256_json({**asked(recipe), "drawn": request.key, "decoder": f"pillow {PIL.__version__}"})
 
 
-def _metadata(recipe: CalibrationRecipe, *, drawn: str, details: Mapping[str, Any], blackened: Sequence[int]) -> dict[str, Any]:
+def _metadata(
+    recipe: CalibrationRecipe, *, drawn: str, details: Mapping[str, Any], blackened: Sequence[int]
+) -> dict[str, Any]:
     prompts, settings = _parts(recipe)
     found = {"blackened": len(blackened)} if blackened or details["safety_checker"] else {}
     return {

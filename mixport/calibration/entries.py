@@ -1,4 +1,6 @@
-"""A calibration set as a store entry: file names, what its key and its metadata hold, and how it is read back."""
+"""A calibration set as a store entry: file names, what its key and its metadata hold, and how it is read
+back.
+"""
 
 from __future__ import annotations
 
@@ -86,8 +88,13 @@ def read_set(store: Store, key: str) -> CalibrationSet:
 
 
 def write_prompts(path: Path, prompts: Mapping[int, Prompt]) -> None:
-    """Write the prompts of a set's images, by their index in the sequence that was drawn, in the order of the images."""
-    rows = [{"index": index, "text": one.text, "classes": list(one.classes), "seed": one.seed} for index, one in prompts.items()]
+    """Write the prompts of a set's images, by their index in the sequence that was drawn, in the order of the
+    images.
+    """
+    rows = [
+        {"index": index, "text": one.text, "classes": list(one.classes), "seed": one.seed}
+        for index, one in prompts.items()
+    ]
     path.write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
 
 
@@ -102,12 +109,15 @@ def read_prompts(path: Path) -> tuple[Prompt, ...]:
             raise ValueError(f"{size} bytes, allowed {_MAX_PROMPTS_BYTES}")
         rows = _ROWS.validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint="mixport calib verify") from error
+        raise StoreError(
+            f"{path} cannot be read: {str(error).splitlines()[0]}", hint="mixport calib verify"
+        ) from error
     return tuple(Prompt(text=row.text, classes=row.classes, seed=row.seed) for row in rows)
 
 
 def prompts_of(entry: Path) -> tuple[str, ...] | None:
-    """The text each image of a set was drawn from, in the order of the images; None where the set was not drawn.
+    """The text each image of a set was drawn from, in the order of the images; None where the set was not
+    drawn.
 
     Raises:
         StoreError: the file cannot be read.

@@ -1,7 +1,8 @@
 """Which drawn images are kept: those the float model finds familiar (GenQ, arXiv 2312.05272).
 
-First the images of lowest energy, then among these the ones that fit the model's statistics best. GenQ gives no thresholds: here
-each filter keeps a stated share, so that the number of images to draw is known beforehand.
+First the images of lowest energy, then among these the ones that fit the model's statistics best. GenQ gives
+no thresholds: here each filter keeps a stated share, so that the number of images to draw is known
+beforehand.
 """
 
 from __future__ import annotations
@@ -46,22 +47,29 @@ def pool_size(filters: FilterSettings, *, images: int) -> int:
     Raises:
         BadOptionError: a share outside (0, 1], or so small that a million images are not enough.
     """
-    drawn = _before(filters.keep_energy, after=_before(filters.keep_statistics, after=images, option="statistics"), option="energy")
+    drawn = _before(
+        filters.keep_energy,
+        after=_before(filters.keep_statistics, after=images, option="statistics"),
+        option="energy",
+    )
     if drawn > _MOST_DRAWN:
         raise BadOptionError(
-            f"--keep-energy {filters.keep_energy:g} and --keep-statistics {filters.keep_statistics:g} need {drawn} drawn images "
+            f"--keep-energy {filters.keep_energy:g} and --keep-statistics "
+            f"{filters.keep_statistics:g} need {drawn} drawn images "
             f"for {images}, allowed {_MOST_DRAWN}",
             hint="--keep-energy 0.5 --keep-statistics 0.5",
         )
     return drawn
 
 
-def filter_images(pool: Pixels, *, filters: FilterSettings, images: int, scores: ImageScores) -> tuple[tuple[int, ...], FilterRecord]:
+def filter_images(
+    pool: Pixels, *, filters: FilterSettings, images: int, scores: ImageScores
+) -> tuple[tuple[int, ...], FilterRecord]:
     """Score drawn images and choose `images` of them; a filter whose share is 1 costs nothing.
 
     Args:
-        pool: uint8 [P, H, W, 3] with P = pool_size(filters, images=images), at the input's size; may be memory-mapped, and is read in
-            pieces.
+        pool: uint8 [P, H, W, 3] with P = pool_size(filters, images=images), at the input's size; may be
+            memory-mapped, and is read in pieces.
         filters: shares.
         images: how many remain.
         scores: of the float model.
@@ -92,13 +100,15 @@ def keep(
     statistics: NDArray[np.float64] | None,
     statistic: str = "",
 ) -> tuple[tuple[int, ...], FilterRecord]:
-    """Choose `images` of pool_size(filters, images=images) by their scores. Lower scores stay; equal ones by their order.
+    """Choose `images` of pool_size(filters, images=images) by their scores. Lower scores stay; equal ones by
+    their order.
 
     Args:
         filters: shares.
         images: how many remain, exactly.
         energy: [P]; None exactly where the energy filter is off.
-        statistics: [P], read only for images that the energy filter leaves; None exactly where the statistics filter is off.
+        statistics: [P], read only for images that the energy filter leaves; None exactly where the statistics
+            filter is off.
         statistic: name of the statistics.
 
     Returns:
@@ -109,9 +119,15 @@ def keep(
         InvariantError: scores that do not fit the filters, or are not finite.
     """
     drawn = pool_size(filters, images=images)
-    for name, scores, share in (("energy", energy, filters.keep_energy), ("statistics", statistics, filters.keep_statistics)):
+    for name, scores, share in (
+        ("energy", energy, filters.keep_energy),
+        ("statistics", statistics, filters.keep_statistics),
+    ):
         if (scores is None) != (share == 1.0):
-            raise InvariantError(f"{name} scores are {'missing' if scores is None else 'given'}, but the filter keeps {share:g}")
+            raise InvariantError(
+                f"{name} scores are {'missing' if scores is None else 'given'}, but the filter keeps "
+                f"{share:g}"
+            )
     left = _survivors(filters, images=images, drawn=drawn, energy=energy)
     kept = left if statistics is None else _lowest(statistics, left, count=images, drawn=drawn)
     return kept, FilterRecord(
@@ -123,14 +139,23 @@ def keep(
     )
 
 
-def _survivors(filters: FilterSettings, *, images: int, drawn: int, energy: NDArray[np.float64] | None) -> tuple[int, ...]:
+def _survivors(
+    filters: FilterSettings, *, images: int, drawn: int, energy: NDArray[np.float64] | None
+) -> tuple[int, ...]:
     everything = tuple(range(drawn))
     if energy is None:
         return everything
-    return _lowest(energy, everything, count=_before(filters.keep_statistics, after=images, option="statistics"), drawn=drawn)
+    return _lowest(
+        energy,
+        everything,
+        count=_before(filters.keep_statistics, after=images, option="statistics"),
+        drawn=drawn,
+    )
 
 
-def _lowest(scores: NDArray[np.float64], positions: tuple[int, ...], *, count: int, drawn: int) -> tuple[int, ...]:
+def _lowest(
+    scores: NDArray[np.float64], positions: tuple[int, ...], *, count: int, drawn: int
+) -> tuple[int, ...]:
     if scores.shape != (drawn,):
         raise InvariantError(f"{drawn} drawn images have scores of shape {list(scores.shape)}")
     values = scores[list(positions)]
@@ -143,5 +168,7 @@ def _lowest(scores: NDArray[np.float64], positions: tuple[int, ...], *, count: i
 def _before(share: float, *, after: int, option: str) -> int:
     """The smallest n with n * share >= after, for the share as it is written: 0.7 is 7/10."""
     if not 0.0 < share <= 1.0:
-        raise BadOptionError(f"--keep-{option} is {share:g}, allowed above 0 and at most 1", hint=f"--keep-{option} 0.5")
+        raise BadOptionError(
+            f"--keep-{option} is {share:g}, allowed above 0 and at most 1", hint=f"--keep-{option} 0.5"
+        )
     return math.ceil(after / Fraction(repr(float(share))))

@@ -1,8 +1,9 @@
 """Images without content: noise with the spectrum and the colour statistics of natural images.
 
-The amplitude of natural images falls with spatial frequency f about as 1/f (Field 1987, "Relations between the statistics of
-natural images and the response properties of cortical cells"); their colour channels are strongly correlated. Such noise
-reaches activation ranges that flat noise does not. It is a fallback: ranges from real images are better.
+The amplitude of natural images falls with spatial frequency f about as 1/f (Field 1987, "Relations between
+the statistics of natural images and the response properties of cortical cells"); their colour channels are
+strongly correlated. Such noise reaches activation ranges that flat noise does not. It is a fallback: ranges
+from real images are better.
 """
 
 from __future__ import annotations
@@ -25,18 +26,23 @@ _SHARED_COLOUR = 0.85
 def noise_image(*, seed: int, index: int, size: tuple[int, int]) -> Pixels:
     """Image `index` of a seed, uint8 [H, W, 3]; it depends on nothing else."""
     height, width = size
-    # Raw words of a counter-based generator: NumPy promises these for ever, unlike the streams of Generator's methods.
+    # Raw words of a counter-based generator: NumPy promises these for ever, unlike the streams of Generator's
+    # methods.
     generator = np.random.Philox(key=[seed, index])
     slope, brightness, contrast, flat = (
         low + (high - low) * value
-        for (low, high), value in zip((_SLOPE, _BRIGHTNESS, _CONTRAST, _FLAT_NOISE), _uniform(generator, (4,)), strict=True)
+        for (low, high), value in zip(
+            (_SLOPE, _BRIGHTNESS, _CONTRAST, _FLAT_NOISE), _uniform(generator, (4,)), strict=True
+        )
     )
     fields = _coloured(_uniform(generator, (4, height, width)) - 0.5, slope=slope)
     channels = _SHARED_COLOUR * fields[:1] + (1.0 - _SHARED_COLOUR) * fields[1:]
     spread = channels.std()
     natural = brightness + contrast * channels / (spread if spread > 0.0 else 1.0)
     pixels = natural + flat * (2.0 * _uniform(generator, (3, height, width)) - 1.0)
-    return np.ascontiguousarray(np.rint(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8).transpose(1, 2, 0))
+    return np.ascontiguousarray(
+        np.rint(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8).transpose(1, 2, 0)
+    )
 
 
 def _coloured(white: NDArray[np.float64], *, slope: float) -> NDArray[np.float64]:

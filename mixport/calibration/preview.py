@@ -23,11 +23,14 @@ class Preview:
 
     Attributes:
         images: how many it will have.
-        cached: how many of them need not be made; None for real images, and where only the hub or a filter could say.
-        pool: how many it is chosen from; more than `images` where filters drop some, 0 for sets that are not drawn.
+        cached: how many of them need not be made; None for real images, and where only the hub or a filter
+            could say.
+        pool: how many it is chosen from; more than `images` where filters drop some, 0 for sets that are not
+            drawn.
         batch: how many are drawn at once, and kept; None where only the hub could say.
         to_draw: how many will be drawn, in whole batches; None where only the hub could say.
-        generator: settings with every default filled in; as asked where only the hub could say; None for sets that are not drawn.
+        generator: settings with every default filled in; as asked where only the hub could say; None for sets
+            that are not drawn.
     """
 
     images: int
@@ -39,20 +42,25 @@ class Preview:
 
 
 def preview(recipe: CalibrationRecipe, *, store: Store) -> Preview:
-    """Look ahead. Opens no pipeline and asks no hub; reads the files of a local generator where their hashes are not known yet.
+    """Look ahead. Opens no pipeline and asks no hub; reads the files of a local generator where their hashes
+    are not known yet.
 
     Raises:
         BadInputError: the source of real images, or the generator, cannot be used.
         BadOptionError: the prompts are not allowed, or the device is not here.
     """
     if recipe.source is not None:
-        return Preview(images=len(choose_images(Path(recipe.source), limit=recipe.images, seed=recipe.seed).chosen))
+        return Preview(
+            images=len(choose_images(Path(recipe.source), limit=recipe.images, seed=recipe.seed).chosen)
+        )
     if recipe.prompts is None or recipe.generator is None:
         return Preview(images=recipe.images, cached=cached_images(recipe, store=store))
     check_prompts(recipe.prompts)
     pool = pool_size(recipe.filters, images=recipe.images)
     if is_remote(recipe.generator.source):
-        return Preview(images=recipe.images, pool=pool, batch=recipe.generator.batch, generator=recipe.generator)
+        return Preview(
+            images=recipe.images, pool=pool, batch=recipe.generator.batch, generator=recipe.generator
+        )
     request = resolve_request(recipe.prompts, recipe.generator, cache=store.root)
     settled = dataclasses.replace(
         recipe.generator,

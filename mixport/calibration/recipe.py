@@ -32,9 +32,10 @@ class PromptRecipe:
         class_names: in index order.
         glosses: a short meaning a class, for `label_text="gloss"`; None where there are none.
         classes_per_prompt: k of `mixup`; 1 otherwise.
-        template: text with exactly one field, `{classes}`, which becomes the labels with their articles and, for genq, the adjective
-            (`a cat and a dog`, `a small cat`); None is `A photo of {classes}`.
-        pairing: how classes meet in a prompt: balanced permutations, uniform, or partners far apart in text embedding.
+        template: text with exactly one field, `{classes}`, which becomes the labels with their articles and,
+            for genq, the adjective (`a cat and a dog`, `a small cat`); None is `A photo of {classes}`.
+        pairing: how classes meet in a prompt: balanced permutations, uniform, or partners far apart in text
+            embedding.
         label_text: the bare name, or name and gloss against polysemy.
         seed: of the choice of classes and adjectives.
     """
@@ -86,7 +87,8 @@ class FilterSettings:
 
     Attributes:
         keep_energy: share with the lowest energy -logsumexp(logits) under the float model.
-        keep_statistics: share that disturbs BatchNorm statistics least (CNN), or has the highest patch-similarity entropy (ViT).
+        keep_statistics: share that disturbs BatchNorm statistics least (CNN), or has the highest
+            patch-similarity entropy (ViT).
     """
 
     keep_energy: float = 1.0
@@ -143,17 +145,24 @@ def parse_calibration(
         BadOptionError: naming what is allowed; whether a source exists is `calibrate`'s to find out.
     """
     if not 1 <= images <= _MAX_IMAGES:
-        raise BadOptionError(f"--images is {images}, allowed 1 to {_MAX_IMAGES}", hint="mixport build --images 512 ...")
+        raise BadOptionError(
+            f"--images is {images}, allowed 1 to {_MAX_IMAGES}", hint="mixport build --images 512 ..."
+        )
     if not 0 <= seed <= _MAX_SEED:
         raise BadOptionError(f"--seed is {seed}, allowed 0 to {_MAX_SEED}", hint="mixport build --seed 0 ...")
     method, separator, source = text.strip().partition(":")
     if method in _PLANNED:
-        raise BadOptionError(f"--calib {method} is not part of this version yet, allowed {_ALLOWED}", hint=_HINT)
+        raise BadOptionError(
+            f"--calib {method} is not part of this version yet, allowed {_ALLOWED}", hint=_HINT
+        )
     if method in DRAWN and not separator:
         if prompts is None:
             raise BadOptionError(
                 f"--calib {method} needs class names, which this model does not bring",
-                hint="--classes FILE.json with one name a class, --calib images:DIR with pictures of your own, or --calib noise",
+                hint=(
+                    "--classes FILE.json with one name a class, --calib images:DIR with pictures of your "
+                    "own, or --calib noise"
+                ),
             )
         if prompts.strategy != method:
             raise BadOptionError(f"--calib is {method}, its prompts are for {prompts.strategy}", hint=_HINT)
@@ -168,11 +177,17 @@ def parse_calibration(
             filters=filters or FilterSettings(),
         )
     if method == "noise" and not separator:
-        return CalibrationRecipe(method=method, source=None, images=images, seed=seed, preprocessing=preprocessing)
+        return CalibrationRecipe(
+            method=method, source=None, images=images, seed=seed, preprocessing=preprocessing
+        )
     if method == "images" and source:
         try:
             path = str(Path(source).expanduser())
         except RuntimeError as error:
-            raise BadOptionError(f"--calib is {text!r}: the home folder in it is unknown here", hint="a path without ~") from error
-        return CalibrationRecipe(method=method, source=path, images=images, seed=seed, preprocessing=preprocessing)
+            raise BadOptionError(
+                f"--calib is {text!r}: the home folder in it is unknown here", hint="a path without ~"
+            ) from error
+        return CalibrationRecipe(
+            method=method, source=path, images=images, seed=seed, preprocessing=preprocessing
+        )
     raise BadOptionError(f"--calib is {text!r}, allowed {_ALLOWED}", hint=_HINT)

@@ -1,7 +1,7 @@
 """The cached calibration sets: what is there, whether it is whole, what may go.
 
-Images that a generator drew lie in folders of their own, which grow and serve sets of any count: see `family`. Both are listed
-here, told apart by their kind.
+Images that a generator drew lie in folders of their own, which grow and serve sets of any count: see
+`family`. Both are listed here, told apart by their kind.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def list_families(store: Store) -> list[SetSummary]:
 
 
 def find_set(store: Store, key: str) -> SetSummary:
-    """The set, or else the drawn images, whose key starts with `key`. Raises BadInputError where none or several do."""
+    """The set, or else the drawn images, whose key starts with `key`. Raises BadInputError where none or
+    several do.
+    """
     found = [one for one in (*list_sets(store), *list_families(store)) if key and one.key.startswith(key)]
     if len(found) == 1:
         return found[0]
@@ -75,7 +77,8 @@ def find_set(store: Store, key: str) -> SetSummary:
 
 
 def verify_sets(store: Store, *, keys: Collection[str] | None = None) -> dict[str, list[str]]:
-    """Problems by key, empty lists for whole sets; of every set and all drawn images, or of some. Changes nothing.
+    """Problems by key, empty lists for whole sets; of every set and all drawn images, or of some. Changes
+    nothing.
 
     With a set's key, the images that it was made from are looked at too. Drawn images are named `drawn/KEY`.
     """
@@ -100,7 +103,8 @@ def prunable(
     older_than: timedelta | None = None,
     keep_bytes: int | None = None,
 ) -> list[SetSummary | Entry]:
-    """What `mixport calib prune` would delete: sets and drawn images as in `select_for_pruning`, and stage results.
+    """What `mixport calib prune` would delete: sets and drawn images as in `select_for_pruning`, and stage
+    results.
 
     Raises:
         BadInputError: no set, or several, start with one of `keys`.
@@ -123,12 +127,17 @@ def select_for_pruning(
     older_than: timedelta | None = None,
     keep_bytes: int | None = None,
 ) -> list[SetSummary]:
-    """Sets to delete, oldest first: those named, those older, and then the oldest until the rest fits `keep_bytes`.
+    """Sets to delete, oldest first: those named, those older, and then the oldest until the rest fits
+    `keep_bytes`.
 
     Unreadable sets count as oldest. The caller asks, and removes.
     """
     oldest_first = sorted(sets, key=_age_order, reverse=True)
-    chosen = {one.key for one in oldest_first if one.key in keys or (older_than is not None and _older(one, now - older_than))}
+    chosen = {
+        one.key
+        for one in oldest_first
+        if one.key in keys or (older_than is not None and _older(one, now - older_than))
+    }
     if keep_bytes is not None:
         kept = sum(one.bytes for one in oldest_first if one.key not in chosen)
         for one in oldest_first:
@@ -141,7 +150,9 @@ def select_for_pruning(
 
 
 def remove(store: Store, one: SetSummary | Entry) -> bool:
-    """Delete what `prunable` named. False, and nothing is deleted, where another process is at work on it. Raises StoreError."""
+    """Delete what `prunable` named. False, and nothing is deleted, where another process is at work on it.
+    Raises StoreError.
+    """
     if one.kind == DRAWN_KIND:
         return remove_drawn(store, one.key)
     store.remove(one.kind, one.key)

@@ -51,11 +51,15 @@ class _Layout:
     def place(self, position: int) -> tuple[int, int]:
         """Left and top of an image."""
         row, column = divmod(position, self.columns)
-        return _MARGIN + column * (self.tile[1] + _GAP), _MARGIN + self.head + row * (self.tile[0] + self.caption + _GAP)
+        return _MARGIN + column * (self.tile[1] + _GAP), _MARGIN + self.head + row * (
+            self.tile[0] + self.caption + _GAP
+        )
 
     def size(self) -> tuple[int, int]:
         """Width and height of the sheet."""
-        return 2 * _MARGIN + self.width, 2 * _MARGIN + self.head + self.rows * (self.tile[0] + self.caption + _GAP) - _GAP
+        return 2 * _MARGIN + self.width, 2 * _MARGIN + self.head + self.rows * (
+            self.tile[0] + self.caption + _GAP
+        ) - _GAP
 
 
 def contact_sheet(
@@ -81,11 +85,15 @@ def contact_sheet(
         number of images shown.
 
     Raises:
-        BadInputError: `columns` or `limit` below 1, not a calibration set, or a sheet of more than 64 megapixels.
+        BadInputError: `columns` or `limit` below 1, not a calibration set, or a sheet of more than 64
+            megapixels.
         StoreError: the PNG cannot be written.
     """
     if columns < 1 or limit < 1:
-        raise BadInputError(f"columns is {columns} and limit {limit}, allowed 1 or more", hint="mixport calib sheet --columns 8 ...")
+        raise BadInputError(
+            f"columns is {columns} and limit {limit}, allowed 1 or more",
+            hint="mixport calib sheet --columns 8 ...",
+        )
     images = _load(set_dir)
     shown = min(limit, len(images))
     tile = _tile_size(images.shape[1], images.shape[2])
@@ -104,7 +112,10 @@ def contact_sheet(
     )
     width, height = layout.size()
     if width * height > _MAX_PIXELS:
-        raise BadInputError(f"a sheet of {shown} images has {width}x{height} pixels, allowed {_MAX_PIXELS}", hint="use a smaller --limit")
+        raise BadInputError(
+            f"a sheet of {shown} images has {width}x{height} pixels, allowed {_MAX_PIXELS}",
+            hint="use a smaller --limit",
+        )
     sheet = Image.new("RGB", (width, height), _PAPER)
     _draw_title(sheet, heads)
     draw = ImageDraw.Draw(sheet)
@@ -112,16 +123,22 @@ def contact_sheet(
         left, top = layout.place(position)
         sheet.paste(_fitted(np.asarray(images[position]), tile), (left, top))
         for line, text in enumerate(captions[position] if position < len(captions) else ()):
-            draw.text((left, top + tile[0] + 4 + round(line * _CAPTION_SIZE * _LEADING)), text, fill=_INK, font=font)
+            draw.text(
+                (left, top + tile[0] + 4 + round(line * _CAPTION_SIZE * _LEADING)), text, fill=_INK, font=font
+            )
     try:
         sheet.save(out_png, format="PNG")
     except OSError as error:
-        raise StoreError(f"{out_png} cannot be written: {error.strerror or error}", hint="choose another place for the PNG") from error
+        raise StoreError(
+            f"{out_png} cannot be written: {error.strerror or error}", hint="choose another place for the PNG"
+        ) from error
     return shown
 
 
 def wrap(text: str, *, font: _Font, width: float, lines: int) -> list[str]:
-    """Text in at most `lines` lines of at most `width` pixels; what does not fit ends in an ellipsis. Long words are broken."""
+    """Text in at most `lines` lines of at most `width` pixels; what does not fit ends in an ellipsis. Long
+    words are broken.
+    """
     made: list[str] = []
     line = ""
     for word in _pieces(text, font=font, width=width):
@@ -158,7 +175,9 @@ def _wrapped_title(title: Sequence[str], *, width: float) -> list[tuple[str, int
     heads: list[tuple[str, int]] = []
     for index, text in enumerate(title):
         size = _NOTE_SIZE if index else _TITLE_SIZE
-        heads += [(line, size) for line in wrap(text, font=ImageFont.load_default(size=size), width=width, lines=2)]
+        heads += [
+            (line, size) for line in wrap(text, font=ImageFont.load_default(size=size), width=width, lines=2)
+        ]
     return heads
 
 
@@ -166,7 +185,12 @@ def _draw_title(sheet: Image.Image, heads: Sequence[tuple[str, int]]) -> None:
     draw = ImageDraw.Draw(sheet)
     top = _MARGIN
     for text, size in heads:
-        draw.text((_MARGIN, top), text, fill=_INK if size == _TITLE_SIZE else _MUTED, font=ImageFont.load_default(size=size))
+        draw.text(
+            (_MARGIN, top),
+            text,
+            fill=_INK if size == _TITLE_SIZE else _MUTED,
+            font=ImageFont.load_default(size=size),
+        )
         top += _height(1, size)
 
 
@@ -178,9 +202,13 @@ def _load(set_dir: Path) -> NDArray[np.uint8]:
     try:
         images = np.load(set_dir / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise BadInputError(f"{set_dir} is not a whole calibration set: {error}", hint="mixport calib verify") from error
+        raise BadInputError(
+            f"{set_dir} is not a whole calibration set: {error}", hint="mixport calib verify"
+        ) from error
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or len(images) == 0:
-        raise BadInputError(f"{set_dir}: images are {images.dtype} {list(images.shape)}, allowed uint8 [N, H, W, 3]")
+        raise BadInputError(
+            f"{set_dir}: images are {images.dtype} {list(images.shape)}, allowed uint8 [N, H, W, 3]"
+        )
     return images
 
 
@@ -195,4 +223,6 @@ def _tile_size(height: int, width: int) -> tuple[int, int]:
 def _fitted(pixels: NDArray[np.uint8], tile: tuple[int, int]) -> Image.Image:
     image = Image.fromarray(pixels)
     enlarged = tile[0] >= image.height
-    return image.resize((tile[1], tile[0]), Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
+    return image.resize(
+        (tile[1], tile[0]), Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
+    )

@@ -1,1 +1,3 @@
-"""What people type: the program with its exit codes, the console that alone writes, and how help is laid out."""
+"""What people type: the program with its exit codes, the console that alone writes, and how help is laid
+out.
+"""

@@ -11,7 +11,14 @@ from contextlib import contextmanager
 from typing import TextIO, cast
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from mixport.records.progress import Advance, ignore
@@ -22,14 +29,22 @@ _LINE_SECONDS = 10.0
 class Console:
     """Writes for people, or one JSON document for programs.
 
-    Colour and bars appear only on a terminal, and NO_COLOR is respected. Elsewhere progress is a plain line now and then.
+    Colour and bars appear only on a terminal, and NO_COLOR is respected. Elsewhere progress is a plain line
+    now and then.
 
     Attributes:
         json: stdout carries exactly one JSON document, and nothing else.
         quiet: stderr carries errors and their hints only.
     """
 
-    def __init__(self, *, json: bool = False, quiet: bool = False, stdout: TextIO | None = None, stderr: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        json: bool = False,
+        quiet: bool = False,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+    ) -> None:
         self.json = json
         self.quiet = quiet
         self._stdout = stdout or sys.stdout
@@ -37,8 +52,12 @@ class Console:
         no_color = bool(os.environ.get("NO_COLOR"))
         # Wide enough that a row stays a line, for grep.
         width = None if self._stdout.isatty() else 400
-        self._out = RichConsole(file=self._stdout, highlight=False, markup=False, emoji=False, no_color=no_color, width=width)
-        self._err = RichConsole(file=self._stderr, highlight=False, markup=False, emoji=False, no_color=no_color, soft_wrap=True)
+        self._out = RichConsole(
+            file=self._stdout, highlight=False, markup=False, emoji=False, no_color=no_color, width=width
+        )
+        self._err = RichConsole(
+            file=self._stderr, highlight=False, markup=False, emoji=False, no_color=no_color, soft_wrap=True
+        )
 
     @property
     def width(self) -> int:
@@ -62,7 +81,9 @@ class Console:
             self._stdout.flush()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Print a table, without a head where no column has a name; nothing in JSON mode. Columns of numbers are set to the right."""
+        """Print a table, without a head where no column has a name; nothing in JSON mode. Columns of numbers
+        are set to the right.
+        """
         if self.json:
             return
         table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
@@ -90,7 +111,9 @@ class Console:
 
     @contextmanager
     def track(self, description: str, *, total: int, unit: str = "images") -> Generator[Advance]:
-        """A bar on a terminal, plain lines elsewhere, nothing when quiet. Implements `mixport.records.progress.Progress`."""
+        """A bar on a terminal, plain lines elsewhere, nothing when quiet. Implements
+        `mixport.records.progress.Progress`.
+        """
         if self.quiet:
             yield ignore
         elif self._err.is_terminal:
@@ -98,7 +121,9 @@ class Console:
                 task = bar.add_task(description, total=total)
 
                 def advance(count: int, detail: str = "") -> None:
-                    bar.update(task, advance=count, description=f"{description}: {detail}" if detail else None)
+                    bar.update(
+                        task, advance=count, description=f"{description}: {detail}" if detail else None
+                    )
 
                 yield advance
         else:

@@ -14,17 +14,33 @@ if TYPE_CHECKING:
 _WIDE = 160
 """Columns from which on a row with its reason mostly stays a line."""
 _NAMED = 4
-_SHORT = {"exact by proof": "proof", "exact on measured runtimes": "measured", "not portable": "no", "float": "float"}
+_SHORT = {
+    "exact by proof": "proof",
+    "exact on measured runtimes": "measured",
+    "not portable": "no",
+    "float": "float",
+}
 """Portability class -> the word for it in a narrow table."""
 
 
 def show_nodes(console: Console, nodes: Sequence[NodeDescription]) -> None:
-    """Print every node. A narrow terminal gets short columns, and below them each reason once, with the outputs that it holds for."""
+    """Print every node. A narrow terminal gets short columns, and below them each reason once, with the
+    outputs that it holds for.
+    """
     if console.width >= _WIDE:
         console.table(
             ["output", "op", "runs in", "weight bits", "activation bits", "bound", "portability", "why"],
             [
-                [one.output, one.op, one.compute, one.weight_bits, one.activation_bits, one.accumulator_bound, one.portability, one.why]
+                [
+                    one.output,
+                    one.op,
+                    one.compute,
+                    one.weight_bits,
+                    one.activation_bits,
+                    one.accumulator_bound,
+                    one.portability,
+                    one.why,
+                ]
                 for one in nodes
             ],
         )
@@ -32,12 +48,22 @@ def show_nodes(console: Console, nodes: Sequence[NodeDescription]) -> None:
     console.table(
         ["output", "op", "runs in", "bits", "bound", "codes"],
         [
-            [one.output, one.op, one.compute, _bits(one), one.accumulator_bound, _SHORT.get(one.portability or "", one.portability)]
+            [
+                one.output,
+                one.op,
+                one.compute,
+                _bits(one),
+                one.accumulator_bound,
+                _SHORT.get(one.portability or "", one.portability),
+            ]
             for one in nodes
         ],
     )
     console.line("")
-    console.line("codes on other machines: equal by proof, equal on measured runtimes, no: not portable, float: no codes; why:")
+    console.line(
+        "codes on other machines: equal by proof, equal on measured runtimes, no: not portable, "
+        "float: no codes; why:"
+    )
     for reason, outputs in _reasons(nodes).items():
         more = f" ... ({len(outputs)} in all)" if len(outputs) > _NAMED else ""
         console.line(f"  {reason}: {', '.join(outputs[:_NAMED])}{more}")

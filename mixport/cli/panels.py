@@ -19,7 +19,11 @@ class PanelCommand(TyperCommand):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                title = "Arguments" if parameter.param_type_name == "argument" else getattr(parameter, "rich_help_panel", None) or _REST
+                title = (
+                    "Arguments"
+                    if parameter.param_type_name == "argument"
+                    else getattr(parameter, "rich_help_panel", None) or _REST
+                )
                 groups.setdefault(title, []).append(record)
         # What every command has comes last.
         for title in sorted(groups, key=lambda name: name == _REST):

@@ -1,4 +1,6 @@
-"""The mixport program: mounts the commands, and maps every way a run can end to an exit code, in one place."""
+"""The mixport program: mounts the commands, and maps every way a run can end to an exit code, in one
+place.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,43 @@ from typing import Annotated
 import typer
 
 from mixport import __version__
-from mixport.cli.commands import bench, build, calib, conformance, doctor, inspect, runtimes, targets, validate
+from mixport.cli.commands import (
+    bench,
+    build,
+    calib,
+    conformance,
+    doctor,
+    inspect,
+    runtimes,
+    targets,
+    validate,
+)
 from mixport.cli.console import Console
 from mixport.cli.panels import PanelCommand
 from mixport.records.errors import ExitCode, InvariantError, MixportError
 
-#: System errors that a user can mend: no space, no permission, read-only, too large for a quota or a limit, too long a name.
-_USER_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENAMETOOLONG})
+#: System errors that a user can mend: no space, no permission, read-only, too large for a quota or a limit,
+#: too long a name.
+_USER_ERRNO = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.EMFILE,
+        errno.ENAMETOOLONG,
+    }
+)
 
 app = typer.Typer(
     name="mixport",
     help="A float vision model in, a validated low-bit ONNX bundle out.",
-    epilog="Exit codes: 0 done, 1 you can fix it, 2 usage, 3 validation or a gate failed, 70 our bug, 130 interrupted.",
+    epilog=(
+        "Exit codes: 0 done, 1 you can fix it, 2 usage, 3 validation or a gate failed, 70 our bug, 130 "
+        "interrupted."
+    ),
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -52,7 +79,10 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def top(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
+    ] = False,
 ) -> None:
     """A float vision model in, a validated low-bit ONNX bundle out."""
 
@@ -68,13 +98,17 @@ def run(arguments: Sequence[str]) -> int:
     with _interrupts() as interrupted:
         code = _run(arguments, console, interrupted)
     if code == ExitCode.INTERRUPTED:
-        return _fail(console, ExitCode.INTERRUPTED, "interrupted", "the same command goes on where it stopped", None)
+        return _fail(
+            console, ExitCode.INTERRUPTED, "interrupted", "the same command goes on where it stopped", None
+        )
     return code
 
 
 @contextlib.contextmanager
 def _interrupts() -> Generator[threading.Event]:
-    """An event that tells whether Ctrl-C was pressed, also where a library turned KeyboardInterrupt into an error of its own."""
+    """An event that tells whether Ctrl-C was pressed, also where a library turned KeyboardInterrupt into an
+    error of its own.
+    """
     interrupted = threading.Event()
     known = signal.getsignal(signal.SIGINT)
     # Another handler, or an ignored signal, is somebody's decision; handlers belong to the main thread.
@@ -110,9 +144,21 @@ def _run(arguments: Sequence[str], console: Console, interrupted: threading.Even
     except OSError as error:
         if error.errno not in _USER_ERRNO:
             return _fail_bug(console, error)
-        return _fail(console, ExitCode.USER, f"the system refused: {error}", "free some space or choose another --out or --cache", error)
+        return _fail(
+            console,
+            ExitCode.USER,
+            f"the system refused: {error}",
+            "free some space or choose another --out or --cache",
+            error,
+        )
     except MemoryError as error:
-        return _fail(console, ExitCode.USER, "not enough memory", "fewer --images, a smaller --input-size, or a larger machine", error)
+        return _fail(
+            console,
+            ExitCode.USER,
+            "not enough memory",
+            "fewer --images, a smaller --input-size, or a larger machine",
+            error,
+        )
     except Exception as error:
         return ExitCode.INTERRUPTED if interrupted.is_set() else _fail_bug(console, error)
     return int(code or ExitCode.DONE)
@@ -124,7 +170,9 @@ def _fail_bug(console: Console, error: Exception) -> int:
     return _fail(console, ExitCode.BUG, message, hint, error)
 
 
-def _fail(console: Console, code: ExitCode, message: str, hint: str | None, error: BaseException | None) -> int:
+def _fail(
+    console: Console, code: ExitCode, message: str, hint: str | None, error: BaseException | None
+) -> int:
     if isinstance(error, InvariantError) and hint is None:
         hint = "this is our bug: please report it with this command and its output under MIXPORT_DEBUG=1"
     if os.environ.get("MIXPORT_DEBUG") == "1" and error is not None:

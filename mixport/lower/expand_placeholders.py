@@ -1,11 +1,13 @@
 """Placeholders to standard operators.
 
-1. QuantizeDequantize -> QuantizeLinear [-> Clip on codes] -> DequantizeLinear; the code tensor is marked as the site's.
+1. QuantizeDequantize -> QuantizeLinear [-> Clip on codes] -> DequantizeLinear; the code tensor is marked as
+  the site's.
 2. Lookup -> the nodes of `tables`.
-3. DequantizeWeight -> packed initialiser [-> Cast to INT8] -> DequantizeLinear along axis 0, with an explicit zero point:
-   without one ONNX Runtime 1.31 leaves Gemm in float.
+3. DequantizeWeight -> packed initialiser [-> Cast to INT8] -> DequantizeLinear along axis 0, with an explicit
+   zero point: without one ONNX Runtime 1.31 leaves Gemm in float.
 4. DequantizeBias -> DequantizeLinear along axis 0, int32, no zero point.
-5. Softmax, LayerNorm -> the nodes of `portable_forms` and `layer_norm`; Numerators -> those of `attention_softmax`.
+5. Softmax, LayerNorm -> the nodes of `portable_forms` and `layer_norm`; Numerators -> those of
+  `attention_softmax`.
 """
 
 from __future__ import annotations
@@ -97,7 +99,9 @@ class ExpandPlaceholdersPass(InPlacePass):
         nodes: list[ir.Node] = []
         if storage in _PACKED:
             packed = initializer(graph, name, codes.astype(_PACKED[storage].numpy()), dtype=_PACKED[storage])
-            cast = node("Cast", [packed], output=f"{name}/int8", name=f"{name}/Cast", to=int(ir.DataType.INT8))
+            cast = node(
+                "Cast", [packed], output=f"{name}/int8", name=f"{name}/Cast", to=int(ir.DataType.INT8)
+            )
             nodes, source = [cast], cast.outputs[0]
         else:
             source = initializer(graph, name, codes.astype(np.int8))
@@ -140,9 +144,14 @@ class ExpandPlaceholdersPass(InPlacePass):
             zero_point=_scalar(graph, old.attributes["zero_point"].as_int(), storage),
         )
 
-    def _dequantize(self, graph: ir.Graph, old: ir.Node, nodes: list[ir.Node], codes: ir.Value, site: _Site, storage: str) -> None:
+    def _dequantize(
+        self, graph: ir.Graph, old: ir.Node, nodes: list[ir.Node], codes: ir.Value, site: _Site, storage: str
+    ) -> None:
         back = node(
-            "DequantizeLinear", [codes, site.scale, site.zero_point], output=f"{site.name}/dq", name=f"{site.name}/DequantizeLinear"
+            "DequantizeLinear",
+            [codes, site.scale, site.zero_point],
+            output=f"{site.name}/dq",
+            name=f"{site.name}/DequantizeLinear",
         )
         graph.insert_before(old, [*nodes, back])
         replace(old.outputs[0], back.outputs[0])

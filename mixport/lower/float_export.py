@@ -19,8 +19,9 @@ _OPSET = 21
 def export_float(module: nn.Module, path: Path, *, input_shape: tuple[int, int, int, int]) -> None:
     """Write `module` as float ONNX, opset 21, with torch's own exporter and its optimiser.
 
-    The batch is fixed at the first side of `input_shape`. With a symbolic one the export takes two to three times as long, and the file
-    is never faster (0 to 2 % slower at batch 1: vit_tiny, mobilevitv2_050, convnext_atto, mobilenetv3_small on onnxruntime 1.32).
+    The batch is fixed at the first side of `input_shape`. With a symbolic one the export takes two to three
+    times as long, and the file is never faster (0 to 2 % slower at batch 1: vit_tiny, mobilevitv2_050,
+    convnext_atto, mobilenetv3_small on onnxruntime 1.32).
 
     Args:
         module: in eval mode, takes one float32 tensor.
@@ -48,6 +49,9 @@ def export_float(module: nn.Module, path: Path, *, input_shape: tuple[int, int, 
     except Exception as error:  # the exporter wraps its causes in private types
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise UnsupportedModelError(
-            f"torch's ONNX exporter cannot write the float model: {(lines or [type(error).__name__])[0][:300]}",
+            (
+                "torch's ONNX exporter cannot write the float model: "
+                f"{(lines or [type(error).__name__])[0][:300]}"
+            ),
             hint="--against FILE.onnx takes a float file of your own",
         ) from error

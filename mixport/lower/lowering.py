@@ -1,4 +1,6 @@
-"""The lower stage: a quantised program in, one deployable ONNX file out. Integers are placed here, never recomputed."""
+"""The lower stage: a quantised program in, one deployable ONNX file out. Integers are placed here, never
+recomputed.
+"""
 
 # The path parameters of onnx and onnx-ir are PathLike without its parameter.
 # pyright: reportUnknownMemberType=false
@@ -90,11 +92,13 @@ def read_lowered(workdir: Path) -> LoweredGraph:
 
 
 def check_sites(model: ir.Model, quantized: QuantizedModel) -> None:
-    """Every site of the program is a tensor of the file, with the same scale, zero point and range: round once.
+    """Every site of the program is a tensor of the file, with the same scale, zero point and range: round
+    once.
 
-    Its quantiser is looked at, where it has one, and every DequantizeLinear that reads it, but for the one that turns scores into the
-    exponents of a softmax, the one of a normalisation, whose scale, one a row, the graph computes, and both quantisers of a table that is
-    written as a requantisation. Tables and normalisations read codes as they are: a site may have no DequantizeLinear at all.
+    Its quantiser is looked at, where it has one, and every DequantizeLinear that reads it, but for the one
+    that turns scores into the exponents of a softmax, the one of a normalisation, whose scale, one a row, the
+    graph computes, and both quantisers of a table that is written as a requantisation. Tables and
+    normalisations read codes as they are: a site may have no DequantizeLinear at all.
     """
     values = {value.name: value for n in model.graph for value in n.outputs}
     for site in quantized.activations:
@@ -103,18 +107,32 @@ def check_sites(model: ir.Model, quantized: QuantizedModel) -> None:
             raise InvariantError(f"site {site.name} was lost in lowering")
         scale, producer = np.float32(site.params.scale), value.producer()
         if producer is not None and producer.op_type == "Clip":
-            bounds = [int(b) for b in (constant_of(producer.inputs[1]), constant_of(producer.inputs[2])) if b is not None]
+            bounds = [
+                int(b)
+                for b in (constant_of(producer.inputs[1]), constant_of(producer.inputs[2]))
+                if b is not None
+            ]
             if bounds != [site.params.qmin, site.params.qmax]:
-                raise InvariantError(f"site {site.name}: range {bounds}, expected {[site.params.qmin, site.params.qmax]}")
+                raise InvariantError(
+                    f"site {site.name}: range {bounds}, expected {[site.params.qmin, site.params.qmax]}"
+                )
             codes = producer.inputs[0]
-            # A Clip among several readers is a table that bounds its index: its codes have a scale of their own.
+            # A Clip among several readers is a table that bounds its index: its codes have a scale of their
+            # own.
             producer = codes.producer() if codes is not None and len(codes.uses()) == 1 else None
-        held = [(n, scale) for n in value.consumers() if n.op_type == "DequantizeLinear" and not _has_own_scale(n)]
+        held = [
+            (n, scale) for n in value.consumers() if n.op_type == "DequantizeLinear" and not _has_own_scale(n)
+        ]
         if producer is not None and producer.op_type == "QuantizeLinear" and not is_own_quantiser(producer):
             held.append((producer, scale_undoing_factor(producer, scale)))
         for holder, wanted in held:
             got, zero_point = constant_of(holder.inputs[1]), constant_of(holder.inputs[2])
-            if got is None or zero_point is None or wanted != got or int(zero_point) != site.params.zero_point:
+            if (
+                got is None
+                or zero_point is None
+                or wanted != got
+                or int(zero_point) != site.params.zero_point
+            ):
                 raise InvariantError(f"site {site.name}: scale or zero point changed in lowering")
 
 

@@ -1,4 +1,6 @@
-"""Small operations on onnx-ir graphs that several passes need: constants, new nodes, quantisation parameters of a DequantizeLinear."""
+"""Small operations on onnx-ir graphs that several passes need: constants, new nodes, quantisation parameters
+of a DequantizeLinear.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 SITE, LAYER, UNDOES = "mixport.site", "mixport.layer", "mixport.undoes"
-"""What a tensor can be marked as: the codes of a site, the weight of a layer, codes of an operator that only undo a DequantizeLinear.
-Names say nothing before the last pass gives them: users call their modules as they like."""
+"""What a tensor can be marked as: the codes of a site, the weight of a layer, codes of an operator that only
+undo a DequantizeLinear. Names say nothing before the last pass gives them: users call their modules as they
+like.
+"""
 
 
 def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
@@ -21,8 +25,11 @@ def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
     return None if tensor is None else tensor.numpy()
 
 
-def initializer(graph: ir.Graph, name: str, array: NDArray[Any], *, dtype: ir.DataType | None = None) -> ir.Value:
-    """The initialiser `name`, made on first use, numbered where one of other content has it: users call their modules as they like.
+def initializer(
+    graph: ir.Graph, name: str, array: NDArray[Any], *, dtype: ir.DataType | None = None
+) -> ir.Value:
+    """The initialiser `name`, made on first use, numbered where one of other content has it: users call their
+    modules as they like.
 
     Raw data always: lists would be stored as varints.
     """
@@ -40,7 +47,9 @@ def initializer(graph: ir.Graph, name: str, array: NDArray[Any], *, dtype: ir.Da
 
 
 def content_of(tensor: ir.Value | ir.TensorProtocol) -> tuple[ir.DataType, tuple[int, ...], bytes] | None:
-    """Type, shape and bytes of a tensor or an initialiser: equal for those that can stand for each other. None where it has no value."""
+    """Type, shape and bytes of a tensor or an initialiser: equal for those that can stand for each other.
+    None where it has no value.
+    """
     held = tensor.const_value if isinstance(tensor, ir.Value) else tensor
     return None if held is None else (held.dtype, tuple(held.shape.numpy()), held.tobytes())
 
@@ -55,9 +64,18 @@ def marked(value: ir.Value | None, what: str) -> str | None:
     return None if value is None else cast("dict[str, str]", value.meta).get(what)
 
 
-def node(op_type: str, inputs: list[ir.Value | None], *, output: str, name: str | None = None, **attributes: Any) -> ir.Node:
+def node(
+    op_type: str, inputs: list[ir.Value | None], *, output: str, name: str | None = None, **attributes: Any
+) -> ir.Node:
     """A standard node with one named output."""
-    made = ir.Node("", op_type, inputs, ir.convenience.convert_attributes(attributes) if attributes else (), num_outputs=1, name=name)
+    made = ir.Node(
+        "",
+        op_type,
+        inputs,
+        ir.convenience.convert_attributes(attributes) if attributes else (),
+        num_outputs=1,
+        name=name,
+    )
     made.outputs[0].name = output
     return made
 
@@ -82,7 +100,9 @@ def is_op(value: ir.Value | None, op_type: str) -> bool:
 
 
 def quantization_of(qdq: ir.Node) -> tuple[float, int, str] | None:
-    """(scale, zero point, type of the codes) of a per-tensor Quantize- or DequantizeLinear, None where it is per-axis."""
+    """(scale, zero point, type of the codes) of a per-tensor Quantize- or DequantizeLinear, None where it is
+    per-axis.
+    """
     scale, zero_point = constant_of(qdq.inputs[1]), constant_of(qdq.inputs[2])
     if scale is None or zero_point is None or scale.size != 1:
         return None

@@ -1,7 +1,9 @@
-"""From the fake-quantised torch program to ONNX: torch's own exporter, with our operators kept whole as mixport:: nodes.
+"""From the fake-quantised torch program to ONNX: torch's own exporter, with our operators kept whole as
+mixport:: nodes.
 
-The exporter takes a table of translations for operators it does not know. Ours emit one placeholder node each, with the site and
-its integers as attributes; `expand` then turns placeholders into standard operators, where names can be chosen.
+The exporter takes a table of translations for operators it does not know. Ours emit one placeholder node
+each, with the site and its integers as attributes; `expand` then turns placeholders into standard operators,
+where names can be chosen.
 """
 
 # onnxscript's operators and torch.onnx.export are typed only in part.
@@ -47,15 +49,26 @@ _QUANTIZE = _placeholder(
     {"x": _FLOAT},
     {"site": _TEXT, "scale": _REAL, "zero_point": _INT, "qmin": _INT, "qmax": _INT, "storage": _TEXT},
 )
-_WEIGHT = _placeholder("DequantizeWeight", {"codes": "tensor(int8)", "scale": _FLOAT}, {"site": _TEXT, "bits": _INT})
+_WEIGHT = _placeholder(
+    "DequantizeWeight", {"codes": "tensor(int8)", "scale": _FLOAT}, {"site": _TEXT, "bits": _INT}
+)
 _BIAS = _placeholder("DequantizeBias", {"codes": "tensor(int32)", "scale": _FLOAT}, {"site": _TEXT})
 _LOOKUP = _placeholder(
     "Lookup",
     {"x": _FLOAT, "table": "tensor(uint8)"},
-    {"site": _TEXT, "in_scale": _REAL, "in_zero_point": _INT, "scale": _REAL, "zero_point": _INT, "form": _TEXT},
+    {
+        "site": _TEXT,
+        "in_scale": _REAL,
+        "in_zero_point": _INT,
+        "scale": _REAL,
+        "zero_point": _INT,
+        "form": _TEXT,
+    },
 )
 _SOFTMAX = _placeholder("Softmax", {"x": _FLOAT}, {"bits": _INT})
-_NUMERATORS = _placeholder("Numerators", {"x": _FLOAT}, {"name": _TEXT, "scale": _REAL, "zero_point": _INT, "step": _REAL})
+_NUMERATORS = _placeholder(
+    "Numerators", {"x": _FLOAT}, {"name": _TEXT, "scale": _REAL, "zero_point": _INT, "step": _REAL}
+)
 _LAYER_NORM = _placeholder(
     "LayerNorm",
     {"x": _FLOAT, "weight": _FLOAT, "bias": _FLOAT},
@@ -64,11 +77,15 @@ _LAYER_NORM = _placeholder(
 _ONNX = Opset("", 21)
 _POOL, _PAD, _CONSTANT = Op(_ONNX, "GlobalAveragePool"), Op(_ONNX, "Pad"), Op(_ONNX, "Constant")
 _SPACE_TO_DEPTH = Op(_ONNX, "SpaceToDepth")
-_PAD_MODES: Mapping[str, str] = MappingProxyType({"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"})
+_PAD_MODES: Mapping[str, str] = MappingProxyType(
+    {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+)
 """Modes of torch.nn.functional.pad and of ONNX Pad (19)."""
 
 
-def _quantize_dequantize(x: Any, site: str, scale: float, zero_point: int, qmin: int, qmax: int, storage: str) -> Any:
+def _quantize_dequantize(
+    x: Any, site: str, scale: float, zero_point: int, qmin: int, qmax: int, storage: str
+) -> Any:
     return _QUANTIZE(x, site=site, scale=scale, zero_point=zero_point, qmin=qmin, qmax=qmax, storage=storage)
 
 
@@ -88,7 +105,16 @@ def _lookup(
     qmax: int,
     form: str,
 ) -> Any:
-    return _LOOKUP(x, table, site=site, in_scale=in_scale, in_zero_point=in_zero_point, scale=scale, zero_point=zero_point, form=form)
+    return _LOOKUP(
+        x,
+        table,
+        site=site,
+        in_scale=in_scale,
+        in_zero_point=in_zero_point,
+        scale=scale,
+        zero_point=zero_point,
+        form=form,
+    )
 
 
 def _softmax(x: Any, bits: int) -> Any:
@@ -99,9 +125,13 @@ def _numerators(x: Any, name: str, scale: float, zero_point: int, step: float) -
     return _NUMERATORS(x, name=name, scale=scale, zero_point=zero_point, step=step)
 
 
-def _layer_norm(x: Any, weight: Any, bias: Any, name: str, epsilon: float, scale: float, zero_point: int, storage: str) -> Any:
+def _layer_norm(
+    x: Any, weight: Any, bias: Any, name: str, epsilon: float, scale: float, zero_point: int, storage: str
+) -> Any:
     # ONNX attributes hold float32; epsilon takes part in float64 arithmetic.
-    return _LAYER_NORM(x, weight, bias, name=name, epsilon=repr(epsilon), scale=scale, zero_point=zero_point, storage=storage)
+    return _LAYER_NORM(
+        x, weight, bias, name=name, epsilon=repr(epsilon), scale=scale, zero_point=zero_point, storage=storage
+    )
 
 
 def _global_average_pool(x: Any) -> Any:
@@ -113,7 +143,9 @@ def _space_to_depth(x: Any, block: int) -> Any:
 
 
 def _pad(x: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
-    """torch counts from the last axis, ONNX from the first. The exporter's own decompositions bring pads by a constant, too."""
+    """torch counts from the last axis, ONNX from the first. The exporter's own decompositions bring pads by a
+    constant, too.
+    """
     rank = len(x.shape)
     amounts = [0] * (2 * rank)
     for i in range(len(pad) // 2):
@@ -154,7 +186,8 @@ def translate(quantized: QuantizedModel, *, opset: int) -> ir.Model:
             )
     except Exception as error:  # the exporter wraps its causes in private types
         raise UnsupportedModelError(
-            f"an operator has no ONNX form: {_cause(error)}", hint="replace the operator in the model, or report the architecture"
+            f"an operator has no ONNX form: {_cause(error)}",
+            hint="replace the operator in the model, or report the architecture",
         ) from error
     assert exported is not None
     return exported.model
@@ -165,7 +198,9 @@ def _cause(error: BaseException) -> str:
     messages: list[str] = []
     current: BaseException | None = error
     while current is not None:
-        messages.append(next((line for line in str(current).splitlines() if line.strip()), type(current).__name__))
+        messages.append(
+            next((line for line in str(current).splitlines() if line.strip()), type(current).__name__)
+        )
         current = current.__cause__
     named = [m for m in messages if "aten" in m or "torch.ops" in m or "target=" in m]
     return (named or messages)[-1][:300]

@@ -19,11 +19,15 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 
 def create_builtin(name: str, *, arguments: Mapping[str, Any]) -> nn.Module:
-    """The model without weights. Raises BadInputError for an unknown name, or arguments that its constructor refuses."""
+    """The model without weights. Raises BadInputError for an unknown name, or arguments that its constructor
+    refuses.
+    """
     try:
         return _constructors()[_known(name)](**arguments)
     except TypeError as error:
-        raise BadInputError(f"builtin:{name}: the model refused its arguments: {error}", hint="check --model-arg KEY=VALUE") from error
+        raise BadInputError(
+            f"builtin:{name}: the model refused its arguments: {error}", hint="check --model-arg KEY=VALUE"
+        ) from error
 
 
 def builtin_weights(name: str) -> Path:
@@ -31,7 +35,8 @@ def builtin_weights(name: str) -> Path:
     path = weights_file(_known(name))
     if path is None:
         raise BadInputError(
-            f"builtin:{name} has no weights of its own in this version", hint="--weights FILE.safetensors, or --random-weights to try it"
+            f"builtin:{name} has no weights of its own in this version",
+            hint="--weights FILE.safetensors, or --random-weights to try it",
         )
     return path
 
@@ -44,5 +49,8 @@ def _constructors() -> dict[str, Callable[..., nn.Module]]:
 def _known(name: str) -> str:
     known = _constructors()
     if name not in known:
-        raise BadInputError(f"unknown builtin model {name!r}, known: {', '.join(known)}", hint="mixport build builtin:cifar10-resnet20")
+        raise BadInputError(
+            f"unknown builtin model {name!r}, known: {', '.join(known)}",
+            hint="mixport build builtin:cifar10-resnet20",
+        )
     return name

@@ -1,6 +1,8 @@
-"""The CIFAR-10 ResNets of He et al. 2016 (section 4.2) with option-A shortcuts: 6n + 2 layers, widths 16, 32, 64.
+"""The CIFAR-10 ResNets of He et al. 2016 (section 4.2) with option-A shortcuts: 6n + 2 layers, widths 16, 32,
+64.
 
-Parameter names follow the layout most public checkpoints use: conv1, bn1, layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}, linear.
+Parameter names follow the layout most public checkpoints use: conv1, bn1,
+layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}, linear.
 """
 
 from __future__ import annotations

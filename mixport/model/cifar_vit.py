@@ -1,4 +1,6 @@
-"""The small vision transformer for 32x32 images that `builtin:cifar10-vit` is: timm's, of 64 patches, whose mean is classified."""
+"""The small vision transformer for 32x32 images that `builtin:cifar10-vit` is: timm's, of 64 patches, whose
+mean is classified.
+"""
 
 # timm is partly untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false

@@ -47,7 +47,9 @@ def read_classes(path: Path) -> Classes:
         objects = [cast("dict[str, object]", entry) for entry in entries]
         entries, glosses = [entry.get("name") for entry in objects], [entry.get("gloss") for entry in objects]
     if document == []:
-        raise BadInputError(f"class file {path} is empty: it holds a list without names, allowed one a class", hint=_HINT)
+        raise BadInputError(
+            f"class file {path} is empty: it holds a list without names, allowed one a class", hint=_HINT
+        )
     names = tuple(entry for entry in entries if isinstance(entry, str))
     if not names or len(names) < len(entries):
         raise BadInputError(f"class file {path} holds {kind}, expected a list of names", hint=_HINT)

@@ -1,4 +1,6 @@
-"""Turn MODEL (builtin:NAME, timm:ARCH, package.module:factory, FILE.pt2) into a float torch module with its preprocessing."""
+"""Turn MODEL (builtin:NAME, timm:ARCH, package.module:factory, FILE.pt2) into a float torch module with its
+preprocessing.
+"""
 
 # torch leaves parts of its own signatures without types (fork_rng, manual_seed).
 # pyright: reportUnknownMemberType=false
@@ -30,7 +32,8 @@ from mixport.records.artifacts import Decision, Preprocessing
 from mixport.records.errors import BadInputError, BadOptionError
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-#: What a model should state of its preprocessing, by the names that timm's pretrained_cfg and our overrides share.
+#: What a model should state of its preprocessing, by the names that timm's pretrained_cfg and our overrides
+#: share.
 _STATED = ("input_size", "mean", "std")
 
 
@@ -43,11 +46,13 @@ class FloatModel:
         name: short name for folders and reports.
         source: MODEL as given.
         sha256: of the state dict (names, shapes, values).
-        origin: what else its source brings: SHA-256 of a program's file, the arguments of a factory. Equal weights may run another graph.
+        origin: what else its source brings: SHA-256 of a program's file, the arguments of a factory. Equal
+            weights may run another graph.
         preprocessing: pixels to input.
         class_names: in index order, None when unknown.
         glosses: a short meaning a class, in index order; None where there are none.
-        class_ids: what the data set calls each class, as its folders are named, in index order; None where it has no such names.
+        class_ids: what the data set calls each class, as its folders are named, in index order; None where it
+            has no such names.
         input_shape: [1, 3, H, W].
         notes: what was done to the model before capture.
         one_image: the module takes a batch of one only.
@@ -70,7 +75,9 @@ class FloatModel:
 
     @property
     def float_bytes(self) -> int:
-        """Size of the float model: parameters and buffers of its state dict, 4 bytes each; what has two names there counts once."""
+        """Size of the float model: parameters and buffers of its state dict, 4 bytes each; what has two names
+        there counts once.
+        """
         tensors = {id(value): value for value in self.module.state_dict(keep_vars=True).values()}
         return 4 * sum(value.numel() for value in tensors.values() if value.is_floating_point())
 
@@ -117,7 +124,13 @@ def load_model(
         weights = builtin_weights(spec.removeprefix("builtin:"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)  # torch takes no larger one
-        made = _make(spec, size=overrides.input_size, weights=weights, random_weights=random_weights, arguments=arguments)
+        made = _make(
+            spec,
+            size=overrides.input_size,
+            weights=weights,
+            random_weights=random_weights,
+            arguments=arguments,
+        )
     module = made.module
     check_eager(module, source=spec)
     loaded: tuple[Decision, ...] = ()
@@ -128,7 +141,9 @@ def load_model(
     if not spec.endswith(".pt2"):
         module = module.eval().requires_grad_(False).float()
     check_finite(module, source=str(weights or spec))
-    digest = fingerprint.sha256_arrays({name: value.detach().cpu().numpy() for name, value in module.state_dict().items()})
+    digest = fingerprint.sha256_arrays(
+        {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
+    )
     notes = (*loaded, *made.notes)
     if spec.startswith("timm:"):
         module, merged = merge_branches(module)
@@ -142,7 +157,9 @@ def load_model(
         name=_short_name(spec),
         source=spec,
         sha256=digest,
-        origin=fingerprint.sha256_file(Path(spec)) if spec.endswith(".pt2") else repr(sorted(arguments.items())),
+        origin=fingerprint.sha256_file(Path(spec))
+        if spec.endswith(".pt2")
+        else repr(sorted(arguments.items())),
         preprocessing=preprocessing,
         class_names=known.names if known is not None else None,
         glosses=known.glosses if known is not None else None,
@@ -166,18 +183,30 @@ class _Made:
     one_image: bool = False
 
 
-def _make(spec: str, *, size: tuple[int, int] | None, weights: Path | None, random_weights: bool, arguments: dict[str, Any]) -> _Made:
+def _make(
+    spec: str,
+    *,
+    size: tuple[int, int] | None,
+    weights: Path | None,
+    random_weights: bool,
+    arguments: dict[str, Any],
+) -> _Made:
     if spec.startswith("builtin:"):
         preprocessing = Preprocessing(size=(32, 32), mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
         module = create_builtin(spec.removeprefix("builtin:"), arguments=arguments)
         return _Made(module=module, preprocessing=preprocessing, classes=Classes(names=CIFAR10_CLASSES))
     if spec.startswith("timm:"):
         pretrained = weights is None and not random_weights
-        module, preprocessing, classes = create_timm(spec.removeprefix("timm:"), size=size, pretrained=pretrained, arguments=arguments)
+        module, preprocessing, classes = create_timm(
+            spec.removeprefix("timm:"), size=size, pretrained=pretrained, arguments=arguments
+        )
         return _Made(module=module, preprocessing=preprocessing, classes=classes)
     if spec.endswith(".pt2"):
         if weights is not None or random_weights or arguments:
-            raise BadOptionError("a .pt2 program brings its own weights", hint=f"mixport build {spec} without --weights and --model-arg")
+            raise BadOptionError(
+                "a .pt2 program brings its own weights",
+                hint=f"mixport build {spec} without --weights and --model-arg",
+            )
         program = load_program(Path(spec))
         preprocessing = Preprocessing(size=program.size, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
         return _Made(
@@ -218,11 +247,15 @@ def _factory(spec: str, *, arguments: dict[str, Any]) -> _Made:
         with _current_folder_on_path():
             factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise BadInputError(f"MODEL {spec}: {error}", hint="package.module:factory must be importable from here (PYTHONPATH)") from error
+        raise BadInputError(
+            f"MODEL {spec}: {error}", hint="package.module:factory must be importable from here (PYTHONPATH)"
+        ) from error
     try:
         module = factory(**arguments)
     except TypeError as error:
-        raise BadInputError(f"MODEL {spec}: the factory refused its arguments: {error}", hint="--model-arg KEY=VALUE") from error
+        raise BadInputError(
+            f"MODEL {spec}: the factory refused its arguments: {error}", hint="--model-arg KEY=VALUE"
+        ) from error
     except Exception as error:  # the user's own code may raise anything
         raise BadInputError(
             f"MODEL {spec}: the factory raised {type(error).__name__}: {error}",
@@ -247,10 +280,17 @@ def _factory(spec: str, *, arguments: dict[str, Any]) -> _Made:
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise BadInputError(
-            f"MODEL {spec}: pretrained_cfg is {config!r}, allowed input_size (3, H, W), mean and std of three numbers: {error}",
+            (
+                f"MODEL {spec}: pretrained_cfg is {config!r}, allowed input_size (3, H, W), mean and std "
+                f"of three numbers: {error}"
+            ),
             hint="--input-size, --mean and --std state them on the command line",
         ) from error
-    return _Made(module=module, preprocessing=preprocessing, assumed=tuple(name for name in _STATED if name not in config))
+    return _Made(
+        module=module,
+        preprocessing=preprocessing,
+        assumed=tuple(name for name in _STATED if name not in config),
+    )
 
 
 def _override(preprocessing: Preprocessing, overrides: PreprocessingOverrides) -> Preprocessing:
@@ -267,7 +307,9 @@ def _check_preprocessing(preprocessing: Preprocessing, *, source: str) -> None:
     """What a factory's pretrained_cfg states is in the units of --mean and --std too."""
     mean, std = preprocessing.mean, preprocessing.std
     if not all(np.isfinite(value) and value > 0.0 for value in std):
-        raise BadInputError(f"MODEL {source}: its std is {std}, allowed numbers above 0", hint="--std R,G,B states it")
+        raise BadInputError(
+            f"MODEL {source}: its std is {std}, allowed numbers above 0", hint="--std R,G,B states it"
+        )
     if not np.isfinite(mean).all() or max(mean) > 1.0:
         raise BadInputError(
             f"MODEL {source}: its mean is {mean}, allowed units of [0, 1]",

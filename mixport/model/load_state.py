@@ -1,4 +1,6 @@
-"""Put the tensors of a weights file into a model: names, shapes and types must fit, and nothing is made to fit that may lose a value."""
+"""Put the tensors of a weights file into a model: names, shapes and types must fit, and nothing is made to
+fit that may lose a value.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from mixport.records.errors import BadInputError
 _OPTIONAL_SUFFIX = "num_batches_tracked"
 
 _PARALLEL, _COMPILED = "module.", "_orig_mod."
-"""What DataParallel puts in front of every name, and torch.compile in front of those of the module that it wraps."""
+"""What DataParallel puts in front of every name, and torch.compile in front of those of the module that it
+wraps.
+"""
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -23,8 +27,8 @@ def load_into(model: nn.Module, state: dict[str, Tensor], *, source: str) -> tup
 
     Args:
         model: gets the values.
-        state: tensors by name; wrappers' prefixes are taken off where the model has none, and a tensor that the model has under two
-            names may be stored under one.
+        state: tensors by name; wrappers' prefixes are taken off where the model has none, and a tensor that
+            the model has under two names may be stored under one.
         source: the file, for messages.
 
     Returns:
@@ -40,13 +44,19 @@ def load_into(model: nn.Module, state: dict[str, Tensor], *, source: str) -> tup
     unexpected = [name for name in full if name not in expected]
     if missing or unexpected:
         raise BadInputError(
-            f"weights {source} do not match the model: {len(missing)} missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}",
+            (
+                f"weights {source} do not match the model: {len(missing)} missing {missing[:3]}, "
+                f"{len(unexpected)} unexpected {unexpected[:3]}"
+            ),
             hint="check the architecture and its options (--model-arg KEY=VALUE)",
         )
     for name, tensor in full.items():
         if tensor.shape != expected[name].shape:
             raise BadInputError(
-                f"weights {source}: {name} has shape {tuple(tensor.shape)}, the model expects {tuple(expected[name].shape)}",
+                (
+                    f"weights {source}: {name} has shape {tuple(tensor.shape)}, the model expects "
+                    f"{tuple(expected[name].shape)}"
+                ),
                 hint="check the architecture and its options (--model-arg num_classes=... for another head)",
             )
         _check_type(name, tensor, expected[name], source=source)
@@ -82,7 +92,10 @@ def _with_aliases(model: nn.Module, state: dict[str, Tensor], *, source: str) ->
         for name in stored[1:]:
             if not torch.equal(state[name], state[stored[0]]):
                 raise BadInputError(
-                    f"weights {source}: {stored[0]} and {name} are one tensor in the model, the file has two values for it",
+                    (
+                        f"weights {source}: {stored[0]} and {name} are one tensor in the model, the file "
+                        "has two values for it"
+                    ),
                     hint="check the options of the architecture that tie weights (--model-arg KEY=VALUE)",
                 )
         if stored:
@@ -96,21 +109,35 @@ def _check_type(name: str, got: Tensor, expected: Tensor, *, source: str) -> Non
         if got.dtype in _FLOATS:
             return
         allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in _FLOATS)
-        hint = "give the float weights: codes of a model that is quantised already lack their scales, and mixport chooses its own"
+        hint = (
+            "give the float weights: codes of a model that is quantised already lack their scales, and "
+            "mixport chooses its own"
+        )
     else:
         if not got.is_floating_point() or bool((got.double() == got.double().round()).all()):
             return
-        allowed, hint = f"whole numbers ({str(expected.dtype).removeprefix('torch.')})", "check the architecture of the file"
-    raise BadInputError(f"weights {source}: {name} is {str(got.dtype).removeprefix('torch.')}, allowed {allowed}", hint=hint)
+        allowed, hint = (
+            f"whole numbers ({str(expected.dtype).removeprefix('torch.')})",
+            "check the architecture of the file",
+        )
+    raise BadInputError(
+        f"weights {source}: {name} is {str(got.dtype).removeprefix('torch.')}, allowed {allowed}", hint=hint
+    )
 
 
-def _notes(state: dict[str, Tensor], named: dict[str, Tensor], full: dict[str, Tensor]) -> tuple[Decision, ...]:
+def _notes(
+    state: dict[str, Tensor], named: dict[str, Tensor], full: dict[str, Tensor]
+) -> tuple[Decision, ...]:
     notes: list[Decision] = []
     if named is not state:
         why = "DataParallel and torch.compile put them in front of the model's own names"
-        notes.append(Decision(where="weights", what=f"prefixes {_PARALLEL} and {_COMPILED} taken off", why=why))
+        notes.append(
+            Decision(where="weights", what=f"prefixes {_PARALLEL} and {_COMPILED} taken off", why=why)
+        )
     filled = [name for name in full if name not in named]
     if filled:
         what = f"{len(filled)} tensors taken from their other name ({', '.join(filled[:3])})"
-        notes.append(Decision(where="weights", what=what, why="the model shares them, and the file stores them once"))
+        notes.append(
+            Decision(where="weights", what=what, why="the model shares them, and the file stores them once")
+        )
     return tuple(notes)

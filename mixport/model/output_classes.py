@@ -12,15 +12,22 @@ from mixport.records.errors import BadInputError, UnsupportedModelError
 
 
 def output_classes(model: FloatModel) -> int:
-    """Width of the model's output for one image. Raises UnsupportedModelError when it is not one [N, C] tensor."""
+    """Width of the model's output for one image. Raises UnsupportedModelError when it is not one [N, C]
+    tensor.
+    """
     try:
         with torch.no_grad():
             result = model.module(torch.zeros(model.input_shape))
     except Exception as error:  # the user's own code may raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnsupportedModelError(
-            f"{model.source}: the model does not run on one float32 input {list(model.input_shape)}: {reason}",
-            hint="--input-size states the size it takes; it must take RGB images in batches, and nothing else",
+            (
+                f"{model.source}: the model does not run on one float32 input {list(model.input_shape)}: "
+                f"{reason}"
+            ),
+            hint=(
+                "--input-size states the size it takes; it must take RGB images in batches, and nothing else"
+            ),
         ) from error
     if not isinstance(result, torch.Tensor) or result.dim() != 2:
         got = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
@@ -29,10 +36,11 @@ def output_classes(model: FloatModel) -> int:
 
 
 def check_class_count(model: FloatModel, *, source: Path) -> None:
-    """Refuse class names that cannot be those of the model's outputs, before images of the wrong classes are drawn.
+    """Refuse class names that cannot be those of the model's outputs, before images of the wrong classes are
+    drawn.
 
-    Does nothing for a model that does not run on one image, or whose output is not [N, classes]: what is wrong with it is for
-    `quantize` to say.
+    Does nothing for a model that does not run on one image, or whose output is not [N, classes]: what is
+    wrong with it is for `quantize` to say.
 
     Args:
         model: with class names.
@@ -49,6 +57,9 @@ def check_class_count(model: FloatModel, *, source: Path) -> None:
         return
     if len(model.class_names) != outputs:
         raise BadInputError(
-            f"class file {source} has {len(model.class_names)} names, and {model.source} has {outputs} outputs; allowed one name an output",
+            (
+                f"class file {source} has {len(model.class_names)} names, and {model.source} has "
+                f"{outputs} outputs; allowed one name an output"
+            ),
             hint="--classes with the names of this model, in the order of its outputs",
         )

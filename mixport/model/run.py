@@ -14,7 +14,9 @@ from mixport.records.progress import Progress, SilentProgress
 from mixport.storage.images import normalise
 
 
-def float_logits(model: FloatModel, images: NDArray[np.uint8], *, progress: Progress | None = None) -> NDArray[np.float32]:
+def float_logits(
+    model: FloatModel, images: NDArray[np.uint8], *, progress: Progress | None = None
+) -> NDArray[np.float32]:
     """Logits of the float model, [N, classes], for uint8 [N, H, W, 3] images."""
     progress = progress or SilentProgress()
     results: list[NDArray[np.float32]] = []
@@ -50,4 +52,6 @@ def _logits(model: FloatModel, batch: Tensor) -> NDArray[np.float32]:
 def batches_of(images: NDArray[np.uint8], model: FloatModel, size: int) -> Iterator[Tensor]:
     """uint8 [N, H, W, 3] images as float32 [B, 3, H, W], preprocessed, `size` at a time."""
     for start in range(0, len(images), size):
-        yield torch.as_tensor(normalise(np.asarray(images[start : start + size]), preprocessing=model.preprocessing))
+        yield torch.as_tensor(
+            normalise(np.asarray(images[start : start + size]), preprocessing=model.preprocessing)
+        )

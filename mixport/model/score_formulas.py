@@ -1,4 +1,6 @@
-"""The two statistics behind the filters of drawn images, in plain NumPy: BatchNorm sensitivity and patch-similarity entropy."""
+"""The two statistics behind the filters of drawn images, in plain NumPy: BatchNorm sensitivity and
+patch-similarity entropy.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,13 @@ class LayerSums:
 
 
 def leave_one_out_sensitivity(layers: Sequence[LayerSums]) -> Scores:
-    """S(i) = D(all) - D(all without i), [N]: above 0 where image i takes the group away from the model's statistics.
+    """S(i) = D(all) - D(all without i), [N]: above 0 where image i takes the group away from the model's
+    statistics.
 
-    GenQ (arXiv 2312.05272) defines S and leaves D open; D is here the sum over layers of the Euclidean distances of the channels'
-    means and (biased) variances to the layer's own, as in DeepInversion (arXiv 1912.08795). Each D without an image comes from
-    the sums less that image's, so that N + 1 distances cost one pass over the images.
+    GenQ (arXiv 2312.05272) defines S and leaves D open; D is here the sum over layers of the Euclidean
+    distances of the channels' means and (biased) variances to the layer's own, as in DeepInversion (arXiv
+    1912.08795). Each D without an image comes from the sums less that image's, so that N + 1 distances cost
+    one pass over the images.
 
     Args:
         layers: one or more, of the same N of at least 2.
@@ -49,12 +53,13 @@ def leave_one_out_sensitivity(layers: Sequence[LayerSums]) -> Scores:
 
 
 def similarity_entropy(tokens: Scores) -> float:
-    """Differential entropy, in nats, of the cosine similarities among the patch tokens [T, C] of one image, T at least 2.
+    """Differential entropy, in nats, of the cosine similarities among the patch tokens [T, C] of one image, T
+    at least 2.
 
-    High where patches differ in many degrees, as those of an object and its background do; low where all pairs are equally alike
-    (PSAQ-ViT, arXiv 2203.02250). As in its code the density is estimated with a Gaussian kernel of bandwidth 0.01; similarities
-    are first sorted into 4,096 bins, a twentieth of that wide, and the integral runs over the whole axis. A token's similarity
-    with itself does not count.
+    High where patches differ in many degrees, as those of an object and its background do; low where all
+    pairs are equally alike (PSAQ-ViT, arXiv 2203.02250). As in its code the density is estimated with a
+    Gaussian kernel of bandwidth 0.01; similarities are first sorted into 4,096 bins, a twentieth of that
+    wide, and the integral runs over the whole axis. A token's similarity with itself does not count.
     """
     lengths = np.linalg.norm(tokens, axis=1, keepdims=True)
     unit = tokens / np.where(lengths > 0.0, lengths, 1.0)
@@ -76,7 +81,9 @@ def _distance_of_all(layer: LayerSums) -> Scores:
 
 def _distances_without_one(layer: LayerSums) -> Scores:
     values = (len(layer.sums) - 1) * layer.count
-    return _distance(layer, (layer.sums.sum(0) - layer.sums) / values, (layer.squares.sum(0) - layer.squares) / values)
+    return _distance(
+        layer, (layer.sums.sum(0) - layer.sums) / values, (layer.squares.sum(0) - layer.squares) / values
+    )
 
 
 def _distance(layer: LayerSums, mean: Scores, mean_square: Scores) -> Scores:

@@ -1,4 +1,5 @@
-"""What the float model thinks of images: energy, BatchNorm sensitivity, patch entropy. The filters of drawn images choose by these.
+"""What the float model thinks of images: energy, BatchNorm sensitivity, patch entropy. The filters of drawn
+images choose by these.
 
 The scores are those of GenQ (arXiv 2312.05272). Lower is better in all of them.
 """
@@ -45,7 +46,8 @@ class ModelScores:
         self.progress = progress or SilentProgress()
 
     def energy(self, images: NDArray[np.uint8]) -> Scores:
-        """-logsumexp(logits) of each image, [N]: the energy score of Liu et al. 2020 (arXiv 2010.03759) at temperature 1.
+        """-logsumexp(logits) of each image, [N]: the energy score of Liu et al. 2020 (arXiv 2010.03759) at
+        temperature 1.
 
         Args:
             images: uint8 [N, H, W, 3] at the model's input size.
@@ -57,18 +59,21 @@ class ModelScores:
         largest = logits.max(axis=1, keepdims=True)
         return -(largest[:, 0] + np.log(np.exp(logits - largest).sum(axis=1)))
 
-    def statistics(self, images: NDArray[np.uint8], *, chosen: Sequence[int] | None = None) -> tuple[Scores, str]:
+    def statistics(
+        self, images: NDArray[np.uint8], *, chosen: Sequence[int] | None = None
+    ) -> tuple[Scores, str]:
         """How badly each image fits, [N], and the name of the score.
 
-        With BatchNorm layers: `leave_one_out_sensitivity` inside groups of neighbours among the chosen images. The groups are of
-        equal size, or differ by one image, and hold at most `batch`, or 3: the weight of an image in its group must be the same
-        for all.
+        With BatchNorm layers: `leave_one_out_sensitivity` inside groups of neighbours among the chosen
+        images. The groups are of equal size, or differ by one image, and hold at most `batch`, or 3: the
+        weight of an image in its group must be the same for all.
 
-        Without, but with LayerNorm over patch tokens: the negative of `similarity_entropy` of the tokens that the last such
-        layer reads. High entropy is good, so the negative keeps the rule that lower is better.
+        Without, but with LayerNorm over patch tokens: the negative of `similarity_entropy` of the tokens that
+        the last such layer reads. High entropy is good, so the negative keeps the rule that lower is better.
 
         Args:
-            images: uint8 [P, H, W, 3] at the model's input size; may be memory-mapped, one group at a time is copied.
+            images: uint8 [P, H, W, 3] at the model's input size; may be memory-mapped, one group at a time is
+                copied.
             chosen: positions of the N images to score; None for all.
 
         Raises:
@@ -80,7 +85,10 @@ class ModelScores:
         positions = np.arange(len(images)) if chosen is None else np.asarray(chosen, np.int64)
         count = len(positions)
         if with_batch_norm and count < 2:
-            raise BadInputError(f"BatchNorm sensitivity compares images with each other, and there is {count}", hint="--images 2")
+            raise BadInputError(
+                f"BatchNorm sensitivity compares images with each other, and there is {count}",
+                hint="--images 2",
+            )
         score = self._sensitivity if with_batch_norm else self._entropy
         # No group of one: it would be empty without its image.
         groups = max(1, min(math.ceil(count / self.batch), count // 2))
@@ -108,7 +116,8 @@ class ModelScores:
         bad = int((~np.isfinite(logits).all(axis=1)).sum())
         if bad:
             raise BadInputError(
-                f"{self.model.source} gives NaN or infinity for {bad} of {len(images)} images", hint="check --weights, --mean and --std"
+                f"{self.model.source} gives NaN or infinity for {bad} of {len(images)} images",
+                hint="check --weights, --mean and --std",
             )
         return logits
 
@@ -128,7 +137,10 @@ class _SumReader:
         """Values [N, C, ...], or [N * rows, C, ...] where tokens were flattened image by image."""
         if len(values) % self.images:
             raise UnsupportedModelError(
-                f"{self.source}: a BatchNorm layer reads {list(values.shape)} for {self.images} images, allowed a multiple of them",
+                (
+                    f"{self.source}: a BatchNorm layer reads {list(values.shape)} for {self.images} "
+                    "images, allowed a multiple of them"
+                ),
                 hint="--keep-statistics 1",
             )
         # float64: a score is a small difference of large sums.
@@ -151,7 +163,9 @@ class _SumReader:
 
 
 class _TokenReader:
-    """Patch tokens that the last LayerNorm over them reads: the output of the last block, in most transformers."""
+    """Patch tokens that the last LayerNorm over them reads: the output of the last block, in most
+    transformers.
+    """
 
     def __init__(self, model: FloatModel) -> None:
         self.source, self.images = model.source, 0
@@ -178,7 +192,10 @@ class _TokenReader:
         for batch in self.batches:
             if batch is None:
                 raise BadOptionError(
-                    f"--keep-statistics: {self.source} has neither BatchNorm layers nor LayerNorm layers over patch tokens [N, T, C]",
+                    (
+                        f"--keep-statistics: {self.source} has neither BatchNorm layers nor LayerNorm "
+                        "layers over patch tokens [N, T, C]"
+                    ),
                     hint="--keep-energy filters with any model; leave --keep-statistics out",
                 )
             found.extend(batch.double().numpy())
@@ -187,7 +204,11 @@ class _TokenReader:
 
 @contextmanager
 def _hooked(
-    root: nn.Module, *, wanted: Callable[[nn.Module], bool], begin: Callable[[int], None], read: Callable[[nn.Module, Tensor], None]
+    root: nn.Module,
+    *,
+    wanted: Callable[[nn.Module], bool],
+    begin: Callable[[int], None],
+    read: Callable[[nn.Module, Tensor], None],
 ) -> Generator[None, None, None]:
     """Call `begin` with the number of images of each batch, and `read` with what each wanted layer reads."""
 

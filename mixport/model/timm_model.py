@@ -44,8 +44,12 @@ def create_timm(
     try:
         module = _create(arch, size=size, pretrained=pretrained, arguments=arguments)
     except Exception as error:  # timm and the hub raise many types; the cause is kept
-        what = "pretrained weights could not be fetched" if pretrained else "the architecture could not be built"
-        hint = "--weights FILE.safetensors, or --random-weights" if pretrained else "check --model-arg KEY=VALUE"
+        what = (
+            "pretrained weights could not be fetched" if pretrained else "the architecture could not be built"
+        )
+        hint = (
+            "--weights FILE.safetensors, or --random-weights" if pretrained else "check --model-arg KEY=VALUE"
+        )
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInputError(f"timm:{arch}: {what}: {reason}", hint=hint) from error
     resolve: Callable[..., dict[str, Any]] = resolve_data_config
@@ -61,8 +65,12 @@ def create_timm(
     return module, preprocessing, _imagenet_classes(module)
 
 
-def _create(arch: str, *, size: tuple[int, int] | None, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
-    """Models with position embeddings must be built for their input's size; the others refuse the argument."""
+def _create(
+    arch: str, *, size: tuple[int, int] | None, pretrained: bool, arguments: dict[str, Any]
+) -> nn.Module:
+    """Models with position embeddings must be built for their input's size; the others refuse the
+    argument.
+    """
     import timm
 
     if size is not None and "img_size" not in arguments:
@@ -75,19 +83,27 @@ def _create(arch: str, *, size: tuple[int, int] | None, pretrained: bool, argume
 
 
 def merge_branches(module: nn.Module) -> tuple[nn.Module, tuple[Decision, ...]]:
-    """Merge training-time branches (RepVGG, MobileOne, FastViT, LeViT ...): quantising them apart would cost accuracy and speed."""
+    """Merge training-time branches (RepVGG, MobileOne, FastViT, LeViT ...): quantising them apart would cost
+    accuracy and speed.
+    """
     from timm.utils.model import reparameterize_model
 
     before = sum(1 for _ in module.modules())
     try:
         merged: nn.Module = reparameterize_model(module)
     except Exception as error:
-        return module, (Decision(where="model", what="branches kept", why=f"timm could not merge them: {error}"),)
+        return module, (
+            Decision(where="model", what="branches kept", why=f"timm could not merge them: {error}"),
+        )
     after = sum(1 for _ in merged.modules())
     if after == before:
         return module, ()
     return merged.eval().requires_grad_(False), (
-        Decision(where="model", what="training-time branches merged", why=f"timm reparameterize_model: {before} modules became {after}"),
+        Decision(
+            where="model",
+            what="training-time branches merged",
+            why=f"timm reparameterize_model: {before} modules became {after}",
+        ),
     )
 
 
@@ -118,7 +134,9 @@ def _imagenet_classes(module: nn.Module) -> Classes | None:
 
 
 def _distinct_names(lemmas: Sequence[Sequence[str]], glosses: Sequence[str]) -> tuple[str, ...]:
-    """First lemmas; where two classes share theirs, the second lemma or else the beginning of the gloss tells them apart."""
+    """First lemmas; where two classes share theirs, the second lemma or else the beginning of the gloss tells
+    them apart.
+    """
     shared = Counter(words[0].casefold() for words in lemmas)
 
     def name(words: Sequence[str], gloss: str) -> str:

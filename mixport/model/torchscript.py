@@ -1,4 +1,6 @@
-"""TorchScript modules and archives: recognised, and refused with what to give in their place. torch.export does not take them."""
+"""TorchScript modules and archives: recognised, and refused with what to give in their place. torch.export
+does not take them.
+"""
 
 # torch leaves parts of its own signatures without types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -22,8 +24,12 @@ def check_eager(module: nn.Module, *, source: str) -> None:
         if isinstance(part, torch.jit.ScriptModule):
             what = f"its module {name}" if name else "it"
             raise UnsupportedModelError(
-                f"{source}: {what} is a TorchScript module (torch.jit.script, trace or load), allowed plain torch.nn modules",
-                hint="name a factory that builds the module that was scripted; its weights: --weights FILE.safetensors, "
+                (
+                    f"{source}: {what} is a TorchScript module (torch.jit.script, trace or load), "
+                    "allowed plain torch.nn modules"
+                ),
+                hint="name a factory that builds the module that was scripted; its weights: --weights "
+                "FILE.safetensors, "
                 "made by safetensors.torch.save_file(scripted.state_dict(), 'FILE.safetensors')",
             )
 
@@ -39,6 +45,11 @@ def is_torchscript(path: Path) -> bool:
 
 
 def weights_hint(path: Path) -> str:
-    """What to type for the weights of an archive, as safetensors; for files of one's own, since torch.jit.load runs them."""
+    """What to type for the weights of an archive, as safetensors; for files of one's own, since
+    torch.jit.load runs them.
+    """
     read = f"torch.jit.load('{path}').state_dict()"
-    return f"python -c \"import torch; from safetensors.torch import save_file; save_file({read}, 'weights.safetensors')\""
+    return (
+        f'python -c "import torch; from safetensors.torch import save_file; save_file({read}, '
+        "'weights.safetensors')\""
+    )

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildPlan:
-    """Lines of the plan, in order, each under a short name; a line without a name goes on with the one above."""
+    """Lines of the plan, in order, each under a short name; a line without a name goes on with the one
+    above.
+    """
 
     lines: tuple[tuple[str, str], ...]
 
@@ -55,9 +57,20 @@ def describe_plan(
         lines=(
             ("model", _model_text(options, model)),
             *_preprocessing_lines(model),
-            ("scheme", f"{scheme.name}, first and last layer {scheme.edge_bits} bits ({scheme.edge_convention}), seed {options.seed}"),
+            (
+                "scheme",
+                (
+                    f"{scheme.name}, first and last layer {scheme.edge_bits} bits "
+                    f"({scheme.edge_convention}), seed {options.seed}"
+                ),
+            ),
             ("rounding", _rounding_text(options)),
-            ("target", ", ".join(target.name if target.portable else f"{target.name}, not portable" for target in targets)),
+            (
+                "target",
+                ", ".join(
+                    target.name if target.portable else f"{target.name}, not portable" for target in targets
+                ),
+            ),
             ("calibration", _calibration_text(recipe, preview)),
             *(("", line) for line in _drawing_lines(recipe, preview)),
             *_cache_lines(preview, options.cache),
@@ -69,7 +82,13 @@ def describe_plan(
 
 
 def _model_text(options: BuildOptions, model: FloatModel) -> str:
-    weights = "random weights" if options.random_weights else str(options.weights) if options.weights is not None else "its own weights"
+    weights = (
+        "random weights"
+        if options.random_weights
+        else str(options.weights)
+        if options.weights is not None
+        else "its own weights"
+    )
     classes = f"{len(model.class_names)} class names" if model.class_names is not None else "no class names"
     return f"{model.source} ({weights}), {classes}"
 
@@ -77,10 +96,16 @@ def _model_text(options: BuildOptions, model: FloatModel) -> str:
 def _rounding_text(options: BuildOptions) -> str:
     iters = options.resolve_iters()
     if iters == 0:
-        return "to nearest" if not options.iters else "to nearest: 8-bit weights and activations are not learned"
+        return (
+            "to nearest" if not options.iters else "to nearest: 8-bit weights and activations are not learned"
+        )
     steps = "1 step" if iters == 1 else f"{iters} steps"
     learned = f"learned unit by unit, {steps} each ({options.reconstruction}), device {options.device}"
-    return f"{learned}; MLPs with ReLU for GELU before" if options.resolve_preset().mlp_reconstruction else learned
+    return (
+        f"{learned}; MLPs with ReLU for GELU before"
+        if options.resolve_preset().mlp_reconstruction
+        else learned
+    )
 
 
 def _preprocessing_lines(model: FloatModel) -> list[tuple[str, str]]:
@@ -91,7 +116,9 @@ def _preprocessing_lines(model: FloatModel) -> list[tuple[str, str]]:
         "mean": f"mean {' '.join(f'{value:g}' for value in found.mean)}",
         "std": f"std {' '.join(f'{value:g}' for value in found.std)}",
     }
-    text = ", ".join(f"{value}{' (assumed)' if name in model.assumed else ''}" for name, value in values.items())
+    text = ", ".join(
+        f"{value}{' (assumed)' if name in model.assumed else ''}" for name, value in values.items()
+    )
     lines = [("input", text)]
     if model.assumed:
         lines.append(("", f"the model does not state what is assumed: {', '.join(map(flag, model.assumed))}"))
@@ -110,7 +137,10 @@ def _calibration_text(recipe: CalibrationRecipe, preview: Preview) -> str:
 def prompts_text(prompts: PromptRecipe) -> str:
     """A prompt recipe in a few words."""
     words = {"single": "one class each", "genq": "an adjective and a class each"}
-    made = words.get(prompts.strategy, f"{prompts.classes_per_prompt} of {len(prompts.class_names)} classes each, {prompts.pairing}")
+    made = words.get(
+        prompts.strategy,
+        f"{prompts.classes_per_prompt} of {len(prompts.class_names)} classes each, {prompts.pairing}",
+    )
     gloss = ", with meanings" if prompts.label_text == "gloss" else ""
     template = f", template {prompts.template!r}" if prompts.template is not None else ""
     return f"{prompts.strategy}, {made}{gloss}{template}"
@@ -151,7 +181,9 @@ def _drawing_ahead(preview: Preview) -> list[str]:
     if preview.to_draw is None:
         most = -(-preview.pool // preview.batch) * preview.batch
         return [f"{most} will be drawn, in whole batches of {preview.batch}, less what is in the cache"]
-    return [f"{preview.to_draw} will be drawn, in whole batches of {preview.batch}"] if preview.to_draw else []
+    return (
+        [f"{preview.to_draw} will be drawn, in whole batches of {preview.batch}"] if preview.to_draw else []
+    )
 
 
 def _cache_lines(preview: Preview, cache: Path) -> list[tuple[str, str]]:
@@ -159,7 +191,14 @@ def _cache_lines(preview: Preview, cache: Path) -> list[tuple[str, str]]:
         return []
     if preview.cached >= preview.images:
         return [("", f"all of them are in {cache} already")]
-    return [("", f"{preview.cached} of them are in {cache} already" if preview.cached else f"none of them is in {cache} yet")]
+    return [
+        (
+            "",
+            f"{preview.cached} of them are in {cache} already"
+            if preview.cached
+            else f"none of them is in {cache} yet",
+        )
+    ]
 
 
 def _compare_text(options: BuildOptions, model: FloatModel, preview: Preview, labelled: int | None) -> str:
@@ -167,4 +206,8 @@ def _compare_text(options: BuildOptions, model: FloatModel, preview: Preview, la
     at_hand = labelled if labelled is not None else preview.images
     source = f"labelled images of {options.eval}" if labelled is not None else "calibration images"
     codes = f"every code on {min(asked, at_hand)} {source} ({', '.join(options.runtime)})"
-    return f"{codes}; top-1 on {labelled} images" if labelled is not None else f"{codes}; no top-1 without --eval"
+    return (
+        f"{codes}; top-1 on {labelled} images"
+        if labelled is not None
+        else f"{codes}; no top-1 without --eval"
+    )

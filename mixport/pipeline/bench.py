@@ -10,7 +10,16 @@ from mixport.records.errors import RuntimeUnavailableError
 from mixport.records.progress import Progress
 from mixport.records.runtime import TimingRules
 from mixport.release.bundle import ReleaseBundle
-from mixport.validate.run.latency import MAX_ROUNDS, MIN_ROUNDS, WARMUP_RUNS, Latency, measure, summarise, timing_job, timing_policy
+from mixport.validate.run.latency import (
+    MAX_ROUNDS,
+    MIN_ROUNDS,
+    WARMUP_RUNS,
+    Latency,
+    measure,
+    summarise,
+    timing_job,
+    timing_policy,
+)
 from mixport.validate.run.profile import Profile, profile
 from mixport.validate.runtimes.folder_runtime import FolderRuntime
 
@@ -75,12 +84,20 @@ def bench(
     config = bundle.manifest.validation.session_policy.config
     paths = [one.path for one in contenders]
     if runtime is None:
-        return compare(contenders, measure(paths, config=config, seconds=seconds, seed=seed, progress=progress), runtime=NATIVE)
+        return compare(
+            contenders,
+            measure(paths, config=config, seconds=seconds, seed=seed, progress=progress),
+            runtime=NATIVE,
+        )
     rules = TimingRules(warmup=WARMUP_RUNS, min_rounds=MIN_ROUNDS, max_rounds=MAX_ROUNDS, seconds=seconds)
-    _, times = runtime.time([timing_job(path, seed=seed) for path in paths], policy=timing_policy(config), timing=rules)
+    _, times = runtime.time(
+        [timing_job(path, seed=seed) for path in paths], policy=timing_policy(config), timing=rules
+    )
     for one, found in zip(contenders, times, strict=True):
         if found.refused:
-            raise RuntimeUnavailableError(f"runtime {runtime.name} refuses {one.path}: {found.refused}", hint="leave that file out")
+            raise RuntimeUnavailableError(
+                f"runtime {runtime.name} refuses {one.path}: {found.refused}", hint="leave that file out"
+            )
     timed = [summarise(path, found.times_ms) for path, found in zip(paths, times, strict=True)]
     return compare(contenders, timed, runtime=runtime.name)
 
@@ -96,12 +113,24 @@ def profile_bundle(bundle: ReleaseBundle, *, seed: int, progress: Progress) -> P
     )
 
 
-def compare(contenders: Sequence[Contender], timed: Sequence[Latency], *, runtime: str) -> tuple[BenchRow, ...]:
-    """Rows with ratios of medians to the first one's. Raises RuntimeUnavailableError where a clock shows no time at all."""
+def compare(
+    contenders: Sequence[Contender], timed: Sequence[Latency], *, runtime: str
+) -> tuple[BenchRow, ...]:
+    """Rows with ratios of medians to the first one's. Raises RuntimeUnavailableError where a clock shows no
+    time at all.
+    """
     own = timed[0].median_ms
     if not all(latency.median_ms for latency in timed):
-        raise RuntimeUnavailableError(f"the clock of runtime {runtime} is too coarse for these files: a median is 0 ms")
+        raise RuntimeUnavailableError(
+            f"the clock of runtime {runtime} is too coarse for these files: a median is 0 ms"
+        )
     return tuple(
-        BenchRow(name=one.name, runtime=runtime, latency=latency, ratio=latency.median_ms / own, bundle_ratio=own / latency.median_ms)
+        BenchRow(
+            name=one.name,
+            runtime=runtime,
+            latency=latency,
+            ratio=latency.median_ms / own,
+            bundle_ratio=own / latency.median_ms,
+        )
         for one, latency in zip(contenders, timed, strict=True)
     )

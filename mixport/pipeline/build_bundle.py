@@ -21,7 +21,13 @@ from mixport.pipeline.manifest_entries import build_manifest
 from mixport.pipeline.options.build_options import BuildOptions, command_line
 from mixport.pipeline.portable_cost import portable_cost
 from mixport.pipeline.stages import StageLog, Workshop
-from mixport.pipeline.warnings import slower_than_float, telling_outputs, unmeasured_versions, weak_output, zero_weights
+from mixport.pipeline.warnings import (
+    slower_than_float,
+    telling_outputs,
+    unmeasured_versions,
+    weak_output,
+    zero_weights,
+)
 from mixport.quantize.emit.simulate import open_simulation
 from mixport.records.artifacts import BuildWarning, CalibrationSet, LoweredGraph, ValidationReport
 from mixport.records.environment import describe_environment
@@ -72,7 +78,11 @@ class _Inputs:
 
 
 def build(
-    model: str = "builtin:cifar10-resnet20", *, progress: Progress | None = None, note: Callable[[str], None] | None = None, **options: Any
+    model: str = "builtin:cifar10-resnet20",
+    *,
+    progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
+    **options: Any,
 ) -> ReleaseBundle:
     """Quantise a model for one target, lower it, validate it, and write a release bundle.
 
@@ -80,21 +90,28 @@ def build(
         model: builtin:NAME, timm:ARCH, package.module:factory or FILE.pt2.
         progress: shows bars; silent where None.
         note: is told when a stage starts and when it is done.
-        options: the options of `mixport build` under the same names, see `mixport.pipeline.options.build_options.BuildOptions`.
+        options: the options of `mixport build` under the same names, see
+            `mixport.pipeline.options.build_options.BuildOptions`.
 
     Returns:
         the bundle, whose validation and gates passed.
 
     Raises:
-        ValidationFailedError: codes differ or a gate is not met; the bundle is written all the same, for diagnosis.
+        ValidationFailedError: codes differ or a gate is not met; the bundle is written all the same, for
+            diagnosis.
         MixportError: see the subclasses; nothing is written.
     """
     checked = BuildOptions.of({"model": model, **options})
     if len(checked.target) != 1:
-        raise BadOptionError(f"build() makes one bundle, got {len(checked.target)} targets", hint="mixport.pipeline.build_all(options)")
+        raise BadOptionError(
+            f"build() makes one bundle, got {len(checked.target)} targets",
+            hint="mixport.pipeline.build_all(options)",
+        )
     (outcome,) = build_all(checked, progress=progress, note=note)
     if outcome.failures:
-        raise ValidationFailedError("; ".join(outcome.failures), hint=f"mixport inspect {outcome.bundle.path}")
+        raise ValidationFailedError(
+            "; ".join(outcome.failures), hint=f"mixport inspect {outcome.bundle.path}"
+        )
     return outcome.bundle
 
 
@@ -117,7 +134,10 @@ def build_all(
         MixportError: see the subclasses; bundles of targets before the one that failed stay.
     """
     shop = _open_workshop(options, progress, note)
-    targets = [load_target(name) if options.portable else load_target(name).without_portable_forms() for name in options.target]
+    targets = [
+        load_target(name) if options.portable else load_target(name).without_portable_forms()
+        for name in options.target
+    ]
     scheme = options.parse_scheme()
     for target in targets:
         target.check_scheme(scheme)
@@ -133,7 +153,12 @@ def build_all(
         _say_what_is_replaced(shop, folder)
     labelled = None
     if options.eval is not None:
-        labelled = read_labelled(options.eval, preprocessing=model.preprocessing, class_names=model.class_names, class_ids=model.class_ids)
+        labelled = read_labelled(
+            options.eval,
+            preprocessing=model.preprocessing,
+            class_names=model.class_names,
+            class_ids=model.class_ids,
+        )
         _say_what_is_skipped(shop, options.eval)
     if options.calib.strip().startswith("images:"):
         _say_what_is_skipped(shop, Path(options.calib.strip().removeprefix("images:")).expanduser())
@@ -151,19 +176,24 @@ def build_all(
         )
     inputs = _prepare(shop, model, labelled, stages.calibrate(shop, model, recipe))
     return tuple(
-        _build_one(shop, inputs, target, gates=gates, out=folder, others=others) for target, folder in zip(targets, folders, strict=True)
+        _build_one(shop, inputs, target, gates=gates, out=folder, others=others)
+        for target, folder in zip(targets, folders, strict=True)
     )
 
 
 def bundle_folders(options: BuildOptions, *, model: str, targets: Sequence[str]) -> list[Path]:
-    """Where the bundles go: OUT, or OUT/TARGET of several targets; without OUT a folder in dist for each model, scheme and target."""
+    """Where the bundles go: OUT, or OUT/TARGET of several targets; without OUT a folder in dist for each
+    model, scheme and target.
+    """
     if options.out is not None:
         return [options.out if len(targets) == 1 else options.out / target for target in targets]
     scheme = options.parse_scheme().name.replace(":", "-")
     return [Path("dist") / f"{model}-{scheme}-{target}" for target in targets]
 
 
-def calibrate_only(options: BuildOptions, *, progress: Progress | None = None, note: Callable[[str], None] | None = None) -> CalibrationSet:
+def calibrate_only(
+    options: BuildOptions, *, progress: Progress | None = None, note: Callable[[str], None] | None = None
+) -> CalibrationSet:
     """The calibration set that a build with these options uses, made where it is not in the cache yet."""
     shop = _open_workshop(options, progress, note)
     model = stages.load(shop)
@@ -172,9 +202,13 @@ def calibrate_only(options: BuildOptions, *, progress: Progress | None = None, n
     return made
 
 
-def _open_workshop(options: BuildOptions, progress: Progress | None, note: Callable[[str], None] | None) -> Workshop:
+def _open_workshop(
+    options: BuildOptions, progress: Progress | None, note: Callable[[str], None] | None
+) -> Workshop:
     log = StageLog(note or (lambda _: None))
-    return Workshop(options=options, store=Store(options.cache), progress=progress or SilentProgress(), log=log)
+    return Workshop(
+        options=options, store=Store(options.cache), progress=progress or SilentProgress(), log=log
+    )
 
 
 def _say_what_is_replaced(shop: Workshop, folder: Path) -> None:
@@ -183,17 +217,25 @@ def _say_what_is_replaced(shop: Workshop, folder: Path) -> None:
         return
     former = read_bundle(folder).manifest.reproduce
     if former != command_line(shop.options):
-        shop.log.note(f"{folder} holds the bundle of another build, which this one replaces: {former}; hint: --out DIR keeps both")
+        shop.log.note(
+            f"{folder} holds the bundle of another build, which this one replaces: {former}; hint: "
+            "--out DIR keeps both"
+        )
 
 
 def _say_what_is_skipped(shop: Workshop, folder: Path) -> None:
     skipped = skipped_files(folder) if folder.is_dir() else {}
     if skipped:
         kinds = ", ".join(f"{suffix} ({count})" for suffix, count in skipped.items())
-        shop.log.note(f"{folder}: left out {sum(skipped.values())} files that are no {', '.join(sorted(SUFFIXES))}: {kinds}")
+        shop.log.note(
+            f"{folder}: left out {sum(skipped.values())} files that are no "
+            f"{', '.join(sorted(SUFFIXES))}: {kinds}"
+        )
 
 
-def _prepare(shop: Workshop, model: FloatModel, labelled: LabelledImages | None, calibration: CalibrationSet) -> _Inputs:
+def _prepare(
+    shop: Workshop, model: FloatModel, labelled: LabelledImages | None, calibration: CalibrationSet
+) -> _Inputs:
     count = shop.options.resolve_validation_images(model.preprocessing.size)
     source = labelled.images if labelled is not None else calibration.open_images()
     warnings = (*zero_weights(zero_layers(model)), *_about_images(calibration))
@@ -210,7 +252,11 @@ def _prepare(shop: Workshop, model: FloatModel, labelled: LabelledImages | None,
 
 
 def _about_images(calibration: CalibrationSet) -> tuple[BuildWarning, ...]:
-    return tuple(calibrating.variety_warnings(calibrating.measure_variety(calibration.open_images()[: calibration.count])))
+    return tuple(
+        calibrating.variety_warnings(
+            calibrating.measure_variety(calibration.open_images()[: calibration.count])
+        )
+    )
 
 
 def _tell(shop: Workshop, warnings: Sequence[BuildWarning]) -> None:
@@ -219,22 +265,40 @@ def _tell(shop: Workshop, warnings: Sequence[BuildWarning]) -> None:
 
 
 def _build_one(
-    shared: Workshop, inputs: _Inputs, target: Target, *, gates: list[evaluate.Gate], out: Path, others: Sequence[Runtime]
+    shared: Workshop,
+    inputs: _Inputs,
+    target: Target,
+    *,
+    gates: list[evaluate.Gate],
+    out: Path,
+    others: Sequence[Runtime],
 ) -> BuildOutcome:
     shop = replace(shared, log=shared.log.copy())
     options, model = shop.options, inputs.model
-    quantized = stages.quantize(shop, model, inputs.calibration, target, scheme=options.parse_scheme(), model_key=inputs.model_key)
+    quantized = stages.quantize(
+        shop, model, inputs.calibration, target, scheme=options.parse_scheme(), model_key=inputs.model_key
+    )
     lowered = stages.lower(shop, quantized, target)
     pixels = normalise(inputs.images, preprocessing=model.preprocessing)
     with shop.log.stage("validate"):
         simulation = open_simulation(quantized.model)
-        report = validate(lowered, pixels, target, simulation=simulation, progress=shop.progress, runtimes=others, prove=prove)
+        report = validate(
+            lowered,
+            pixels,
+            target,
+            simulation=simulation,
+            progress=shop.progress,
+            runtimes=others,
+            prove=prove,
+        )
         used = used_forms(lowered.model_path, input_shape=(1, *pixels.shape[1:]))
         report = replace(report, proofs=with_evidence(report.proofs, used, portable=target.portable))
     metrics, about_outputs = _evaluate(shop, inputs, quantized, lowered, target)
     warnings = (*about_outputs, *unmeasured_versions(report.runtimes, portable=target.portable))
     _tell(shop, warnings)
-    results = evaluate.check_gates(gates, evaluate.gate_values(metrics, mismatches=_mismatches(report)), reasons=metrics.reasons)
+    results = evaluate.check_gates(
+        gates, evaluate.gate_values(metrics, mismatches=_mismatches(report)), reasons=metrics.reasons
+    )
     with shop.log.stage("golden vectors"):
         verified = report.verdict == "exact"
         codes, _ = golden(lowered, pixels[:1], target, verified=verified)
@@ -243,7 +307,12 @@ def _build_one(
     latency = _latency(shop, inputs, lowered, target)
     if quantized.model.portable_forms:
         with shop.log.stage("cost of portable forms"):
-            cost = portable_cost(latency.model_ms, quantized.model.portable_forms, session=target.session, progress=shop.progress)
+            cost = portable_cost(
+                latency.model_ms,
+                quantized.model.portable_forms,
+                session=target.session,
+                progress=shop.progress,
+            )
     else:
         cost = None
     slow = tuple(slower_than_float(latency))
@@ -280,7 +349,9 @@ def _build_one(
 
 
 def _latency(shop: Workshop, inputs: _Inputs, lowered: LoweredGraph, target: Target) -> BuildLatency:
-    """Of the file beside the float model, or alone where torch cannot export that or the runtime not run it: no build fails here."""
+    """Of the file beside the float model, or alone where torch cannot export that or the runtime not run it:
+    no build fails here.
+    """
     reason, plain = "", None
     try:
         plain = stages.float_file(shop, inputs.model, model_key=inputs.model_key)
@@ -292,18 +363,28 @@ def _latency(shop: Workshop, inputs: _Inputs, lowered: LoweredGraph, target: Tar
         reason = str(error)
     shop.log.note(f"latency: the float model is not measured: {reason}")
     with shop.log.stage("latency"):
-        return build_latency(lowered.model_path, None, session=target.session, progress=shop.progress, reason=reason)
+        return build_latency(
+            lowered.model_path, None, session=target.session, progress=shop.progress, reason=reason
+        )
 
 
 def _evaluate(
     shop: Workshop, inputs: _Inputs, quantized: stages.Quantized, lowered: LoweredGraph, target: Target
 ) -> tuple[evaluate.Metrics, tuple[BuildWarning, ...]]:
-    """Accuracy on the labelled images where there are some; agreement and SQNR on them, or else on the validation images."""
+    """Accuracy on the labelled images where there are some; agreement and SQNR on them, or else on the
+    validation images.
+    """
     model, labelled = inputs.model, inputs.labelled
     images = labelled.images if labelled is not None else inputs.images
     reference = stages.float_logits(shop, model, images, model_key=inputs.model_key)
     with shop.log.stage("evaluate"):
-        predicted = predict(lowered.model_path, images, preprocessing=model.preprocessing, target=target, progress=shop.progress)
+        predicted = predict(
+            lowered.model_path,
+            images,
+            preprocessing=model.preprocessing,
+            target=target,
+            progress=shop.progress,
+        )
         metrics = evaluate.measure(
             float_logits=reference,
             quantized_logits=predicted,
@@ -327,15 +408,24 @@ def _strip(inputs: _Inputs) -> tuple[StripImage, ...]:
 
 def _mismatches(report: ValidationReport) -> int:
     # Checks of the whole model are in the runtimes' counts already; those of single operators are not.
-    checks = sum(check.get("mismatches", 0) for kind, check in report.site_checks.items() if not kind.startswith("model:"))
+    checks = sum(
+        check.get("mismatches", 0)
+        for kind, check in report.site_checks.items()
+        if not kind.startswith("model:")
+    )
     return checks + sum(result.mismatches for result in report.runtimes)
 
 
 def _failures(report: ValidationReport, results: Sequence[evaluate.GateResult]) -> tuple[str, ...]:
-    failures = [f"gate {result.gate} is not met: {result.explanation}" for result in results if not result.passed]
+    failures = [
+        f"gate {result.gate} is not met: {result.explanation}" for result in results if not result.passed
+    ]
     if report.verdict != "exact":
         first = report.divergences[:1]
-        where = "".join(f", first at {one.site}{list(one.index)} ({one.executor}: {one.got}, not {one.expected})" for one in first)
+        where = "".join(
+            f", first at {one.site}{list(one.index)} ({one.executor}: {one.got}, not {one.expected})"
+            for one in first
+        )
         failures.insert(0, f"validation found a mismatch{where}{_causes(report)}")
     return (*_broken_proofs(report), *failures)
 
@@ -346,4 +436,6 @@ def _causes(report: ValidationReport) -> str:
 
 def _broken_proofs(report: ValidationReport) -> tuple[str, ...]:
     broken = cast("Sequence[Mapping[str, str]]", report.proofs.get("violations", ()))
-    return tuple(f"{one['bound']} at node {one['node']}: {one['found']}; repair: {one['repair']}" for one in broken)
+    return tuple(
+        f"{one['bound']} at node {one['node']}: {one['found']}; repair: {one['repair']}" for one in broken
+    )

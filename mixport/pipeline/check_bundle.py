@@ -1,4 +1,6 @@
-"""A bundle checked again: its hashes, the proofs that its manifest states, then every code of its golden vectors."""
+"""A bundle checked again: its hashes, the proofs that its manifest states, then every code of its golden
+vectors.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,16 @@ class BundleCheck:
     """What a check of a bundle found.
 
     Attributes:
-        verdict: `exact`; `mismatch` where a code differs or a proof that the manifest states does not hold; `damaged` where a hash
-            differs, and then nothing was run.
+        verdict: `exact`; `mismatch` where a code differs or a proof that the manifest states does not hold;
+            `damaged` where a hash differs, and then nothing was run.
         hash_problems: one line each.
-        proof_problems: bounds that the manifest says are kept and the file breaks, one line each; golden codes may miss them.
+        proof_problems: bounds that the manifest says are kept and the file breaks, one line each; golden
+            codes may miss them.
         runtimes: counts of each runtime that was run.
         divergences: first divergence of each runtime that differs.
         localisations: where and why that is.
-        gates_not_met: gates of the build that failed, as its manifest says: codes that agree do not make it fit to ship.
+        gates_not_met: gates of the build that failed, as its manifest says: codes that agree do not make it
+            fit to ship.
     """
 
     verdict: Literal["exact", "mismatch", "damaged"]
@@ -42,7 +46,9 @@ class BundleCheck:
     gates_not_met: tuple[str, ...] = ()
 
 
-def check_bundle(path: Path, *, runtimes: Sequence[str] = ("native",), progress: Progress | None = None) -> BundleCheck:
+def check_bundle(
+    path: Path, *, runtimes: Sequence[str] = ("native",), progress: Progress | None = None
+) -> BundleCheck:
     """Check hashes, then compare the golden vectors under the session policy of the bundle's own manifest.
 
     Args:
@@ -63,11 +69,15 @@ def check_bundle(path: Path, *, runtimes: Sequence[str] = ("native",), progress:
     golden = read_golden(bundle)
     policy = SessionRules.model_validate(bundle.manifest.validation.session_policy.model_dump())
     found: list[Recheck] = []
-    with (progress or SilentProgress()).track("comparing runtimes", total=len(chosen), unit="runtimes") as advance:
+    with (progress or SilentProgress()).track(
+        "comparing runtimes", total=len(chosen), unit="runtimes"
+    ) as advance:
         for name, runtime in chosen.items():
             # The runtime of this very process needs no other one.
             other = None if name == "native" else runtime
-            found.append(recheck(bundle.model_path, golden.inputs, golden.codes, golden.output, policy, runtime=other))
+            found.append(
+                recheck(bundle.model_path, golden.inputs, golden.codes, golden.output, policy, runtime=other)
+            )
             advance(1)
     unproved = _proof_problems(bundle, golden.inputs.shape[1:])
     return BundleCheck(
@@ -87,14 +97,24 @@ def _proof_problems(bundle: ReleaseBundle, image: tuple[int, ...]) -> tuple[str,
     """What the manifest claims proved and the file does not keep, and scales that contradict each other."""
     stated: Mapping[str, Any] = bundle.manifest.validation.proofs
     limit = _entry(stated, "int16_pairs").get("limit")
-    facts = facts_of(Interpreter(bundle.model_path), input_shape=(1, *image), pair_limit=limit if isinstance(limit, int) else None)
+    facts = facts_of(
+        Interpreter(bundle.model_path),
+        input_shape=(1, *image),
+        pair_limit=limit if isinstance(limit, int) else None,
+    )
     found = prove(facts)
     problems = [
-        f"the manifest says that {bound} hold, the file breaks them at {', '.join(found[bound]['exceptions'][:3])}"
+        (
+            f"the manifest says that {bound} hold, the file breaks them at "
+            f"{', '.join(found[bound]['exceptions'][:3])}"
+        )
         for bound in _BOUNDS
         if _entry(stated, bound).get("holds") is True and not found[bound]["holds"]
     ]
-    return (*problems, *(f"node {one['node']}: {one['found']}" for one in found["violations"] if one["bound"] == "scales"))
+    return (
+        *problems,
+        *(f"node {one['node']}: {one['found']}" for one in found["violations"] if one["bound"] == "scales"),
+    )
 
 
 def _entry(proofs: Mapping[str, Any], bound: str) -> Mapping[str, Any]:

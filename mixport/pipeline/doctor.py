@@ -82,14 +82,21 @@ def _package(name: str, note: str) -> Finding:
     try:
         return Finding(what=name, status="ok", value=metadata.version(name), note=note)
     except metadata.PackageNotFoundError:
-        return Finding(what=name, status="missing", value="not installed", note=note, hint=f"pip install {name}")
+        return Finding(
+            what=name, status="missing", value="not installed", note=note, hint=f"pip install {name}"
+        )
 
 
 def _generator(folder: Path) -> Finding:
     """The embedded pipeline; a build without it works with other calibration images."""
     if (folder / _PIPELINE_FILE).is_file():
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return Finding(what="generator", status="ok", value=f"builtin, {size / _MIB:.1f} MiB", note="draws calibration images")
+        return Finding(
+            what="generator",
+            status="ok",
+            value=f"builtin, {size / _MIB:.1f} MiB",
+            note="draws calibration images",
+        )
     return Finding(
         what="generator",
         status="warning",
@@ -102,18 +109,29 @@ def _generator(folder: Path) -> Finding:
 def _hub() -> Finding:
     """Where hub generators and timm's weights are kept; nothing is fetched here."""
     home = os.environ.get("HF_HOME")
-    folder = Path(os.environ.get("HF_HUB_CACHE") or (Path(home) if home else Path.home() / ".cache" / "huggingface") / "hub")
+    folder = Path(
+        os.environ.get("HF_HUB_CACHE")
+        or (Path(home) if home else Path.home() / ".cache" / "huggingface") / "hub"
+    )
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     kept = "exists" if folder.is_dir() else "empty"
-    note = "offline (HF_HUB_OFFLINE): only what is in the cache" if offline else "hub ids are fetched when first used"
-    return Finding(what="hub cache", status="ok", value=f"{folder} ({kept})", note=f"{note}; a local folder needs no hub")
+    note = (
+        "offline (HF_HUB_OFFLINE): only what is in the cache"
+        if offline
+        else "hub ids are fetched when first used"
+    )
+    return Finding(
+        what="hub cache", status="ok", value=f"{folder} ({kept})", note=f"{note}; a local folder needs no hub"
+    )
 
 
 def _processor() -> Finding:
     features = vector_features()
     value = f"{cpu_name()} ({', '.join(features) or 'no known vector features'})"
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return Finding(what="processor", status="ok", value=value, note=f"{os.cpu_count()} logical processors")
+        return Finding(
+            what="processor", status="ok", value=value, note=f"{os.cpu_count()} logical processors"
+        )
     if "avx512_vnni" in features or "avx_vnni" in features:
         return Finding(what="processor", status="ok", value=value, note="VNNI: 8-bit products are exact")
     return Finding(
@@ -130,9 +148,14 @@ def _gpu() -> Finding:
     try:
         driver = _NVIDIA.read_text(encoding="utf-8", errors="replace").splitlines()[0]
     except (OSError, IndexError):
-        return Finding(what="gpu", status="ok", value="no NVIDIA driver", note="calibration images are drawn on the CPU")
+        return Finding(
+            what="gpu", status="ok", value="no NVIDIA driver", note="calibration images are drawn on the CPU"
+        )
     return Finding(
-        what="gpu", status="ok", value=driver.removeprefix("NVRM version: ").strip(), note="--device auto draws there, if torch sees it"
+        what="gpu",
+        status="ok",
+        value=driver.removeprefix("NVRM version: ").strip(),
+        note="--device auto draws there, if torch sees it",
     )
 
 

@@ -22,21 +22,32 @@ _LOWER_PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript")
 
 
 def model_key(model: FloatModel) -> str:
-    """SHA-256 of the float model: its values, its structure, the code of its modules, and its program or its factory's arguments.
+    """SHA-256 of the float model: its values, its structure, the code of its modules, and its program or its
+    factory's arguments.
 
-    Equal weights are not enough: two architectures can share a state dict and differ in padding or in `forward`, and an argument can
-    decide what `forward` does without a trace in the structure.
+    Equal weights are not enough: two architectures can share a state dict and differ in padding or in
+    `forward`, and an argument can decide what `forward` does without a trace in the structure.
     """
     module: Any = model.module
     files = {getattr(sys.modules.get(type(child).__module__), "__file__", None) for child in module.modules()}
     code = sorted(sha256_file(Path(file)) for file in files if file is not None and Path(file).is_file())
-    return sha256_json([model.source, model.origin, model.sha256, repr(module), code, model.preprocessing, model.input_shape])
+    return sha256_json(
+        [model.source, model.origin, model.sha256, repr(module), code, model.preprocessing, model.input_shape]
+    )
 
 
 def quantized_key(
-    *, model: str, calibration: CalibrationSet, target: Target, scheme: Scheme, options: BuildOptions, smallest_bytes: int | None = None
+    *,
+    model: str,
+    calibration: CalibrationSet,
+    target: Target,
+    scheme: Scheme,
+    options: BuildOptions,
+    smallest_bytes: int | None = None,
 ) -> str:
-    """SHA-256 of everything that decides the integers; `smallest_bytes` is the size that a budget was measured against."""
+    """SHA-256 of everything that decides the integers; `smallest_bytes` is the size that a budget was
+    measured against.
+    """
     return sha256_json(
         {
             "model": model,
@@ -58,7 +69,14 @@ def unit_key(*, quantized: str, place: int | str) -> str:
 
 def lowered_key(*, quantized: str, target: Target) -> str:
     """SHA-256 of everything that decides the bytes of the ONNX file."""
-    return sha256_json({"quantized": quantized, "target": target.sha256, "code": code_sha256(), "packages": _versions(_LOWER_PACKAGES)})
+    return sha256_json(
+        {
+            "quantized": quantized,
+            "target": target.sha256,
+            "code": code_sha256(),
+            "packages": _versions(_LOWER_PACKAGES),
+        }
+    )
 
 
 def float_logits_key(*, model: str, images_sha256: str) -> str:
@@ -67,8 +85,16 @@ def float_logits_key(*, model: str, images_sha256: str) -> str:
 
 
 def float_file_key(*, model: str) -> str:
-    """SHA-256 of everything that decides torch's export of a float model: of our own code only what calls the exporter."""
-    return sha256_json({"model": model, "code": _file_sha256("lower/float_export.py"), "packages": _versions(_LOWER_PACKAGES)})
+    """SHA-256 of everything that decides torch's export of a float model: of our own code only what calls the
+    exporter.
+    """
+    return sha256_json(
+        {
+            "model": model,
+            "code": _file_sha256("lower/float_export.py"),
+            "packages": _versions(_LOWER_PACKAGES),
+        }
+    )
 
 
 def static_file_key(*, float_file: str, images_sha256: str) -> str:
@@ -78,9 +104,13 @@ def static_file_key(*, float_file: str, images_sha256: str) -> str:
 
 
 def code_sha256() -> str:
-    """SHA-256 of mixport's own code: a checkout that was edited never takes results of the code before the edit."""
+    """SHA-256 of mixport's own code: a checkout that was edited never takes results of the code before the
+    edit.
+    """
     folder = _PACKAGE
-    return sha256_json({path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*.py"))})
+    return sha256_json(
+        {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*.py"))}
+    )
 
 
 def _file_sha256(name: str) -> str:

@@ -44,7 +44,9 @@ class BuildLatency:
     reason: str = ""
 
 
-def build_latency(model: Path, float_file: Path | None, *, session: SessionRules, progress: Progress, reason: str = "") -> BuildLatency:
+def build_latency(
+    model: Path, float_file: Path | None, *, session: SessionRules, progress: Progress, reason: str = ""
+) -> BuildLatency:
     """Time the file, and the float one where there is one.
 
     Args:
@@ -58,7 +60,9 @@ def build_latency(model: Path, float_file: Path | None, *, session: SessionRules
         BadInputError: the runtime refuses a file.
     """
     files = (model,) if float_file is None else (model, float_file)
-    own, *others = measure(files, config=session.config, seconds=_SECONDS, seed=0, progress=progress, min_rounds=_MIN_ROUNDS)
+    own, *others = measure(
+        files, config=session.config, seconds=_SECONDS, seed=0, progress=progress, min_rounds=_MIN_ROUNDS
+    )
     plain = others[0] if others else None
     return BuildLatency(
         model_ms=own.median_ms,
@@ -75,9 +79,10 @@ def build_latency(model: Path, float_file: Path | None, *, session: SessionRules
 def is_slower(own: Latency, plain: Latency) -> bool:
     """Whether a file is slower than another by more than noise.
 
-    Its median and its fastest round are more than 5 % slower, its quartiles lie above the other's, and the difference can be felt. The
-    fastest round is asked too, since other programs only ever add time, and more of it to the longer runs: on a machine that is shared
-    two ways, medians alone show ratios that are far from those of a quiet one.
+    Its median and its fastest round are more than 5 % slower, its quartiles lie above the other's, and the
+    difference can be felt. The fastest round is asked too, since other programs only ever add time, and more
+    of it to the longer runs: on a machine that is shared two ways, medians alone show ratios that are far
+    from those of a quiet one.
     """
     return (
         own.median_ms > _NOISE_RATIO * plain.median_ms

@@ -11,7 +11,14 @@ import mixport
 from mixport.calibration import SetDetails
 from mixport.pipeline.latency import BuildLatency
 from mixport.pipeline.portable_cost import PortableCost
-from mixport.records.artifacts import BuildWarning, CalibrationSet, LoweredGraph, Preprocessing, QuantizedModel, ValidationReport
+from mixport.records.artifacts import (
+    BuildWarning,
+    CalibrationSet,
+    LoweredGraph,
+    Preprocessing,
+    QuantizedModel,
+    ValidationReport,
+)
 from mixport.records.search import TensorKind
 from mixport.records.targets import Target
 from mixport.release.evaluate import GateResult, Metrics
@@ -99,16 +106,28 @@ def build_manifest(
             prompts=_part(PromptsEntry, drawing.prompts if drawing is not None else None),
             filters=_part(FiltersEntry, drawing.filters if drawing is not None else None),
         ),
-        sites=(*_weight_sites(quantized), *_activation_sites(quantized, behind_islands=frozenset(validation.entry_sites))),
+        sites=(
+            *_weight_sites(quantized),
+            *_activation_sites(quantized, behind_islands=frozenset(validation.entry_sites)),
+        ),
         metrics=MetricsEntry.model_validate(metrics, from_attributes=True),
         validation=ValidationEntry.model_validate(validation, from_attributes=True),
         latency=None if latency is None else LatencyEntry.model_validate(latency, from_attributes=True),
-        portable_cost=None if portable_cost is None else PortableCostEntry.model_validate(portable_cost, from_attributes=True),
-        widths=None if quantized.width_search is None else WidthsEntry.model_validate(quantized.width_search, from_attributes=True),
-        reconstruction=None if learned is None else ReconstructionEntry.model_validate(learned, from_attributes=True),
+        portable_cost=None
+        if portable_cost is None
+        else PortableCostEntry.model_validate(portable_cost, from_attributes=True),
+        widths=None
+        if quantized.width_search is None
+        else WidthsEntry.model_validate(quantized.width_search, from_attributes=True),
+        reconstruction=None
+        if learned is None
+        else ReconstructionEntry.model_validate(learned, from_attributes=True),
         warnings=tuple(WarningEntry.model_validate(one, from_attributes=True) for one in warnings),
         gates=tuple(GateEntry.model_validate(gate, from_attributes=True) for gate in gates),
-        decisions=tuple(DecisionEntry.model_validate(one, from_attributes=True) for one in (*quantized.decisions, *lowered.decisions)),
+        decisions=tuple(
+            DecisionEntry.model_validate(one, from_attributes=True)
+            for one in (*quantized.decisions, *lowered.decisions)
+        ),
         preprocessing=PreprocessingEntry.model_validate(preprocessing, from_attributes=True),
         class_names=None if class_names is None else tuple(class_names),
         graph=GraphEntry(opset=lowered.opset, ir_version=lowered.ir_version),
@@ -145,7 +164,11 @@ def _weight_sites(quantized: QuantizedModel) -> list[SiteEntry]:
 
 def _sqnr_of(quantized: QuantizedModel, kind: TensorKind) -> dict[str, float]:
     """SQNR of the output with one tensor quantised, by its name; empty where it was not searched for."""
-    return {} if quantized.loss is None else {one.name: one.sqnr_db for one in quantized.loss.tensors if one.kind == kind}
+    return (
+        {}
+        if quantized.loss is None
+        else {one.name: one.sqnr_db for one in quantized.loss.tensors if one.kind == kind}
+    )
 
 
 def _activation_sites(quantized: QuantizedModel, *, behind_islands: frozenset[str]) -> list[SiteEntry]:

@@ -1,6 +1,8 @@
-"""What portable forms cost: the model's latency beside what it would be with the runtime's own softmax and LayerNorm.
+"""What portable forms cost: the model's latency beside what it would be with the runtime's own softmax and
+LayerNorm.
 
-`build_latency` says how the file compares with the float model; this says how much of it is the price of equal codes everywhere.
+`build_latency` says how the file compares with the float model; this says how much of it is the price of
+equal codes everywhere.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ class PortableCost:
 def portable_cost(
     model_ms: float, forms: Sequence[PortableForm], *, session: SessionRules, progress: Progress | None = None
 ) -> PortableCost | None:
-    """Time each distinct form; None where the model has none: integer sums, tables and the like cost nothing more.
+    """Time each distinct form; None where the model has none: integer sums, tables and the like cost nothing
+    more.
 
     Args:
         model_ms: median latency of the model as it ships.
@@ -71,13 +74,20 @@ def portable_cost(
     bar = progress or SilentProgress()
 
     def time(*files: Path) -> tuple[float, ...]:
-        return tuple(one.median_ms for one in measure(files, config=session.config, seconds=_SECONDS, seed=0, progress=bar))
+        return tuple(
+            one.median_ms
+            for one in measure(files, config=session.config, seconds=_SECONDS, seed=0, progress=bar)
+        )
 
     costs: list[FormCost] = []
     with tempfile.TemporaryDirectory(prefix="mixport-cost-") as folder:
         for form, count in Counter(PortableForm(kind=one.kind, shape=one.shape) for one in forms).items():
             portable_ms, own_ms = time(*write_pair(form, Path(folder)))
-            costs.append(FormCost(kind=form.kind, shape=form.shape, count=count, portable_ms=portable_ms, own_ms=own_ms))
+            costs.append(
+                FormCost(
+                    kind=form.kind, shape=form.shape, count=count, portable_ms=portable_ms, own_ms=own_ms
+                )
+            )
     extra = sum(cost.count * (cost.portable_ms - cost.own_ms) for cost in costs)
     # The forms are timed alone: noise must not make the model cheaper than nothing.
     without = max(model_ms - extra, 0.05 * model_ms)

@@ -1,4 +1,6 @@
-"""What a bundle is compared with, made from the bundle's own model: torch's float export, and quantize_static's file of it."""
+"""What a bundle is compared with, made from the bundle's own model: torch's float export, and
+quantize_static's file of it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,13 @@ NAMES = (FLOAT, STATIC)
 
 
 def reference_files(
-    names: Sequence[str], *, bundle: ReleaseBundle, options: BuildOptions, cache: Path, progress: Progress, note: Callable[[str], None]
+    names: Sequence[str],
+    *,
+    bundle: ReleaseBundle,
+    options: BuildOptions,
+    cache: Path,
+    progress: Progress,
+    note: Callable[[str], None],
 ) -> dict[str, Path]:
     """Make the files, or take them from the cache.
 

@@ -20,7 +20,14 @@ from mixport.model import run as model_run
 from mixport.model.float_model import FloatModel, PreprocessingOverrides, load_model
 from mixport.model.output_classes import check_class_count
 from mixport.model.scores import ModelScores
-from mixport.pipeline.keys import float_file_key, float_logits_key, lowered_key, quantized_key, static_file_key, unit_key
+from mixport.pipeline.keys import (
+    float_file_key,
+    float_logits_key,
+    lowered_key,
+    quantized_key,
+    static_file_key,
+    unit_key,
+)
 from mixport.pipeline.options.build_options import BuildOptions
 from mixport.quantize import quantizer
 from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
@@ -99,7 +106,9 @@ class Quantized:
 def load(shop: Workshop) -> FloatModel:
     """The float model that the options name. Raises BadInputError, BadOptionError, UnsupportedModelError."""
     options = shop.options
-    overrides = PreprocessingOverrides(input_size=options.input_size, mean=options.mean, std=options.std, crop_fraction=options.crop)
+    overrides = PreprocessingOverrides(
+        input_size=options.input_size, mean=options.mean, std=options.std, crop_fraction=options.crop
+    )
     with shop.log.stage("load"):
         model = load_model(
             options.model,
@@ -119,7 +128,9 @@ def load(shop: Workshop) -> FloatModel:
 
 def recipe_of(shop: Workshop, model: FloatModel) -> CalibrationRecipe:
     """The calibration images that the options ask for, for this model. Raises BadOptionError."""
-    return shop.options.calibration_recipe(preprocessing=model.preprocessing, class_names=model.class_names, glosses=model.glosses)
+    return shop.options.calibration_recipe(
+        preprocessing=model.preprocessing, class_names=model.class_names, glosses=model.glosses
+    )
 
 
 def calibrate(shop: Workshop, model: FloatModel, recipe: CalibrationRecipe) -> CalibrationSet:
@@ -130,23 +141,42 @@ def calibrate(shop: Workshop, model: FloatModel, recipe: CalibrationRecipe) -> C
         made = calibrating.calibrate(recipe, store=shop.store, progress=shop.progress, scores=scores)
     tell_damaged(shop, since=known)
     if made.count < recipe.images:
-        shop.log.note(f"calibration: {recipe.images} images were asked for, {recipe.source or recipe.method} has {made.count}")
+        shop.log.note(
+            f"calibration: {recipe.images} images were asked for, {recipe.source or recipe.method} "
+            f"has {made.count}"
+        )
     if made.blackened:
         shop.log.note(
-            f"calibration: {made.blackened} of {made.count} images are black, the generator's safety checker objected to them; "
+            f"calibration: {made.blackened} of {made.count} images are black, the generator's safety "
+            "checker objected to them; "
             "hint: --no-gen-safety-checker, or other --classes or --template"
         )
     return made
 
 
 def quantize(
-    shop: Workshop, model: FloatModel, calibration: CalibrationSet, target: Target, *, scheme: Scheme, model_key: str
+    shop: Workshop,
+    model: FloatModel,
+    calibration: CalibrationSet,
+    target: Target,
+    *,
+    scheme: Scheme,
+    model_key: str,
 ) -> Quantized:
-    """Fix every integer, or take them from the store. Under a size budget the smallest file is made first, to be measured."""
+    """Fix every integer, or take them from the store. Under a size budget the smallest file is made first, to
+    be measured.
+    """
     options, smallest = shop.options, None
     if scheme.budget is not None:
         smallest = _smallest_bytes(shop, model, calibration, target, scheme=scheme, model_key=model_key)
-    key = quantized_key(model=model_key, calibration=calibration, target=target, scheme=scheme, options=options, smallest_bytes=smallest)
+    key = quantized_key(
+        model=model_key,
+        calibration=calibration,
+        target=target,
+        scheme=scheme,
+        options=options,
+        smallest_bytes=smallest,
+    )
 
     def make(workdir: Path) -> None:
         quantizer.quantize(
@@ -181,7 +211,13 @@ class _StoreShelf:
 
 
 def _smallest_bytes(
-    shop: Workshop, model: FloatModel, calibration: CalibrationSet, target: Target, *, scheme: Scheme, model_key: str
+    shop: Workshop,
+    model: FloatModel,
+    calibration: CalibrationSet,
+    target: Target,
+    *,
+    scheme: Scheme,
+    model_key: str,
 ) -> int:
     """Size of the file with every layer but the edges at the fewest bits on offer, rounded to nearest."""
     plain = replace(shop, options=shop.options.model_copy(update={"iters": 0}), log=StageLog(shop.log.note))
@@ -192,7 +228,9 @@ def _smallest_bytes(
 
 
 def lower(shop: Workshop, quantized: Quantized, target: Target) -> LoweredGraph:
-    """Write the ONNX file, or take it from the store. Raises InvariantError where it breaks the scheme's size budget."""
+    """Write the ONNX file, or take it from the store. Raises InvariantError where it breaks the scheme's size
+    budget.
+    """
     key = lowered_key(quantized=quantized.key, target=target)
 
     def make(workdir: Path) -> None:
@@ -204,8 +242,12 @@ def lower(shop: Workshop, quantized: Quantized, target: Target) -> LoweredGraph:
     return lowered
 
 
-def float_logits(shop: Workshop, model: FloatModel, images: NDArray[np.uint8], *, model_key: str) -> NDArray[np.float32]:
-    """The float model's outputs, float32 [N, classes], for uint8 [N, H, W, 3] images; from the store where they were computed before."""
+def float_logits(
+    shop: Workshop, model: FloatModel, images: NDArray[np.uint8], *, model_key: str
+) -> NDArray[np.float32]:
+    """The float model's outputs, float32 [N, classes], for uint8 [N, H, W, 3] images; from the store where
+    they were computed before.
+    """
     key = float_logits_key(model=model_key, images_sha256=sha256_arrays({"images": images}))
 
     def make(workdir: Path) -> None:
@@ -217,17 +259,23 @@ def float_logits(shop: Workshop, model: FloatModel, images: NDArray[np.uint8], *
 
 
 def float_file(shop: Workshop, model: FloatModel, *, model_key: str) -> Path:
-    """torch's ONNX export of the float model, batch 1; from the store where it was made before. Raises UnsupportedModelError."""
+    """torch's ONNX export of the float model, batch 1; from the store where it was made before. Raises
+    UnsupportedModelError.
+    """
 
     def make(workdir: Path) -> None:
         export_float(model.module, workdir / _FLOAT_FILE, input_shape=model.input_shape)
 
     with shop.log.stage("float file"):
-        return _stored(shop, "float-file", float_file_key(model=model_key), make, stage="float file") / _FLOAT_FILE
+        return (
+            _stored(shop, "float-file", float_file_key(model=model_key), make, stage="float file")
+            / _FLOAT_FILE
+        )
 
 
 def static_file(shop: Workshop, source: Path, images: NDArray[np.float32], *, model_key: str) -> Path:
-    """quantize_static's file from a float one; from the store where it was made before. Raises UnsupportedModelError.
+    """quantize_static's file from a float one; from the store where it was made before. Raises
+    UnsupportedModelError.
 
     Args:
         shop: options and store.
@@ -235,7 +283,9 @@ def static_file(shop: Workshop, source: Path, images: NDArray[np.float32], *, mo
         images: float32 [N, C, H, W] to calibrate on, preprocessed.
         model_key: of the float model.
     """
-    key = static_file_key(float_file=float_file_key(model=model_key), images_sha256=sha256_arrays({"images": images}))
+    key = static_file_key(
+        float_file=float_file_key(model=model_key), images_sha256=sha256_arrays({"images": images})
+    )
 
     def make(workdir: Path) -> None:
         quantize_static_file(source, workdir / _STATIC_FILE, images=images)
@@ -248,16 +298,22 @@ def _check_budget(quantized: QuantizedModel, lowered: LoweredGraph) -> None:
     search, size = quantized.width_search, lowered.model_path.stat().st_size
     if search is not None and size > search.budget_bytes:
         raise InvariantError(
-            f"the file takes {size} bytes, more than the bound of {search.bound_bytes} that widths were chosen by; "
+            f"the file takes {size} bytes, more than the bound of {search.bound_bytes} that widths "
+            "were chosen by; "
             f"{quantized.scheme.name} allows {search.budget_bytes}"
         )
 
 
 def tell_damaged(shop: Workshop, *, since: int = 0) -> None:
-    """Say which cache entries were found damaged, where they lie now, and that they are made again: all but the first `since`."""
+    """Say which cache entries were found damaged, where they lie now, and that they are made again: all but
+    the first `since`.
+    """
     for entry in shop.store.damaged[since:]:
         where = f"kept in {entry.moved_to}" if entry.moved_to is not None else "it could not be moved away"
-        shop.log.note(f"cache entry {entry.kind}/{entry.key[:12]} is damaged ({'; '.join(entry.problems)}): made again, {where}")
+        shop.log.note(
+            f"cache entry {entry.kind}/{entry.key[:12]} is damaged ({'; '.join(entry.problems)}): "
+            f"made again, {where}"
+        )
 
 
 def _stored(shop: Workshop, kind: str, key: str, make: Callable[[Path], None], *, stage: str) -> Path:
@@ -273,5 +329,8 @@ def _stored(shop: Workshop, kind: str, key: str, make: Callable[[Path], None], *
     tell_damaged(shop, since=known)  # parts that it goes on from: reconstructed units
     made = shop.store.get(kind, key)
     if made is None:
-        raise StoreError(f"cache entry {kind}/{key} cannot be read back", hint="check the disk, or choose another --cache DIR")
+        raise StoreError(
+            f"cache entry {kind}/{key} cannot be read back",
+            hint="check the disk, or choose another --cache DIR",
+        )
     return made

@@ -1,4 +1,6 @@
-"""What a build says of its own result beside verdict and gates: outputs that are bad, and figures that say little."""
+"""What a build says of its own result beside verdict and gates: outputs that are bad, and figures that say
+little.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,13 @@ from numpy.typing import NDArray
 
 from mixport.pipeline.latency import BuildLatency
 from mixport.records.artifacts import BuildWarning, QuantizedModel, RuntimeResult
-from mixport.records.output_quality import WEAK_AGREEMENT, WEAK_SQNR_DB, constant_outputs, is_weak, named_classes
+from mixport.records.output_quality import (
+    WEAK_AGREEMENT,
+    WEAK_SQNR_DB,
+    constant_outputs,
+    is_weak,
+    named_classes,
+)
 from mixport.records.search import TensorLoss
 from mixport.release.evaluate import Metrics
 from mixport.validate.conformance.measured import unmeasured
@@ -25,8 +33,11 @@ _ONE_RANGE = (
 )
 
 
-def weak_output(metrics: Metrics, quantized: QuantizedModel, *, calib: str, labelled: bool) -> Iterator[BuildWarning]:
-    """A warning where the outputs are too far from the float model's: how far, which tensors cost most, and which options help.
+def weak_output(
+    metrics: Metrics, quantized: QuantizedModel, *, calib: str, labelled: bool
+) -> Iterator[BuildWarning]:
+    """A warning where the outputs are too far from the float model's: how far, which tensors cost most, and
+    which options help.
 
     Args:
         metrics: of the build.
@@ -37,7 +48,9 @@ def weak_output(metrics: Metrics, quantized: QuantizedModel, *, calib: str, labe
     if not is_weak(sqnr=metrics.sqnr_db, same_class=metrics.agreement):
         return
     far = [
-        f"{metrics.sqnr_db:.1f} dB SQNR (below {WEAK_SQNR_DB:g})" if metrics.sqnr_db is not None and metrics.sqnr_db < WEAK_SQNR_DB else "",
+        f"{metrics.sqnr_db:.1f} dB SQNR (below {WEAK_SQNR_DB:g})"
+        if metrics.sqnr_db is not None and metrics.sqnr_db < WEAK_SQNR_DB
+        else "",
         f"agreement {metrics.agreement:.2f} (below {WEAK_AGREEMENT:g})"
         if metrics.agreement is not None and metrics.agreement < WEAK_AGREEMENT
         else "",
@@ -47,7 +60,9 @@ def weak_output(metrics: Metrics, quantized: QuantizedModel, *, calib: str, labe
         yield BuildWarning(
             about="output",
             message=f"{measured}; not so on the calibration images, which must be unlike these",
-            hint=f"--calib images:DIR with images like those of --eval{_own(calib)}" if labelled else _images(calib),
+            hint=f"--calib images:DIR with images like those of --eval{_own(calib)}"
+            if labelled
+            else _images(calib),
         )
         return
     worst = _worst(quantized.loss.tensors)
@@ -59,8 +74,12 @@ def weak_output(metrics: Metrics, quantized: QuantizedModel, *, calib: str, labe
     )
 
 
-def telling_outputs(reference: NDArray[np.floating], *, class_names: Sequence[str] | None) -> Iterator[BuildWarning]:
-    """Warnings where the float model's outputs [N, classes] make figures empty: constant ones, or one class on every image."""
+def telling_outputs(
+    reference: NDArray[np.floating], *, class_names: Sequence[str] | None
+) -> Iterator[BuildWarning]:
+    """Warnings where the float model's outputs [N, classes] make figures empty: constant ones, or one class
+    on every image.
+    """
     images, outputs = reference.shape
     if images < 2:
         return
@@ -68,17 +87,26 @@ def telling_outputs(reference: NDArray[np.floating], *, class_names: Sequence[st
     if len(constant) == outputs:
         yield BuildWarning(
             about="output",
-            message=f"the float model's output is the same on all {images} images: neither SQNR nor agreement can be measured",
+            message=(
+                f"the float model's output is the same on all {images} images: neither SQNR nor "
+                "agreement can be measured"
+            ),
             hint="check --weights and the images: --calib images:DIR with different ones",
         )
         return
     if len(constant):
         names = dict(enumerate(class_names or ()))
-        named = ", ".join(f"{index} ({names[index]})" if index in names else f"{index}" for index in map(int, constant[:_LISTED]))
+        named = ", ".join(
+            f"{index} ({names[index]})" if index in names else f"{index}"
+            for index in map(int, constant[:_LISTED])
+        )
         more = f" and {len(constant) - _LISTED} more" if len(constant) > _LISTED else ""
         yield BuildWarning(
             about="output",
-            message=f"{len(constant)} of {outputs} outputs are constant in the float model: {named}{more}; SQNR is of the others",
+            message=(
+                f"{len(constant)} of {outputs} outputs are constant in the float model: {named}{more}; "
+                "SQNR is of the others"
+            ),
             hint="check the weights of the last layer",
         )
     if outputs > 1 and len(np.unique(named_classes(reference))) == 1:
@@ -94,8 +122,10 @@ def slower_than_float(latency: BuildLatency) -> Iterator[BuildWarning]:
     if latency.slower and latency.ratio is not None:
         yield BuildWarning(
             about="latency",
-            message=f"the file is slower than the float model: {latency.model_ms:.2f} ms, {latency.ratio:.2f} times "
-            f"{latency.float_ms:.2f} ms (medians of {latency.rounds} interleaved rounds here, one thread, batch 1)",
+            message=f"the file is slower than the float model: {latency.model_ms:.2f} ms, "
+            f"{latency.ratio:.2f} times "
+            f"{latency.float_ms:.2f} ms (medians of {latency.rounds} interleaved rounds here, one "
+            "thread, batch 1)",
             hint="mixport bench BUNDLE --profile shows where the time goes",
         )
 
@@ -106,7 +136,10 @@ def zero_weights(layers: Sequence[str]) -> Iterator[BuildWarning]:
         more = f" and {len(layers) - _LISTED} more" if len(layers) > _LISTED else ""
         yield BuildWarning(
             about="weights",
-            message=f"all weights are 0 in {', '.join(layers[:_LISTED])}{more}: what goes into these layers has no effect",
+            message=(
+                f"all weights are 0 in {', '.join(layers[:_LISTED])}{more}: what goes into these layers "
+                "has no effect"
+            ),
             hint="check --weights",
         )
 
@@ -117,7 +150,10 @@ def unmeasured_versions(runtimes: Sequence[RuntimeResult], *, portable: bool) ->
     for words in unmeasured(ran) if portable else ():
         yield BuildWarning(
             about="portable forms",
-            message=f"no conformance result of {words}: that the forms of this file are exact there is shown by its own comparison only",
+            message=(
+                f"no conformance result of {words}: that the forms of this file are exact there is shown "
+                "by its own comparison only"
+            ),
             hint="mixport conformance with the same --runtime",
         )
 
@@ -144,10 +180,18 @@ def _remedies(worst: Sequence[TensorLoss], quantized: QuantizedModel, *, calib: 
     activations = 8 if "activation" in narrow else scheme.activation_bits
     if narrow and (weights, activations) != (scheme.weight_bits, scheme.activation_bits):
         yield f"--scheme w{weights}a{activations}"
-    if narrow and any(bits[one.kind, one.name] < scheme.edge_bits or scheme.edge_bits < 8 for one in worst) and scheme.edge_bits < 8:
+    if (
+        narrow
+        and any(bits[one.kind, one.name] < scheme.edge_bits or scheme.edge_bits < 8 for one in worst)
+        and scheme.edge_bits < 8
+    ):
         yield "--edge-bits 8"
     if narrow:
-        yield "--iters 500" if quantized.reconstruction is None else f"--iters {4 * quantized.reconstruction.iters}"
+        yield (
+            "--iters 500"
+            if quantized.reconstruction is None
+            else f"--iters {4 * quantized.reconstruction.iters}"
+        )
     if len(narrow) < len({one.kind for one in worst}) or not narrow:
         yield _ONE_RANGE
     yield _images(calib)

@@ -13,11 +13,15 @@ from torch import Tensor
 
 
 class NotLearnedError(ArithmeticError):
-    """Nothing that was learned may be used: the loss became NaN or infinite, no gradient reaches what is learned, or it is no better."""
+    """Nothing that was learned may be used: the loss became NaN or infinite, no gradient reaches what is
+    learned, or it is no better.
+    """
 
 
 def backward(loss: Tensor, regulariser: Tensor | float) -> None:
-    """Gradients of the sum of both, into its leaves. Raises NotLearnedError where the loss itself reaches nothing that is learned."""
+    """Gradients of the sum of both, into its leaves. Raises NotLearnedError where the loss itself reaches
+    nothing that is learned.
+    """
     if not loss.requires_grad:
         raise NotLearnedError("its output does not depend on what could be learned")
     with _derivatives():
@@ -30,7 +34,9 @@ def gradient(value: Tensor, at: Tensor) -> Tensor:
 
 
 def gradients(value: Tensor, at: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The same with respect to several tensors; zeros for those that the scalar does not depend on, while it depends on one."""
+    """The same with respect to several tensors; zeros for those that the scalar does not depend on, while it
+    depends on one.
+    """
     if not value.requires_grad:
         raise NotLearnedError("the model's outputs do not depend on its output")
     with _derivatives():

@@ -60,7 +60,9 @@ from mixport.storage.images import normalise
 _PROGRAM, _RECORD = "program.pt2", "quantized.json"
 _LEVEL_IMAGES = 256
 _LOSS_IMAGES, _LOSS_PIXELS = (4, 32), 1 << 15
-"""Fewest and most images that the output is looked at on, tensor by tensor where it is bad, and how many pixels they have in between."""
+"""Fewest and most images that the output is looked at on, tensor by tensor where it is bad, and how many
+pixels they have in between.
+"""
 _SENSITIVITY_IMAGES, _SENSITIVITY_PIXELS = (32, 256), 1 << 22
 """Fewest and most images that widths are chosen on, and how many pixels they have together in between."""
 
@@ -117,9 +119,19 @@ def quantize(
     mlps = ReconstructedMlps() if learner is None else learner.mlps(captured, scheme)
     level_for = levelling_scheme(scheme, target)
     levelled = _level_channels(
-        model, captured, calibration, level_for, rule=scale_rule(target), learned=reconstruction is not None, progress=progress
+        model,
+        captured,
+        calibration,
+        level_for,
+        rule=scale_rule(target),
+        learned=reconstruction is not None,
+        progress=progress,
     )
-    reshaped = [*widen_few_channels(graph, target), *repeat_channels(graph, target), *spread_gates(graph, target)]
+    reshaped = [
+        *widen_few_channels(graph, target),
+        *repeat_channels(graph, target),
+        *spread_gates(graph, target),
+    ]
     reshaped += divide_after_product(graph, target, bits=scheme.activation_bits)
     clean(graph)
     record_shapes(graph, torch.zeros((captured.example_batch, *model.input_shape[1:])))
@@ -131,7 +143,8 @@ def quantize(
     if scheme.budget is not None:
         if smallest_bytes is None:
             raise BadOptionError(
-                f"scheme {scheme.name} has a size budget, but smallest_bytes is not given", hint="mixport.pipeline.build(...)"
+                f"scheme {scheme.name} has a size budget, but smallest_bytes is not given",
+                hint="mixport.pipeline.build(...)",
             )
         images = _sensitivity_images(model, calibration)
         widths, search = choose_widths(
@@ -140,7 +153,11 @@ def quantize(
             lambda: batches_of(images, model, batch_size(model) if captured.dynamic_batch else 1),
             scheme=scheme,
             target=target,
-            sizes=Sizes(smallest=smallest_bytes, floats=float_bytes, learned=0 if reconstruction is None else learned_bytes(plan)),
+            sizes=Sizes(
+                smallest=smallest_bytes,
+                floats=float_bytes,
+                learned=0 if reconstruction is None else learned_bytes(plan),
+            ),
             images=len(images),
             rounding=nearest,
             progress=progress,
@@ -167,7 +184,12 @@ def quantize(
     sites = insert_activations(graph, plan, params, target)
     weights, moved = insert_weights(graph, widths, integers, target)
     few = _few_images(model, calibration)
-    loss = search_loss(graph, parts, params, lambda: batches_of(few, model, batch_size(model) if captured.dynamic_batch else 1))
+    loss = search_loss(
+        graph,
+        parts,
+        params,
+        lambda: batches_of(few, model, batch_size(model) if captured.dynamic_batch else 1),
+    )
     floats = insert_portable_forms(graph, plan, portable=target.portable)
     clean(graph)
     program = export_program(graph, input_shape=model.input_shape, dynamic_batch=captured.dynamic_batch)
@@ -179,11 +201,23 @@ def quantize(
         scheme=scheme,
         activations=tuple(sites),
         weights=tuple(weights),
-        decisions=(*model.notes, *captured.decisions, *mlps.decisions, *levelled, *reshaped, *plan.decisions, *raised, *moved, *floats),
+        decisions=(
+            *model.notes,
+            *captured.decisions,
+            *mlps.decisions,
+            *levelled,
+            *reshaped,
+            *plan.decisions,
+            *raised,
+            *moved,
+            *floats,
+        ),
         input_shape=(captured.example_batch, *model.input_shape[1:]),
         dynamic_batch=captured.dynamic_batch,
         portable_forms=portable_forms(graph, batch=captured.example_batch),
-        reconstruction=None if learned is None else replace(learned.record, mlps=mlps.records, mlp_iters=mlps.iters),
+        reconstruction=None
+        if learned is None
+        else replace(learned.record, mlps=mlps.records, mlp_iters=mlps.iters),
         float_bytes=float_bytes,
         width_search=search,
         loss=loss,
@@ -201,7 +235,9 @@ def read_quantized(workdir: Path) -> QuantizedModel:
 
 def scale_rule(target: Target) -> ScaleRule:
     """What the target allows of activation scales."""
-    return ScaleRule(zero_point=target.activations.zero_point, power_of_two=target.scale.form == "power-of-two")
+    return ScaleRule(
+        zero_point=target.activations.zero_point, power_of_two=target.scale.form == "power-of-two"
+    )
 
 
 def choose_params(plan: Plan, histograms: dict[str, Histogram], target: Target) -> dict[str, QuantParams]:
@@ -228,16 +264,24 @@ def choose_params(plan: Plan, histograms: dict[str, Histogram], target: Target) 
     return settle_gates(plan, widen_pool_scales(plan, params, rule), rule)
 
 
-def _statistics(model: FloatModel, captured: Captured, plan: Plan, calibration: CalibrationSet, progress: Progress) -> dict[str, Histogram]:
+def _statistics(
+    model: FloatModel, captured: Captured, plan: Plan, calibration: CalibrationSet, progress: Progress
+) -> dict[str, Histogram]:
     images = calibration.open_images()[: calibration.count]
     batch = batch_size(model) if captured.dynamic_batch else 1
     names = {site.tensor: site.name for site in reversed(plan.sites)}
-    limits = {site.tensor: site.bounds[1] for site in plan.sites if site.bounds is not None and site.bounds[1] is not None}
+    limits = {
+        site.tensor: site.bounds[1]
+        for site in plan.sites
+        if site.bounds is not None and site.bounds[1] is not None
+    }
     reaches = {site.tensor: site.reach for site in plan.sites if site.reach is not None}
     done = 0
     observers: dict[fx.Node, HistogramObserver] = {}
     with progress.track("statistics", total=len(images)) as advance:
-        for seen, current in collect(captured.graph, names, batches_of(images, model, batch), limits=limits, reaches=reaches):
+        for seen, current in collect(
+            captured.graph, names, batches_of(images, model, batch), limits=limits, reaches=reaches
+        ):
             advance(seen - done)
             done, observers = seen, current
     per_tensor = {node: observer.result() for node, observer in observers.items()}
@@ -256,7 +300,11 @@ def _level_channels(
 ) -> list[Decision]:
     images = calibration.open_images()[: min(calibration.count, _LEVEL_IMAGES)]
     size = batch_size(model) if captured.dynamic_batch else 1
-    decisions = level_uneven(captured.graph, batches_of(_few_images(model, calibration), model, size), narrow=scheme.activation_bits < 8)
+    decisions = level_uneven(
+        captured.graph,
+        batches_of(_few_images(model, calibration), model, size),
+        narrow=scheme.activation_bits < 8,
+    )
     kept = frozenset[fx.Node]()
     if not learned:  # learned rounding gives each layer integers of its own, whatever its weights are
         kept, shared = layers_with_shared_weights(captured.graph)
@@ -264,7 +312,14 @@ def _level_channels(
     with progress.track("channels", total=3 * len(images)) as advance:
         for level in (level_layernorms, change_bases, partial(level_convolutions, learned=learned)):
             batches = batches_of(images, model, size)
-            decisions += level(captured.graph, _counted(batches, advance), images=len(images), scheme=scheme, rule=rule, kept=kept)
+            decisions += level(
+                captured.graph,
+                _counted(batches, advance),
+                images=len(images),
+                scheme=scheme,
+                rule=rule,
+                kept=kept,
+            )
     return decisions
 
 
@@ -284,7 +339,9 @@ def _few_images(model: FloatModel, calibration: CalibrationSet) -> NDArray[np.ui
     return _spread_images(model, calibration, together=_LOSS_PIXELS, bounds=_LOSS_IMAGES)
 
 
-def _spread_images(model: FloatModel, calibration: CalibrationSet, *, together: int, bounds: tuple[int, int]) -> NDArray[np.uint8]:
+def _spread_images(
+    model: FloatModel, calibration: CalibrationSet, *, together: int, bounds: tuple[int, int]
+) -> NDArray[np.uint8]:
     """Evenly spaced calibration images that have so many pixels together, within bounds."""
     images = calibration.open_images()[: calibration.count]
     pixels = model.input_shape[2] * model.input_shape[3]

@@ -1,4 +1,5 @@
-"""Frozen records that cross stages: the only meeting place of calibration, quantize, lower, proof and validate.
+"""Frozen records that cross stages: the only meeting place of calibration, quantize, lower, proof and
+validate.
 
 Records hold plain data and paths. Heavy payloads (images, integers, graphs) are files inside a store entry.
 """
@@ -27,7 +28,8 @@ class Preprocessing:
         size: (height, width) of the model's input, in pixels.
         mean: per RGB channel, in units of [0, 1].
         std: per RGB channel, in units of [0, 1].
-        crop_fraction: crop side / resized shorter side; used only when an image does not have the input's size already.
+        crop_fraction: crop side / resized shorter side; used only when an image does not have the input's
+            size already.
         interpolation: bilinear, bicubic or nearest.
     """
 
@@ -61,12 +63,16 @@ class CalibrationSet:
     blackened: int = 0
 
     def open_images(self) -> NDArray[np.uint8]:
-        """The images, memory-mapped. Raises StoreError where they are gone or damaged: another process may prune the cache."""
+        """The images, memory-mapped. Raises StoreError where they are gone or damaged: another process may
+        prune the cache.
+        """
         try:
             return np.load(self.images_path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             reason = "are gone" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
-            raise StoreError(f"calibration images {self.images_path} {reason}", hint="run the same command again") from error
+            raise StoreError(
+                f"calibration images {self.images_path} {reason}", hint="run the same command again"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +169,8 @@ class QuantizedModel:
     """A model whose every integer is fixed.
 
     Attributes:
-        program_path: torch.export archive of the fake-quantised model; mixport:: operators carry sites and integers.
+        program_path: torch.export archive of the fake-quantised model; mixport:: operators carry sites and
+            integers.
         scheme: widths asked for.
         activations: in graph order.
         weights: in graph order.
@@ -211,7 +218,9 @@ class LoweredGraph:
 
 
 class ImageScores(Protocol):
-    """The float model's opinion of images, as the filters of drawn images need it. Lower is better in every score."""
+    """The float model's opinion of images, as the filters of drawn images need it. Lower is better in every
+    score.
+    """
 
     def energy(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """How unfamiliar each image is.
@@ -227,12 +236,15 @@ class ImageScores(Protocol):
         """
         ...
 
-    def statistics(self, images: NDArray[np.uint8], *, chosen: Sequence[int] | None = None) -> tuple[NDArray[np.float64], str]:
+    def statistics(
+        self, images: NDArray[np.uint8], *, chosen: Sequence[int] | None = None
+    ) -> tuple[NDArray[np.float64], str]:
         """How badly each image fits what the model learned about whole batches, or what its patches say.
 
         Args:
             images: uint8 [P, H, W, 3] at the model's input size; may be memory-mapped, and is read in pieces.
-            chosen: positions of the N images to score, None for all; the score of one may depend on the others.
+            chosen: positions of the N images to score, None for all; the score of one may depend on the
+                others.
 
         Returns:
             scores [N], and the name of the statistic.
@@ -345,7 +357,10 @@ class Localisation:
 
     def text(self) -> str:
         """One line for people."""
-        codes = [f"{one.name}={one.code}" if one.code is not None else f"{one.count} codes of {one.name}" for one in self.operands]
+        codes = [
+            f"{one.name}={one.code}" if one.code is not None else f"{one.count} codes of {one.name}"
+            for one in self.operands
+        ]
         read = f" reads {', '.join(codes)}" if codes else ""
         total = "" if self.accumulator is None else f", accumulator {self.accumulator}"
         return (
@@ -363,7 +378,8 @@ class FusionAudit:
         integer_nodes: nodes of the optimised graph that run on integers, by operator type.
         float_nodes: nodes that run in float, by operator type.
         float_compute: quantisable nodes (Conv, Gemm, MatMul, ...) that stayed float, with the reason.
-        fused_islands: integer operators that the optimiser put in the place of a float island; they are compared with the float operator.
+        fused_islands: integer operators that the optimiser put in the place of a float island; they are
+            compared with the float operator.
     """
 
     integer_nodes: Mapping[str, int]
@@ -387,7 +403,8 @@ class ValidationReport:
         audit: fusion audit of the file.
         proofs: static bounds by name.
         localisations: where each runtime that differs does so first, and the likely cause.
-        entry_sites: sites directly behind a float operator that is not bit-portable: their codes are outside the claim.
+        entry_sites: sites directly behind a float operator that is not bit-portable: their codes are outside
+            the claim.
     """
 
     verdict: str

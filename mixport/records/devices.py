@@ -19,7 +19,9 @@ def resolve_device(asked: str) -> str:
 
 
 def compute_threads() -> int:
-    """How many threads torch computes with on the CPU: sums are split among them, so float results depend on their number."""
+    """How many threads torch computes with on the CPU: sums are split among them, so float results depend on
+    their number.
+    """
     import torch
 
     return torch.get_num_threads()

@@ -9,7 +9,19 @@ from pathlib import Path
 import mixport
 
 #: Packages whose versions can change a result.
-_PACKAGES = ("torch", "timm", "diffusers", "transformers", "numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "pillow", "scipy")
+_PACKAGES = (
+    "torch",
+    "timm",
+    "diffusers",
+    "transformers",
+    "numpy",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "onnxruntime",
+    "pillow",
+    "scipy",
+)
 _CPUINFO = Path("/proc/cpuinfo")
 _VECTOR_FEATURES = frozenset({"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 

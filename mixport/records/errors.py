@@ -1,4 +1,6 @@
-"""The error tree: every error a user can meet names what, where, got and allowed, and the next command to type."""
+"""The error tree: every error a user can meet names what, where, got and allowed, and the next command to
+type.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Canonical JSON and SHA-256: the only place that hashes.
 
-A fingerprint depends on values alone: not on the order of a dictionary, the memory layout or byte order of an array, the
-machine, or the time.
+A fingerprint depends on values alone: not on the order of a dictionary, the memory layout or byte order of an
+array, the machine, or the time.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _HASHED_KINDS = "biuf"
 def canonical_json(value: object) -> bytes:
     """One ASCII spelling for equal values: sorted keys, no spaces, floats by repr.
 
-    Takes None, bool, int, finite float, str, list, tuple, mappings with str keys, dataclass instances (as their fields) and
-    paths (with forward slashes). 1 and 1.0 are different values.
+    Takes None, bool, int, finite float, str, list, tuple, mappings with str keys, dataclass instances (as
+    their fields) and paths (with forward slashes). 1 and 1.0 are different values.
 
     Raises:
         TypeError: a type outside this list; the message says where.
@@ -65,7 +65,8 @@ def sha256_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
         if array.dtype.kind not in _HASHED_KINDS:
             raise TypeError(f"array {name!r} has dtype {array.dtype}, allowed bool, integers and floats")
         header = canonical_json([name, array.dtype.name, list(array.shape)])
-        # The length in front keeps headers and data apart, so that no two sets of arrays give the same stream.
+        # The length in front keeps headers and data apart, so that no two sets of arrays give the same
+        # stream.
         digest.update(len(header).to_bytes(8, "little") + header)
         for piece in _little_endian_pieces(array):
             digest.update(piece)
@@ -90,7 +91,10 @@ def _plain(value: object, where: str) -> object:
     if isinstance(value, PurePath):
         return value.as_posix()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name), f"{where}.{field.name}") for field in dataclasses.fields(value)}
+        return {
+            field.name: _plain(getattr(value, field.name), f"{where}.{field.name}")
+            for field in dataclasses.fields(value)
+        }
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value)
         return {_key(key, where): _plain(item, f"{where}[{key!r}]") for key, item in items.items()}

@@ -1,4 +1,6 @@
-"""What a file is made of, as static proofs need it: its nodes, and the integers of its layers. Read by validate, judged by proof."""
+"""What a file is made of, as static proofs need it: its nodes, and the integers of its layers. Read by
+validate, judged by proof.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,23 @@ from numpy.typing import NDArray
 Int = NDArray[np.int64]
 
 Form = Literal[
-    "layer", "product", "add", "multiply", "average", "table", "function", "movement", "requantise", "quantise", "elementwise", "float"
+    "layer",
+    "product",
+    "add",
+    "multiply",
+    "average",
+    "table",
+    "function",
+    "movement",
+    "requantise",
+    "quantise",
+    "elementwise",
+    "float",
 ]
-"""What a node computes: a Conv, Gemm or MatMul with weights; one of two code tensors; ... ; codes from codes by a table, or by a float
-function; moved codes; codes of another scale; codes from floats; correctly rounded IEEE operations; anything else in float."""
+"""What a node computes: a Conv, Gemm or MatMul with weights; one of two code tensors; ... ; codes from codes
+by a table, or by a float function; moved codes; codes of another scale; codes from floats; correctly rounded
+IEEE operations; anything else in float.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +60,8 @@ class LayerIntegers:
         x_scale: float32 value of the input's scale.
         w_scale: float32 [O] of the weights, or [1] of a whole tensor.
         y: of the output; None where the layer gives floats.
-        weight_zero_point: what was subtracted from the stored weights; kernels multiply the stored ones and correct the sum.
+        weight_zero_point: what was subtracted from the stored weights; kernels multiply the stored ones and
+            correct the sum.
         signed: whether the input's codes, and the weights' or second tensor's, are stored as signed integers.
     """
 
@@ -75,10 +91,12 @@ class NodeFacts:
         site: what it gives: a code tensor or floats.
         form: what it computes.
         reason: why it is float, or why a node that could run on integers does not; empty as a rule.
-        scales: an Add's or a Mul's, in float32: both inputs and the output; empty elsewhere, and where one input is constant.
+        scales: an Add's or a Mul's, in float32: both inputs and the output; empty elsewhere, and where one
+            input is constant.
         zero_points: in the same order.
         ranges: smallest and largest codes, in the same order.
-        wrong: what the file gets wrong at this node, empty as a rule: e.g. a bias in another scale than the sums.
+        wrong: what the file gets wrong at this node, empty as a rule: e.g. a bias in another scale than the
+            sums.
     """
 
     node: str
@@ -100,7 +118,8 @@ class FileFacts:
         nodes: in graph order.
         layers: those that sum products, in graph order.
         pair_limit: what the target allows two neighbouring products to reach; None where nothing is asked.
-        portable: the file promises the same codes on every runtime, so that a form which breaks this is a violation.
+        portable: the file promises the same codes on every runtime, so that a form which breaks this is a
+            violation.
     """
 
     nodes: tuple[NodeFacts, ...]
@@ -112,7 +131,8 @@ class FileFacts:
 class Prover(Protocol):
     """Static proofs over a file, e.g. `mixport.validate.proof.prove`.
 
-    Returns plain data: `sites` holds one record a layer, `nodes` one a node with its portability class, `violations` what is broken.
+    Returns plain data: `sites` holds one record a layer, `nodes` one a node with its portability class,
+    `violations` what is broken.
     """
 
     def __call__(self, facts: FileFacts, /) -> Mapping[str, Any]:

@@ -1,4 +1,6 @@
-"""How a stage reports progress without knowing who looks: the command line draws bars, libraries and tests stay silent."""
+"""How a stage reports progress without knowing who looks: the command line draws bars, libraries and tests
+stay silent.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ class Advance(Protocol):
     """Moves a bar on."""
 
     def __call__(self, count: int, detail: str = "") -> None:
-        """Say how many units were just finished, and in a few words what is under way; no words keep the last ones."""
+        """Say how many units were just finished, and in a few words what is under way; no words keep the last
+        ones.
+        """
         ...
 
 

@@ -71,7 +71,8 @@ class RuntimeTimes:
     """How long a runtime took for one model.
 
     Attributes:
-        times_ms: one inference each, milliseconds, in the order of the rounds; empty where the model was refused.
+        times_ms: one inference each, milliseconds, in the order of the rounds; empty where the model was
+            refused.
         refused: the runtime's own message where it did not load or run the model, empty otherwise.
     """
 
@@ -87,7 +88,9 @@ class Runtime(Protocol):
         """As in `--runtime NAME`."""
         ...
 
-    def run(self, jobs: Sequence[RuntimeJob], *, policy: SessionRules) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
+    def run(
+        self, jobs: Sequence[RuntimeJob], *, policy: SessionRules
+    ) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
         """Run every job in one process of the runtime; one answer a job, in order.
 
         Raises:

@@ -1,4 +1,6 @@
-"""What was searched for before integers were fixed: how rounding was learned, and how widths were chosen under a size budget."""
+"""What was searched for before integers were fixed: how rounding was learned, and how widths were chosen
+under a size budget.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,16 @@ class UnitRecord:
     """What reconstruction did to one unit of the model.
 
     Attributes:
-        name: module path that its layers share; behind it the stage in brackets, where the recipe has several.
+        name: module path that its layers share; behind it the stage in brackets, where the recipe has
+            several.
         layers: whose rounding was learned.
         sites: whose step size was learned.
-        error_before: squared error of the unit's output relative to its square, rounded to nearest, behind the units before it;
-            in a later stage with what the stages before it learned. A stage measures what it quantises, weighted as its loss is.
-            None where it is no finite number.
+        error_before: squared error of the unit's output relative to its square, rounded to nearest, behind
+            the units before it; in a later stage with what the stages before it learned. A stage measures
+            what it quantises, weighted as its loss is. None where it is no finite number.
         error_after: the same with what was learned.
-        batch: images a step: the recipe's number, fewer where the unit's tensors are large or there are fewer images.
+        batch: images a step: the recipe's number, fewer where the unit's tensors are large or there are fewer
+            images.
         dropped: share of the values in its input that were float ones while it was learned.
     """
 
@@ -40,9 +44,11 @@ class MlpRecord:
 
     Attributes:
         name: module path that its layers share.
-        layers: the normalisation in front, where it has one, and the two linear layers; empty where the MLP keeps GELU.
-        error_before: squared error of the MLP's output relative to its square in the float model, with ReLU simply put in the place
-            of GELU, behind the MLPs learned before; None where it is no finite number.
+        layers: the normalisation in front, where it has one, and the two linear layers; empty where the MLP
+            keeps GELU.
+        error_before: squared error of the MLP's output relative to its square in the float model, with ReLU
+            simply put in the place of GELU, behind the MLPs learned before; None where it is no finite
+            number.
         error_after: the same with what was learned, also where that was not good enough to be taken.
     """
 
@@ -85,8 +91,8 @@ class WidthOption:
 
     Attributes:
         bits: of its weights.
-        loss: mean Kullback-Leibler divergence from the float model's output, in nats, with only this layer's weights rounded;
-            four times the largest finite one where the output is no finite number.
+        loss: mean Kullback-Leibler divergence from the float model's output, in nats, with only this layer's
+            weights rounded; four times the largest finite one where the output is no finite number.
         file_bytes: of its weights in the file.
     """
 
@@ -119,10 +125,12 @@ class WidthSearch:
         smallest_bytes: size of the file with every layer at its fewest bits, measured.
         bound_bytes: upper bound of the file's size with the widths chosen.
         images: calibration images behind every loss.
-        exponent: the programme that was kept minimises the sum over layers of loss ** exponent; None where a uniform width was kept.
+        exponent: the programme that was kept minimises the sum over layers of loss ** exponent; None where a
+            uniform width was kept.
         predicted: sum of the losses that the layers cost alone at the widths chosen.
         loss: measured with all layers rounded to the widths chosen, activations in float.
-        uniform: the same with one width for all layers whose width is free, by bits; `fits` says which of them keep the budget.
+        uniform: the same with one width for all layers whose width is free, by bits; `fits` says which of
+            them keep the budget.
         fits: see `uniform`.
         layers: those whose width was free, in graph order.
     """
@@ -146,7 +154,8 @@ class TensorLoss:
     Attributes:
         kind: weight (with its bias) or activation.
         name: of its site.
-        sqnr_db: of the output with this tensor alone quantised, as `mixport.records.output_quality.sqnr_db` defines it.
+        sqnr_db: of the output with this tensor alone quantised, as `mixport.records.output_quality.sqnr_db`
+            defines it.
     """
 
     kind: TensorKind

@@ -1,4 +1,6 @@
-"""What the validator needs of the quantiser's simulation: codes of every site, and float operators evaluated independently."""
+"""What the validator needs of the quantiser's simulation: codes of every site, and float operators evaluated
+independently.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,10 @@ class FloatEvaluation:
     """What the float operators in front of a site, or of the output, give for the codes they read.
 
     Attributes:
-        values: codes of the site as this executor rounds them (float64, NaN where the value is not finite in both precisions), or
-            the float output.
-        error: how far evaluation in float32 and in float64 lie apart at most, in codes or, for the output, in real units. It measures
-            how much float rounding the operators amplify; 0 where they are exact.
+        values: codes of the site as this executor rounds them (float64, NaN where the value is not finite in
+            both precisions), or the float output.
+        error: how far evaluation in float32 and in float64 lie apart at most, in codes or, for the output, in
+            real units. It measures how much float rounding the operators amplify; 0 where they are exact.
     """
 
     values: NDArray[np.float64]
@@ -46,6 +48,7 @@ class Simulation(Protocol):
 
         Args:
             images: float32 [N, C, H, W], preprocessed.
-            overrides: codes to use in place of the simulation's own at these sites (those behind float islands).
+            overrides: codes to use in place of the simulation's own at these sites (those behind float
+                islands).
         """
         ...

@@ -1,4 +1,6 @@
-"""Target files: what a runtime or a device accepts, as data. Nothing in mixport branches on a target's name."""
+"""Target files: what a runtime or a device accepts, as data. Nothing in mixport branches on a target's
+name.
+"""
 
 from __future__ import annotations
 
@@ -66,9 +68,9 @@ class FunctionRules(_Table):
     """Functions of one 8-bit code.
 
     Attributes:
-        float: keys of mixport.arithmetic.float_functions.FLOAT_FUNCTIONS that the runtime computes faster as a float operator between
-            DequantizeLinear and QuantizeLinear, fused or not, than it reads a table. They are written so only where every runtime is
-            proved to give the table's codes.
+        float: keys of mixport.arithmetic.float_functions.FLOAT_FUNCTIONS that the runtime computes faster as
+            a float operator between DequantizeLinear and QuantizeLinear, fused or not, than it reads a table.
+            They are written so only where every runtime is proved to give the table's codes.
     """
 
     float: tuple[str, ...] = ()
@@ -86,8 +88,9 @@ class AccumulatorRules(_Table):
     """What sums must keep within, beyond the int32 that every runtime has.
 
     Attributes:
-        pair_limit: largest sum of two neighbouring products that every machine of the target holds, e.g. 32767 where some add
-            u8 x s8 products in saturating int16; the smallest is -pair_limit - 1. None: no bound.
+        pair_limit: largest sum of two neighbouring products that every machine of the target holds, e.g.
+            32767 where some add u8 x s8 products in saturating int16; the smallest is -pair_limit - 1. None:
+            no bound.
     """
 
     pair_limit: int | None = Field(default=None, ge=128)
@@ -97,7 +100,8 @@ class ConvolutionRules(_Table):
     """What the integer convolutions of a target take.
 
     Attributes:
-        channel_multiple: input channels that its kernels take at once, where those of fewer are slow; None: nothing is known.
+        channel_multiple: input channels that its kernels take at once, where those of fewer are slow; None:
+            nothing is known.
         least_outputs: output channels from which that holds.
         depthwise_multiplier: False where depthwise kernels give one output a channel, and several are slow.
     """
@@ -111,7 +115,8 @@ class ElementwiseRules(_Table):
     """How a target does arithmetic of two tensors.
 
     Attributes:
-        broadcast_channels: channels from which a factor for each of them is multiplied at full speed, where fewer are slow; None: any.
+        broadcast_channels: channels from which a factor for each of them is multiplied at full speed, where
+            fewer are slow; None: any.
     """
 
     broadcast_channels: int | None = Field(default=None, ge=1)
@@ -128,7 +133,8 @@ class SessionRules(_Table):
 class Target(_Table):
     """One target file, read and checked. `name` and `sha256` come from the file itself.
 
-    `portable`: only forms that give the same codes on every runtime; else the runtime's own softmax and LayerNorm, in float.
+    `portable`: only forms that give the same codes on every runtime; else the runtime's own softmax and
+    LayerNorm, in float.
     """
 
     schema_version: Literal[1]
@@ -150,7 +156,9 @@ class Target(_Table):
     sha256: str = ""
 
     def without_portable_forms(self) -> Target:
-        """The same target with `portable = false` and no bound on neighbouring products; the hash tells the two apart."""
+        """The same target with `portable = false` and no bound on neighbouring products; the hash tells the
+        two apart.
+        """
         if not self.portable:
             return self
         return self.model_copy(
@@ -178,19 +186,24 @@ class Target(_Table):
                 missing = sorted(got - self.weights.storage.keys())
                 if missing:
                     raise TargetError(
-                        f"target {self.name}: no storage type for {missing[0]}-bit weights", hint="add it to [weights] storage"
+                        f"target {self.name}: no storage type for {missing[0]}-bit weights",
+                        hint="add it to [weights] storage",
                     )
 
     def budget_widths(self) -> tuple[int, ...]:
-        """Weight bits to choose from under a size budget, ascending: of those that take the same room in the file only the widest.
+        """Weight bits to choose from under a size budget, ascending: of those that take the same room in the
+        file only the widest.
 
         Raises:
             TargetError: the target holds none of them.
         """
-        widest = {STORAGE_BITS[self.weights.storage[bits]]: bits for bits in AUTO_WIDTHS if bits in self.held_widths}
+        widest = {
+            STORAGE_BITS[self.weights.storage[bits]]: bits for bits in AUTO_WIDTHS if bits in self.held_widths
+        }
         if not widest:
             raise TargetError(
-                f"target {self.name}: weight bits {', '.join(map(str, AUTO_WIDTHS))} to choose from under a size budget, "
+                f"target {self.name}: weight bits {', '.join(map(str, AUTO_WIDTHS))} to choose from "
+                "under a size budget, "
                 f"allowed {', '.join(map(str, self.weights.bits))}",
                 hint=f"mixport targets show {self.name}",
             )
@@ -213,7 +226,9 @@ class Target(_Table):
 def shipped_targets() -> dict[str, Path]:
     """Target files shipped with mixport, by name."""
     packaged = Path(str(resources.files("mixport"))) / "_targets"
-    folder = packaged if packaged.is_dir() else Path(str(resources.files("mixport"))).resolve().parent / "targets"
+    folder = (
+        packaged if packaged.is_dir() else Path(str(resources.files("mixport"))).resolve().parent / "targets"
+    )
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
@@ -228,19 +243,26 @@ def load_target(name_or_file: str) -> Target:
     if path is None:
         path = Path(name_or_file)
         if not path.is_file():
-            raise TargetError(f"unknown target {name_or_file!r}, known: {', '.join(shipped)}", hint="mixport targets list")
+            raise TargetError(
+                f"unknown target {name_or_file!r}, known: {', '.join(shipped)}", hint="mixport targets list"
+            )
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise TargetError(f"target file {path} is larger than {_MAX_BYTES} bytes", hint="mixport targets list")
+            raise TargetError(
+                f"target file {path} is larger than {_MAX_BYTES} bytes", hint="mixport targets list"
+            )
         raw = path.read_bytes()
         fields = tomllib.loads(raw.decode("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise TargetError(f"target file {path} cannot be read: {error}", hint="mixport targets show ort-cpu") from error
+        raise TargetError(
+            f"target file {path} cannot be read: {error}", hint="mixport targets show ort-cpu"
+        ) from error
     try:
         return Target.model_validate({**fields, "name": path.stem, "sha256": sha256_bytes(raw)})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "(top level)"
         raise TargetError(
-            f"target file {path}: {where}: {first['msg']} (got {first.get('input')!r})", hint="mixport targets show ort-cpu"
+            f"target file {path}: {where}: {first['msg']} (got {first.get('input')!r})",
+            hint="mixport targets show ort-cpu",
         ) from error

@@ -96,7 +96,8 @@ def release(
         report_html: one self-contained page.
 
     Raises:
-        BadInputError: `out` holds anything else; it stays as it is. Or the golden arrays do not fit each other.
+        BadInputError: `out` holds anything else; it stays as it is. Or the golden arrays do not fit each
+            other.
         StoreError: the disk is full or does not let us write; nothing is left behind.
     """
     _check_golden(golden_inputs, golden_codes, golden_output)
@@ -125,7 +126,9 @@ def release(
 
 
 def check_replaceable(out: Path) -> None:
-    """Raise BadInputError unless `out` is free, an empty folder, or a bundle with nothing of the user's in it."""
+    """Raise BadInputError unless `out` is free, an empty folder, or a bundle with nothing of the user's in
+    it.
+    """
     hint = "choose another folder with --out DIR"
     if not out.name:
         raise BadInputError(f"--out {out} has no name of its own", hint=hint)
@@ -138,14 +141,21 @@ def check_replaceable(out: Path) -> None:
         if not (out / SUMS_FILE).is_file():
             raise BadInputError(f"no {SUMS_FILE}")
     except MixportError as error:
-        raise BadInputError(f"--out {out} exists and is not a mixport bundle, so it stays as it is", hint=hint) from error
+        raise BadInputError(
+            f"--out {out} exists and is not a mixport bundle, so it stays as it is", hint=hint
+        ) from error
     known = {*BUNDLE_FILES, SUMS_FILE}
     foreign = sorted(
-        path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir() and path.relative_to(out).as_posix() not in known
+        path.relative_to(out).as_posix()
+        for path in out.rglob("*")
+        if not path.is_dir() and path.relative_to(out).as_posix() not in known
     )
     if foreign:
         raise BadInputError(
-            f"--out {out} is a bundle that holds other files too ({', '.join(foreign[:3])}), so it stays as it is",
+            (
+                f"--out {out} is a bundle that holds other files too ({', '.join(foreign[:3])}), so it "
+                "stays as it is"
+            ),
             hint=f"move {foreign[0]} elsewhere, or choose another folder with --out DIR",
         )
 
@@ -162,12 +172,15 @@ def read_bundle(path: Path) -> ReleaseBundle:
         raw = _read_small(path / MANIFEST_FILE, _MAX_MANIFEST_BYTES)
         document = json.loads(raw)
     except (OSError, ValueError, RecursionError) as error:
-        raise BadInputError(f"{path} is not a bundle: {MANIFEST_FILE} cannot be read: {error}", hint=_REBUILD) from error
+        raise BadInputError(
+            f"{path} is not a bundle: {MANIFEST_FILE} cannot be read: {error}", hint=_REBUILD
+        ) from error
     if isinstance(document, dict):
         got = cast("dict[str, object]", document).get("schema_version")
         if got != SCHEMA_VERSION:
             raise BadInputError(
-                f"{path}: {MANIFEST_FILE} has schema_version {got!r}, this mixport reads {SCHEMA_VERSION}", hint="update mixport"
+                f"{path}: {MANIFEST_FILE} has schema_version {got!r}, this mixport reads {SCHEMA_VERSION}",
+                hint="update mixport",
             )
     try:
         return ReleaseBundle(path=path, manifest=Manifest.model_validate_json(raw))
@@ -178,7 +191,9 @@ def read_bundle(path: Path) -> ReleaseBundle:
 
 
 def read_golden(bundle: ReleaseBundle) -> Golden:
-    """The golden vectors of a bundle. Raises BadInputError: missing, damaged, or arrays that do not fit each other."""
+    """The golden vectors of a bundle. Raises BadInputError: missing, damaged, or arrays that do not fit each
+    other.
+    """
     inputs, outputs = _read_arrays(bundle.path / INPUTS_FILE), _read_arrays(bundle.path / OUTPUTS_FILE)
     codes = _read_arrays(bundle.path / CODES_FILE)
     if "input" not in inputs or "output" not in outputs:
@@ -188,7 +203,9 @@ def read_golden(bundle: ReleaseBundle) -> Golden:
 
 
 def verify_hashes(path: Path) -> list[str]:
-    """What is wrong with a bundle's files, one line each; empty when SHA256SUMS, the manifest and the files agree."""
+    """What is wrong with a bundle's files, one line each; empty when SHA256SUMS, the manifest and the files
+    agree.
+    """
     try:
         lines = _read_small(path / SUMS_FILE, _MAX_SUMS_BYTES).decode("utf-8").splitlines()
         listed = read_bundle(path).manifest.files
@@ -202,9 +219,17 @@ def verify_hashes(path: Path) -> list[str]:
         else:
             problems.append(f"{SUMS_FILE} line {number}: not a SHA-256 and a name")
     problems += [f"{name}: not in {SUMS_FILE}" for name in BUNDLE_FILES if name not in sums]
-    problems += [f"{name}: {MANIFEST_FILE} and {SUMS_FILE} differ" for name in listed if listed[name] != sums.get(name)]
-    problems += [f"{name}: not in {MANIFEST_FILE}" for name in BUNDLE_FILES if name not in listed and name != MANIFEST_FILE]
-    return problems + [problem for name, wanted in sums.items() if (problem := _hash_problem(path, name, wanted))]
+    problems += [
+        f"{name}: {MANIFEST_FILE} and {SUMS_FILE} differ" for name in listed if listed[name] != sums.get(name)
+    ]
+    problems += [
+        f"{name}: not in {MANIFEST_FILE}"
+        for name in BUNDLE_FILES
+        if name not in listed and name != MANIFEST_FILE
+    ]
+    return problems + [
+        problem for name, wanted in sums.items() if (problem := _hash_problem(path, name, wanted))
+    ]
 
 
 def _hash_problem(folder: Path, name: str, wanted: str) -> str | None:
@@ -214,7 +239,9 @@ def _hash_problem(folder: Path, name: str, wanted: str) -> str | None:
     try:
         if not (folder / relative).is_file():
             return f"{name}: missing"
-        return None if sha256_file(folder / relative) == wanted else f"{name}: content differs from {SUMS_FILE}"
+        return (
+            None if sha256_file(folder / relative) == wanted else f"{name}: content differs from {SUMS_FILE}"
+        )
     except OSError as error:
         return f"{name}: cannot be read: {error.strerror or error}"
 
@@ -240,11 +267,16 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 def _check_golden(inputs: NDArray[Any], codes: Mapping[str, NDArray[Any]], output: NDArray[Any]) -> None:
     if inputs.dtype != np.float32 or inputs.ndim != 4 or output.dtype != np.float32:
         raise BadInputError(
-            f"golden input is {inputs.dtype} {list(inputs.shape)} and output {output.dtype}, allowed float32 [N, 3, H, W] and float32",
+            (
+                f"golden input is {inputs.dtype} {list(inputs.shape)} and output {output.dtype}, allowed "
+                "float32 [N, 3, H, W] and float32"
+            ),
             hint=_REBUILD,
         )
     if output.ndim == 0 or len(output) != len(inputs):
-        raise BadInputError(f"golden output has shape {list(output.shape)}, allowed [{len(inputs)}, ...]", hint=_REBUILD)
+        raise BadInputError(
+            f"golden output has shape {list(output.shape)}, allowed [{len(inputs)}, ...]", hint=_REBUILD
+        )
     for name, array in codes.items():
         if array.dtype.kind not in "iu":
             raise BadInputError(f"golden codes {name} are {array.dtype}, allowed integers", hint=_REBUILD)

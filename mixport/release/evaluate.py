@@ -16,7 +16,9 @@ from mixport.records.errors import BadInputError, BadOptionError
 from mixport.records.output_quality import agreement, named_classes, sqnr_db
 
 ONE_OUTPUT = "the model has one output value, which names no class"
-CONSTANT_OUTPUT = "the float model's outputs are the same on all {images} images, so that nothing could differ"
+CONSTANT_OUTPUT = (
+    "the float model's outputs are the same on all {images} images, so that nothing could differ"
+)
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -46,8 +48,10 @@ class Metrics:
     Attributes:
         top1_float: percent; None without labels.
         top1_quantized: percent; None without labels.
-        agreement: share of images with the same top-1 class, 0 to 1; None where nothing was compared or could differ.
-        sqnr_db: of the output, as `sqnr_db` defines it; None where nothing was compared or the outputs do not vary.
+        agreement: share of images with the same top-1 class, 0 to 1; None where nothing was compared or could
+            differ.
+        sqnr_db: of the output, as `sqnr_db` defines it; None where nothing was compared or the outputs do not
+            vary.
         size_bytes: of model.onnx.
         size_ratio: size_bytes / float_bytes.
         float_bytes: size of the float parameters, 4 bytes each.
@@ -67,7 +71,9 @@ class Metrics:
 
     @property
     def top1_drop(self) -> float | None:
-        """top1_float - top1_quantized in percentage points, to 9 decimals: 92.0 - 91.0 is 1.0, whatever binary fractions say."""
+        """top1_float - top1_quantized in percentage points, to 9 decimals: 92.0 - 91.0 is 1.0, whatever
+        binary fractions say.
+        """
         if self.top1_float is None or self.top1_quantized is None:
             return None
         return round(self.top1_float - self.top1_quantized, 9)
@@ -108,17 +114,21 @@ class GateResult:
 
 
 def top1(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Top-1 accuracy in percent of logits [N, classes] against class indices [N]; ties count for the lower index.
+    """Top-1 accuracy in percent of logits [N, classes] against class indices [N]; ties count for the lower
+    index.
 
     Raises:
         BadInputError: shapes that do not fit, no image, NaN, or a label that is no class.
     """
     best = named_classes(logits)
     if labels.shape != best.shape:
-        raise BadInputError(f"labels have shape {list(labels.shape)}, allowed [{len(best)}], one label an image")
+        raise BadInputError(
+            f"labels have shape {list(labels.shape)}, allowed [{len(best)}], one label an image"
+        )
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise BadInputError(
-            f"labels go from {labels.min()} to {labels.max()}, the model has {logits.shape[1]} classes", hint="check the --eval file"
+            f"labels go from {labels.min()} to {labels.max()}, the model has {logits.shape[1]} classes",
+            hint="check the --eval file",
         )
     return 100.0 * int((best == labels).sum()) / len(best)
 
@@ -131,13 +141,18 @@ def measure(
     size_bytes: int,
     float_bytes: int,
 ) -> Metrics:
-    """All metrics of one build; None where there is nothing to measure with, or where a figure would mean nothing. Raises BadInputError."""
+    """All metrics of one build; None where there is nothing to measure with, or where a figure would mean
+    nothing. Raises BadInputError.
+    """
     same_class: float | None = None
     ratio_db: float | None = None
     reasons: dict[str, str] = {}
     classes_named = True
     if float_logits is not None and quantized_logits is not None:
-        same_class, ratio_db = agreement(float_logits, quantized_logits), sqnr_db(float_logits, quantized_logits)
+        same_class, ratio_db = (
+            agreement(float_logits, quantized_logits),
+            sqnr_db(float_logits, quantized_logits),
+        )
         classes_named = float_logits.shape[1] > 1
         if ratio_db is None:
             same_class, reasons["sqnr_db"] = None, CONSTANT_OUTPUT.format(images=len(float_logits))
@@ -148,7 +163,9 @@ def measure(
     labels = labels if classes_named else None
     return Metrics(
         top1_float=top1(float_logits, labels) if float_logits is not None and labels is not None else None,
-        top1_quantized=top1(quantized_logits, labels) if quantized_logits is not None and labels is not None else None,
+        top1_quantized=top1(quantized_logits, labels)
+        if quantized_logits is not None and labels is not None
+        else None,
         agreement=same_class,
         sqnr_db=ratio_db,
         size_bytes=size_bytes,
@@ -191,9 +208,14 @@ def parse_gate(text: str) -> Gate:
 
 
 def check_gates(
-    gates: Iterable[Gate], values: Mapping[str, float | None], *, reasons: Mapping[str, str] = MappingProxyType({})
+    gates: Iterable[Gate],
+    values: Mapping[str, float | None],
+    *,
+    reasons: Mapping[str, str] = MappingProxyType({}),
 ) -> list[GateResult]:
-    """One result a gate, in order. A gate on a value that is missing, None or NaN is not met; `reasons` says why it is, where known."""
+    """One result a gate, in order. A gate on a value that is missing, None or NaN is not met; `reasons` says
+    why it is, where known.
+    """
     return [_check(gate, values.get(gate.metric), reason=_reason(gate.metric, reasons)) for gate in gates]
 
 
@@ -210,11 +232,23 @@ def _check(gate: Gate, value: float | None, *, reason: str | None) -> GateResult
                 f"leave out --gate '{gate.text}', or change what it is measured on",
             )
             return GateResult(gate=gate.text, passed=False, value=None, explanation=explanation, hint=hint)
-        hint = f"mixport build {option} DIR ..." if option else f"leave out --gate '{gate.text}', or let the build measure {gate.metric}"
-        return GateResult(gate=gate.text, passed=False, value=None, explanation=f"{gate.metric} was not measured", hint=hint)
+        hint = (
+            f"mixport build {option} DIR ..."
+            if option
+            else f"leave out --gate '{gate.text}', or let the build measure {gate.metric}"
+        )
+        return GateResult(
+            gate=gate.text, passed=False, value=None, explanation=f"{gate.metric} was not measured", hint=hint
+        )
     passed = _OPERATORS[gate.operator](value, gate.bound)
     explanation = f"{gate.metric} is {value:.6g}, asked for {gate.operator} {gate.bound:.6g}"
-    return GateResult(gate=gate.text, passed=passed, value=value, explanation=explanation, hint=None if passed else "see report.html")
+    return GateResult(
+        gate=gate.text,
+        passed=passed,
+        value=value,
+        explanation=explanation,
+        hint=None if passed else "see report.html",
+    )
 
 
 def _number(text: str) -> float | None:

@@ -95,7 +95,9 @@ class CalibrationEntry(_Part):
 
 
 class WarningEntry(_Part):
-    """Something worth a look, though no gate asks for it: what it is about, what was seen, and what to type or change."""
+    """Something worth a look, though no gate asks for it: what it is about, what was seen, and what to type
+    or change.
+    """
 
     about: str
     message: str
@@ -105,11 +107,11 @@ class WarningEntry(_Part):
 class SiteEntry(_Part):
     """One quantised tensor: a weight (with its layer) or an activation.
 
-    `sqnr_db` is the SQNR of the model's output with this tensor alone quantised, on a few calibration images; it is measured where the
-    output with all of them quantised is worth a warning.
+    `sqnr_db` is the SQNR of the model's output with this tensor alone quantised, on a few calibration images;
+    it is measured where the output with all of them quantised is worth a warning.
 
-    A weight's `activation_bits` are those of the tensor that its layer reads, so that wWaA can be checked row by row. Scale,
-    zero point and range belong to activations; weights have one scale a channel, in the file.
+    A weight's `activation_bits` are those of the tensor that its layer reads, so that wWaA can be checked row
+    by row. Scale, zero point and range belong to activations; weights have one scale a channel, in the file.
     """
 
     name: str
@@ -132,10 +134,12 @@ class SiteEntry(_Part):
 
 
 class MetricsEntry(_Part):
-    """Accuracy in percent, agreement as a share, SQNR in dB, sizes in bytes; None where not measured, with the reason in `reasons` by name.
+    """Accuracy in percent, agreement as a share, SQNR in dB, sizes in bytes; None where not measured, with
+    the reason in `reasons` by name.
 
-    `sqnr_db` is 10 log10(signal / noise): signal the variance of each output over the images, summed over outputs, noise the mean of
-    the squared differences to the float model, summed too. What an output has on every image alike is no signal.
+    `sqnr_db` is 10 log10(signal / noise): signal the variance of each output over the images, summed over
+    outputs, noise the mean of the squared differences to the float model, summed too. What an output has on
+    every image alike is no signal.
     """
 
     top1_float: float | None
@@ -194,7 +198,9 @@ class DivergenceEntry(_Part):
 
 
 class OperandEntry(_Part):
-    """A code tensor that a diverging node reads: its code at the position, or how many codes the position reads."""
+    """A code tensor that a diverging node reads: its code at the position, or how many codes the position
+    reads.
+    """
 
     name: str
     code: int | None
@@ -276,7 +282,9 @@ class FormCostEntry(_Part):
 
 
 class PortableCostEntry(_Part):
-    """Latency of the model, and its ratio to the model with the runtime's own softmax and LayerNorm; one thread, batch 1."""
+    """Latency of the model, and its ratio to the model with the runtime's own softmax and LayerNorm; one
+    thread, batch 1.
+    """
 
     model_ms: float
     ratio: float
@@ -284,7 +292,8 @@ class PortableCostEntry(_Part):
 
 
 class LatencyEntry(_Part):
-    """Median latencies of the file and of the float model, and their ratio (below 1 the file is faster); one thread, batch 1.
+    """Median latencies of the file and of the float model, and their ratio (below 1 the file is faster); one
+    thread, batch 1.
 
     `slower` is True where the file is slower by more than noise. Without float_ms, `reason` says why.
     """
@@ -300,7 +309,9 @@ class LatencyEntry(_Part):
 
 
 class WidthOptionEntry(_Part):
-    """One width a layer could have had: loss alone (KL divergence in nats), bytes of its weights in the file."""
+    """One width a layer could have had: loss alone (KL divergence in nats), bytes of its weights in the
+    file.
+    """
 
     bits: int
     loss: float
@@ -316,7 +327,9 @@ class LayerChoiceEntry(_Part):
 
 
 class WidthsEntry(_Part):
-    """How weight bits were chosen under a size budget; the fields are those of `mixport.records.search.WidthSearch`."""
+    """How weight bits were chosen under a size budget; the fields are those of
+    `mixport.records.search.WidthSearch`.
+    """
 
     budget_bytes: int
     smallest_bytes: int
@@ -331,11 +344,13 @@ class WidthsEntry(_Part):
 
 
 class UnitEntry(_Part):
-    """One reconstructed unit: layers and activation sites that were learned; error of its output relative to its own square.
+    """One reconstructed unit: layers and activation sites that were learned; error of its output relative to
+    its own square.
 
     The errors are None where they are no finite number. Without layers and sites the unit stayed as it was:
-    rounded to nearest, or as the recipe's stage before left it. `batch` is the number of images a step, `dropped` the share
-    of the values in the unit's input that were float ones while it was learned; None where an older mixport did not note them.
+    rounded to nearest, or as the recipe's stage before left it. `batch` is the number of images a step,
+    `dropped` the share of the values in the unit's input that were float ones while it was learned; None
+    where an older mixport did not note them.
     """
 
     name: str
@@ -348,9 +363,11 @@ class UnitEntry(_Part):
 
 
 class MlpEntry(_Part):
-    """One MLP whose GELU was to become ReLU: its layers, none where it keeps GELU; error of its output in float relative to its own square.
+    """One MLP whose GELU was to become ReLU: its layers, none where it keeps GELU; error of its output in
+    float relative to its own square.
 
-    `error_before` is with ReLU simply put in, `error_after` with what was learned; None where it is no finite number.
+    `error_before` is with ReLU simply put in, `error_after` with what was learned; None where it is no finite
+    number.
     """
 
     name: str
@@ -360,7 +377,8 @@ class MlpEntry(_Part):
 
 
 class ReconstructionEntry(_Part):
-    """How the integers were learned: recipe, steps a unit, calibration images, seed, device (cpu or cuda), CPU threads, units in order.
+    """How the integers were learned: recipe, steps a unit, calibration images, seed, device (cpu or cuda),
+    CPU threads, units in order.
 
     `mlps` were learned in float before, in `mlp_iters` steps each.
     """
@@ -377,7 +395,9 @@ class ReconstructionEntry(_Part):
 
 
 class Manifest(_Part):
-    """The whole of manifest.json. `files` maps every other file of the bundle to its SHA-256; `release` fills it."""
+    """The whole of manifest.json. `files` maps every other file of the bundle to its SHA-256; `release` fills
+    it.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     mixport_version: str

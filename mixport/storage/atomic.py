@@ -1,7 +1,7 @@
 """Folders that appear whole or not at all: fill a temporary folder, then rename it.
 
-A temporary folder is named `<label>-<pid>-<8 hex digits>` and locked while its process lives, so that a later run can tell
-work in progress from what a killed process left behind.
+A temporary folder is named `<label>-<pid>-<8 hex digits>` and locked while its process lives, so that a later
+run can tell work in progress from what a killed process left behind.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, 
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path, *, label: str) -> Generator[Path]:
-    """A new folder inside an existing `parent`, removed at the end unless it was renamed by then. Raises OSError."""
+    """A new folder inside an existing `parent`, removed at the end unless it was renamed by then. Raises
+    OSError.
+    """
     folder = parent / f"{label}-{os.getpid()}-{secrets.token_hex(4)}"
     folder.mkdir()
     lock = None
@@ -45,20 +47,29 @@ def temporary_folder(parent: Path, *, label: str) -> Generator[Path]:
 
 
 def sweep(parent: Path, *, label: str = "") -> list[Path]:
-    """Remove temporary folders of `parent` (whose label starts with `label`) that no living process works on; give their paths."""
+    """Remove temporary folders of `parent` (whose label starts with `label`) that no living process works on;
+    give their paths.
+    """
     if not parent.is_dir():
         return []
     swept: list[Path] = []
     for folder in sorted(parent.iterdir()):
         match = _LEFTOVER.fullmatch(folder.name)
-        if match and folder.name.startswith(label) and folder.is_dir() and _is_stale(folder, pid=int(match[1])):
+        if (
+            match
+            and folder.name.startswith(label)
+            and folder.is_dir()
+            and _is_stale(folder, pid=int(match[1]))
+        ):
             shutil.rmtree(folder, ignore_errors=True)
             swept.append(folder)
     return swept
 
 
 def sync_tree(folder: Path) -> None:
-    """Force a folder's files, then its folders, to the disk. Raises OSError, so that a late write error is not lost."""
+    """Force a folder's files, then its folders, to the disk. Raises OSError, so that a late write error is
+    not lost.
+    """
     for root, _, names in os.walk(folder, topdown=False):
         for name in names:
             _sync(Path(root, name))
@@ -72,7 +83,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def swap(new: Path, old: Path) -> None:
-    """Exchange two folders of one file system; `old` never disappears where the system can exchange names. Raises OSError."""
+    """Exchange two folders of one file system; `old` never disappears where the system can exchange names.
+    Raises OSError.
+    """
     if _exchange(new, old):
         return
     aside = new.with_name(f"{new.name}-old")
@@ -103,7 +116,9 @@ def _sync(path: Path) -> None:
 
 
 def _lock(folder: Path) -> int | None:
-    """Hold the folder for this process; None where it is held already. The kernel lets go when the process dies."""
+    """Hold the folder for this process; None where it is held already. The kernel lets go when the process
+    dies.
+    """
     if sys.platform == "win32":
         return None
     handle = os.open(folder, os.O_RDONLY)
@@ -119,7 +134,8 @@ def _lock(folder: Path) -> int | None:
 
 
 def _is_stale(folder: Path, *, pid: int) -> bool:
-    # The age covers a process id that is in use again, as in a container whose processes always get the same numbers.
+    # The age covers a process id that is in use again, as in a container whose processes always get the same
+    # numbers.
     try:
         old = time.time() - folder.stat().st_mtime > _ABANDONED_AFTER_S
         if not old and _is_alive(pid):

@@ -32,7 +32,8 @@ class LabelledFile:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Image files below a folder, by suffix, in the order of their relative names; hidden ones and linked folders left out.
+    """Image files below a folder, by suffix, in the order of their relative names; hidden ones and linked
+    folders left out.
 
     Raises:
         BadInputError: the folder cannot be read, or holds no image.
@@ -40,9 +41,16 @@ def image_files(folder: Path) -> list[Path]:
     files: list[Path] = []
     for root, folders, names in os.walk(folder, onerror=_cannot_read):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(root, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES]
+        files += [
+            Path(root, name)
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+        ]
     if not files:
-        raise BadInputError(f"{folder}: no image below it, allowed {', '.join(sorted(SUFFIXES))}", hint="check the path with ls")
+        raise BadInputError(
+            f"{folder}: no image below it, allowed {', '.join(sorted(SUFFIXES))}",
+            hint="check the path with ls",
+        )
     return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
 
@@ -55,7 +63,9 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def skipped_files(folder: Path) -> dict[str, int]:
-    """Suffixes of the files below a folder that `image_files` leaves out, with their number, most first; hidden ones do not count."""
+    """Suffixes of the files below a folder that `image_files` leaves out, with their number, most first;
+    hidden ones do not count.
+    """
     found: Counter[str] = Counter()
     for _, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -65,10 +75,12 @@ def skipped_files(folder: Path) -> dict[str, int]:
 
 
 def decode(path: Path) -> Image.Image:
-    """The first frame of a PNG, JPEG, WebP or BMP file as RGB, upright as its EXIF orientation says (transparency dropped).
+    """The first frame of a PNG, JPEG, WebP or BMP file as RGB, upright as its EXIF orientation says
+    (transparency dropped).
 
     Raises:
-        BadInputError: damaged, another format, more than 8 bits a channel, or more pixels than Pillow's limit.
+        BadInputError: damaged, another format, more than 8 bits a channel, or more pixels than Pillow's
+            limit.
     """
     try:
         with warnings.catch_warnings():
@@ -80,37 +92,55 @@ def decode(path: Path) -> Image.Image:
     # Decoders meet hostile bytes with whatever exception comes first.
     except Exception as error:
         raise BadInputError(
-            f"image {path} cannot be decoded: {_reason(error)}; allowed PNG, JPEG, WebP and BMP below {Image.MAX_IMAGE_PIXELS} pixels",
+            (
+                f"image {path} cannot be decoded: {_reason(error)}; allowed PNG, JPEG, WebP and BMP "
+                f"below {Image.MAX_IMAGE_PIXELS} pixels"
+            ),
             hint=f"remove or replace {path.name}",
         ) from error
-    raise BadInputError(f"image {path} has mode {mode}, allowed 8 bits a channel", hint="convert it to an 8-bit RGB PNG")
+    raise BadInputError(
+        f"image {path} has mode {mode}, allowed 8 bits a channel", hint="convert it to an 8-bit RGB PNG"
+    )
 
 
-def labelled_files(folder: Path, *, class_names: Sequence[str] | None, class_ids: Sequence[str] | None = None) -> list[LabelledFile]:
+def labelled_files(
+    folder: Path, *, class_names: Sequence[str] | None, class_ids: Sequence[str] | None = None
+) -> list[LabelledFile]:
     """Images of a folder with one folder a class, in the order of their relative names.
 
-    A folder's name is a class name (case, spaces and underscores do not count), the id of a class in its data set (the synsets of
-    ImageNet, n01440764), or else a class index. Where no name is any, the sorted folders are the classes in order, if there are as
-    many of them as classes.
+    A folder's name is a class name (case, spaces and underscores do not count), the id of a class in its data
+    set (the synsets of ImageNet, n01440764), or else a class index. Where no name is any, the sorted folders
+    are the classes in order, if there are as many of them as classes.
 
     Raises:
         BadInputError: no class folders, names that fit no class, or two folders of one class.
     """
     try:
-        entries = sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        entries = sorted(
+            (entry for entry in folder.iterdir() if not entry.name.startswith(".")),
+            key=lambda entry: entry.name,
+        )
     except OSError as error:
         _cannot_read(error)
     stray = next((entry for entry in entries if entry.is_file() and entry.suffix.lower() in SUFFIXES), None)
     if stray is not None:
-        raise BadInputError(f"{folder}: image {stray.name} lies outside a class folder", hint="one folder per class, e.g. DIR/cat/1.png")
+        raise BadInputError(
+            f"{folder}: image {stray.name} lies outside a class folder",
+            hint="one folder per class, e.g. DIR/cat/1.png",
+        )
     names = [entry.name for entry in entries if entry.is_dir()]
     if not names:
-        raise BadInputError(f"{folder}: no class folders in it", hint="one folder per class, e.g. DIR/cat/1.png")
+        raise BadInputError(
+            f"{folder}: no class folders in it", hint="one folder per class, e.g. DIR/cat/1.png"
+        )
     labels = _labels(names, class_names=class_names, class_ids=class_ids, folder=folder)
     repeated = [label for label, count in Counter(labels).items() if count > 1]
     if repeated:
         same = [name for name, label in zip(names, labels, strict=True) if label == repeated[0]]
-        raise BadInputError(f"{folder}: folders {', '.join(same)} are all class {repeated[0]}", hint="keep one folder per class")
+        raise BadInputError(
+            f"{folder}: folders {', '.join(same)} are all class {repeated[0]}",
+            hint="keep one folder per class",
+        )
     files = [
         LabelledFile(path=path, label=label)
         for name, label in zip(names, labels, strict=True)
@@ -122,7 +152,9 @@ def labelled_files(folder: Path, *, class_names: Sequence[str] | None, class_ids
     return files
 
 
-def _labels(names: Sequence[str], *, class_names: Sequence[str] | None, class_ids: Sequence[str] | None, folder: Path) -> list[int]:
+def _labels(
+    names: Sequence[str], *, class_names: Sequence[str] | None, class_ids: Sequence[str] | None, folder: Path
+) -> list[int]:
     if class_ids is not None and set(names) <= set(class_ids):
         return [class_ids.index(name) for name in names]
     if class_names is not None:
@@ -133,14 +165,21 @@ def _labels(names: Sequence[str], *, class_names: Sequence[str] | None, class_id
         if known:
             unknown = [name for name, index in zip(names, by_name, strict=True) if index is None]
             raise BadInputError(
-                f"{folder}: folders that are no class of the model: {_listing(unknown)}; allowed {_listing(class_names)}",
+                (
+                    f"{folder}: folders that are no class of the model: {_listing(unknown)}; allowed "
+                    f"{_listing(class_names)}"
+                ),
                 hint="rename them, or name the classes with --classes FILE",
             )
     if all(name.isascii() and name.isdigit() for name in names):
         return _indices(names, class_names=class_names, folder=folder)
     if class_names is not None and len(names) == len(class_names):
         return list(range(len(names)))
-    wanted = "class names or indices" if class_names is None else f"the model's {len(class_names)} classes ({_listing(class_names)})"
+    wanted = (
+        "class names or indices"
+        if class_names is None
+        else f"the model's {len(class_names)} classes ({_listing(class_names)})"
+    )
     raise BadInputError(
         f"{folder}: {len(names)} folders ({_listing(names)}) do not fit {wanted}",
         hint="name folders after classes or class indices, or name the classes with --classes FILE",
@@ -151,7 +190,8 @@ def _indices(names: Sequence[str], *, class_names: Sequence[str] | None, folder:
     indices = [int(name) for name in names]
     if class_names is not None and max(indices) >= len(class_names):
         raise BadInputError(
-            f"{folder}: folder {max(indices)} is no class index, allowed 0 to {len(class_names) - 1}", hint="rename the folder"
+            f"{folder}: folder {max(indices)} is no class index, allowed 0 to {len(class_names) - 1}",
+            hint="rename the folder",
         )
     return indices
 
@@ -160,7 +200,8 @@ def _index_of(name: str, class_names: Sequence[str], folder: Path) -> int | None
     found = [index for index, class_name in enumerate(class_names) if _loose(class_name) == _loose(name)]
     if len(found) > 1:
         raise BadInputError(
-            f"{folder}: folder {name} fits classes {', '.join(map(str, found))}", hint="name the folders after class indices"
+            f"{folder}: folder {name} fits classes {', '.join(map(str, found))}",
+            hint="name the folders after class indices",
         )
     return found[0] if found else None
 
@@ -184,4 +225,6 @@ def _reason(error: Exception) -> str:
 
 
 def _cannot_read(error: OSError) -> NoReturn:
-    raise BadInputError(f"folder {error.filename} cannot be read: {error.strerror}", hint="check the path and its permissions") from error
+    raise BadInputError(
+        f"folder {error.filename} cannot be read: {error.strerror}", hint="check the path and its permissions"
+    ) from error

@@ -1,6 +1,7 @@
 """Images from folders and .npz files at the model's input size, and the pixels that the model sees.
 
-Images are uint8 RGB, rows first: [N, H, W, 3]. Sets that may be large are written to disk one image at a time.
+Images are uint8 RGB, rows first: [N, H, W, 3]. Sets that may be large are written to disk one image at a
+time.
 """
 
 from __future__ import annotations
@@ -79,8 +80,15 @@ def read_images(path: Path, *, preprocessing: Preprocessing, limit: int | None, 
     return _gather(choose_images(path, limit=limit, seed=seed), preprocessing=preprocessing)
 
 
-def write_images(source: ImageSource, path: Path, *, preprocessing: Preprocessing, on_image: Callable[[int], None] | None = None) -> None:
-    """Write the chosen images to a .npy of uint8 [N, H, W, 3], one at a time; `on_image` is called with 1 after each.
+def write_images(
+    source: ImageSource,
+    path: Path,
+    *,
+    preprocessing: Preprocessing,
+    on_image: Callable[[int], None] | None = None,
+) -> None:
+    """Write the chosen images to a .npy of uint8 [N, H, W, 3], one at a time; `on_image` is called with 1
+    after each.
 
     Raises:
         BadInputError: an image cannot be used.
@@ -90,7 +98,9 @@ def write_images(source: ImageSource, path: Path, *, preprocessing: Preprocessin
     write_npy_rows(path, _stream(source, preprocessing=preprocessing), shape=shape, on_row=on_image)
 
 
-def write_npy_rows(path: Path, rows: Iterator[Pixels], *, shape: tuple[int, ...], on_row: Callable[[int], None] | None = None) -> None:
+def write_npy_rows(
+    path: Path, rows: Iterator[Pixels], *, shape: tuple[int, ...], on_row: Callable[[int], None] | None = None
+) -> None:
     """Write a uint8 .npy of known shape row by row.
 
     Plain writes: on a full disk they raise OSError, where a memory map would kill the process.
@@ -111,7 +121,8 @@ def read_labelled(
     class_ids: Sequence[str] | None = None,
     limit: int | None = None,
 ) -> LabelledImages:
-    """Labelled images of a .npz file (`images`, `labels`) or of a folder with one folder a class, see `labelled_files`.
+    """Labelled images of a .npz file (`images`, `labels`) or of a folder with one folder a class, see
+    `labelled_files`.
 
     With a limit, images are taken at even distances, so that every class keeps its share.
 
@@ -126,7 +137,9 @@ def read_labelled(
     else:
         with _open_images(path) as archive:
             total = _image_count(archive)
-            labels = _read_labels(archive, total=total, classes=None if class_names is None else len(class_names))
+            labels = _read_labels(
+                archive, total=total, classes=None if class_names is None else len(class_names)
+            )
         chosen = _even_choice(total, limit=limit)
         source = ImageSource(path=path, files=None, chosen=chosen)
     images = _gather(source, preprocessing=preprocessing)
@@ -134,14 +147,17 @@ def read_labelled(
 
 
 def normalise(images: Pixels, *, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """uint8 [N, H, W, 3] to the model's input, float32 [N, 3, H, W]: (x / 255 - mean) / std, each step rounded to float32."""
+    """uint8 [N, H, W, 3] to the model's input, float32 [N, 3, H, W]: (x / 255 - mean) / std, each step
+    rounded to float32.
+    """
     unit = images.astype(np.float32) / np.float32(255)
     centred = (unit - np.array(preprocessing.mean, np.float32)) / np.array(preprocessing.std, np.float32)
     return np.ascontiguousarray(centred.transpose(0, 3, 1, 2))
 
 
 def fit(image: Image.Image, *, preprocessing: Preprocessing) -> Pixels:
-    """An RGB image at the input's size, uint8 [H, W, 3]: untouched where it has that size, else resized and centre-cropped.
+    """An RGB image at the input's size, uint8 [H, W, 3]: untouched where it has that size, else resized and
+    centre-cropped.
 
     The shorter side becomes round(size / crop_fraction), in Pillow's antialiased filter.
 
@@ -153,13 +169,18 @@ def fit(image: Image.Image, *, preprocessing: Preprocessing) -> Pixels:
     if image.size == (width, height):
         return np.asarray(image)
     if preprocessing.interpolation not in _RESAMPLING:
-        raise BadOptionError(f"interpolation is {preprocessing.interpolation!r}, allowed {', '.join(_RESAMPLING)}")
+        raise BadOptionError(
+            f"interpolation is {preprocessing.interpolation!r}, allowed {', '.join(_RESAMPLING)}"
+        )
     if not 0.0 < preprocessing.crop_fraction <= 1.0:
         raise BadOptionError(f"crop fraction is {preprocessing.crop_fraction}, allowed above 0 and at most 1")
     resized_size = _resized(image.size, preprocessing=preprocessing)
     if resized_size[0] * resized_size[1] > _MAX_RESIZED_PIXELS:
         raise BadInputError(
-            f"image of {image.width}x{image.height} becomes {resized_size[0]}x{resized_size[1]}, allowed {_MAX_RESIZED_PIXELS} pixels",
+            (
+                f"image of {image.width}x{image.height} becomes {resized_size[0]}x{resized_size[1]}, "
+                f"allowed {_MAX_RESIZED_PIXELS} pixels"
+            ),
             hint="remove images that are very long and thin",
         )
     resized = image.resize(resized_size, _RESAMPLING[preprocessing.interpolation])
@@ -179,7 +200,8 @@ def _resized(size: tuple[int, int], *, preprocessing: Preprocessing) -> tuple[in
 def _seeded_choice(total: int, *, limit: int | None, seed: int) -> tuple[int, ...]:
     if limit is None or total <= limit:
         return tuple(range(total))
-    # Raw words of a counter-based generator: NumPy promises these for ever, unlike the stream of Generator.choice.
+    # Raw words of a counter-based generator: NumPy promises these for ever, unlike the stream of
+    # Generator.choice.
     words = np.random.Philox(key=seed).random_raw(total)
     return tuple(sorted(np.argsort(words, kind="stable")[:limit].tolist()))
 
@@ -214,7 +236,10 @@ def _gather(source: ImageSource, *, preprocessing: Preprocessing) -> Pixels:
     shape = (len(source.chosen), *preprocessing.size, 3)
     needed = int(np.prod(shape, dtype=np.int64))
     if needed > MAX_ARRAY_BYTES:
-        raise BadInputError(f"{source.path}: {shape[0]} images need {needed} bytes, allowed {MAX_ARRAY_BYTES}", hint="use fewer images")
+        raise BadInputError(
+            f"{source.path}: {shape[0]} images need {needed} bytes, allowed {MAX_ARRAY_BYTES}",
+            hint="use fewer images",
+        )
     images = np.empty(shape, np.uint8)
     for position, image in enumerate(_stream(source, preprocessing=preprocessing)):
         images[position] = image
@@ -225,7 +250,10 @@ def _open_images(path: Path) -> AbstractContextManager[NpzReader]:
     if not path.exists():
         raise BadInputError(f"images: {path} does not exist", hint="give a folder of images or a .npz file")
     if path.suffix.lower() != ".npz":
-        raise BadInputError(f"images: {path} is neither a folder nor a .npz file", hint="give a folder of images or a .npz file")
+        raise BadInputError(
+            f"images: {path} is neither a folder nor a .npz file",
+            hint="give a folder of images or a .npz file",
+        )
     return open_npz(path, hint=_NPZ_HINT)
 
 
@@ -234,10 +262,17 @@ def _image_count(archive: NpzReader) -> int:
     shape = header.shape
     if header.dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3, 4) or 0 in shape:
         raise BadInputError(
-            f"{archive.path}: images is {header.dtype} {list(shape)}, allowed uint8 [N, H, W, 3] with N, H and W above 0", hint=_NPZ_HINT
+            (
+                f"{archive.path}: images is {header.dtype} {list(shape)}, allowed uint8 [N, H, W, 3] "
+                "with N, H and W above 0"
+            ),
+            hint=_NPZ_HINT,
         )
     if header.bytes > MAX_ARRAY_BYTES:
-        raise BadInputError(f"{archive.path}: images has {header.bytes} bytes, allowed {MAX_ARRAY_BYTES}", hint="use fewer images")
+        raise BadInputError(
+            f"{archive.path}: images has {header.bytes} bytes, allowed {MAX_ARRAY_BYTES}",
+            hint="use fewer images",
+        )
     return shape[0]
 
 
@@ -245,11 +280,18 @@ def _read_labels(archive: NpzReader, *, total: int, classes: int | None) -> NDAr
     header = archive.header("labels")
     if header.dtype != np.int64 or header.shape != (total,):
         raise BadInputError(
-            f"{archive.path}: labels is {header.dtype} {list(header.shape)}, allowed int64 [{total}], one label an image", hint=_NPZ_HINT
+            (
+                f"{archive.path}: labels is {header.dtype} {list(header.shape)}, allowed int64 "
+                f"[{total}], one label an image"
+            ),
+            hint=_NPZ_HINT,
         )
     labels = archive.read("labels")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or (classes is not None and high >= classes):
         allowed = "0 or more" if classes is None else f"0 to {classes - 1}"
-        raise BadInputError(f"{archive.path}: labels go from {low} to {high}, allowed {allowed}", hint="check --classes FILE and the file")
+        raise BadInputError(
+            f"{archive.path}: labels go from {low} to {high}, allowed {allowed}",
+            hint="check --classes FILE and the file",
+        )
     return labels

@@ -1,6 +1,7 @@
 """The .npz container, written with the same bytes every time and read without trust.
 
-Headers are checked before anything is allocated, nothing is unpickled, and no member is ever extracted to a path.
+Headers are checked before anything is allocated, nothing is unpickled, and no member is ever extracted to a
+path.
 """
 
 from __future__ import annotations
@@ -30,7 +31,16 @@ _CHUNK_BYTES = 1 << 20
 _NUMBER_KINDS = "biuf"
 _SAVE_HINT = "save it with numpy.savez_compressed(FILE, NAME=array)"
 #: What zipfile, zlib and NumPy raise on damaged or hostile files.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, SyntaxError)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +70,12 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
-            if not name or "\0" in name or "\\" in name or (name.endswith(".npy") and name[: -len(".npy")] in arrays):
+            if (
+                not name
+                or "\0" in name
+                or "\\" in name
+                or (name.endswith(".npy") and name[: -len(".npy")] in arrays)
+            ):
                 raise ValueError(f"{name!r} cannot name an array in {path.name}")
             # ZipInfo would cut or change some names, and stamp the current time and the system's file mode.
             member = zipfile.ZipInfo(f"{name}.npy", date_time=_EPOCH)
@@ -68,10 +83,14 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
             member.create_system = _UNIX
             member.external_attr = 0o644 << 16
             with archive.open(member, "w", force_zip64=array.nbytes >= _ZIP64_BYTES) as stream:
-                np.lib.format.write_array(stream, np.asarray(array, order="C"), version=(1, 0), allow_pickle=False)
+                np.lib.format.write_array(
+                    stream, np.asarray(array, order="C"), version=(1, 0), allow_pickle=False
+                )
 
 
-def read_npz(path: Path, *, max_bytes: int = MAX_ARRAY_BYTES, hint: str = _SAVE_HINT) -> dict[str, NDArray[Any]]:
+def read_npz(
+    path: Path, *, max_bytes: int = MAX_ARRAY_BYTES, hint: str = _SAVE_HINT
+) -> dict[str, NDArray[Any]]:
     """Every array of a .npz, at most `max_bytes` in all.
 
     Raises:
@@ -96,7 +115,9 @@ def open_npz(path: Path, *, hint: str = _SAVE_HINT) -> Generator[NpzReader]:
 
 
 class NpzReader:
-    """Arrays of an open .npz by name. Every method raises BadInputError for damage and for names that are not there."""
+    """Arrays of an open .npz by name. Every method raises BadInputError for damage and for names that are not
+    there.
+    """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, *, hint: str) -> None:
         self.path = path
@@ -117,7 +138,10 @@ class NpzReader:
         """One whole array, at most MAX_ARRAY_BYTES."""
         with _explained(self.path, self._hint), self._open(name) as (header, stream):
             if header.bytes > MAX_ARRAY_BYTES:
-                raise BadInputError(f"{self.path}: {name} has {header.bytes} bytes, allowed {MAX_ARRAY_BYTES}", hint=self._hint)
+                raise BadInputError(
+                    f"{self.path}: {name} has {header.bytes} bytes, allowed {MAX_ARRAY_BYTES}",
+                    hint=self._hint,
+                )
             values = np.empty(header.bytes, np.uint8)
             for start in range(0, header.bytes, _CHUNK_BYTES):
                 piece = values[start : start + _CHUNK_BYTES]
@@ -138,11 +162,15 @@ class NpzReader:
         try:
             member = self._archive.getinfo(f"{name}.npy")
         except KeyError:
-            raise BadInputError(f"{self.path}: no array {name!r}, got {', '.join(self.names) or 'no arrays'}", hint=self._hint) from None
+            raise BadInputError(
+                f"{self.path}: no array {name!r}, got {', '.join(self.names) or 'no arrays'}", hint=self._hint
+            ) from None
         with self._archive.open(member) as stream:
             header, header_bytes = _read_header(stream, f"{self.path}: {name}", self._hint)
             if header_bytes + header.bytes != member.file_size:
-                raise EOFError(f"{name} has {member.file_size - header_bytes} bytes, its header says {header.bytes}")
+                raise EOFError(
+                    f"{name} has {member.file_size - header_bytes} bytes, its header says {header.bytes}"
+                )
             yield header, stream
 
 
@@ -169,7 +197,9 @@ def _read_header(stream: IO[bytes], where: str, hint: str) -> tuple[Header, int]
     if dtype.kind not in _NUMBER_KINDS:
         raise BadInputError(f"{where} has dtype {dtype}, allowed bool, integers and floats", hint=hint)
     if fortran and len(shape) > 1:
-        raise BadInputError(f"{where} is in Fortran order, allowed C order", hint="save numpy.ascontiguousarray(array)")
+        raise BadInputError(
+            f"{where} is in Fortran order, allowed C order", hint="save numpy.ascontiguousarray(array)"
+        )
     if any(extent < 0 for extent in shape):
         raise ValueError(f"array shape {shape}")
     return Header(shape=shape, dtype=dtype), np.lib.format.MAGIC_LEN + len(length_bytes) + length

@@ -1,7 +1,7 @@
 """JSON records that prove themselves: the first field is the SHA-256 of everything behind it, byte by byte.
 
-The bytes of the file are hashed, not the values in them: a changed space is found too, and a large record is checked at the speed
-of SHA-256, before it is parsed.
+The bytes of the file are hashed, not the values in them: a changed space is found too, and a large record is
+checked at the speed of SHA-256, before it is parsed.
 """
 
 from __future__ import annotations

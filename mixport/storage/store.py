@@ -1,8 +1,7 @@
 """Records on disk, by kind and key: written whole or not at all, verified on every read.
 
-ROOT/<kind>/<key>/entry.json     what the entry holds: sizes and SHA-256 of its files, metadata, and its own SHA-256
-ROOT/<kind>/<key>/...            the files
-ROOT/.tmp/                       work in progress
+ROOT/<kind>/<key>/entry.json     what the entry holds: sizes and SHA-256 of its files, metadata, and its own
+SHA-256 ROOT/<kind>/<key>/...            the files ROOT/.tmp/                       work in progress
 ROOT/.damaged/                   entries that failed their check, kept for a look
 """
 
@@ -100,15 +99,18 @@ class Store:
         """What the writer of an entry added. Raises StoreError where the entry cannot be read."""
         record, problem = self._record(kind, key)
         if record is None:
-            raise StoreError(f"cache entry {kind}/{key}: {problem}", hint="run the same command again to rebuild it")
+            raise StoreError(
+                f"cache entry {kind}/{key}: {problem}", hint="run the same command again to rebuild it"
+            )
         return record.metadata
 
     @contextlib.contextmanager
     def create(self, kind: str, key: str, *, metadata: Mapping[str, Any] | None = None) -> Generator[Path]:
         """A temporary folder to fill; at the normal end of the block it becomes the entry in one rename.
 
-        `metadata` (plain JSON values) is read at the end, so the block may still fill the mapping it passed. After an exception
-        nothing stays. Where another process was first with a whole entry, that one is kept.
+        `metadata` (plain JSON values) is read at the end, so the block may still fill the mapping it passed.
+        After an exception nothing stays. Where another process was first with a whole entry, that one is
+        kept.
 
         Raises:
             StoreError: the disk is full or does not let us write, or a name is not allowed.
@@ -130,10 +132,14 @@ class Store:
     def entries(self, kind: str | None = None) -> list[Entry]:
         """Every entry, or those of one kind, by kind and key. Reads entry.json only."""
         kinds = [kind] if kind is not None else _names(self.root)
-        return [self._describe(one, key) for one in kinds for key in _names(self.root / _checked(one, "kind"))]
+        return [
+            self._describe(one, key) for one in kinds for key in _names(self.root / _checked(one, "kind"))
+        ]
 
     def verify(self, kind: str, key: str) -> list[str]:
-        """What is wrong with an entry, one line each; empty when entry.json and every file have their recorded size and SHA-256."""
+        """What is wrong with an entry, one line each; empty when entry.json and every file have their
+        recorded size and SHA-256.
+        """
         folder = self._folder(kind, key)
         record, problem = self._record(kind, key)
         if record is None:
@@ -216,7 +222,10 @@ class Store:
 
 def _checked(name: str, what: str) -> str:
     if _NAME.fullmatch(name) is None:
-        raise StoreError(f"cache {what} is {name!r}, allowed 1 to 128 of a-z, 0-9, _ and -, starting with a letter or digit")
+        raise StoreError(
+            f"cache {what} is {name!r}, allowed 1 to 128 of a-z, 0-9, _ and -, starting with a "
+            "letter or digit"
+        )
     return name
 
 
@@ -226,4 +235,6 @@ def _names(folder: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise BadInputError(f"cache folder {folder} cannot be read: {error.strerror}", hint="choose another with --cache DIR") from error
+        raise BadInputError(
+            f"cache folder {folder} cannot be read: {error.strerror}", hint="choose another with --cache DIR"
+        ) from error

@@ -24,19 +24,25 @@ def claim_of(
     elsewhere: Sequence[RuntimeResult] = (),
 ) -> str:
     """Write the sentence for a report; see `mixport.validate.validate`."""
-    where = f"{info.name} {info.version} ({info.cpu}), optimisation level {policy.optimization_level}, {_count(policy.threads, 'thread')}"
+    where = (
+        f"{info.name} {info.version} ({info.cpu}), optimisation level {policy.optimization_level}, "
+        f"{_count(policy.threads, 'thread')}"
+    )
     if divergences:
         first = divergences[0]
         return (
-            f"Codes differ: first at {first.site}{list(first.index)} on {first.inputs}, expected {first.expected:g}, "
+            f"Codes differ: first at {first.site}{list(first.index)} on {first.inputs}, expected "
+            f"{first.expected:g}, "
             f"{first.executor} gave {first.got:g}; {where}"
         )
     operators = integer_operator_count(audit)
     checked = sum(count["values"] for count in checks.counts.values())
     others = "the simulation and " if simulated else ""
     return (
-        f"All {native.values} values of {_count(native.tensors, 'tensor')} and {checked} values of crafted operator checks are the same in "
-        f"the integer interpreter, {others}{where}; {_elsewhere(elsewhere)}{_count(operators, 'integer operator')} at run time, "
+        f"All {native.values} values of {_count(native.tensors, 'tensor')} and {checked} values of "
+        "crafted operator checks are the same in "
+        f"the integer interpreter, {others}{where}; "
+        f"{_elsewhere(elsewhere)}{_count(operators, 'integer operator')} at run time, "
         f"{_count(len(islands), 'float island')} excluded"
     )
 
@@ -44,7 +50,9 @@ def claim_of(
 def _elsewhere(results: Sequence[RuntimeResult]) -> str:
     if not results:
         return ""
-    named = ", ".join(f"{result.name} ({result.version}, {result.cpu}: {result.values} values)" for result in results)
+    named = ", ".join(
+        f"{result.name} ({result.version}, {result.cpu}: {result.values} values)" for result in results
+    )
     return f"the same on {named}; "
 
 

@@ -28,7 +28,13 @@ _FORMS: Mapping[str, Form] = {
 }
 
 
-def facts_of(interpreter: Interpreter, *, input_shape: tuple[int, ...], pair_limit: int | None = None, portable: bool = True) -> FileFacts:
+def facts_of(
+    interpreter: Interpreter,
+    *,
+    input_shape: tuple[int, ...],
+    pair_limit: int | None = None,
+    portable: bool = True,
+) -> FileFacts:
     """Nodes and layers of a file, in graph order.
 
     A product of two code tensors is left out of the layers where its inner size cannot be inferred.
@@ -43,18 +49,28 @@ def facts_of(interpreter: Interpreter, *, input_shape: tuple[int, ...], pair_lim
     units = {unit.node.index: unit for unit in interpreter.units}
     found = (_layer(unit, shapes) for unit in interpreter.units if unit.kind in ("conv", "gemm", "matmul"))
     plan = interpreter.plan
-    nodes = (_of_unit(units[s.node.index], plan) if s.node.index in units else _plain(s, plan) for s in told_steps(interpreter))
+    nodes = (
+        _of_unit(units[s.node.index], plan) if s.node.index in units else _plain(s, plan)
+        for s in told_steps(interpreter)
+    )
     return FileFacts(
-        nodes=tuple(nodes), layers=tuple(layer for layer in found if layer is not None), pair_limit=pair_limit, portable=portable
+        nodes=tuple(nodes),
+        layers=tuple(layer for layer in found if layer is not None),
+        pair_limit=pair_limit,
+        portable=portable,
     )
 
 
 def told_steps(interpreter: Interpreter) -> tuple[Step, ...]:
-    """Steps worth telling: without constants, shape arithmetic, DequantizeLinear and what another node has absorbed."""
+    """Steps worth telling: without constants, shape arithmetic, DequantizeLinear and what another node has
+    absorbed.
+    """
     units = {unit.node.index for unit in interpreter.units}
     fused = {node.index for unit in interpreter.units for node in unit.nodes} - units
     return tuple(
-        s for s in interpreter.plan.steps if s.node.index in units or (s.node.index not in fused and _computes(s, interpreter.plan))
+        s
+        for s in interpreter.plan.steps
+        if s.node.index in units or (s.node.index not in fused and _computes(s, interpreter.plan))
     )
 
 
@@ -65,12 +81,19 @@ def _computes(step: Step, plan: Plan) -> bool:
 
 def site_of(step: Step, plan: Plan) -> str:
     """Name of what a node gives: the site's, where a Clip behind it gives the codes."""
-    return next((s.name for s in plan.sites if step.node.outputs[0] in (s.name, s.node.input(0))), step.node.outputs[0])
+    return next(
+        (s.name for s in plan.sites if step.node.outputs[0] in (s.name, s.node.input(0))),
+        step.node.outputs[0],
+    )
 
 
 def _of_unit(unit: FusedUnit, plan: Plan) -> NodeFacts:
     form: Form = _FORMS.get(unit.kind) or ("layer" if unit.weight is not None else "product")
-    ends = () if unit.kind not in ("add", "multiply") or unit.saturation is None else (*unit.inputs, unit.saturation)
+    ends = (
+        ()
+        if unit.kind not in ("add", "multiply") or unit.saturation is None
+        else (*unit.inputs, unit.saturation)
+    )
     return NodeFacts(
         node=unit.node.name,
         op=unit.node.op,
@@ -124,8 +147,8 @@ def _meeting(node: Node, plan: Plan) -> tuple[tuple[float, ...], tuple[int, ...]
 def _factor(quantiser: Node, plan: Plan) -> Array:
     """Power of two that a product was multiplied by just before its 16-bit codes were made; 1 anywhere else.
 
-    The file may undo it in the scale (lower.wide_codes): then codes are read with the quantiser's scale divided by it. A factor of the
-    model itself looks the same, and is not undone.
+    The file may undo it in the scale (lower.wide_codes): then codes are read with the quantiser's scale
+    divided by it. A factor of the model itself looks the same, and is not undone.
     """
     none, zero_point = np.ones((), np.float32), plan.graph.constants.get(quantiser.input(2))
     source = plan.graph.producer.get(quantiser.input(0))
@@ -149,11 +172,22 @@ def _other_quantisation(node: Node, plan: Plan) -> str:
         if reader is None or reader.op != "DequantizeLinear" or plan.tensors[name].constant:
             continue
         maker = plan.graph.producer.get(reader.input(0))
-        while maker is not None and maker.op != "QuantizeLinear" and (maker.op in MOVES or maker.op in JOINS or maker.op == "Clip"):
-            # A Clip among several readers is a table that bounds its index: its codes have a scale of their own.
-            relabels = maker.op in TABLES or (maker.op == "Clip" and len(plan.graph.consumers.get(maker.input(0), ())) > 1)
+        while (
+            maker is not None
+            and maker.op != "QuantizeLinear"
+            and (maker.op in MOVES or maker.op in JOINS or maker.op == "Clip")
+        ):
+            # A Clip among several readers is a table that bounds its index: its codes have a scale of their
+            # own.
+            relabels = maker.op in TABLES or (
+                maker.op == "Clip" and len(plan.graph.consumers.get(maker.input(0), ())) > 1
+            )
             maker = None if relabels else plan.graph.producer.get(maker.input(0))
-        if maker is None or maker.op != "QuantizeLinear" or _is_requantisation(plan.graph.producer.get(maker.input(0))):
+        if (
+            maker is None
+            or maker.op != "QuantizeLinear"
+            or _is_requantisation(plan.graph.producer.get(maker.input(0)))
+        ):
             continue
         for position, what in ((1, "scale"), (2, "zero point")):
             made, read = (plan.graph.constants.get(one.input(position)) for one in (maker, reader))
@@ -173,9 +207,18 @@ def _layer(unit: FusedUnit, shapes: Mapping[str, tuple[int | None, ...]]) -> Lay
     source = unit.inputs[0]
     y = None
     if unit.saturation is not None:
-        y = OutputCodes(scale=float(unit.saturation.scale), zero_point=unit.saturation.zero_point, low=unit.low, high=unit.high)
+        y = OutputCodes(
+            scale=float(unit.saturation.scale),
+            zero_point=unit.saturation.zero_point,
+            low=unit.low,
+            high=unit.high,
+        )
     other = unit.inputs[1] if len(unit.inputs) > 1 else None
-    products = int(np.prod(unit.weight.shape[1:])) if unit.weight is not None else (shapes.get(source.name) or (None,))[-1]
+    products = (
+        int(np.prod(unit.weight.shape[1:]))
+        if unit.weight is not None
+        else (shapes.get(source.name) or (None,))[-1]
+    )
     if products is None or (unit.weight is None and other is None):
         return None
     if unit.weight is None:

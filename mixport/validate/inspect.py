@@ -1,4 +1,6 @@
-"""What a file is made of, for people: every operator, integer or float, its bits, its bound, and how portable its codes are."""
+"""What a file is made of, for people: every operator, integer or float, its bits, its bound, and how portable
+its codes are.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,10 @@ class NodeDescription:
         compute: integer, float, or movement.
         weight_bits: from the initialiser's type, or from the range of its values; None without weights.
         activation_bits: of the codes that it reads; None where it reads floats.
-        accumulator_bound: largest reachable |sum|; None where there is no sum, where its length is unknown, and without proofs.
-        portability: how far other machines give the same codes: `exact by proof`, `exact on measured runtimes`, `not portable`, `float`;
-            None without proofs.
+        accumulator_bound: largest reachable |sum|; None where there is no sum, where its length is unknown,
+            and without proofs.
+        portability: how far other machines give the same codes: `exact by proof`, `exact on measured
+            runtimes`, `not portable`, `float`; None without proofs.
         why: one reason, in words.
     """
 
@@ -53,25 +56,35 @@ def describe(
     input_shape: tuple[int, ...] | None = None,
     pair_limit: int | None = None,
 ) -> tuple[NodeDescription, ...]:
-    """Describe every operator in graph order, leaving out constants, shape arithmetic and what has fused into another.
+    """Describe every operator in graph order, leaving out constants, shape arithmetic and what has fused into
+    another.
 
     Args:
         model_path: the file.
         prove: gives accumulator bounds and portability classes; they are None without it.
-        input_shape: of its input, where symbolic axes keep sizes unknown; by default the file's own with 1 for symbolic axes.
+        input_shape: of its input, where symbolic axes keep sizes unknown; by default the file's own with 1
+            for symbolic axes.
         pair_limit: what two neighbouring products may reach; None for what int16 holds.
     """
     interpreter = Interpreter(model_path)
     plan = interpreter.plan
     units = {unit.node.index: unit for unit in interpreter.units}
     told = told_steps(interpreter)
-    described = [_unit(units[step.node.index], plan) if step.node.index in units else _plain(step, plan) for step in told]
+    described = [
+        _unit(units[step.node.index], plan) if step.node.index in units else _plain(step, plan)
+        for step in told
+    ]
     if prove is None:
         return tuple(described)
     proofs = prove(facts_of(interpreter, input_shape=input_shape or _own_shape(plan), pair_limit=pair_limit))
     bounds = {record["site"]: int(record["magnitude"]) for record in proofs["sites"]}
     return tuple(
-        replace(one, accumulator_bound=bounds.get(one.output), portability=record["portability"], why=record["why"])
+        replace(
+            one,
+            accumulator_bound=bounds.get(one.output),
+            portability=record["portability"],
+            why=record["why"],
+        )
         for one, record in zip(described, proofs["nodes"], strict=True)
     )
 

@@ -1,4 +1,6 @@
-"""Other runtimes against the interpreter: the whole model on images, the file as it ships, and every unit by itself, in one call."""
+"""Other runtimes against the interpreter: the whole model on images, the file as it ships, and every unit by
+itself, in one call.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,13 @@ class Elsewhere:
 
 
 def compare_elsewhere(
-    runtime: Runtime, model: Path, executors: Executors, *, batches: Sequence[Batch], units: Sequence[UnitCheck], policy: SessionRules
+    runtime: Runtime,
+    model: Path,
+    executors: Executors,
+    *,
+    batches: Sequence[Batch],
+    units: Sequence[UnitCheck],
+    policy: SessionRules,
 ) -> Elsewhere:
     """Run everything on one runtime and compare every value with tolerance 0.
 
@@ -46,7 +54,8 @@ def compare_elsewhere(
         policy: session policy.
 
     Raises:
-        RuntimeUnavailableError: the runtime does not start or breaks off. A model that it refuses counts as wholly different instead.
+        RuntimeUnavailableError: the runtime does not start or breaks off. A model that it refuses counts as
+            wholly different instead.
     """
     source = executors.interpreter.plan.graph.inputs[0].name
     feeds = [{source: batch.images} for batch in batches]
@@ -56,7 +65,10 @@ def compare_elsewhere(
         RuntimeJob(model=instrumented, feeds=feeds, outputs=outputs),
         # Further outputs can keep the optimiser from merging nodes: the file as it ships is run as well.
         RuntimeJob(model=model.read_bytes(), feeds=feeds, outputs=(OUTPUT,)),
-        *(RuntimeJob(model=unit.model, feeds=[case.feeds for case in unit.cases], outputs=(unit.output,)) for unit in units),
+        *(
+            RuntimeJob(model=unit.model, feeds=[case.feeds for case in unit.cases], outputs=(unit.output,))
+            for unit in units
+        ),
     ]
     info, answers = runtime.run(jobs, policy=policy)
     whole, located = _whole_model(runtime.name, model, executors, batches, answers[0], answers[1])
@@ -72,7 +84,8 @@ def compare_elsewhere(
         name=runtime.name,
         version=f"{info.name} {info.version}",
         cpu=info.cpu,
-        # Those of the whole model, as for the runtime of this process; a unit may end in a tensor that is no site.
+        # Those of the whole model, as for the runtime of this process; a unit may end in a tensor that is no
+        # site.
         tensors=join(*whole).tensors,
         values=total.values,
         mismatches=total.mismatches,
@@ -81,26 +94,52 @@ def compare_elsewhere(
 
 
 def _whole_model(
-    name: str, model: Path, executors: Executors, batches: Sequence[Batch], codes: RuntimeAnswer, output: RuntimeAnswer
+    name: str,
+    model: Path,
+    executors: Executors,
+    batches: Sequence[Batch],
+    codes: RuntimeAnswer,
+    output: RuntimeAnswer,
 ) -> tuple[list[Comparison], Localisation | None]:
-    """Comparisons of every batch, the one whose divergence comes first in graph order at the front, and that divergence's place."""
+    """Comparisons of every batch, the one whose divergence comes first in graph order at the front, and that
+    divergence's place.
+    """
     position = {site: number for number, site in enumerate(executors.order)}
     source = executors.interpreter.plan.graph.inputs[0].name
     parts: list[Comparison] = []
     deployed: list[Comparison] = []
     earliest: tuple[int, Divergence, Batch, Evidence] | None = None
-    for batch, got, alone in zip(batches, _runs(codes, len(batches)), _runs(output, len(batches)), strict=True):
+    for batch, got, alone in zip(
+        batches, _runs(codes, len(batches)), _runs(output, len(batches)), strict=True
+    ):
         given = {site: got[site] for site in executors.interpreter.entry_sites if site in got}
         # Behind a float island every runtime has codes of its own: the interpreter goes on from those.
         expected = executors.expected(batch.images, given) if given else batch.expected
-        parts.append(compare(expected, got, order=executors.order, executor=name, inputs=batch.inputs, offset=batch.offset))
+        parts.append(
+            compare(
+                expected, got, order=executors.order, executor=name, inputs=batch.inputs, offset=batch.offset
+            )
+        )
         first = parts[-1].first
         if first is not None and (earliest is None or position[first.site] < earliest[0]):
-            evidence = Evidence(feeds={source: batch.images}, expected=expected, got=got, overrides=given, refused=codes.refused)
+            evidence = Evidence(
+                feeds={source: batch.images},
+                expected=expected,
+                got=got,
+                overrides=given,
+                refused=codes.refused,
+            )
             earliest = (position[first.site], first, batch, evidence)
         wanted = {OUTPUT: expected.get(OUTPUT, got.get(OUTPUT, batch.images[:0]))}
         deployed.append(
-            compare(wanted, alone, order=[OUTPUT], executor=f"{name}, without code outputs", inputs=batch.inputs, offset=batch.offset)
+            compare(
+                wanted,
+                alone,
+                order=[OUTPUT],
+                executor=f"{name}, without code outputs",
+                inputs=batch.inputs,
+                offset=batch.offset,
+            )
         )
     if earliest is None:
         return [*parts, *deployed], None

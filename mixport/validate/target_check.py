@@ -33,8 +33,16 @@ def check_against(model_path: Path | str | onnx.ModelProto, target: Target) -> t
 def _decisions(interpreter: Interpreter, target: Target) -> Iterator[Decision]:
     plan, rules = interpreter.plan, target.graph
     proto = plan.graph.proto
-    yield _decide("opset", plan.graph.opset <= rules.opset_max, f"opset {plan.graph.opset}, allowed up to {rules.opset_max}")
-    yield _decide("IR version", proto.ir_version <= rules.ir_version_max, f"IR {proto.ir_version}, allowed up to {rules.ir_version_max}")
+    yield _decide(
+        "opset",
+        plan.graph.opset <= rules.opset_max,
+        f"opset {plan.graph.opset}, allowed up to {rules.opset_max}",
+    )
+    yield _decide(
+        "IR version",
+        proto.ir_version <= rules.ir_version_max,
+        f"IR {proto.ir_version}, allowed up to {rules.ir_version_max}",
+    )
     for port in plan.graph.inputs:
         sizes = port.shape or ()
         free = sizes if rules.shapes == "static" else sizes[1:]
@@ -59,7 +67,11 @@ def _unit(unit: FusedUnit, plan: Plan, target: Target) -> Iterator[Decision]:
     for source in unit.inputs:
         if target.activations.zero_point == "zero" and source.zero_point != 0:
             yield _decide(where, False, f"zero point {source.zero_point} of {source.name}, allowed 0")
-        if target.scale.form == "power-of-two" and unit.kind not in ("table", "function") and np.frexp(source.scale)[0] != 0.5:
+        if (
+            target.scale.form == "power-of-two"
+            and unit.kind not in ("table", "function")
+            and np.frexp(source.scale)[0] != 0.5
+        ):
             yield _decide(where, False, f"scale {source.scale} of {source.name}, allowed powers of two")
     if unit.weight is None:
         return
@@ -68,7 +80,11 @@ def _unit(unit: FusedUnit, plan: Plan, target: Target) -> Iterator[Decision]:
         tensor = plan.graph.producer[tensor].input(0)
     stored, kinds = plan.graph.stored.get(tensor, "").lower(), sorted(set(target.weights.storage.values()))
     yield _decide(f"weight {tensor}", stored in kinds, f"stored as {stored}, allowed {', '.join(kinds)}")
-    if target.weights.granularity == "per-tensor" and unit.weight_scale is not None and unit.weight_scale.size > 1:
+    if (
+        target.weights.granularity == "per-tensor"
+        and unit.weight_scale is not None
+        and unit.weight_scale.size > 1
+    ):
         yield _decide(f"weight {tensor}", False, "one scale a channel, allowed one scale a tensor")
 
 

@@ -1,4 +1,6 @@
-"""Validation of a lowered file: every code compared between the interpreter, the runtime and the simulation, with tolerance 0."""
+"""Validation of a lowered file: every code compared between the interpreter, the runtime and the simulation,
+with tolerance 0.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from mixport.validate.run.fusion_audit import audit
 from mixport.validate.run.session import batches, runtime_info
 
 ELSEWHERE_IMAGES, ELSEWHERE_BATCH = 32, 4
-"""Images that every further runtime gets, and how many at once: WebAssembly has 4 GB for a batch with all its codes."""
+"""Images that every further runtime gets, and how many at once: WebAssembly has 4 GB for a batch with all its
+codes.
+"""
 
 
 def validate(
@@ -40,7 +44,8 @@ def validate(
     batch: int = 32,
     prove: Prover | None = None,
 ) -> ValidationReport:
-    """Compare every code tensor of a lowered file between independent executors, and check each operator on adversarial codes.
+    """Compare every code tensor of a lowered file between independent executors, and check each operator on
+    adversarial codes.
 
     Args:
         lowered: the file and its sites.
@@ -48,8 +53,8 @@ def validate(
         target: gives the session policy.
         simulation: the quantiser's executable view, compared too where given.
         progress: told about images and operators as they are done.
-        runtimes: further ones, besides the runtime of this process: each gets the first images, the adversarial images and all
-            crafted operator checks in one call.
+        runtimes: further ones, besides the runtime of this process: each gets the first images, the
+            adversarial images and all crafted operator checks in one call.
         batch: images a run, where the model's batch is symbolic.
         prove: static proofs over the file; the report has none without it.
 
@@ -67,7 +72,10 @@ def validate(
     shared -= shared % (executors.fixed_batch or 1)
     parts: list[Compared] = []
     with bar.track("comparing codes", total=len(images)) as advance:
-        for start, some, size in ((0, images[:shared], min(batch, ELSEWHERE_BATCH)), (shared, images[shared:], batch)):
+        for start, some, size in (
+            (0, images[:shared], min(batch, ELSEWHERE_BATCH)),
+            (shared, images[shared:], batch),
+        ):
             for chunk in batches(some, batch=size, fixed=executors.fixed_batch):
                 parts.append(executors.compare(chunk, inputs="images", offset=start))
                 start += len(chunk)
@@ -77,33 +85,61 @@ def validate(
     hostile = adversarial_images(executors.interpreter.plan, shape=shape, multiple=executors.fixed_batch or 1)
     size = min(batch, ELSEWHERE_BATCH) if runtimes else batch
     hostile_parts = [
-        executors.compare(chunk, inputs="adversarial images") for chunk in batches(hostile, batch=size, fixed=executors.fixed_batch)
+        executors.compare(chunk, inputs="adversarial images")
+        for chunk in batches(hostile, batch=size, fixed=executors.fixed_batch)
     ]
     parts += hostile_parts
     native, simulated = join(*(part.native for part in parts)), join(*(part.simulated for part in parts))
     floats = join(*(part.floats for part in parts))
-    prepared = prepare_units(lowered.model_path, input_shape=(executors.fixed_batch or 1, *shape), progress=bar)
+    prepared = prepare_units(
+        lowered.model_path, input_shape=(executors.fixed_batch or 1, *shape), progress=bar
+    )
     checks = check_prepared(prepared, policy=target.session)
     others = _compare_others(runtimes, lowered, executors, parts, prepared, target, bar)
     found = audit(lowered.model_path, policy=target.session, sites=lowered.sites)
-    facts = facts_of(executors.interpreter, input_shape=(1, *shape), pair_limit=target.accumulator.pair_limit, portable=target.portable)
+    facts = facts_of(
+        executors.interpreter,
+        input_shape=(1, *shape),
+        pair_limit=target.accumulator.pair_limit,
+        portable=target.portable,
+    )
     info = runtime_info()
     results = [_result("native", f"{info.name} {info.version}", info.cpu, native)]
     if simulation is not None:
         results.append(_result("simulation", simulation_version(), "", simulated))
     results += [other.result for other in others]
     divergences = tuple(
-        d for d in (native.first, simulated.first, floats.first, checks.first, *(other.first for other in others)) if d is not None
+        d
+        for d in (
+            native.first,
+            simulated.first,
+            floats.first,
+            checks.first,
+            *(other.first for other in others),
+        )
+        if d is not None
     )
     mismatches = sum(result.mismatches for result in results) + checks.mismatches + floats.mismatches
     hostile_total = join(*(part.native for part in hostile_parts))
     own = next((part.located for part in parts if part.located is not None), None) or checks.located
-    image_count = {"sites": hostile_total.tensors, "values": hostile_total.values, "mismatches": hostile_total.mismatches}
+    image_count = {
+        "sites": hostile_total.tensors,
+        "values": hostile_total.values,
+        "mismatches": hostile_total.mismatches,
+    }
     islands = executors.interpreter.island_names
     return ValidationReport(
         verdict="mismatch" if mismatches else "exact",
         claim=claim_of(
-            native, simulation is not None, checks, found, info, target.session, islands, divergences, [other.result for other in others]
+            native,
+            simulation is not None,
+            checks,
+            found,
+            info,
+            target.session,
+            islands,
+            divergences,
+            [other.result for other in others],
         ),
         session_policy={
             "optimization_level": target.session.optimization_level,
@@ -144,7 +180,16 @@ def _compare_others(
     found: list[Elsewhere] = []
     with bar.track("other runtimes", total=len(runtimes), unit="runtimes") as advance:
         for runtime in runtimes:
-            found.append(compare_elsewhere(runtime, lowered.model_path, executors, batches=kept, units=prepared[0], policy=target.session))
+            found.append(
+                compare_elsewhere(
+                    runtime,
+                    lowered.model_path,
+                    executors,
+                    batches=kept,
+                    units=prepared[0],
+                    policy=target.session,
+                )
+            )
             advance(1)
     return found
 
@@ -161,5 +206,10 @@ def _check_options(images: NDArray[np.float32], batch: int) -> None:
 
 def _result(name: str, version: str, cpu: str, comparison: Comparison) -> RuntimeResult:
     return RuntimeResult(
-        name=name, version=version, cpu=cpu, tensors=comparison.tensors, values=comparison.values, mismatches=comparison.mismatches
+        name=name,
+        version=version,
+        cpu=cpu,
+        tensors=comparison.tensors,
+        values=comparison.values,
+        mismatches=comparison.mismatches,
     )

@@ -16,7 +16,15 @@ from mixport.pipeline.build_bundle import build
 from mixport.release.bundle import ReleaseBundle
 from tests.e2e.real_data import cifar_calibration, imagenet_sample
 
-_VIT = {"img_size": "32", "patch_size": "4", "embed_dim": "128", "depth": "4", "num_heads": "4", "mlp_ratio": "2", "num_classes": "10"}
+_VIT = {
+    "img_size": "32",
+    "patch_size": "4",
+    "embed_dim": "128",
+    "depth": "4",
+    "num_heads": "4",
+    "mlp_ratio": "2",
+    "num_classes": "10",
+}
 
 
 def cases(data: Path, work: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -29,7 +37,11 @@ def cases(data: Path, work: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for depth in (20, 56):
         weights = data / f"cifar10_resnet{depth}.safetensors"
         for scheme in ("w8a8", "w4a8", "w4a4", "w2a8"):
-            yield f"ResNet-{depth}, CIFAR-10", f"builtin:cifar10-resnet{depth}", {**cifar, "weights": weights, "scheme": scheme}
+            yield (
+                f"ResNet-{depth}, CIFAR-10",
+                f"builtin:cifar10-resnet{depth}",
+                {**cifar, "weights": weights, "scheme": scheme},
+            )
     sample = imagenet_sample(data, work / "sample.npz")
     mobile = {
         "weights": data / "imagenet_mobilenetv2_100_tf.safetensors",
@@ -61,7 +73,10 @@ def row(title: str, scheme: str, bundle: ReleaseBundle) -> str:
     wrong = sum(runtime.mismatches for runtime in validation.runtimes)
     islands = len(validation.float_islands)
     accuracy = f"{metrics.top1_float:.2f} | {metrics.top1_quantized:.2f}"
-    return f"| {title} | {scheme} | {accuracy} | {metrics.size_ratio:.3f} | {wrong} of {values / 1e6:.0f} M | {islands} |"
+    return (
+        f"| {title} | {scheme} | {accuracy} | {metrics.size_ratio:.3f} | {wrong} of {values / 1e6:.0f} M "
+        f"| {islands} |"
+    )
 
 
 def main() -> None:
@@ -77,7 +92,9 @@ def main() -> None:
     for number, (title, model, arguments) in enumerate(cases(options.data, options.work)):
         if options.scheme and arguments["scheme"] not in options.scheme:
             continue
-        bundle = build(model, out=options.work / f"{number:02}", cache=options.work / "cache", iters=0, **arguments)
+        bundle = build(
+            model, out=options.work / f"{number:02}", cache=options.work / "cache", iters=0, **arguments
+        )
         print(row(title, arguments["scheme"], bundle), flush=True)
 
 

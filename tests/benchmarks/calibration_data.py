@@ -1,9 +1,10 @@
-"""What calibration images are worth: one model and scheme, calibrated on real images, drawn ones of every strategy, and noise.
+"""What calibration images are worth: one model and scheme, calibrated on real images, drawn ones of every
+strategy, and noise.
 
     python -m tests.benchmarks.calibration_data --data ../shared/data --work DIR
 
-Prints a markdown table: top-1 on the CIFAR-10 test images, mean and spread over seeds. A seed decides which real images are taken, or
-which prompts and noise the images are drawn from.
+Prints a markdown table: top-1 on the CIFAR-10 test images, mean and spread over seeds. A seed decides which
+real images are taken, or which prompts and noise the images are drawn from.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def sources(real: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "noise", {"calib": "noise"}
 
 
-def top1(data: Path, work: Path, *, model: str, scheme: str, images: int, seed: int, options: dict[str, Any]) -> tuple[float, float]:
+def top1(
+    data: Path, work: Path, *, model: str, scheme: str, images: int, seed: int, options: dict[str, Any]
+) -> tuple[float, float]:
     """(quantised, float) top-1 in percent. Few images are validated: this table is about accuracy."""
     bundle = build(
         model,
@@ -37,7 +40,8 @@ def top1(data: Path, work: Path, *, model: str, scheme: str, images: int, seed: 
         images=images,
         seed=seed,
         iters=0,
-        edge_convention="qdrop",  # as many narrow activations as there can be: it is they that images calibrate
+        # As many narrow activations as there can be: it is they that images calibrate
+        edge_convention="qdrop",
         eval=data / "cifar10_test.npz",
         validation_images=8,
         out=work / "bundle",
@@ -51,7 +55,9 @@ def top1(data: Path, work: Path, *, model: str, scheme: str, images: int, seed: 
 
 def main() -> None:
     """Read the command line and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10")
     parser.add_argument("--work", type=Path, required=True, help="folder for the cache and the bundles")
     parser.add_argument("--model", default="builtin:cifar10-resnet20")
@@ -62,17 +68,31 @@ def main() -> None:
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     real = cifar_calibration(given.data, given.work / "real.npz", count=1000)
-    print(f"| calibration, {given.images} images | {given.scheme} top-1, mean of {given.seeds} seeds | least to most |")
+    print(
+        f"| calibration, {given.images} images | {given.scheme} top-1, mean of {given.seeds} seeds | "
+        "least to most |"
+    )
     print("|---|---|---|")
     for title, options in sources(real):
         if given.weights is not None:
             options = {**options, "weights": given.weights}
         results = [
-            top1(given.data, given.work, model=given.model, scheme=given.scheme, images=given.images, seed=seed, options=options)
+            top1(
+                given.data,
+                given.work,
+                model=given.model,
+                scheme=given.scheme,
+                images=given.images,
+                seed=seed,
+                options=options,
+            )
             for seed in range(given.seeds)
         ]
         quantised = np.array([one for one, _ in results])
-        print(f"| {title} | {quantised.mean():.2f} | {quantised.min():.2f} to {quantised.max():.2f} |", flush=True)
+        print(
+            f"| {title} | {quantised.mean():.2f} | {quantised.min():.2f} to {quantised.max():.2f} |",
+            flush=True,
+        )
     print(f"| float model | {results[0][1]:.2f} | |")
 
 

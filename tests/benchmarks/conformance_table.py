@@ -1,9 +1,10 @@
 """The result files that mixport ships, and the tables of docs/conformance.md made of them.
 
-python -m tests.benchmarks.conformance_table              writes the tables into docs/conformance.md
-python -m tests.benchmarks.conformance_table --print      prints them
-python -m tests.benchmarks.conformance_table --measure    fetches what is missing, runs the kit on every runtime and version, then writes
-                                                          the result files and the tables; minutes, on x64 with VNNI
+python -m tests.benchmarks.conformance_table              writes the tables into docs/conformance.md python -m
+tests.benchmarks.conformance_table --print      prints them python -m tests.benchmarks.conformance_table
+--measure    fetches what is missing, runs the kit on every runtime and version, then writes
+                                                          the result files and the tables; minutes, on x64
+                                                          with VNNI
 """
 
 from __future__ import annotations
@@ -19,9 +20,16 @@ from mixport.validate.conformance.measured import ConformanceResult, read_result
 from mixport.validate.runtimes.pins import OLDER_ONNXRUNTIME, ONNXRUNTIME, ONNXRUNTIME_WEB
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT, RESULTS = ROOT / "docs" / "conformance.md", ROOT / "mixport" / "validate" / "conformance" / "results"
+DOCUMENT, RESULTS = (
+    ROOT / "docs" / "conformance.md",
+    ROOT / "mixport" / "validate" / "conformance" / "results",
+)
 MEASURED = (
-    *(f"{name}@{version}" for name in ("native", "x64-avx2", "arm64") for version in (ONNXRUNTIME, *OLDER_ONNXRUNTIME)),
+    *(
+        f"{name}@{version}"
+        for name in ("native", "x64-avx2", "arm64")
+        for version in (ONNXRUNTIME, *OLDER_ONNXRUNTIME)
+    ),
     f"wasm@{ONNXRUNTIME_WEB}",
 )
 """Runtimes and versions whose results are part of mixport."""
@@ -31,14 +39,21 @@ BEGIN, END = "<!-- tables: python -m tests.benchmarks.conformance_table -->", "<
 def tables(results: Sequence[ConformanceResult]) -> str:
     """All tables as Markdown."""
     names = list(dict.fromkeys(result.name for result in results))
-    who = _table(["runtime", "version", "processor"], ([r.name, f"{r.runtime.name} {r.runtime.version}", r.runtime.cpu] for r in results))
+    who = _table(
+        ["runtime", "version", "processor"],
+        ([r.name, f"{r.runtime.name} {r.runtime.version}", r.runtime.cpu] for r in results),
+    )
 
     def rows(*, emitted: bool) -> str:
         lines: list[list[str]] = []
         for form in FORMS:
             if form.emitted is emitted:
-                cells = [_cell([result for result in results if result.name == name], form.name) for name in names]
-                lines.append([f"`{form.name}`", form.about, f"{results[0].forms[form.name].values:,}", *cells])
+                cells = [
+                    _cell([result for result in results if result.name == name], form.name) for name in names
+                ]
+                lines.append(
+                    [f"`{form.name}`", form.about, f"{results[0].forms[form.name].values:,}", *cells]
+                )
         return _table(["form", "what", "values", *names], lines)
 
     graphs = sum(form.cases for form in results[0].forms.values())
@@ -49,7 +64,10 @@ def tables(results: Sequence[ConformanceResult]) -> str:
             head,
             who,
             "### Forms that the portable lowering writes",
-            "Mismatches, over the values compared. One figure stands for all versions of a runtime that have the same.",
+            (
+                "Mismatches, over the values compared. One figure stands for all versions of a runtime "
+                "that have the same."
+            ),
             rows(emitted=True),
             "### Other forms",
             rows(emitted=False),
@@ -65,10 +83,14 @@ def updated(document: str) -> str:
 
 
 def measure() -> int:
-    """Write every result file again, and remove those of versions that are not measured any more. Returns the command's exit code."""
+    """Write every result file again, and remove those of versions that are not measured any more. Returns the
+    command's exit code.
+    """
     if run(["runtimes", "install", *MEASURED]) != 0:
         return 1
-    code = run(["conformance", *(word for name in MEASURED for word in ("--runtime", name)), "--out", str(RESULTS)])
+    code = run(
+        ["conformance", *(word for name in MEASURED for word in ("--runtime", name)), "--out", str(RESULTS)]
+    )
     for path in sorted(RESULTS.glob("*.json")):
         result = read_result(path)
         if f"{result.name}@{result.runtime.version}" not in MEASURED:
@@ -96,9 +118,13 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def main() -> None:
     """Measure, write or print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--print", action="store_true", help="print the tables only")
-    parser.add_argument("--measure", action="store_true", help="run the kit on every runtime and version first")
+    parser.add_argument(
+        "--measure", action="store_true", help="run the kit on every runtime and version first"
+    )
     arguments = parser.parse_args()
     if arguments.print:
         print(tables(shipped_results()))

@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.drawing --generator DIR --images N --batch B [--steps N] [--rounds R] [--json]
 
-A round draws the same images both ways, in turn first. Ours is the whole stage after the pipeline is open: prompts, embeddings,
-PNG shards on disk with fsync, manifest. The bare loop encodes its prompts inside the pipeline's call, as a script of five lines
-would, and keeps nothing. Opening the pipeline is the same work for both and is not counted. The ratio is that of the medians; the
-bar of the project is 1.03.
+A round draws the same images both ways, in turn first. Ours is the whole stage after the pipeline is open:
+prompts, embeddings, PNG shards on disk with fsync, manifest. The bare loop encodes its prompts inside the
+pipeline's call, as a script of five lines would, and keeps nothing. Opening the pipeline is the same work for
+both and is not counted. The ratio is that of the medians; the bar of the project is 1.03.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def timed(function: Callable[[], None]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--generator", default="builtin")
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--batch", type=int, default=None)

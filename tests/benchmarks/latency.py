@@ -1,11 +1,14 @@
-"""The README's table of latencies: bundles of timm models beside torch's float export and onnxruntime's quantize_static.
+"""The README's table of latencies: bundles of timm models beside torch's float export and onnxruntime's
+quantize_static.
 
-    python -m tests.benchmarks.latency --work DIR [--model NAME ...] [--scheme S ...] [--seconds S] [--no-wasm] [--print]
+    python -m tests.benchmarks.latency --work DIR [--model NAME ...] [--scheme S ...] [--seconds S]
+    [--no-wasm] [--print]
 
-First every bundle is built that DIR lacks (random weights, the model's own size, noise images, rounded to nearest, native only), then
-every model is timed that DIR/latency.json lacks: all its files in one process, rounds interleaved, one thread, batch 1, medians. An
-interrupted run goes on where it stopped. What another version of mixport's code built or timed is made anew, unless --keep is given.
-A machine that does nothing else gives figures worth printing.
+First every bundle is built that DIR lacks (random weights, the model's own size, noise images, rounded to
+nearest, native only), then every model is timed that DIR/latency.json lacks: all its files in one process,
+rounds interleaved, one thread, batch 1, medians. An interrupted run goes on where it stopped. What another
+version of mixport's code built or timed is made anew, unless --keep is given. A machine that does nothing
+else gives figures worth printing.
 """
 
 from __future__ import annotations
@@ -46,7 +49,17 @@ MODELS = (
 SCHEMES = ("w8a8", "w4a8")
 RESULTS = "latency.json"
 #: Latency depends on the graph, not on how well it was calibrated.
-_BUILD = ("--random-weights", "--calib", "noise", "--images", "16", "--iters", "0", "--validation-images", "4")
+_BUILD = (
+    "--random-weights",
+    "--calib",
+    "noise",
+    "--images",
+    "16",
+    "--iters",
+    "0",
+    "--validation-images",
+    "4",
+)
 
 Results = dict[str, Any]
 
@@ -55,42 +68,76 @@ def bundle_folder(work: Path, model: str, scheme: str) -> Path:
     return work / f"{model}-{scheme}"
 
 
-def build_missing(models: Sequence[str], schemes: Sequence[str], *, work: Path, results: Results, keep: bool) -> None:
+def build_missing(
+    models: Sequence[str], schemes: Sequence[str], *, work: Path, results: Results, keep: bool
+) -> None:
     """Each build in a process of its own, so that none leaves anything behind where files are timed."""
     for model in models:
         for scheme in schemes:
             folder, built = bundle_folder(work, model, scheme), results["built"]
             if (folder / "manifest.json").is_file() and (keep or built.get(folder.name) == results["code"]):
                 continue
-            words = ["build", f"timm:{model}", *_BUILD, "--scheme", scheme, "--cache", str(work / "cache"), "--out", str(folder)]
+            words = [
+                "build",
+                f"timm:{model}",
+                *_BUILD,
+                "--scheme",
+                scheme,
+                "--cache",
+                str(work / "cache"),
+                "--out",
+                str(folder),
+            ]
             print(f"building {folder.name}", file=sys.stderr, flush=True)
             program = "import sys; from mixport.cli.program import run; sys.exit(run(sys.argv[1:]))"
-            code = subprocess.run([sys.executable, "-c", program, *words, "--quiet"], stdout=sys.stderr, check=False).returncode
+            code = subprocess.run(
+                [sys.executable, "-c", program, *words, "--quiet"], stdout=sys.stderr, check=False
+            ).returncode
             if code:
-                print(f"{folder.name}: mixport build ended with exit code {code}", file=sys.stderr, flush=True)
+                print(
+                    f"{folder.name}: mixport build ended with exit code {code}", file=sys.stderr, flush=True
+                )
                 built.pop(folder.name, None)
             else:
                 built[folder.name] = results["code"]
             save(work, results)
 
 
-def time_model(model: str, schemes: Sequence[str], *, work: Path, seconds: float, runtimes: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Medians in milliseconds by runtime, then by file: a scheme's bundle, float, static (on the native runtime only)."""
+def time_model(
+    model: str, schemes: Sequence[str], *, work: Path, seconds: float, runtimes: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Medians in milliseconds by runtime, then by file: a scheme's bundle, float, static (on the native
+    runtime only).
+    """
     first, *others = [read_bundle(bundle_folder(work, model, scheme)) for scheme in schemes]
     options = read_command(first.manifest.reproduce, source=first.path)
-    made = reference_files(NAMES, bundle=first, options=options, cache=work / "cache", progress=SilentProgress(), note=lambda _: None)
+    made = reference_files(
+        NAMES,
+        bundle=first,
+        options=options,
+        cache=work / "cache",
+        progress=SilentProgress(),
+        note=lambda _: None,
+    )
     found: dict[str, dict[str, float]] = {}
     for name in runtimes:
         runtime = None if name == "native" else open_runtimes([name])[0]
-        files = [Contender(name=scheme, path=one.model_path) for scheme, one in zip(schemes[1:], others, strict=True)]
+        files = [
+            Contender(name=scheme, path=one.model_path)
+            for scheme, one in zip(schemes[1:], others, strict=True)
+        ]
         files += [Contender(name=kind, path=made[kind]) for kind in NAMES if kind == FLOAT or runtime is None]
-        rows = bench(first, against=files, seconds=seconds, seed=0, progress=SilentProgress(), runtime=runtime)
+        rows = bench(
+            first, against=files, seconds=seconds, seed=0, progress=SilentProgress(), runtime=runtime
+        )
         names = [schemes[0], *(one.name for one in files)]
         found[name] = {one: row.latency.median_ms for one, row in zip(names, rows, strict=True)}
     return found
 
 
-def table(models: Sequence[str], schemes: Sequence[str], timed: Mapping[str, Any], *, runtimes: Sequence[str]) -> Iterator[str]:
+def table(
+    models: Sequence[str], schemes: Sequence[str], timed: Mapping[str, Any], *, runtimes: Sequence[str]
+) -> Iterator[str]:
     """Markdown; ratios below 1 mean that the bundle is faster."""
     heads = ["model", "float, ms", f"{STATIC} / float"]
     heads += [head for scheme in schemes for head in (f"{scheme} / float", f"{scheme} / {STATIC}")]
@@ -106,13 +153,19 @@ def table(models: Sequence[str], schemes: Sequence[str], timed: Mapping[str, Any
         cells = [f"{native[FLOAT]:.2f}", f"{native[STATIC] / native[FLOAT]:.2f}"]
         cells += [f"{native[scheme] / native[kind]:.2f}" for scheme in schemes for kind in (FLOAT, STATIC)]
         others = [found.get(name) for name in runtimes if name != "native"]
-        cells += ["-" if other is None else f"{other[scheme] / other[FLOAT]:.2f}" for other in others for scheme in schemes]
+        cells += [
+            "-" if other is None else f"{other[scheme] / other[FLOAT]:.2f}"
+            for other in others
+            for scheme in schemes
+        ]
         yield f"| {model} | {' | '.join(cells)} |"
 
 
 def load(work: Path) -> Results:
     path = work / RESULTS
-    kept: Results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"built": {}, "timed": {}}
+    kept: Results = (
+        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"built": {}, "timed": {}}
+    )
     return {**kept, "code": code_sha256()}
 
 
@@ -124,8 +177,12 @@ def save(work: Path, results: Results) -> None:
 
 def main() -> None:
     """Build, time, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for bundles, the cache and the results")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for bundles, the cache and the results"
+    )
     parser.add_argument("--model", action="append", help="timm architecture; default: the table's")
     parser.add_argument("--scheme", action="append", help="default: w8a8 and w4a8")
     parser.add_argument("--seconds", type=float, default=20.0, help="of a model's timing on one runtime")

@@ -1,9 +1,11 @@
-"""Mixed widths under a size budget beside the best uniform width that fits: published weights, real images, every bundle validated.
+"""Mixed widths under a size budget beside the best uniform width that fits: published weights, real images,
+every bundle validated.
 
-    python -m tests.benchmarks.mixed_precision [--data DIR] [--calib FILE.npz] [--work DIR] [--budgets 0.10 ...] [--iters N]
+    python -m tests.benchmarks.mixed_precision [--data DIR] [--calib FILE.npz] [--work DIR] [--budgets 0.10
+    ...] [--iters N]
 
-DIR is the data folder of the tests (default ../shared/data); --iters is passed on to the build. Prints one markdown row a build,
-as it finishes.
+DIR is the data folder of the tests (default ../shared/data); --iters is passed on to the build. Prints one
+markdown row a build, as it finishes.
 """
 
 from __future__ import annotations
@@ -24,14 +26,19 @@ _UNIFORM = (2, 3, 4, 5, 6, 7, 8)
 def widths(bundle: ReleaseBundle) -> str:
     """How many layers have which weight bits, e.g. 12 x 2, 8 x 4."""
     counts = Counter(site.weight_bits for site in bundle.manifest.sites if site.kind == "weight")
-    return ", ".join(f"{count} x {bits}" for bits, count in sorted(counts.items(), key=lambda item: item[0] or 0))
+    return ", ".join(
+        f"{count} x {bits}" for bits, count in sorted(counts.items(), key=lambda item: item[0] or 0)
+    )
 
 
 def row(depth: int, budget: float | None, scheme: str, bundle: ReleaseBundle) -> str:
     """One markdown row."""
     metrics = bundle.manifest.metrics
     wrong = sum(runtime.mismatches for runtime in bundle.manifest.validation.runtimes)
-    quality = f"{metrics.top1_quantized:.2f} | {metrics.sqnr_db:.1f} | {metrics.size_bytes} | {metrics.size_ratio:.4f}"
+    quality = (
+        f"{metrics.top1_quantized:.2f} | {metrics.sqnr_db:.1f} | {metrics.size_bytes} | "
+        f"{metrics.size_ratio:.4f}"
+    )
     return f"| {depth} | {budget or ''} | {scheme} | {widths(bundle)} | {quality} | {wrong} |"
 
 
@@ -39,7 +46,11 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--calib", type=Path, help="calibration images; default: the first 512 training images of the data folder")
+    parser.add_argument(
+        "--calib",
+        type=Path,
+        help="calibration images; default: the first 512 training images of the data folder",
+    )
     parser.add_argument("--work", type=Path, default=Path("dist/mixed-precision"))
     parser.add_argument("--depths", type=int, nargs="+", default=[20, 56])
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.10])
@@ -56,7 +67,10 @@ def main() -> None:
         "cache": options.work / "cache",
         **({} if options.iters is None else {"iters": options.iters}),
     }
-    print("| ResNet | budget | scheme | layers x bits | top-1 | SQNR, dB | bytes | file / float | codes that differ |")
+    print(
+        "| ResNet | budget | scheme | layers x bits | top-1 | SQNR, dB | bytes | file / float | "
+        "codes that differ |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for depth in options.depths:
 

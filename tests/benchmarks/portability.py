@@ -1,10 +1,12 @@
 """The same codes on every runtime: mixport's files, and onnxruntime's quantize_static beside them.
 
-    python -m tests.benchmarks.portability --data FOLDER --work FOLDER [--runtime NAME ...] [--model NAME ...] [--scheme wWaA ...]
+    python -m tests.benchmarks.portability --data FOLDER --work FOLDER [--runtime NAME ...] [--model NAME ...]
+    [--scheme wWaA ...]
 
-Every model is built at every scheme with all runtimes compared: 32 images, adversarial images, and each operator on crafted codes.
-quantize_static's file runs the same 32 images on the same runtimes; its codes are compared with those of the native runtime. Results
-are kept in WORK/portability.json, row by row, so that an interrupted run goes on; the table is printed at the end.
+Every model is built at every scheme with all runtimes compared: 32 images, adversarial images, and each
+operator on crafted codes. quantize_static's file runs the same 32 images on the same runtimes; its codes are
+compared with those of the native runtime. Results are kept in WORK/portability.json, row by row, so that an
+interrupted run goes on; the table is printed at the end.
 """
 
 from __future__ import annotations
@@ -57,8 +59,20 @@ def _timm(name: str, size: int = 64, **model_arg: str) -> Row:
 
 _HALF = (0.5, 0.5, 0.5)
 ROWS = (
-    Row(title="ResNet-20", spec="builtin:cifar10-resnet20", images="cifar", size=32, weights="cifar10_resnet20.safetensors"),
-    Row(title="ResNet-56", spec="builtin:cifar10-resnet56", images="cifar", size=32, weights="cifar10_resnet56.safetensors"),
+    Row(
+        title="ResNet-20",
+        spec="builtin:cifar10-resnet20",
+        images="cifar",
+        size=32,
+        weights="cifar10_resnet20.safetensors",
+    ),
+    Row(
+        title="ResNet-56",
+        spec="builtin:cifar10-resnet56",
+        images="cifar",
+        size=32,
+        weights="cifar10_resnet56.safetensors",
+    ),
     Row(
         title="MobileNetV2",
         spec="timm:mobilenetv2_100",
@@ -109,7 +123,12 @@ def build_row(row: Row, scheme: str, *, data: Path, work: Path, runtimes: tuple[
         manifest = read_bundle(options["out"]).manifest
     validation = manifest.validation
     found: dict[str, Any] = {
-        result.name: {"tensors": result.tensors, "values": result.values, "mismatches": result.mismatches, "version": result.version}
+        result.name: {
+            "tensors": result.tensors,
+            "values": result.values,
+            "mismatches": result.mismatches,
+            "version": result.version,
+        }
         for result in validation.runtimes
     }
     return {"runtimes": found, "islands": list(validation.float_islands), "verdict": validation.verdict}
@@ -118,7 +137,10 @@ def build_row(row: Row, scheme: str, *, data: Path, work: Path, runtimes: tuple[
 def other_row(row: Row, *, data: Path, work: Path, runtimes: tuple[Runtime, ...]) -> dict[str, Any]:
     """quantize_static's file on the same images: codes of each runtime against the first one's."""
     overrides = PreprocessingOverrides(
-        input_size=(row.size, row.size) if row.images == "noise" else None, mean=row.mean, std=row.std, crop_fraction=None
+        input_size=(row.size, row.size) if row.images == "noise" else None,
+        mean=row.mean,
+        std=row.std,
+        crop_fraction=None,
     )
     model = load_model(
         row.spec,
@@ -134,7 +156,9 @@ def other_row(row: Row, *, data: Path, work: Path, runtimes: tuple[Runtime, ...]
     export_float(model.module, plain, input_shape=model.input_shape)
     quantize_static_file(plain, path, images=images)
     proto, names = _with_codes(path)
-    job = RuntimeJob(model=proto.SerializeToString(), feeds=[{"input": image[None]} for image in images], outputs=names)
+    job = RuntimeJob(
+        model=proto.SerializeToString(), feeds=[{"input": image[None]} for image in images], outputs=names
+    )
     reference: Any = None
     found: dict[str, Any] = {}
     for runtime in runtimes:
@@ -166,13 +190,18 @@ def _with_codes(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The file with the result of every activation QuantizeLinear as a further output."""
     proto = onnx.load(str(path))
     constants = {tensor.name for tensor in proto.graph.initializer}
-    names = tuple(n.output[0] for n in proto.graph.node if n.op_type == "QuantizeLinear" and n.input[0] not in constants)
-    proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None) for name in names)
+    names = tuple(
+        n.output[0] for n in proto.graph.node if n.op_type == "QuantizeLinear" and n.input[0] not in constants
+    )
+    proto.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None) for name in names
+    )
     return proto, names
 
 
 def table(results: Mapping[str, Any], runtimes: tuple[str, ...]) -> str:
-    """Markdown, a row a model: codes that differ on each runtime, of mixport's files and of quantize_static's.
+    """Markdown, a row a model: codes that differ on each runtime, of mixport's files and of
+    quantize_static's.
 
     mixport's codes are compared with its interpreter, quantize_static's with those of the first runtime.
     """
@@ -193,7 +222,12 @@ def table(results: Mapping[str, Any], runtimes: tuple[str, ...]) -> str:
                     title,
                     ", ".join(own),
                     _millions(
-                        [result["values"] for found in own.values() for name, result in found["runtimes"].items() if name in runtimes]
+                        [
+                            result["values"]
+                            for found in own.values()
+                            for name, result in found["runtimes"].items()
+                            if name in runtimes
+                        ]
                     ),
                     *(_sum([found["runtimes"].get(name) for found in own.values()]) for name in runtimes),
                     str(len(islands)),
@@ -212,7 +246,11 @@ def _millions(values: list[int]) -> str:
 
 def _sum(results: list[Mapping[str, Any] | None]) -> str:
     present = [result for result in results if result is not None]
-    return "not run" if len(present) < len(results) or not results else f"{sum(result['mismatches'] for result in present):,}"
+    return (
+        "not run"
+        if len(present) < len(results) or not results
+        else f"{sum(result['mismatches'] for result in present):,}"
+    )
 
 
 def _share(result: Mapping[str, Any] | None) -> str:
@@ -225,7 +263,9 @@ def _share(result: Mapping[str, Any] | None) -> str:
 
 def main() -> None:
     """Run what is missing, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--work", type=Path, default=Path("dist/portability"))
     parser.add_argument("--runtime", action="append", help=f"default: {', '.join(RUNTIMES)}")

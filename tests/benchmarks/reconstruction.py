@@ -1,10 +1,12 @@
-"""What reconstruction gives: top-1 by model, scheme, recipe, calibration images and seed, and the time it takes.
+"""What reconstruction gives: top-1 by model, scheme, recipe, calibration images and seed, and the time it
+takes.
 
     python -m tests.benchmarks.reconstruction --data ../shared/data --work DIR [--table NAME ...] [--seeds N]
 
-Every file is compared with the interpreter on 32 images before its accuracy counts. Results are kept in WORK/reconstruction.json, row by
-row, so that an interrupted run goes on; the tables are printed at the end, as mean and spread (largest less smallest) over seeds. A seed
-decides which images are taken or drawn, batches and masks.
+Every file is compared with the interpreter on 32 images before its accuracy counts. Results are kept in
+WORK/reconstruction.json, row by row, so that an interrupted run goes on; the tables are printed at the end,
+as mean and spread (largest less smallest) over seeds. A seed decides which images are taken or drawn, batches
+and masks.
 """
 
 from __future__ import annotations
@@ -44,8 +46,20 @@ from tests.reconstruction import changed
 _HALF = (0.5, 0.5, 0.5)
 _FOLDS = 5
 """Of the 500 ImageNet images."""
-_VIT_ARGS = {"img_size": "32", "patch_size": "4", "embed_dim": "128", "depth": "4", "num_heads": "4", "mlp_ratio": "2", "num_classes": "10"}
-_VIT_NORM: dict[str, Any] = {"input_size": (32, 32), "mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
+_VIT_ARGS = {
+    "img_size": "32",
+    "patch_size": "4",
+    "embed_dim": "128",
+    "depth": "4",
+    "num_heads": "4",
+    "mlp_ratio": "2",
+    "num_classes": "10",
+}
+_VIT_NORM: dict[str, Any] = {
+    "input_size": (32, 32),
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2470, 0.2435, 0.2616),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +78,10 @@ SUBJECTS = {
     "ResNet-56": Subject(spec="builtin:cifar10-resnet56", weights="cifar10_resnet56.safetensors"),
     "builtin ViT": Subject(spec="builtin:cifar10-vit"),
     "small ViT": Subject(
-        spec="timm:vit_tiny_patch16_224", weights="cifar10_vit_p4_d128_l4.safetensors", model_args=_VIT_ARGS, overrides=_VIT_NORM
+        spec="timm:vit_tiny_patch16_224",
+        weights="cifar10_vit_p4_d128_l4.safetensors",
+        model_args=_VIT_ARGS,
+        overrides=_VIT_NORM,
     ),
     "MobileNetV2": Subject(
         spec="timm:mobilenetv2_100",
@@ -80,7 +97,8 @@ SUBJECTS = {
 class Case:
     """One row: everything but the seed.
 
-    `changes` are fields of the preset or of its only stage; `calib` is a calibration method, `real`, or `mixup of K` classes a prompt.
+    `changes` are fields of the preset or of its only stage; `calib` is a calibration method, `real`, or
+    `mixup of K` classes a prompt.
     """
 
     subject: str
@@ -94,7 +112,10 @@ class Case:
     def key(self, seed: int) -> str:
         """Under which a result is kept."""
         changed = ",".join(f"{name}={value}" for name, value in self.changes.items())
-        return f"{self.subject} {self.scheme} {self.preset}[{changed}] {self.iters} {self.calib}:{self.images} seed {seed}"
+        return (
+            f"{self.subject} {self.scheme} {self.preset}[{changed}] {self.iters} "
+            f"{self.calib}:{self.images} seed {seed}"
+        )
 
 
 _PARTS: dict[str, dict[str, Any]] = {
@@ -122,7 +143,10 @@ TABLES: dict[str, dict[str, Case]] = {
             ("ResNet-56", "w2a4", 2000),
         )
     },
-    "parts": {title: Case(subject="ResNet-20", scheme="w2a4", iters=500, changes=changes) for title, changes in _PARTS.items()},
+    "parts": {
+        title: Case(subject="ResNet-20", scheme="w2a4", iters=500, changes=changes)
+        for title, changes in _PARTS.items()
+    },
     "images": {
         f"{calib}, {scheme}": Case(subject="ResNet-20", scheme=scheme, iters=iters, calib=calib)
         for scheme, iters in (("w4a4", 500), ("w2a4", 2000))
@@ -135,7 +159,12 @@ TABLES: dict[str, dict[str, Case]] = {
     },
     "mlp": {
         f"builtin ViT w4a4, {title}": Case(
-            subject="builtin ViT", scheme="w4a4", iters=500, images=512, preset=preset, changes={"mlp_reconstruction": with_relu}
+            subject="builtin ViT",
+            scheme="w4a4",
+            iters=500,
+            images=512,
+            preset=preset,
+            changes={"mlp_reconstruction": with_relu},
         )
         for preset in ("mixport", "aphq")
         for title, with_relu in ((f"{preset}, GELU", False), (f"{preset}, MLPs with ReLU", True))
@@ -145,7 +174,9 @@ TABLES: dict[str, dict[str, Case]] = {
         "qdrop, 20000 steps": Case(subject="ResNet-20", scheme="w2a4", iters=20000, preset="qdrop"),
     },
     "mobilenet": {
-        f"MobileNetV2 {scheme}, {iters} steps": Case(subject="MobileNetV2", scheme=scheme, iters=iters, images=400)
+        f"MobileNetV2 {scheme}, {iters} steps": Case(
+            subject="MobileNetV2", scheme=scheme, iters=iters, images=400
+        )
         for scheme, iters in (("w4a8", 500), ("w4a4", 500), ("w4a4", 150))
     },
 }
@@ -157,8 +188,16 @@ def prepare(case: Case, seed: int, *, data: Path, work: Path) -> tuple[FloatMode
     weights = data / subject.weights if subject.weights else None
     overrides = PreprocessingOverrides(**dict(subject.overrides))
     classes = data / "cifar10_classes.json" if subject.images == "cifar" else None
-    model = load_model(subject.spec, weights=weights, model_args=dict(subject.model_args), classes=classes, overrides=overrides)
-    calib = f"images:{_real(subject, case, seed, data=data, work=work)}" if case.calib == "real" else case.calib
+    model = load_model(
+        subject.spec,
+        weights=weights,
+        model_args=dict(subject.model_args),
+        classes=classes,
+        overrides=overrides,
+    )
+    calib = (
+        f"images:{_real(subject, case, seed, data=data, work=work)}" if case.calib == "real" else case.calib
+    )
     method, _, together = calib.partition(" of ") if case.calib.startswith("mixup") else (calib, "", "")
     options = BuildOptions.of(
         {
@@ -183,20 +222,30 @@ def run_case(case: Case, seed: int, *, data: Path, work: Path) -> dict[str, Any]
     model, calibration = prepare(case, seed, data=data, work=work)
     recipe = None
     if case.iters:
-        recipe = ReconstructionOptions(preset=changed(find_preset(case.preset), **dict(case.changes)), iters=case.iters, seed=seed)
+        recipe = ReconstructionOptions(
+            preset=changed(find_preset(case.preset), **dict(case.changes)), iters=case.iters, seed=seed
+        )
     target = load_target("ort-cpu")
     with TemporaryDirectory() as folder:
         fixed, written = Path(folder) / "quantized", Path(folder) / "lowered"
         fixed.mkdir()
         written.mkdir()
         start = time.perf_counter()
-        quantized = quantize(model, calibration, target, scheme=Scheme.parse(case.scheme), reconstruction=recipe, workdir=fixed)
+        quantized = quantize(
+            model, calibration, target, scheme=Scheme.parse(case.scheme), reconstruction=recipe, workdir=fixed
+        )
         seconds = time.perf_counter() - start
         lowered = lower(quantized, target, workdir=written)
         pixels = normalise(np.asarray(calibration.open_images()[:32]), preprocessing=model.preprocessing)
         report = validate(lowered, pixels, target, simulation=open_simulation(quantized))
         logits = {
-            part: predict(lowered.model_path, images, preprocessing=model.preprocessing, target=target, progress=SilentProgress())
+            part: predict(
+                lowered.model_path,
+                images,
+                preprocessing=model.preprocessing,
+                target=target,
+                progress=SilentProgress(),
+            )
             for part, (images, _) in _judges(subject, case, seed, data=data, work=work).items()
         }
         size = lowered.model_path.stat().st_size
@@ -205,7 +254,13 @@ def run_case(case: Case, seed: int, *, data: Path, work: Path) -> dict[str, Any]
         for part, (images, labels) in _judges(subject, case, seed, data=data, work=work).items()
     }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return {"verdict": report.verdict, "accuracy": accuracy, "seconds": round(seconds, 1), "bytes": size, "peak_gb": round(peak, 2)}
+    return {
+        "verdict": report.verdict,
+        "accuracy": accuracy,
+        "seconds": round(seconds, 1),
+        "bytes": size,
+        "peak_gb": round(peak, 2),
+    }
 
 
 def _real(subject: Subject, case: Case, seed: int, *, data: Path, work: Path) -> Path:
@@ -221,13 +276,17 @@ def _real(subject: Subject, case: Case, seed: int, *, data: Path, work: Path) ->
 
 
 def _split(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the 500 ImageNet images may be calibrated on (400), and which may not (100): seeds 0 to 4 hold out each image once."""
+    """Which of the 500 ImageNet images may be calibrated on (400), and which may not (100): seeds 0 to 4 hold
+    out each image once.
+    """
     order = np.random.default_rng(seed // _FOLDS).permutation(500)
     held_out = np.split(order, _FOLDS)[-1 - seed % _FOLDS]
     return order[~np.isin(order, held_out)], held_out
 
 
-def _judges(subject: Subject, case: Case, seed: int, *, data: Path, work: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _judges(
+    subject: Subject, case: Case, seed: int, *, data: Path, work: Path
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Labelled images by name."""
     if subject.images == "cifar":
         with np.load(data / "cifar10_test.npz") as archive:
@@ -239,8 +298,12 @@ def _judges(subject: Subject, case: Case, seed: int, *, data: Path, work: Path) 
 
 
 def _judged(logits: np.ndarray, floats: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Top-1 of both in percent, and the mean Kullback-Leibler divergence from the float model in nats, which is less a matter of chance."""
-    wanted, got = (torch.log_softmax(torch.as_tensor(one, dtype=torch.float64), dim=1) for one in (floats, logits))
+    """Top-1 of both in percent, and the mean Kullback-Leibler divergence from the float model in nats, which
+    is less a matter of chance.
+    """
+    wanted, got = (
+        torch.log_softmax(torch.as_tensor(one, dtype=torch.float64), dim=1) for one in (floats, logits)
+    )
     divergence = float(torch.nn.functional.kl_div(got, wanted, reduction="batchmean", log_target=True))
     return {"top1": _top1(logits, labels), "float": _top1(floats, labels), "kl": round(divergence, 5)}
 
@@ -250,7 +313,9 @@ def _top1(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def table(cases: Mapping[str, Case], results: Mapping[str, Any], *, seeds: int) -> Iterator[str]:
-    """Markdown rows: means and the spread of top-1 over the seeds that are there; the divergence from the float model in nats."""
+    """Markdown rows: means and the spread of top-1 over the seeds that are there; the divergence from the
+    float model in nats.
+    """
     yield "| | float | top-1 | least to most | divergence | seeds | seconds | KB |"
     yield "|---|---|---|---|---|---|---|---|"
     for title, case in cases.items():
@@ -258,19 +323,29 @@ def table(cases: Mapping[str, Case], results: Mapping[str, Any], *, seeds: int) 
         for part in found[0]["accuracy"] if found else ():
             judged = [one["accuracy"][part] for one in found]
             top1 = [one["top1"] for one in judged]
-            apart = f"{statistics.mean(one['kl'] for one in judged):.4f}" if all("kl" in one for one in judged) else "-"
+            apart = (
+                f"{statistics.mean(one['kl'] for one in judged):.4f}"
+                if all("kl" in one for one in judged)
+                else "-"
+            )
             name = title if len(found[0]["accuracy"]) == 1 else f"{title}, {part}"
             yield (
-                f"| {name} | {judged[0]['float']:.2f} | {statistics.mean(top1):.2f} | {min(top1):.2f} to {max(top1):.2f} | {apart} "
-                f"| {len(top1)} | {statistics.mean(one['seconds'] for one in found):.0f} | {found[0]['bytes'] / 1000:.0f} |"
+                f"| {name} | {judged[0]['float']:.2f} | {statistics.mean(top1):.2f} | "
+                f"{min(top1):.2f} to {max(top1):.2f} | {apart} "
+                f"| {len(top1)} | {statistics.mean(one['seconds'] for one in found):.0f} | "
+                f"{found[0]['bytes'] / 1000:.0f} |"
             )
 
 
 def main() -> None:
     """Read the command line, run what is missing, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--work", type=Path, required=True, help="folder for images, the cache and the results")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for images, the cache and the results"
+    )
     parser.add_argument("--table", action="append", choices=sorted(TABLES), help="default: all")
     parser.add_argument("--only", action="append", help="rows whose title holds this text")
     parser.add_argument("--seeds", type=int, default=3)

@@ -1,9 +1,11 @@
 """Where reconstruction's time goes: seconds per 1,000 steps of each unit, by number of CPU threads.
 
-    python -m tests.benchmarks.reconstruction_speed --data ../shared/data [--model ResNet-20] [--scheme w2a4] [--threads 1 --threads 2]
+    python -m tests.benchmarks.reconstruction_speed --data ../shared/data [--model ResNet-20] [--scheme w2a4]
+    [--threads 1 --threads 2]
 
-Each unit does `--steps` steps; the first 20, in which memory is found and kernels are chosen, are not counted. Numbers of threads run
-one after another in one process: compare ratios, on a machine that does nothing else.
+Each unit does `--steps` steps; the first 20, in which memory is found and kernels are chosen, are not
+counted. Numbers of threads run one after another in one process: compare ratios, on a machine that does
+nothing else.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ class UnitTimes:
         }
 
 
-def timed(model: FloatModel, calibration: CalibrationSet, *, scheme: str, preset: str, steps: int, threads: int) -> dict[str, float]:
+def timed(
+    model: FloatModel, calibration: CalibrationSet, *, scheme: str, preset: str, steps: int, threads: int
+) -> dict[str, float]:
     """Seconds per 1,000 steps by unit, with this many threads."""
     torch.set_num_threads(threads)
     times = UnitTimes()
@@ -73,21 +77,32 @@ def timed(model: FloatModel, calibration: CalibrationSet, *, scheme: str, preset
 
 def main() -> None:
     """Print a table: units, seconds per 1,000 steps by number of threads, and the sum."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--model", choices=sorted(SUBJECTS), default="ResNet-20")
     parser.add_argument("--scheme", default="w2a4")
     parser.add_argument("--reconstruction", default=DEFAULT)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--steps", type=int, default=100, help="a unit, at least 40")
-    parser.add_argument("--threads", type=int, action="append", help="default: 1 and what torch takes by itself")
+    parser.add_argument(
+        "--threads", type=int, action="append", help="default: 1 and what torch takes by itself"
+    )
     given = parser.parse_args()
     counts = given.threads or sorted({1, torch.get_num_threads()})
     case = Case(subject=given.model, scheme=given.scheme, iters=given.steps, images=given.images)
     with TemporaryDirectory() as work:
         model, calibration = prepare(case, 0, data=given.data, work=Path(work))
         columns = [
-            timed(model, calibration, scheme=given.scheme, preset=given.reconstruction, steps=given.steps, threads=count)
+            timed(
+                model,
+                calibration,
+                scheme=given.scheme,
+                preset=given.reconstruction,
+                steps=given.steps,
+                threads=count,
+            )
             for count in counts
         ]
     print(f"{given.model} {given.scheme}, {given.reconstruction}: seconds per 1,000 steps\n")

@@ -1,6 +1,7 @@
 """The timm architectures that mixport promises to build, and what a build of one shows.
 
-python -m tests.e2e.architectures [--out FILE.json] [NAME ...]    builds them all and prints the table of docs/architectures.md
+python -m tests.e2e.architectures [--out FILE.json] [NAME ...]    builds them all and prints the table of
+docs/architectures.md
 """
 
 from __future__ import annotations
@@ -187,7 +188,9 @@ def main() -> None:
                 outcomes.append(attempt(architecture, scheme, Path(folder)))
             print(json.dumps(asdict(outcomes[-1])), flush=True)
     if options.out is not None:
-        options.out.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n", encoding="utf-8")
+        options.out.write_text(
+            json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n", encoding="utf-8"
+        )
     print(table(outcomes))
 
 

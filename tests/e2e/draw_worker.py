@@ -1,6 +1,8 @@
-"""Draws calibration sets in processes that can be killed: imports once, then forks a child for each line it reads.
+"""Draws calibration sets in processes that can be killed: imports once, then forks a child for each line it
+reads.
 
-A line is JSON {"cache", "generator", "images", "batch", "out"}; the answer is the child's process id. A child that finishes writes OUT.
+A line is JSON {"cache", "generator", "images", "batch", "out"}; the answer is the child's process id. A child
+that finishes writes OUT.
 """
 
 from __future__ import annotations
@@ -13,8 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What opening a pipeline imports, so that children start at once. No tensor is computed here: children inherit no threads.
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+# What opening a pipeline imports, so that children start at once. No tensor is computed here: children
+# inherit no threads.
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mixport.calibration.calibrate import calibrate
@@ -22,7 +30,14 @@ from mixport.calibration.recipe import CalibrationRecipe, GeneratorSettings, Pro
 from mixport.records.artifacts import Preprocessing
 from mixport.storage.store import Store
 
-WARM = (AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel, CLIPTextModel, CLIPTokenizer)
+WARM = (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
 
 
 class Counter:
@@ -47,7 +62,9 @@ def draw(job: dict[str, str]) -> None:
         seed=0,
         preprocessing=Preprocessing(size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1)),
         prompts=PromptRecipe(strategy="mixup", class_names=("cat", "dog", "frog", "ship", "truck")),
-        generator=GeneratorSettings(source=job["generator"], steps=3, guidance=2.0, batch=int(job["batch"]), device="cpu"),
+        generator=GeneratorSettings(
+            source=job["generator"], steps=3, guidance=2.0, batch=int(job["batch"]), device="cpu"
+        ),
     )
     progress, store = Counter(), Store(Path(job["cache"]))
     made = calibrate(recipe, store=store, progress=progress)

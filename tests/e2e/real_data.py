@@ -16,7 +16,9 @@ _IN_TILE = _ROWS * _COLUMNS
 
 
 def cifar_calibration(data: Path, out: Path, *, count: int = 512, seed: int | None = None) -> Path:
-    """CIFAR-10 training images as npz: the first `count` of the first tile (at most 1,000), or, with a seed, any `count` of all."""
+    """CIFAR-10 training images as npz: the first `count` of the first tile (at most 1,000), or, with a seed,
+    any `count` of all.
+    """
     with zipfile.ZipFile(data / "cifar10_train_webp.zip") as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".webp"))
         total: int = json.loads(archive.read("labels.json"))["count"]
@@ -32,7 +34,9 @@ def cifar_calibration(data: Path, out: Path, *, count: int = 512, seed: int | No
 
 def _tile(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     tile = np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB"))
-    return tile.reshape(_ROWS, _SIDE, _COLUMNS, _SIDE, 3).transpose(0, 2, 1, 3, 4).reshape(-1, _SIDE, _SIDE, 3)
+    return (
+        tile.reshape(_ROWS, _SIDE, _COLUMNS, _SIDE, 3).transpose(0, 2, 1, 3, 4).reshape(-1, _SIDE, _SIDE, 3)
+    )
 
 
 def imagenet_sample(data: Path, out: Path) -> Path:
@@ -41,7 +45,9 @@ def imagenet_sample(data: Path, out: Path) -> Path:
         labels: dict[str, int] = json.loads(archive.read("labels.json"))
         inside = {Path(name).name: name for name in archive.namelist()}
         names = sorted(labels)
-        pictures = [Image.open(io.BytesIO(archive.read(inside[Path(name).name]))).convert("RGB") for name in names]
+        pictures = [
+            Image.open(io.BytesIO(archive.read(inside[Path(name).name]))).convert("RGB") for name in names
+        ]
     images = np.stack([np.asarray(picture.crop((16, 16, 240, 240))) for picture in pictures])
     np.savez(out, images=images, labels=np.array([labels[name] for name in names], np.int64))
     return out

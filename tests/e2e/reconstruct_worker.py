@@ -1,7 +1,9 @@
-"""Quantises and lowers the tiny model in processes that can be killed: imports once, then forks a child for each line it reads.
+"""Quantises and lowers the tiny model in processes that can be killed: imports once, then forks a child for
+each line it reads.
 
-A line is JSON {"cache", "out"}; the answer is the child's process id. A child that finishes writes OUT: the SHA-256 of the ONNX file,
-how many steps were learned, and which files its cache has in work. Activations are spilled to files, however small they are.
+A line is JSON {"cache", "out"}; the answer is the child's process id. A child that finishes writes OUT: the
+SHA-256 of the ONNX file, how many steps were learned, and which files its cache has in work. Activations are
+spilled to files, however small they are.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-# What quantising imports, so that children start at once. No tensor is computed here: children inherit no threads.
+# What quantising imports, so that children start at once. No tensor is computed here: children inherit no
+# threads.
 import mixport.lower.lowering
 import mixport.quantize.learn.session
 import mixport.quantize.quantizer
@@ -51,13 +54,24 @@ class Counter:
 def work(job: dict[str, str]) -> None:
     torch.set_num_threads(1)
     mixport.quantize.learn.session._LARGEST_IN_MEMORY = 0
-    values = {"model": "tests.models:tiny", "scheme": "w2a4", "iters": ITERS, "calib": "noise", "images": 12, "device": "cpu"}
+    values = {
+        "model": "tests.models:tiny",
+        "scheme": "w2a4",
+        "iters": ITERS,
+        "calib": "noise",
+        "images": 12,
+        "device": "cpu",
+    }
     options = BuildOptions.of({**values, "cache": job["cache"]})
     progress = Counter()
-    shop = Workshop(options=options, store=Store(options.cache), progress=progress, log=StageLog(lambda _: None))
+    shop = Workshop(
+        options=options, store=Store(options.cache), progress=progress, log=StageLog(lambda _: None)
+    )
     model, target = load_model(options.model), load_target("ort-cpu")
     calibration = stages.calibrate(shop, model, stages.recipe_of(shop, model))
-    quantized = stages.quantize(shop, model, calibration, target, scheme=options.parse_scheme(), model_key="tiny")
+    quantized = stages.quantize(
+        shop, model, calibration, target, scheme=options.parse_scheme(), model_key="tiny"
+    )
     lowered = stages.lower(shop, quantized, target)
     assert quantized.model.reconstruction is not None
     answer = {

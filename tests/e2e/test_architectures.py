@@ -1,4 +1,6 @@
-"""Real architectures with random weights: each builds and validates with zero mismatches, or fails naming the operator."""
+"""Real architectures with random weights: each builds and validates with zero mismatches, or fails naming the
+operator.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from tests.e2e.architectures import ARCHITECTURES, QUICK, SCHEMES, Architecture,
 def _parameters() -> list[object]:
     return [
         pytest.param(
-            architecture, scheme, marks=() if architecture.name in QUICK and scheme == "w4a8" else pytest.mark.architectures,
+            architecture, scheme,
+            marks=() if architecture.name in QUICK and scheme == "w4a8" else pytest.mark.architectures,
             id=f"{architecture.name}-{scheme}",
         )
         for architecture in ARCHITECTURES

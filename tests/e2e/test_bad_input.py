@@ -53,7 +53,19 @@ class Sandbox:
 
 def build_words(*words: str) -> list[str]:
     options = [] if "--calib" in words else ["--calib", "noise"]
-    return ["build", *words, *options, "--images", "4", "--iters", "0", "--validation-images", "2", "--out", "out"]
+    return [
+        "build",
+        *words,
+        *options,
+        "--images",
+        "4",
+        "--iters",
+        "0",
+        "--validation-images",
+        "2",
+        "--out",
+        "out",
+    ]
 
 
 @pytest.fixture
@@ -63,7 +75,9 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 def assert_refused(sandbox: Sandbox, answer: Answer, *messages: str, code: int = 1) -> None:
-    """The exit code, one error with every message and a hint, an empty stdout, no bundle, no half-written entry."""
+    """The exit code, one error with every message and a hint, an empty stdout, no bundle, no half-written
+    entry.
+    """
     assert answer.code == code, answer.stderr
     assert answer.stdout == ""
     errors = [line for line in answer.stderr.splitlines() if line.startswith("error: ")]
@@ -120,7 +134,9 @@ def test_a_pth_of_plain_tensors_is_read(sandbox: Sandbox) -> None:
 
 def test_shapes_that_do_not_match(sandbox: Sandbox) -> None:
     save_file(tiny(classes=7).state_dict(), sandbox.folder / "seven.safetensors")
-    assert_refused(sandbox, sandbox.build(TINY, "--weights", "seven.safetensors"), "seven.safetensors", "head")
+    assert_refused(
+        sandbox, sandbox.build(TINY, "--weights", "seven.safetensors"), "seven.safetensors", "head"
+    )
 
 
 def test_weights_of_another_model(sandbox: Sandbox) -> None:
@@ -186,7 +202,9 @@ def test_a_corrupt_image(sandbox: Sandbox) -> None:
     folder = sandbox.folder / "pictures"
     folder.mkdir()
     stream = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(stream, format="PNG")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(
+        stream, format="PNG"
+    )
     (folder / "good.png").write_bytes(stream.getvalue())
     (folder / "cut.png").write_bytes(stream.getvalue()[:1000])
     assert_refused(sandbox, sandbox.build(TINY, "--calib", "images:pictures"), "cut.png")
@@ -239,7 +257,8 @@ def test_an_output_folder_that_is_not_a_bundle_stays_as_it_is(sandbox: Sandbox) 
 
 @pytest.mark.parametrize("limit", [2_000, 20_000])
 def test_a_disk_without_room(sandbox: Sandbox, limit: int) -> None:
-    # A limit on the size of files fails the same writes as a full disk, and needs no privileges. It holds for a whole process.
+    # A limit on the size of files fails the same writes as a full disk, and needs no privileges. It holds for
+    # a whole process.
     done = subprocess.run(
         [sys.executable, "-m", "mixport.cli.program", *build_words(TINY)],
         capture_output=True,
@@ -248,7 +267,9 @@ def test_a_disk_without_room(sandbox: Sandbox, limit: int) -> None:
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    assert_refused(sandbox, Answer(code=done.returncode, stdout=done.stdout, stderr=done.stderr), "cannot be written")
+    assert_refused(
+        sandbox, Answer(code=done.returncode, stdout=done.stdout, stderr=done.stderr), "cannot be written"
+    )
     assert sandbox.build(TINY).code == 0
 
 

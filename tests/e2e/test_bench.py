@@ -1,4 +1,6 @@
-"""mixport bench on a real small bundle: what it is compared with, and what it says where that cannot be made."""
+"""mixport bench on a real small bundle: what it is compared with, and what it says where that cannot be
+made.
+"""
 
 from __future__ import annotations
 
@@ -38,17 +40,28 @@ def changed(bundle: Path, folder: Path, **fields: Any) -> Path:
     return folder
 
 
-def test_the_float_and_the_static_file_are_made_once(capfd: Capture, tiny_bundle: Path, tiny_cache: Path) -> None:
+def test_the_float_and_the_static_file_are_made_once(
+    capfd: Capture, tiny_bundle: Path, tiny_cache: Path
+) -> None:
     words = ["--against", "static", "--against", str(tiny_bundle / "model.onnx"), "--against", "float"]
     first, _ = bench(capfd, tiny_bundle, tiny_cache, *words)
-    assert [row["name"] for row in first] == [str(tiny_bundle), "static", str(tiny_bundle / "model.onnx"), "float"]
+    assert [row["name"] for row in first] == [
+        str(tiny_bundle),
+        "static",
+        str(tiny_bundle / "model.onnx"),
+        "float",
+    ]
     for row in first:
         assert row["ratio_to_bundle"] == pytest.approx(row["median_ms"] / first[0]["median_ms"])
         assert row["bundle_ratio"] == pytest.approx(first[0]["median_ms"] / row["median_ms"])
     again, said = bench(capfd, tiny_bundle, tiny_cache, *words)
     assert [row["size_bytes"] for row in again] == [row["size_bytes"] for row in first]
     for stage in ("float file", "quantize_static file"):
-        assert [line for line in said.splitlines() if line.startswith(f"{stage}: ") and line.endswith("(from the cache)")]
+        assert [
+            line
+            for line in said.splitlines()
+            if line.startswith(f"{stage}: ") and line.endswith("(from the cache)")
+        ]
 
 
 def test_a_build_says_how_its_file_compares_with_the_float_model(tiny_bundle: Path) -> None:
@@ -69,7 +82,18 @@ def test_a_float_model_that_cannot_be_exported_stops_no_build(
         raise UnsupportedModelError("torch's ONNX exporter cannot write the float model: no such operator")
 
     monkeypatch.setattr(stages, "float_file", fails)
-    words = ["--calib", "noise", "--images", "16", "--iters", "0", "--validation-images", "8", "--cache", str(tiny_cache)]
+    words = [
+        "--calib",
+        "noise",
+        "--images",
+        "16",
+        "--iters",
+        "0",
+        "--validation-images",
+        "8",
+        "--cache",
+        str(tiny_cache),
+    ]
     assert run(["build", "tests.models:tiny", *words, "--out", "out"]) == 0
     said = capfd.readouterr()
     assert "latency: the float model is not measured: torch's ONNX exporter cannot write" in said.err
@@ -81,7 +105,10 @@ def test_a_float_model_that_cannot_be_exported_stops_no_build(
 
 
 def test_the_ratio_is_said_in_words(capfd: Capture, tiny_bundle: Path, tiny_cache: Path) -> None:
-    assert run(["bench", str(tiny_bundle), "--against", "float", "--cache", str(tiny_cache), "--seconds", "0.1"]) == 0
+    assert (
+        run(["bench", str(tiny_bundle), "--against", "float", "--cache", str(tiny_cache), "--seconds", "0.1"])
+        == 0
+    )
     said = capfd.readouterr().out
     assert "bundle / file" in said and "file / bundle" in said
     (line,) = [line for line in said.splitlines() if line.startswith("bundle / float on native: ")]
@@ -89,13 +116,18 @@ def test_the_ratio_is_said_in_words(capfd: Capture, tiny_bundle: Path, tiny_cach
     assert ("faster" if ratio < 1 else "slower") in line.split("(")[0]
 
 
-def test_a_model_that_is_not_here_any_more(capfd: Capture, tmp_path: Path, tiny_bundle: Path, tiny_cache: Path) -> None:
+def test_a_model_that_is_not_here_any_more(
+    capfd: Capture, tmp_path: Path, tiny_bundle: Path, tiny_cache: Path
+) -> None:
     line = "mixport build no_such_package:factory --calib noise"
     bundle = changed(tiny_bundle, tmp_path / "moved", reproduce=line)
     assert run(["bench", str(bundle), "--against", "float", "--cache", str(tiny_cache)]) == 1
     said = capfd.readouterr().err
     assert "cannot be made again: MODEL no_such_package:factory" in said
-    assert f"hint: type this in the folder of the build ({line}), or give a file of your own: mixport bench" in said
+    assert (
+        f"hint: type this in the folder of the build ({line}), or give a file of your own: mixport bench"
+        in said
+    )
 
 
 def test_weights_that_are_gone(capfd: Capture, tmp_path: Path, tiny_bundle: Path, tiny_cache: Path) -> None:
@@ -105,7 +137,9 @@ def test_weights_that_are_gone(capfd: Capture, tmp_path: Path, tiny_bundle: Path
     assert "gone.safetensors" in capfd.readouterr().err
 
 
-def test_weights_that_are_others_now(capfd: Capture, tmp_path: Path, tiny_bundle: Path, tiny_cache: Path) -> None:
+def test_weights_that_are_others_now(
+    capfd: Capture, tmp_path: Path, tiny_bundle: Path, tiny_cache: Path
+) -> None:
     line = "mixport build tests.models:tiny --calib noise --model-arg classes=7"
     bundle = changed(tiny_bundle, tmp_path / "other", reproduce=line)
     assert run(["bench", str(bundle), "--against", "float", "--cache", str(tiny_cache)]) == 1
@@ -116,7 +150,9 @@ def test_a_batch_of_two_is_refused(capfd: Capture, tmp_path: Path, tiny_bundle: 
     import onnx
     import onnx.parser
 
-    text = '<ir_version: 10, opset_import: ["" : 21]> g (float[2,3,4,4] x) => (float[2,3,4,4] y) { y = Relu(x) }'
+    text = (
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[2,3,4,4] x) => (float[2,3,4,4] y) { y = Relu(x) }'
+    )
     onnx.save(onnx.parser.parse_model(text), "two.onnx")
     assert run(["bench", str(tiny_bundle), "--against", "two.onnx"]) == 1
     assert "allowed batch 1 or symbolic" in capfd.readouterr().err

@@ -29,7 +29,18 @@ from mixport.records.runtime import RuntimeInfo
 pytestmark = pytest.mark.e2e
 
 Capture = pytest.CaptureFixture[str]
-TINY = ["build", "tests.models:tiny", "--calib", "noise", "--images", "16", "--iters", "0", "--validation-images", "8"]
+TINY = [
+    "build",
+    "tests.models:tiny",
+    "--calib",
+    "noise",
+    "--images",
+    "16",
+    "--iters",
+    "0",
+    "--validation-images",
+    "8",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -50,13 +61,20 @@ def test_json_is_the_manifest_of_the_bundle(capsys: Capture, tmp_path: Path, tin
     assert document["scheme"] == "w4a8"
     assert document["reproduce"].startswith("mixport build tests.models:tiny")
     assert {"load", "calibrate", "quantize", "lower", "validate", "evaluate"} <= document["timings_s"].keys()
-    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(tmp_path / "out").as_posix()
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
+    }
     assert files == {
-        "manifest.json", "model.onnx", "golden/inputs.npz", "golden/codes.npz", "golden/outputs.npz", "report.html", "SHA256SUMS",
+        "manifest.json", "model.onnx", "golden/inputs.npz", "golden/codes.npz", "golden/outputs.npz",
+        "report.html", "SHA256SUMS",
     }  # fmt: skip
 
 
-def test_images_that_another_process_prunes_meanwhile_are_explained(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_another_process_prunes_meanwhile_are_explained(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = stages.calibrate
 
     def pruned(*arguments: Any) -> Any:
@@ -71,7 +89,9 @@ def test_images_that_another_process_prunes_meanwhile_are_explained(capsys: Capt
     assert "hint: run the same command again" in errors
 
 
-def test_the_default_folder_is_named_after_the_model(capsys: Capture, tmp_path: Path, tiny_cache: Path) -> None:
+def test_the_default_folder_is_named_after_the_model(
+    capsys: Capture, tmp_path: Path, tiny_cache: Path
+) -> None:
     build(capsys, "--cache", str(tiny_cache))
     assert (tmp_path / "dist" / "tiny-w4a8-ort-cpu" / "model.onnx").is_file()
 
@@ -92,7 +112,9 @@ def test_that_the_bundle_of_another_build_is_replaced_is_said(capsys: Capture, t
     for scheme, said in (("w8a8", False), ("w8a8", False), ("w4a8", True)):
         assert run([*TINY, "--scheme", scheme, "--cache", str(tiny_cache), "--out", "out"]) == 0
         errors = capsys.readouterr().err
-        assert ("out holds the bundle of another build, which this one replaces: mixport build" in errors) is said
+        assert (
+            "out holds the bundle of another build, which this one replaces: mixport build" in errors
+        ) is said
 
 
 def test_files_that_are_no_images_are_named(capsys: Capture, tmp_path: Path) -> None:
@@ -101,7 +123,10 @@ def test_files_that_are_no_images_are_named(capsys: Capture, tmp_path: Path) -> 
     for name in ("b.gif", "c.heic", "d.heic"):
         (tmp_path / "photos" / name).touch()
     run([*TINY, "--calib", "images:photos", "--cache", "own", "--out", "out"])
-    assert "photos: left out 3 files that are no .bmp, .jpeg, .jpg, .png, .webp: .heic (2), .gif (1)" in capsys.readouterr().err
+    assert (
+        "photos: left out 3 files that are no .bmp, .jpeg, .jpg, .png, .webp: .heic (2), .gif (1)"
+        in capsys.readouterr().err
+    )
 
 
 def test_two_builds_give_the_same_bytes(capsys: Capture, tmp_path: Path) -> None:
@@ -111,25 +136,49 @@ def test_two_builds_give_the_same_bytes(capsys: Capture, tmp_path: Path) -> None
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
-@pytest.mark.parametrize(("version", "words", "expected"), [("99.0.0", [], 1), ("99.0.0", ["--no-portable"], 0), ("1.31.1", [], 0)])
+@pytest.mark.parametrize(
+    ("version", "words", "expected"), [("99.0.0", [], 1), ("99.0.0", ["--no-portable"], 0), ("1.31.1", [], 0)]
+)
 def test_a_version_without_a_conformance_result_is_told(
-    version: str, words: list[str], expected: int, capsys: Capture, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch
+    version: str,
+    words: list[str],
+    expected: int,
+    capsys: Capture,
+    tiny_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mixport.validate.validate.runtime_info", lambda: RuntimeInfo(name="onnxruntime", version=version, cpu="x"))
+    monkeypatch.setattr(
+        "mixport.validate.validate.runtime_info",
+        lambda: RuntimeInfo(name="onnxruntime", version=version, cpu="x"),
+    )
     document = build(capsys, "--cache", str(tiny_cache), "--out", "out", *words)
     found = [one["message"] for one in document["warnings"] if one["about"] == "portable forms"]
-    assert len(found) == expected and all(text.startswith("no conformance result of onnxruntime 99.0.0 (measured: ") for text in found)
+    assert len(found) == expected and all(
+        text.startswith("no conformance result of onnxruntime 99.0.0 (measured: ") for text in found
+    )
 
 
-def test_a_second_build_takes_every_stage_from_the_cache(capsys: Capture, tiny_cache: Path, tiny_bundle: Path) -> None:
+def test_a_second_build_takes_every_stage_from_the_cache(
+    capsys: Capture, tiny_cache: Path, tiny_bundle: Path
+) -> None:
     assert run([*TINY, "--cache", str(tiny_cache), "--out", "out"]) == 0
     errors = capsys.readouterr().err
-    assert [line for line in errors.splitlines() if line.startswith("quantize: ") and line.endswith("(from the cache)")]
-    assert [line for line in errors.splitlines() if line.startswith("lower: ") and line.endswith("(from the cache)")]
+    assert [
+        line
+        for line in errors.splitlines()
+        if line.startswith("quantize: ") and line.endswith("(from the cache)")
+    ]
+    assert [
+        line
+        for line in errors.splitlines()
+        if line.startswith("lower: ") and line.endswith("(from the cache)")
+    ]
 
 
 def test_several_targets_give_one_bundle_each(capsys: Capture, tmp_path: Path, tiny_cache: Path) -> None:
-    document = build(capsys, "--cache", str(tiny_cache), "--target", "ort-cpu", "--target", "onnx-int8", "--out", "out")
+    document = build(
+        capsys, "--cache", str(tiny_cache), "--target", "ort-cpu", "--target", "onnx-int8", "--out", "out"
+    )
     assert [manifest["target"]["name"] for manifest in document["bundles"]] == ["ort-cpu", "onnx-int8"]
     for name in ("ort-cpu", "onnx-int8"):
         assert run(["validate", str(tmp_path / "out" / name), "--quiet"]) == 0
@@ -149,7 +198,9 @@ def test_labelled_images_give_accuracy_and_gates(capsys: Capture, tmp_path: Path
     assert [gate["passed"] for gate in document["gates"]] == [True, True, True]
 
 
-def test_a_gate_that_fails_exits_with_3_and_leaves_the_bundle(capsys: Capture, tmp_path: Path, tiny_cache: Path) -> None:
+def test_a_gate_that_fails_exits_with_3_and_leaves_the_bundle(
+    capsys: Capture, tmp_path: Path, tiny_cache: Path
+) -> None:
     document = build(capsys, "--cache", str(tiny_cache), "--gate", "size_bytes<=1", "--out", "out", code=3)
     assert [gate["passed"] for gate in document["gates"]] == [False]
     assert document["validation"]["verdict"] == "exact"
@@ -159,7 +210,9 @@ def test_a_gate_that_fails_exits_with_3_and_leaves_the_bundle(capsys: Capture, t
     assert "gate size_bytes<=1 was not met" in capsys.readouterr().err
 
 
-def test_a_gate_on_accuracy_without_labelled_images_is_refused_at_once(capsys: Capture, tmp_path: Path) -> None:
+def test_a_gate_on_accuracy_without_labelled_images_is_refused_at_once(
+    capsys: Capture, tmp_path: Path
+) -> None:
     assert run([*TINY, "--gate", "top1_drop<=1", "--out", "out"]) == 2
     errors = capsys.readouterr().err
     assert "--gate 'top1_drop<=1' needs labelled images, and --eval is not given" in errors
@@ -169,7 +222,8 @@ def test_a_gate_on_accuracy_without_labelled_images_is_refused_at_once(capsys: C
 
 def test_options_come_from_the_file_too(capsys: Capture, tmp_path: Path, tiny_cache: Path) -> None:
     (tmp_path / "mixport.toml").write_text(
-        f'[build]\nmodel = "tests.models:tiny"\ncalib = "noise"\nimages = 16\niters = 0\nvalidation-images = 8\nedge-bits = 7\n'
+        '[build]\nmodel = "tests.models:tiny"\ncalib = "noise"\nimages = 16\niters = '
+        "0\nvalidation-images = 8\nedge-bits = 7\n"
         f'cache = "{tiny_cache}"\n'
     )
     assert run(["build", "--out", "out", "--json"]) == 0
@@ -230,10 +284,17 @@ def test_validate_finds_a_changed_file(name: str, capsys: Capture, tmp_path: Pat
 def hash_again(bundle: Path) -> None:
     """Right hashes for whatever the files hold now."""
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    manifest["files"] = {name: hashlib.sha256((bundle / name).read_bytes()).hexdigest() for name in manifest["files"]}
+    manifest["files"] = {
+        name: hashlib.sha256((bundle / name).read_bytes()).hexdigest() for name in manifest["files"]
+    }
     (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    sums = [(name, hashlib.sha256((bundle / name).read_bytes()).hexdigest()) for name in [*manifest["files"], "manifest.json"]]
-    (bundle / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sums), encoding="utf-8")
+    sums = [
+        (name, hashlib.sha256((bundle / name).read_bytes()).hexdigest())
+        for name in [*manifest["files"], "manifest.json"]
+    ]
+    (bundle / "SHA256SUMS").write_text(
+        "".join(f"{digest}  {name}\n" for name, digest in sums), encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("scale", ["depthwise.0.bias/scale", "branch.0.weight/scale"])
@@ -244,7 +305,9 @@ def test_validate_finds_a_scale_off_by_one_ulp_that_no_golden_code_shows(
     shutil.copytree(tiny_bundle, bundle)
     model = onnx.load(str(bundle / "model.onnx"))
     tensor = next(one for one in model.graph.initializer if one.name == scale)
-    tensor.CopyFrom(numpy_helper.from_array(np.nextafter(numpy_helper.to_array(tensor), np.float32(np.inf)), scale))
+    tensor.CopyFrom(
+        numpy_helper.from_array(np.nextafter(numpy_helper.to_array(tensor), np.float32(np.inf)), scale)
+    )
     onnx.save(model, str(bundle / "model.onnx"))
     hash_again(bundle)
     assert run(["validate", "bundle", "--json"]) == 3
@@ -253,7 +316,9 @@ def test_validate_finds_a_scale_off_by_one_ulp_that_no_golden_code_shows(
     assert problem.startswith(f"node {scale[: scale.index('.0') + 2]}/Conv: ") and problem in written.err
 
 
-def test_validate_finds_a_wrong_code_behind_right_hashes(capsys: Capture, tmp_path: Path, tiny_bundle: Path) -> None:
+def test_validate_finds_a_wrong_code_behind_right_hashes(
+    capsys: Capture, tmp_path: Path, tiny_bundle: Path
+) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, bundle)
     path = bundle / "golden" / "codes.npz"
@@ -280,9 +345,13 @@ def test_a_mismatch_exits_with_3_and_leaves_the_bundle(
 
     def validate(*arguments: Any, **options: Any) -> Any:
         report = real(*arguments, **options)
-        first = Divergence(site="stem.0", index=(0, 1), expected=3.0, got=4.0, executor="onnxruntime", inputs="images")
+        first = Divergence(
+            site="stem.0", index=(0, 1), expected=3.0, got=4.0, executor="onnxruntime", inputs="images"
+        )
         native = replace(report.runtimes[0], mismatches=1)
-        return replace(report, verdict="mismatch", divergences=(first,), runtimes=(native, *report.runtimes[1:]))
+        return replace(
+            report, verdict="mismatch", divergences=(first,), runtimes=(native, *report.runtimes[1:])
+        )
 
     monkeypatch.setattr(pipeline, "validate", validate)
     assert run([*TINY, "--cache", str(tiny_cache), "--out", "out"]) == 3
@@ -301,7 +370,20 @@ def test_inspect_names_every_node(capsys: Capture, tiny_bundle: Path) -> None:
 
 
 def test_bench_compares_files(capsys: Capture, tiny_bundle: Path) -> None:
-    assert run(["bench", str(tiny_bundle), "--against", str(tiny_bundle / "model.onnx"), "--seconds", "0.1", "--json"]) == 0
+    assert (
+        run(
+            [
+                "bench",
+                str(tiny_bundle),
+                "--against",
+                str(tiny_bundle / "model.onnx"),
+                "--seconds",
+                "0.1",
+                "--json",
+            ]
+        )
+        == 0
+    )
     own, other = json.loads(capsys.readouterr().out)
     assert own["ratio_to_bundle"] == 1.0
     assert own["rounds"] == other["rounds"] >= 20
@@ -337,7 +419,11 @@ def test_an_interrupted_build_goes_on_where_it_stopped(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
     )
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("calib_cache/quantized/*")) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not list(tmp_path.glob("calib_cache/quantized/*"))
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     process.send_signal(how)
     _, errors = process.communicate(timeout=60)
@@ -347,6 +433,10 @@ def test_an_interrupted_build_goes_on_where_it_stopped(
         assert "hint: the same command goes on where it stopped" in errors
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert [line for line in again.stderr.splitlines() if line.startswith("quantize: ") and line.endswith("(from the cache)")]
+    assert [
+        line
+        for line in again.stderr.splitlines()
+        if line.startswith("quantize: ") and line.endswith("(from the cache)")
+    ]
     assert (tmp_path / "out" / "model.onnx").read_bytes() == (tiny_bundle / "model.onnx").read_bytes()
     assert not list(tmp_path.glob("calib_cache/.tmp/*"))

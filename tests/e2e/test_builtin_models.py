@@ -1,4 +1,6 @@
-"""The models that ship: sizes, formats, and what `mixport build` makes of them without any argument about the model."""
+"""The models that ship: sizes, formats, and what `mixport build` makes of them without any argument about the
+model.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def test_weights_fit_the_package_and_are_safetensors() -> None:
 def test_the_generator_is_a_pipeline_like_any_other() -> None:
     pipeline = DiffusionPipeline.from_pretrained(builtin.generator_folder())
     pipeline.set_progress_bar_config(disable=True)
-    images = pipeline(["A photo of a ship", "A photo of a cat and a truck"], num_inference_steps=4, output_type="np").images
+    images = pipeline(
+        ["A photo of a ship", "A photo of a cat and a truck"], num_inference_steps=4, output_type="np"
+    ).images
     assert images.shape == (2, 32, 32, 3)
     assert images.std() > 0.05
 
@@ -47,7 +51,8 @@ def test_the_decoder_keeps_the_texture_of_photographs(data_dir: Path) -> None:
     with torch.inference_mode():
         decoded = model.decode(model.encode(pixels).latents).sample
     kept = _fine_energy(decoded) / _fine_energy(pixels)
-    # 0.54 behind a decoder of pixel and feature losses alone, which networks calibrated on its images pay for at 2 bits.
+    # 0.54 behind a decoder of pixel and feature losses alone, which networks calibrated on its images pay for
+    # at 2 bits.
     assert 0.7 <= kept <= 1.1
 
 
@@ -67,7 +72,9 @@ def test_a_classifier_is_as_good_as_its_card_says(name: str, least: float, data_
     right = 0
     with torch.inference_mode():
         for start in range(0, len(images), 500):
-            batch = torch.from_numpy(normalise(images[start : start + 500], preprocessing=model.preprocessing))
+            batch = torch.from_numpy(
+                normalise(images[start : start + 500], preprocessing=model.preprocessing)
+            )
             right += int((model.module(batch).argmax(1).numpy() == labels[start : start + 500]).sum())
     assert right / len(images) >= least
 
@@ -78,7 +85,9 @@ def test_the_vit_is_small_and_timm_s() -> None:
     assert sum(value.numel() for value in model.parameters()) <= 3_000_000
 
 
-def test_build_needs_no_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_build_needs_no_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     few = ["--images", "64", "--iters", "0", "--validation-images", "8"]
     assert run(["build", *few, "--json"]) == 0

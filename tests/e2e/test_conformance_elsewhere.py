@@ -1,4 +1,6 @@
-"""A part of the kit on the runtimes that are installed here, against the results that mixport ships. Some seconds each."""
+"""A part of the kit on the runtimes that are installed here, against the results that mixport ships. Some
+seconds each.
+"""
 
 from __future__ import annotations
 
@@ -41,5 +43,7 @@ def test_a_runtime_gives_what_its_shipped_result_says(shipped: ConformanceResult
     if shipped.name == "native" and not {"avx512_vnni", "avx_vnni"} & set(vector_features()):
         pytest.skip("the result is of a processor with VNNI")
     found = run_kit(make_kit(choose(PREFIXES)), runtime, policy=load_target("ort-cpu").session)
-    assert {form: one.exact for form, one in found.forms.items()} == {form: shipped.forms[form].exact for form in found.forms}
+    assert {form: one.exact for form, one in found.forms.items()} == {
+        form: shipped.forms[form].exact for form in found.forms
+    }
     assert not found.forms["add.ties"].exact

@@ -35,7 +35,13 @@ class Worker:
     def start(self, cache: Path, out: Path) -> int:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        job = {"cache": str(cache), "generator": str(self.generator), "images": IMAGES, "batch": BATCH, "out": str(out)}
+        job = {
+            "cache": str(cache),
+            "generator": str(self.generator),
+            "images": IMAGES,
+            "batch": BATCH,
+            "out": str(out),
+        }
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
@@ -75,9 +81,16 @@ def worker(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterat
     from tests.diffusion import tiny_stable_diffusion
 
     generator = tiny_stable_diffusion(tmp_path_factory.mktemp("generator") / "tiny")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(repository)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONPATH": str(repository),
+    }
     command = [sys.executable, "-m", "tests.e2e.draw_worker"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=repository) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=repository
+    ) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         assert process.stdout.readline() == "ready\n"

@@ -33,7 +33,16 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What every command here is told; the working directory is an empty folder."""
     monkeypatch.chdir(tmp_path)
-    drawing = ["--generator", str(workplace / "generator"), "--gen-steps", "1", "--gen-batch", "4", "--device", "cpu"]
+    drawing = [
+        "--generator",
+        str(workplace / "generator"),
+        "--gen-steps",
+        "1",
+        "--gen-batch",
+        "4",
+        "--device",
+        "cpu",
+    ]
     return [
         "tests.models:tiny",
         "--model-arg",
@@ -48,7 +57,10 @@ def options(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def build(capsys: Capture, options: list[str], *words: str) -> tuple[dict[str, Any], str]:
     """The manifest and stderr of a build."""
-    assert run(["build", *options, "--iters", "0", "--validation-images", "4", "--out", "out", *words, "--json"]) == 0
+    assert (
+        run(["build", *options, "--iters", "0", "--validation-images", "4", "--out", "out", *words, "--json"])
+        == 0
+    )
     captured = capsys.readouterr()
     return json.loads(captured.out), captured.err
 
@@ -56,12 +68,22 @@ def build(capsys: Capture, options: list[str], *words: str) -> tuple[dict[str, A
 def test_a_build_says_what_drew_its_images(capsys: Capture, options: list[str], workplace: Path) -> None:
     manifest, errors = build(capsys, options, "--images", "14")
     found = manifest["calibration"]
-    assert (found["method"], found["images"], found["generator"]) == ("mixup", 14, str(workplace / "generator"))
+    assert (found["method"], found["images"], found["generator"]) == (
+        "mixup",
+        14,
+        str(workplace / "generator"),
+    )
     details = found["generator_details"]
-    assert (details["pipeline"], details["steps"], details["size"], details["device"]) == ("StableDiffusionPipeline", 1, [16, 16], "cpu")
+    assert (details["pipeline"], details["steps"], details["size"], details["device"]) == (
+        "StableDiffusionPipeline",
+        1,
+        [16, 16],
+        "cpu",
+    )
     assert re.fullmatch("[0-9a-f]{64}", details["weights_sha256"])
     assert found["prompts"] == {
-        "strategy": "mixup", "classes": 4, "classes_per_prompt": 2, "template": None, "pairing": "balanced", "label_text": "name",
+        "strategy": "mixup", "classes": 4, "classes_per_prompt": 2, "template": None, "pairing": "balanced",
+        "label_text": "name",
     }  # fmt: skip
     assert found["filters"] is None
     assert "plan" not in errors.split(), "with --json only the notes of the stages"
@@ -83,7 +105,10 @@ def test_the_plan_comes_first_and_is_true(capsys: Capture, options: list[str], w
         "32x32 pixels, mean 0.5 0.5 0.5",
         "w8a8, first and last layer 8 bits",
         "10 drawn images, prompts: mixup, 2 of 4 classes each, balanced",
-        "device cpu, scheduler DPMSolverMultistepScheduler, steps 1, guidance 3.5, size 16x16, dtype float32, batch 4",
+        (
+            "device cpu, scheduler DPMSolverMultistepScheduler, steps 1, guidance 3.5, size 16x16, dtype "
+            "float32, batch 4"
+        ),
         "4 will be drawn, in whole batches of 4",
         f"8 of them are in {workplace / 'cache'} already",
         "every code on 4 calibration images (native); no top-1 without --eval",
@@ -94,9 +119,13 @@ def test_the_plan_comes_first_and_is_true(capsys: Capture, options: list[str], w
     assert capsys.readouterr().err == ""
 
 
-def test_the_cache_is_listed_shown_drawn_verified_and_pruned(capsys: Capture, options: list[str], workplace: Path) -> None:
+def test_the_cache_is_listed_shown_drawn_verified_and_pruned(
+    capsys: Capture, options: list[str], workplace: Path
+) -> None:
     cache = ["--cache", str(workplace / "own"), "--json"]
-    assert run(["calib", "generate", *options[:-1], *cache[1:], "--images", "6", "--keep-energy", "0.75"]) == 0
+    assert (
+        run(["calib", "generate", *options[:-1], *cache[1:], "--images", "6", "--keep-energy", "0.75"]) == 0
+    )
     made = json.loads(capsys.readouterr().out)
     assert run(["calib", "list", *cache]) == 0
     sets = {one["key"]: one for one in json.loads(capsys.readouterr().out)}
@@ -135,10 +164,23 @@ def test_the_cache_is_listed_shown_drawn_verified_and_pruned(capsys: Capture, op
     assert json.loads(capsys.readouterr().out) == {"entries": 0, "damaged": {}}
 
 
-def test_real_images_stay_out_of_the_report(capsys: Capture, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_images_stay_out_of_the_report(
+    capsys: Capture, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     np.savez("few.npz", images=np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8))
-    words = ["--calib", "images:few.npz", "--images", "8", "--iters", "0", "--out", "out", "--cache", str(workplace / "cache")]
+    words = [
+        "--calib",
+        "images:few.npz",
+        "--images",
+        "8",
+        "--iters",
+        "0",
+        "--out",
+        "out",
+        "--cache",
+        str(workplace / "cache"),
+    ]
     assert run(["build", "tests.models:tiny", *words]) == 0
     errors = capsys.readouterr().err
     assert "5 real images from few.npz (8 were asked for)" in errors
@@ -150,10 +192,20 @@ def test_real_images_stay_out_of_the_report(capsys: Capture, workplace: Path, tm
     ("words", "code", "message", "hint"),
     [
         (["--generator", "nowhere"], 1, "unknown generator 'nowhere'", "--generator builtin"),
-        (["--classes", "two.json"], 1, "two.json has 2 names, and tests.models:tiny has 4 outputs", "--classes with the names of this"),
+        (
+            ["--classes", "two.json"],
+            1,
+            "two.json has 2 names, and tests.models:tiny has 4 outputs",
+            "--classes with the names of this",
+        ),
         (["--classes", "none.json"], 1, "none.json is empty", "a JSON list of names"),
         (["--classes", "twins.json"], 2, "read the same in a prompt", "rename one"),
-        (["--label-text", "gloss"], 2, "--label-text gloss needs the meaning of every class", "--classes FILE.json"),
+        (
+            ["--label-text", "gloss"],
+            2,
+            "--label-text gloss needs the meaning of every class",
+            "--classes FILE.json",
+        ),
         (["--gen-scheduler", "NoSuchScheduler"], 2, "NoSuchScheduler", ""),
     ],
 )

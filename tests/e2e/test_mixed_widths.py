@@ -1,4 +1,6 @@
-"""Mixed widths under a size budget, whole builds: the file keeps the budget, and the manifest says what was chosen and why."""
+"""Mixed widths under a size budget, whole builds: the file keeps the budget, and the manifest says what was
+chosen and why.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,20 @@ def words(cache: Path, scheme: str, *, target: str = "ort-cpu") -> list[str]:
     if not images.is_file():
         np.savez(images, images=np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8))
     model = ["tests.wide_model:wide", "--scheme", scheme, "--target", target, "--calib", f"images:{images}"]
-    return ["build", *model, "--images", "16", "--iters", "0", "--validation-images", "8", "--cache", str(cache), "--out", "out"]
+    return [
+        "build",
+        *model,
+        "--images",
+        "16",
+        "--iters",
+        "0",
+        "--validation-images",
+        "8",
+        "--cache",
+        str(cache),
+        "--out",
+        "out",
+    ]
 
 
 def built(capsys: Capture, cache: Path, scheme: str, **options: str) -> dict[str, Any]:
@@ -40,7 +55,9 @@ def built(capsys: Capture, cache: Path, scheme: str, **options: str) -> dict[str
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_file_keeps_the_budget_and_the_manifest_says_why(capsys: Capture, cache: Path, tmp_path: Path) -> None:
+def test_the_file_keeps_the_budget_and_the_manifest_says_why(
+    capsys: Capture, cache: Path, tmp_path: Path
+) -> None:
     sizes = {bits: built(capsys, cache, f"w{bits}a8")["metrics"]["size_bytes"] for bits in (2, 4)}
     budget = (sizes[2] + sizes[4]) // 2
     document = built(capsys, cache, f"auto:{budget}B")
@@ -49,7 +66,14 @@ def test_the_file_keeps_the_budget_and_the_manifest_says_why(capsys: Capture, ca
     assert sum(runtime["mismatches"] for runtime in document["validation"]["runtimes"]) == 0
     widths, size = document["widths"], document["metrics"]["size_bytes"]
     assert size == (tmp_path / "out" / "model.onnx").stat().st_size
-    assert widths["smallest_bytes"] == sizes[2] <= size <= widths["bound_bytes"] <= widths["budget_bytes"] == budget
+    assert (
+        widths["smallest_bytes"]
+        == sizes[2]
+        <= size
+        <= widths["bound_bytes"]
+        <= widths["budget_bytes"]
+        == budget
+    )
     assert widths["bound_bytes"] - size < 200, "the bound is tight"
     assert widths["fits"] == [2]
     assert widths["loss"] < widths["uniform"]["2"]
@@ -59,9 +83,14 @@ def test_the_file_keeps_the_budget_and_the_manifest_says_why(capsys: Capture, ca
     for name, site in sites.items():
         assert site["weight_bits"] == free.get(name, 8)
         assert ("within the budget" in site["reason"]) is (name in free)
-    types = {t.name: onnx.TensorProto.DataType.Name(t.data_type) for t in onnx.load("out/model.onnx").graph.initializer}
+    types = {
+        t.name: onnx.TensorProto.DataType.Name(t.data_type)
+        for t in onnx.load("out/model.onnx").graph.initializer
+    }
     storage = {2: "INT2", 4: "INT4", 8: "INT8"}
-    assert {name: types[f"{name}.weight"] for name in free} == {name: storage[bits] for name, bits in free.items()}
+    assert {name: types[f"{name}.weight"] for name in free} == {
+        name: storage[bits] for name, bits in free.items()
+    }
     assert "Widths chosen under a budget" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert run(["validate", "out", "--quiet"]) == 0
 

@@ -45,9 +45,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("planted")
     images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
     np.save(folder / "images.npy", images)
-    calibration = CalibrationSet(images_path=folder / "images.npy", count=16, method="images", recipe_key="", content_sha256="")
+    calibration = CalibrationSet(
+        images_path=folder / "images.npy", count=16, method="images", recipe_key="", content_sha256=""
+    )
     target = load_target("ort-cpu")
-    quantized = quantize(load_model("tests.models:tiny"), calibration, target, scheme=Scheme.parse("w8a8"), workdir=folder)
+    quantized = quantize(
+        load_model("tests.models:tiny"), calibration, target, scheme=Scheme.parse("w8a8"), workdir=folder
+    )
     lowered = lower(quantized, target, workdir=folder)
     return Made(quantized=quantized, lowered=lowered, model=onnx.load(str(lowered.model_path)))
 
@@ -71,7 +75,11 @@ def ulp(array: np.ndarray, channel: int = 0, *, up: bool = True) -> np.ndarray:
 
 
 def proofs_of(model: onnx.ModelProto) -> Any:
-    facts = facts_of(Interpreter(model), input_shape=(1, 3, 32, 32), pair_limit=load_target("ort-cpu").accumulator.pair_limit)
+    facts = facts_of(
+        Interpreter(model),
+        input_shape=(1, 3, 32, 32),
+        pair_limit=load_target("ort-cpu").accumulator.pair_limit,
+    )
     return json.loads(json.dumps(prove(facts)))
 
 
@@ -81,7 +89,11 @@ def compared(made: Made, model: onnx.ModelProto, folder: Path) -> ValidationRepo
     onnx.save(model, str(path))
     images = np.random.default_rng(5).normal(size=(24, 3, 32, 32)).astype(f32)
     return validate(
-        replace(made.lowered, model_path=path), images, load_target("ort-cpu"), simulation=open_simulation(made.quantized), prove=prove
+        replace(made.lowered, model_path=path),
+        images,
+        load_target("ort-cpu"),
+        simulation=open_simulation(made.quantized),
+        prove=prove,
     )
 
 
@@ -93,7 +105,9 @@ def test_the_file_itself_has_no_fault(made: Made, tmp_path: Path) -> None:
     for bound in ("int32_accumulators", "int16_pairs", "requantisation", "add_ratios"):
         assert proofs[bound]["holds"], bound
     classes = {node["node"]: node["portability"] for node in proofs["nodes"]}
-    assert {classes[name] for name in ("stem.0/Conv", "branch.0/Conv", "depthwise.0/Conv", "add/Add")} == {"exact by proof"}
+    assert {classes[name] for name in ("stem.0/Conv", "branch.0/Conv", "depthwise.0/Conv", "add/Add")} == {
+        "exact by proof"
+    }
 
 
 def test_a_weight_scale_off_by_one_ulp(made: Made) -> None:
@@ -106,7 +120,11 @@ def test_an_activation_scale_off_by_one_ulp_for_one_reader(made: Made) -> None:
     model = changed(made.model)
     scale = next(t for t in model.graph.initializer if t.name == "add/scale")
     model.graph.initializer.append(numpy_helper.from_array(ulp(numpy_helper.to_array(scale).copy()), "other"))
-    reader = next(node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[1] == "add/scale")
+    reader = next(
+        node
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[1] == "add/scale"
+    )
     reader.input[1] = "other"
     violations = proofs_of(model)["violations"]
     assert {one["node"] for one in violations} == {"depthwise.0/Conv"}
@@ -118,13 +136,20 @@ def test_a_scale_that_was_moved_for_exactness_and_is_moved_back(made: Made) -> N
     moved = {d.where for d in made.quantized.decisions if "units in the last place" in d.what}
     assert "stem.0" in moved
     found: list[str] = []
-    x_scale = next(numpy_helper.to_array(t) for t in made.model.graph.initializer if t.name == "input.codes/scale")
-    weights = next(numpy_helper.to_array(t) for t in made.model.graph.initializer if t.name == "stem.0.weight/scale")
+    x_scale = next(
+        numpy_helper.to_array(t) for t in made.model.graph.initializer if t.name == "input.codes/scale"
+    )
+    weights = next(
+        numpy_helper.to_array(t) for t in made.model.graph.initializer if t.name == "stem.0.weight/scale"
+    )
     for channel in range(len(weights)):
         for up in (True, False):
             scale = ulp(weights.copy(), channel, up=up)
             biases = (f32(x_scale) * scale).astype(f32)
-            model = changed(made.model, **{"stem_0_weight__scale": lambda _, s=scale: s, "stem_0_bias__scale": lambda _, b=biases: b})
+            model = changed(
+                made.model,
+                **{"stem_0_weight__scale": lambda _, s=scale: s, "stem_0_bias__scale": lambda _, b=biases: b},
+            )
             proofs = proofs_of(model)
             assert proofs["violations"] == []
             found += proofs["requantisation"]["exceptions"]
@@ -142,12 +167,16 @@ def test_an_odd_zero_point_in_an_add_with_a_fractional_ratio(made: Made) -> None
     assert ratio["node"] == "add/Add"
     assert "no integer" in ratio["found"] and "odd" in ratio["found"]
     assert proofs["add_ratios"]["exceptions"] == ["add"]
-    assert next(node for node in proofs["nodes"] if node["node"] == "add/Add")["portability"] == "not portable"
+    assert (
+        next(node for node in proofs["nodes"] if node["node"] == "add/Add")["portability"] == "not portable"
+    )
 
 
 def test_a_weight_that_breaks_the_pair_bound(made: Made) -> None:
     def break_pair(weights: np.ndarray) -> np.ndarray:
-        weights[5, 2, 1, 1] = weights[5, 3, 1, 1] = 65  # neighbours in the kernel: same position, channels 2 and 3
+        weights[5, 2, 1, 1] = weights[5, 3, 1, 1] = (
+            65  # neighbours in the kernel: same position, channels 2 and 3
+        )
         return weights
 
     [violation] = proofs_of(changed(made.model, branch_0_weight=break_pair))["violations"]
@@ -163,13 +192,18 @@ def test_a_weight_that_breaks_the_pair_bound(made: Made) -> None:
 
 
 def test_a_bias_whose_scale_is_a_thousandth_off(made: Made) -> None:
-    [violation] = proofs_of(changed(made.model, depthwise_0_bias__scale=lambda a: (a * f32(1.001)).astype(f32)))["violations"]
+    [violation] = proofs_of(
+        changed(made.model, depthwise_0_bias__scale=lambda a: (a * f32(1.001)).astype(f32))
+    )["violations"]
     assert (violation["node"], violation["bound"]) == ("depthwise.0/Conv", "scales")
 
 
 COMPARED: dict[str, tuple[dict[str, Change], str]] = {
     "swapped channel": ({"branch_0_weight": lambda a: a[[1, 0, *range(2, len(a))]]}, "branch.0"),
-    "bias code off by one": ({"depthwise_0_bias": lambda a: a + np.eye(len(a), dtype=a.dtype)[3]}, "depthwise.0"),
+    "bias code off by one": (
+        {"depthwise_0_bias": lambda a: a + np.eye(len(a), dtype=a.dtype)[3]},
+        "depthwise.0",
+    ),
 }
 
 

@@ -17,7 +17,11 @@ MARKER = "# check_bundle.py BUNDLE"
 
 
 def readme_script(repository: Path) -> str:
-    blocks = re.findall(r"^```python\n(.*?)^```", (repository / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(
+        r"^```python\n(.*?)^```",
+        (repository / "README.md").read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
     (script,) = [block for block in blocks if block.startswith(MARKER)]
     return script
 
@@ -26,7 +30,9 @@ def check(repository: Path, bundle: Path, folder: Path) -> subprocess.CompletedP
     script = folder / "check_bundle.py"
     script.write_text(readme_script(repository), encoding="utf-8")
     # From an empty folder, so that nothing of the checkout can be imported.
-    return subprocess.run([sys.executable, str(script), str(bundle)], capture_output=True, text=True, cwd=folder)
+    return subprocess.run(
+        [sys.executable, str(script), str(bundle)], capture_output=True, text=True, cwd=folder
+    )
 
 
 def test_the_script_needs_numpy_onnx_and_onnxruntime_only(repository: Path) -> None:
@@ -60,4 +66,6 @@ def test_the_first_command_is_the_one_that_is_checked(repository: Path) -> None:
     readme = (repository / "README.md").read_text(encoding="utf-8")
     assert re.search(r"^    mixport build$", readme, re.MULTILINE)
     checked = (repository / ".ci" / "run").read_text(encoding="utf-8")
-    assert re.search(r'^step build mixport build --out "\$work/[a-z/]+" --cache "\$work/[a-z]+"$', checked, re.MULTILINE)
+    assert re.search(
+        r'^step build mixport build --out "\$work/[a-z/]+" --cache "\$work/[a-z]+"$', checked, re.MULTILINE
+    )

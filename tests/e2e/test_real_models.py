@@ -1,4 +1,6 @@
-"""Published weights and real images: accuracy, size, exactness, fusion. Skipped, with the reason, without the data folder."""
+"""Published weights and real images: accuracy, size, exactness, fusion. Skipped, with the reason, without the
+data folder.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,18 @@ def check_exact(bundle: ReleaseBundle) -> None:
     assert audit["float_compute"] == []
 
 
-@pytest.mark.parametrize(("scheme", "drop", "ratio"), [("w8a8", 0.3, 0.30), ("w4a8", 1.5, 0.17), ("w2a8", 100.0, 0.11)])
-def test_resnet20(data_dir: Path, cifar_calibration: Path, cache: Path, tmp_path: Path, scheme: str, drop: float, ratio: float) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "drop", "ratio"), [("w8a8", 0.3, 0.30), ("w4a8", 1.5, 0.17), ("w2a8", 100.0, 0.11)]
+)
+def test_resnet20(
+    data_dir: Path,
+    cifar_calibration: Path,
+    cache: Path,
+    tmp_path: Path,
+    scheme: str,
+    drop: float,
+    ratio: float,
+) -> None:
     weights = data_dir / "cifar10_resnet20.safetensors"
     bundle = build(
         "builtin:cifar10-resnet20",
@@ -82,7 +94,9 @@ def test_mobilenetv2(data_dir: Path, cache: Path, tmp_path: Path) -> None:
     assert metrics.top1_float - metrics.top1_quantized <= 1.0
 
 
-def test_a_small_vit_keeps_its_accuracy(data_dir: Path, cifar_calibration: Path, cache: Path, tmp_path: Path) -> None:
+def test_a_small_vit_keeps_its_accuracy(
+    data_dir: Path, cifar_calibration: Path, cache: Path, tmp_path: Path
+) -> None:
     arguments = {
         "img_size": "32",
         "patch_size": "4",

@@ -1,4 +1,6 @@
-"""Whole builds whose rounding is learned: what the bundle says, the same bytes twice, awkward models without a mismatch."""
+"""Whole builds whose rounding is learned: what the bundle says, the same bytes twice, awkward models without
+a mismatch.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def build(capsys: Capture, model: str, *words: str) -> tuple[dict[str, Any], str
 def test_the_same_command_gives_the_same_bytes_and_another_seed_others(capsys: Capture) -> None:
     files: list[bytes] = []
     for number, seed in enumerate(("0", "0", "1")):
-        document, _ = build(capsys, "tests.models:tiny", "--iters", "30", "--cache", f"cache{number}", "--seed", seed)
+        document, _ = build(
+            capsys, "tests.models:tiny", "--iters", "30", "--cache", f"cache{number}", "--seed", seed
+        )
         files.append(Path("out/model.onnx").read_bytes())
         assert document["reconstruction"]["seed"] == int(seed)
     assert files[0] == files[1]
@@ -50,11 +54,15 @@ def test_the_bundle_says_what_was_learned(capsys: Capture) -> None:
         "preset": "mixport", "iters": 8, "images": 12, "seed": 0, "device": "cpu",
     }  # fmt: skip
     layers = [name for unit in found["units"] for name in unit["layers"]]
-    narrow = [site["name"] for site in document["sites"] if site["kind"] == "weight" and site["weight_bits"] == 2]
+    narrow = [
+        site["name"] for site in document["sites"] if site["kind"] == "weight" and site["weight_bits"] == 2
+    ]
     assert set(layers) <= set(narrow) and layers
     assert all(unit["error_after"] <= unit["error_before"] for unit in found["units"])
     assert "--iters 8" in document["reproduce"] and "--device cpu" in document["reproduce"]
-    assert "error of each unit before and after reconstruction" in Path("out/report.html").read_text(encoding="utf-8")
+    assert "error of each unit before and after reconstruction" in Path("out/report.html").read_text(
+        encoding="utf-8"
+    )
     assert run(["inspect", "out"]) == 0
     shown = capsys.readouterr().out
     assert "error before" in shown
@@ -70,7 +78,9 @@ def test_mlps_with_relu_are_in_the_bundle(capsys: Capture) -> None:
     assert [mlp["name"] for mlp in found["mlps"]] == ["blocks.0", "blocks.1"] and found["mlp_iters"] == 8
     assert all(mlp["layers"] for mlp in found["mlps"])
     assert " --mlp-reconstruction" in document["reproduce"]
-    assert [one["where"] for one in document["decisions"] if one["what"].startswith("ReLU in the place of GELU")] == [
+    assert [
+        one["where"] for one in document["decisions"] if one["what"].startswith("ReLU in the place of GELU")
+    ] == [
         "blocks.0",
         "blocks.1",
     ]
@@ -78,7 +88,10 @@ def test_mlps_with_relu_are_in_the_bundle(capsys: Capture) -> None:
     assert run(["inspect", "out"]) == 0
     assert "error with ReLU" in capsys.readouterr().out
     other, _ = build(capsys, "tests.reconstruction:mlps", "--iters", "2")
-    assert other["reconstruction"]["mlps"] == [] and other["files"]["model.onnx"] != document["files"]["model.onnx"]
+    assert (
+        other["reconstruction"]["mlps"] == []
+        and other["files"]["model.onnx"] != document["files"]["model.onnx"]
+    )
 
 
 def test_another_number_of_steps_is_another_build(capsys: Capture) -> None:
@@ -87,7 +100,11 @@ def test_another_number_of_steps_is_another_build(capsys: Capture) -> None:
     assert json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))["reconstruction"] is None
     _, errors = build(capsys, "tests.models:tiny", "--iters", "3")
     assert Path("out/model.onnx").read_bytes() != nearest
-    assert not [line for line in errors.splitlines() if line.startswith("quantize: ") and line.endswith("(from the cache)")]
+    assert not [
+        line
+        for line in errors.splitlines()
+        if line.startswith("quantize: ") and line.endswith("(from the cache)")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +138,9 @@ def test_a_target_with_a_fixed_batch_and_plain_storage_works(capsys: Capture) ->
     assert any(unit["layers"] for unit in document["reconstruction"]["units"])
 
 
-def test_a_device_that_is_not_here_is_told_before_any_work(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_is_not_here_is_told_before_any_work(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     few = ["--calib", "images:images.npz", "--scheme", "w2a4", "--device", "cuda", "--out", "out"]
     assert run(["build", "tests.models:tiny", *few]) == 2

@@ -1,4 +1,6 @@
-"""Reconstruction that is killed goes on behind the last finished unit, and gives the same bytes as one that was not."""
+"""Reconstruction that is killed goes on behind the last finished unit, and gives the same bytes as one that
+was not.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def units_of(cache: Path) -> dict[str, int]:
 def worker(repository: Path) -> Iterator[Worker]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
     command = [sys.executable, "-m", "tests.e2e.reconstruct_worker"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=repository) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=repository
+    ) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         assert process.stdout.readline() == "ready\n"
@@ -98,7 +102,8 @@ def test_killed_at_random_moments_it_resumes_to_the_same_bytes(worker: Worker, t
         assert len(saved) >= before
         interrupted += not (cache / "quantized").exists()
         left = [path for path in (cache / ".tmp").rglob("*") if path.is_file()]
-        # No name is left of the activations, so that their space is free again at once; an interrupt leaves nothing at all.
+        # No name is left of the activations, so that their space is free again at once; an interrupt leaves
+        # nothing at all.
         assert [path.name for path in left if path.name.startswith("activations")] == []
         assert how is signal.SIGKILL or left == []
         resumed = worker.finish(cache, tmp_path / f"{number}.json")

@@ -1,4 +1,6 @@
-"""The runtimes that are installed here, for real: small models, exact on each; a model that must not be, placed rightly."""
+"""The runtimes that are installed here, for real: small models, exact on each; a model that must not be,
+placed rightly.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,24 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, tiny_cache: Path) -> dict[
     made: dict[tuple[str, str], Path] = {}
     for model, scheme in MODELS:
         out = folder / f"{model}-{scheme}"
-        words = ["build", f"tests.models:{model}", "--scheme", scheme, "--calib", "noise", "--images", "16", "--iters", "20"]
-        assert run([*words, "--validation-images", "4", "--cache", str(tiny_cache), "--out", str(out), "--quiet"]) == 0
+        words = [
+            "build",
+            f"tests.models:{model}",
+            "--scheme",
+            scheme,
+            "--calib",
+            "noise",
+            "--images",
+            "16",
+            "--iters",
+            "20",
+        ]
+        assert (
+            run(
+                [*words, "--validation-images", "4", "--cache", str(tiny_cache), "--out", str(out), "--quiet"]
+            )
+            == 0
+        )
         made[model, scheme] = out
     return made
 
@@ -57,10 +75,21 @@ def test_jobs_run(name: str, jobs: tuple[RuntimeJob, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", ["wasm", "wasm-chromium"])
-def test_a_bundle_is_timed_elsewhere(name: str, capsys: Capture, bundles: dict[tuple[str, str], Path]) -> None:
+def test_a_bundle_is_timed_elsewhere(
+    name: str, capsys: Capture, bundles: dict[tuple[str, str], Path]
+) -> None:
     need(name)
     bundle = bundles["tiny", "w8a8"]
-    words = ["--runtime", "native", "--runtime", name, "--against", str(bundle / "model.onnx"), "--seconds", "0.1"]
+    words = [
+        "--runtime",
+        "native",
+        "--runtime",
+        name,
+        "--against",
+        str(bundle / "model.onnx"),
+        "--seconds",
+        "0.1",
+    ]
     assert run(["bench", str(bundle), *words, "--json", "--quiet"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["runtime"], row["name"]) for row in rows] == [
@@ -72,14 +101,18 @@ def test_a_bundle_is_timed_elsewhere(name: str, capsys: Capture, bundles: dict[t
 
 
 @pytest.mark.parametrize("name", ["x64-avx2", "arm64"])
-def test_times_of_an_emulator_are_refused(name: str, capsys: Capture, bundles: dict[tuple[str, str], Path]) -> None:
+def test_times_of_an_emulator_are_refused(
+    name: str, capsys: Capture, bundles: dict[tuple[str, str], Path]
+) -> None:
     need(name)
     assert run(["bench", str(bundles["tiny", "w8a8"]), "--runtime", name]) == 1
     assert f"runtime {name} is emulated" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "features"), [("x64-avx2", {"avx2"}), ("arm64", {"asimddp"})])
-def test_an_emulated_processor_is_not_the_host_s(name: str, features: set[str], jobs: tuple[RuntimeJob, ...]) -> None:
+def test_an_emulated_processor_is_not_the_host_s(
+    name: str, features: set[str], jobs: tuple[RuntimeJob, ...]
+) -> None:
     need(name)
     info, _ = open_runtimes([name])[0].run(jobs[2:], policy=POLICY)
     assert features <= set(info.cpu.split()) and "vnni" not in info.cpu and "QEMU" in info.cpu
@@ -101,8 +134,28 @@ def test_a_build_names_every_runtime(tiny_cache: Path, tmp_path: Path, capsys: C
     names = [one.name for one in survey() if one.present]
     if len(names) == 1:
         pytest.skip("only native is installed; mixport runtimes install all")
-    words = ["build", "tests.models:tiny", "--scheme", "w2a4", "--calib", "noise", "--images", "16", "--iters", "20"]
-    words += ["--validation-images", "4", "--cache", str(tiny_cache), "--out", str(tmp_path / "out"), "--json", "--quiet"]
+    words = [
+        "build",
+        "tests.models:tiny",
+        "--scheme",
+        "w2a4",
+        "--calib",
+        "noise",
+        "--images",
+        "16",
+        "--iters",
+        "20",
+    ]
+    words += [
+        "--validation-images",
+        "4",
+        "--cache",
+        str(tiny_cache),
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+        "--quiet",
+    ]
     assert run([*words, *(word for name in names for word in ("--runtime", name))]) == 0
     validation = json.loads(capsys.readouterr().out)["validation"]
     assert {one["name"] for one in validation["runtimes"]} == {*names, "simulation"}
@@ -120,6 +173,8 @@ def test_saturated_pairs_without_vnni_are_placed(tmp_path: Path, capsys: Capture
     expected = np.array([216], np.uint8).reshape(1, 1, 1, 1)
     output = expected.astype(np.float32) * np.float32(300)
     (runtime,) = open_runtimes(["x64-avx2"])
-    found = recheck(tmp_path / "model.onnx", x, {"y": expected}, output, load_target("ort-cpu").session, runtime=runtime)
+    found = recheck(
+        tmp_path / "model.onnx", x, {"y": expected}, output, load_target("ort-cpu").session, runtime=runtime
+    )
     assert found.located is not None and (found.located.site, found.located.cause) == ("y", "pair-saturation")
     assert "saturating them gives the very value" in found.located.explanation

@@ -49,26 +49,38 @@ NAMES = (
     "places_of_maxima",
 )
 
-WITHOUT_ISLANDS = tuple(name for name in NAMES[NAMES.index("causal_attention") :] if name != "places_of_maxima")
+WITHOUT_ISLANDS = tuple(
+    name for name in NAMES[NAMES.index("causal_attention") :] if name != "places_of_maxima"
+)
 
 
 def _decibels(wanted: np.ndarray, got: np.ndarray) -> float:
-    """Power of the float outputs over that of what the file's are away from them: images of noise hardly vary, and are not to."""
+    """Power of the float outputs over that of what the file's are away from them: images of noise hardly
+    vary, and are not to.
+    """
     return 10 * math.log10(float(np.square(wanted).sum() / np.square(wanted - got).sum()))
 
 
 def _float_outputs(model: str, bundle: ReleaseBundle) -> np.ndarray:
     with torch.no_grad():
-        return torch.cat([load_model(model).module(image[None]) for image in torch.as_tensor(read_golden(bundle).inputs)]).numpy()
+        return torch.cat(
+            [load_model(model).module(image[None]) for image in torch.as_tensor(read_golden(bundle).inputs)]
+        ).numpy()
 
 
 def _outputs(bundle: ReleaseBundle) -> tuple[np.ndarray, np.ndarray]:
-    """The golden ones, and those of the file at optimisation level basic, where every operator runs as it stands."""
+    """The golden ones, and those of the file at optimisation level basic, where every operator runs as it
+    stands.
+    """
     golden = read_golden(bundle)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    session = onnxruntime.InferenceSession(str(bundle.path / "model.onnx"), options, providers=["CPUExecutionProvider"])
-    return golden.output, np.concatenate([session.run(None, {"input": image[None]})[0] for image in golden.inputs])
+    session = onnxruntime.InferenceSession(
+        str(bundle.path / "model.onnx"), options, providers=["CPUExecutionProvider"]
+    )
+    return golden.output, np.concatenate(
+        [session.run(None, {"input": image[None]})[0] for image in golden.inputs]
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,19 +93,37 @@ def test_structure(name: str, tmp_path: Path) -> None:
     wanted, (golden, unfused) = _float_outputs(f"tests.structures:{name}", bundle), _outputs(bundle)
     assert _decibels(wanted, golden) > 25.0
     assert _decibels(wanted, unfused) > 25.0
-    assert bundle.manifest.validation.site_checks["float operators: islands, and the output unfused"]["mismatches"] == 0
+    assert (
+        bundle.manifest.validation.site_checks["float operators: islands, and the output unfused"][
+            "mismatches"
+        ]
+        == 0
+    )
     if name in WITHOUT_ISLANDS or "average" in name:
         assert bundle.manifest.validation.float_islands == ()
         assert [site.name for site in bundle.manifest.sites if site.behind_island] == []
-    products = [node for node in bundle.manifest.validation.proofs["nodes"] if node["op"] == "Mul" and "product" in node["why"]]
+    products = [
+        node
+        for node in bundle.manifest.validation.proofs["nodes"]
+        if node["op"] == "Mul" and "product" in node["why"]
+    ]
     assert {node["portability"] for node in products} <= {"exact by proof"}
     assert products or name not in ("gated_residuals", "hard_swishes", "functions_between_convolutions")
 
 
 def test_a_bad_output_is_told_and_stays_in_the_manifest(tmp_path: Path) -> None:
     told: list[str] = []
-    few = {"calib": "noise", "images": 8, "iters": 0, "validation_images": 8, "scheme": "w2a2", "edge_bits": 2}
-    bundle = build("tests.models:tiny", note=told.append, out=tmp_path / "out", cache=tmp_path / "cache", **few)
+    few = {
+        "calib": "noise",
+        "images": 8,
+        "iters": 0,
+        "validation_images": 8,
+        "scheme": "w2a2",
+        "edge_bits": 2,
+    }
+    bundle = build(
+        "tests.models:tiny", note=told.append, out=tmp_path / "out", cache=tmp_path / "cache", **few
+    )
     images, output, *_ = bundle.manifest.warnings
     assert images.message.startswith("8 different images, fewer than 32")
     assert "dB SQNR (below 15)" in output.message
@@ -111,7 +141,13 @@ def test_a_quotient_of_activations_is_outside_the_claim_by_name(tmp_path: Path) 
 
 def test_attention_that_sees_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="gives NaN") as caught:
-        build("tests.structures:attention_that_sees_nothing", calib="noise", images=16, out=tmp_path / "out", cache=tmp_path)
+        build(
+            "tests.structures:attention_that_sees_nothing",
+            calib="noise",
+            images=16,
+            out=tmp_path / "out",
+            cache=tmp_path,
+        )
     assert caught.value.hint and "mask" in caught.value.hint
 
 

@@ -7,7 +7,12 @@ from mixport.records.errors import BadOptionError
 from mixport.release.evaluate import GATE_METRICS, Gate, check_gates, parse_gate
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
-GATES = st.builds(Gate, metric=st.sampled_from(sorted(GATE_METRICS)), operator=st.sampled_from(["<=", ">=", "==", "<", ">"]), bound=NUMBERS)
+GATES = st.builds(
+    Gate,
+    metric=st.sampled_from(sorted(GATE_METRICS)),
+    operator=st.sampled_from(["<=", ">=", "==", "<", ">"]),
+    bound=NUMBERS,
+)
 
 
 @given(GATES)
@@ -33,7 +38,9 @@ def test_any_text_is_a_gate_or_explained(text: str) -> None:
 @given(st.sampled_from(sorted(GATE_METRICS)), NUMBERS, NUMBERS)
 def test_operators_agree_with_each_other(metric: str, bound: float, value: float) -> None:
     passed = {
-        operator: check_gates([Gate(metric=metric, operator=operator, bound=bound)], {metric: value})[0].passed
+        operator: check_gates([Gate(metric=metric, operator=operator, bound=bound)], {metric: value})[
+            0
+        ].passed
         for operator in ("<=", ">=", "==", "<", ">")
     }
     assert passed["<="] == (not passed[">"]) == (passed["<"] or passed["=="])

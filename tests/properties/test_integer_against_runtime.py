@@ -1,4 +1,6 @@
-"""mixport.arithmetic.integer against ONNX Runtime's fused kernels: every reachable sum, ties and saturation, tolerance 0."""
+"""mixport.arithmetic.integer against ONNX Runtime's fused kernels: every reachable sum, ties and saturation,
+tolerance 0.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,15 @@ def run(
 ) -> np.ndarray:
     """Run on ONNX Runtime at its default level, having checked that the graph became the fused operator."""
     initializers = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
-    inputs = [helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), [None] * v.ndim) for k, v in feeds.items()]
+    inputs = [
+        helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), [None] * v.ndim)
+        for k, v in feeds.items()
+    ]
     outputs = [helper.make_tensor_value_info(output, elem_type, None)]
     graph = helper.make_graph(list(nodes), "g", inputs, outputs, [*initializers, *packed])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10 if opset < 25 else 13)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10 if opset < 25 else 13
+    )
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -59,7 +66,8 @@ def q(x: str) -> onnx.NodeProto:
     return node("QuantizeLinear", [x, "y_s", "y_z"], ["y"])
 
 
-#: (x scale, weight scale, y scale): halves put every odd sum on a tie; 1/4 every sum of 2 mod 4; the others lie near ties.
+#: (x scale, weight scale, y scale): halves put every odd sum on a tie; 1/4 every sum of 2 mod 4; the others
+#: lie near ties.
 SCALES = {
     "ties-half": (0.5, 1.0, 1.0),
     "ties-quarter": (0.25, 0.5, 0.5),
@@ -78,7 +86,9 @@ def all_pairs() -> np.ndarray:
 @pytest.mark.parametrize(("x_zero_point", "y_zero_point"), ZERO_POINTS)
 @pytest.mark.parametrize("scales", SCALES.values(), ids=SCALES.keys())
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_convolution_all_pairs(tmp_path: Path, scales: tuple[float, float, float], x_zero_point: int, y_zero_point: int, bits: int) -> None:
+def test_convolution_all_pairs(
+    tmp_path: Path, scales: tuple[float, float, float], x_zero_point: int, y_zero_point: int, bits: int
+) -> None:
     x_scale, w_scale, y_scale = map(f32, scales)
     w = np.array([[1, 1], [1, -2 if bits == 2 else -3], [-1, 0]], np.int8)[:, :, None, None]
     if bits == 8:
@@ -108,8 +118,20 @@ def test_convolution_all_pairs(tmp_path: Path, scales: tuple[float, float, float
         q("c"),
     ]
     x = all_pairs()
-    got = run(tmp_path, nodes, constants, {"x": x}, "y", fused="QLinearConv", opset=25 if bits == 2 else 21, packed=packed)
-    acc = integer.conv_accumulate(x, w, x_zero_point=x_zero_point, strides=(1, 1), pads=(0, 0, 0, 0)) + bias[:, None, None]
+    got = run(
+        tmp_path,
+        nodes,
+        constants,
+        {"x": x},
+        "y",
+        fused="QLinearConv",
+        opset=25 if bits == 2 else 21,
+        packed=packed,
+    )
+    acc = (
+        integer.conv_accumulate(x, w, x_zero_point=x_zero_point, strides=(1, 1), pads=(0, 0, 0, 0))
+        + bias[:, None, None]
+    )
     multiplier = integer.conv_multiplier(x_scale, w_scales, y_scale)[:, None, None]
     expected = integer.requantise(acc, multiplier=multiplier, zero_point=y_zero_point, qmin=0, qmax=255)
     if scales == SCALES["ties-half"]:
@@ -129,8 +151,18 @@ def test_convolution_geometry(tmp_path: Path, options: dict[str, Any], x_zero_po
     groups = options.get("group", 1)
     x = rng.integers(0, 256, (3, 4, 9, 10)).astype(np.uint8)
     w = rng.integers(-127, 128, (8, 4 // groups, 3, 2)).astype(np.int8)
-    constants = {**parameters("x", 0.5, x_zero_point), **parameters("y", 64.0, 120), "w": w, "ws": np.full(8, 0.5, f32)}
-    nodes = [dq("x"), node("DequantizeLinear", ["w", "ws"], ["wf"], axis=0), node("Conv", ["x_f", "wf"], ["c"], **options), q("c")]
+    constants = {
+        **parameters("x", 0.5, x_zero_point),
+        **parameters("y", 64.0, 120),
+        "w": w,
+        "ws": np.full(8, 0.5, f32),
+    }
+    nodes = [
+        dq("x"),
+        node("DequantizeLinear", ["w", "ws"], ["wf"], axis=0),
+        node("Conv", ["x_f", "wf"], ["c"], **options),
+        q("c"),
+    ]
     got = run(tmp_path, nodes, constants, {"x": x}, "y", fused="QLinearConv")
     acc = integer.conv_accumulate(
         x,
@@ -141,7 +173,9 @@ def test_convolution_geometry(tmp_path: Path, options: dict[str, Any], x_zero_po
         dilations=tuple(options.get("dilations", (1, 1))),
         groups=groups,
     )
-    expected = integer.requantise(acc, multiplier=integer.conv_multiplier(0.5, 0.5, 64.0), zero_point=120, qmin=0, qmax=255)
+    expected = integer.requantise(
+        acc, multiplier=integer.conv_multiplier(0.5, 0.5, 64.0), zero_point=120, qmin=0, qmax=255
+    )
     np.testing.assert_array_equal(expected, got)
 
 
@@ -181,14 +215,20 @@ def test_gemm_all_pairs(tmp_path: Path, scales: tuple[float, float, float], quan
 
 @pytest.mark.parametrize("scales", SCALES.values(), ids=SCALES.keys())
 @pytest.mark.parametrize("quantised", [True, False], ids=["codes", "floats"])
-def test_matmul_of_two_code_tensors(tmp_path: Path, scales: tuple[float, float, float], quantised: bool) -> None:
+def test_matmul_of_two_code_tensors(
+    tmp_path: Path, scales: tuple[float, float, float], quantised: bool
+) -> None:
     rng = np.random.default_rng(5)
     a_scale, b_scale, y_scale = map(f32, scales)
     # Inner size 2 with extreme codes in front reaches both ends; the rest is random.
     a = rng.integers(0, 256, (2, 3, 64, 2)).astype(np.uint8)
     b = rng.integers(0, 256, (2, 3, 2, 96)).astype(np.uint8)
     a[..., :2, :], b[..., :2] = 255, 0
-    constants = {**parameters("a", a_scale, 128), **parameters("b", b_scale, 101), **parameters("y", y_scale, 77)}
+    constants = {
+        **parameters("a", a_scale, 128),
+        **parameters("b", b_scale, 101),
+        **parameters("y", y_scale, 77),
+    }
     nodes = [dq("a"), dq("b"), node("MatMul", ["a_f", "b_f"], ["m"])]
     acc = integer.matmul_accumulate(a, b, a_zero_point=128, b_zero_point=101)
     if quantised:
@@ -196,17 +236,34 @@ def test_matmul_of_two_code_tensors(tmp_path: Path, scales: tuple[float, float, 
         multiplier = integer.conv_multiplier(a_scale, b_scale, y_scale)
         expected = integer.requantise(acc, multiplier=multiplier, zero_point=77, qmin=0, qmax=255)
     else:
-        got = run(tmp_path, nodes, constants, {"a": a, "b": b}, "m", fused="MatMulIntegerToFloat", elem_type=TensorProto.FLOAT)
+        got = run(
+            tmp_path,
+            nodes,
+            constants,
+            {"a": a, "b": b},
+            "m",
+            fused="MatMulIntegerToFloat",
+            elem_type=TensorProto.FLOAT,
+        )
         expected = acc.astype(f32) * (a_scale * b_scale)
     np.testing.assert_array_equal(expected, got)
 
 
 @pytest.mark.parametrize(("a_ratio", "b_ratio"), [(1, 1), (3, 1), (2, 3), (1, 17)])
-@pytest.mark.parametrize(("a_zero_point", "b_zero_point", "zero_point"), [(0, 0, 0), (128, 3, 7), (255, 131, 117)])
+@pytest.mark.parametrize(
+    ("a_zero_point", "b_zero_point", "zero_point"), [(0, 0, 0), (128, 3, 7), (255, 131, 117)]
+)
 @pytest.mark.parametrize("y_scale", [0.125, 0.031707763671875])
 @pytest.mark.parametrize("relu", [False, True])
 def test_add_all_pairs(
-    tmp_path: Path, a_ratio: int, b_ratio: int, a_zero_point: int, b_zero_point: int, zero_point: int, y_scale: float, relu: bool
+    tmp_path: Path,
+    a_ratio: int,
+    b_ratio: int,
+    a_zero_point: int,
+    b_zero_point: int,
+    zero_point: int,
+    y_scale: float,
+    relu: bool,
 ) -> None:
     if relu and zero_point:
         zero_point = 0
@@ -235,11 +292,20 @@ def test_add_all_pairs(
     np.testing.assert_array_equal(expected, got)
 
 
-@pytest.mark.parametrize(("a_zero_point", "b_zero_point", "zero_point"), [(0, 0, 0), (128, 3, 7), (10, 0, 13)])
-@pytest.mark.parametrize("scales", [(0.5, 0.5, 0.5), (0.05, 0.25, 2.5), (0.05, 1 / 255, 0.05), (0.5, 0.5, 25.0)])
+@pytest.mark.parametrize(
+    ("a_zero_point", "b_zero_point", "zero_point"), [(0, 0, 0), (128, 3, 7), (10, 0, 13)]
+)
+@pytest.mark.parametrize(
+    "scales", [(0.5, 0.5, 0.5), (0.05, 0.25, 2.5), (0.05, 1 / 255, 0.05), (0.5, 0.5, 25.0)]
+)
 @pytest.mark.parametrize("broadcast", ["none", "left", "right"])
 def test_multiply_all_pairs(
-    tmp_path: Path, a_zero_point: int, b_zero_point: int, zero_point: int, scales: tuple[float, float, float], broadcast: str
+    tmp_path: Path,
+    a_zero_point: int,
+    b_zero_point: int,
+    zero_point: int,
+    scales: tuple[float, float, float],
+    broadcast: str,
 ) -> None:
     a, b = np.ascontiguousarray(all_pairs()[:, 0]), np.ascontiguousarray(all_pairs()[:, 1])
     a = a[:, :, :1] if broadcast == "left" else a
@@ -250,7 +316,14 @@ def test_multiply_all_pairs(
         **parameters("y", scales[2], zero_point),
     }
     nodes = [dq("a"), dq("b"), node("Mul", ["a_f", "b_f"], ["p"]), q("p")]
-    got = run(tmp_path, nodes, constants, {"a": np.ascontiguousarray(a), "b": np.ascontiguousarray(b)}, "y", fused="QLinearMul")
+    got = run(
+        tmp_path,
+        nodes,
+        constants,
+        {"a": np.ascontiguousarray(a), "b": np.ascontiguousarray(b)},
+        "y",
+        fused="QLinearMul",
+    )
     expected = integer.multiply(
         a,
         b,
@@ -265,13 +338,17 @@ def test_multiply_all_pairs(
 
 
 @pytest.mark.parametrize(("x_zero_point", "y_zero_point"), ZERO_POINTS)
-@pytest.mark.parametrize(("size", "scales"), [((2, 2), (0.5, 0.25)), ((7, 7), (0.05, 0.021)), ((8, 8), (0.5, 0.5)), ((5, 3), (0.3, 0.3))])
+@pytest.mark.parametrize(
+    ("size", "scales"),
+    [((2, 2), (0.5, 0.25)), ((7, 7), (0.05, 0.021)), ((8, 8), (0.5, 0.5)), ((5, 3), (0.3, 0.3))],
+)
 def test_global_average_pool_every_sum(
     tmp_path: Path, size: tuple[int, int], scales: tuple[float, float], x_zero_point: int, y_zero_point: int
 ) -> None:
     count = size[0] * size[1]
     sums = np.arange(0, 255 * count + 1)
-    # One channel for every reachable sum: as many equal codes as possible, and the rest spread over the first positions.
+    # One channel for every reachable sum: as many equal codes as possible, and the rest spread over the first
+    # positions.
     base, rest = np.divmod(sums, count)
     x = (base[:, None] + (np.arange(count)[None, :] < rest[:, None])).astype(np.uint8).reshape(1, -1, *size)
     constants = {**parameters("x", scales[0], x_zero_point), **parameters("y", scales[1], y_zero_point)}
@@ -279,7 +356,11 @@ def test_global_average_pool_every_sum(
     got = run(tmp_path, nodes, constants, {"x": x}, "y", fused="QLinearGlobalAveragePool")
     acc = integer.spatial_sum(x, x_zero_point=x_zero_point)
     expected = integer.requantise(
-        acc, multiplier=integer.average_multiplier(scales[0], scales[1], count), zero_point=y_zero_point, qmin=0, qmax=255
+        acc,
+        multiplier=integer.average_multiplier(scales[0], scales[1], count),
+        zero_point=y_zero_point,
+        qmin=0,
+        qmax=255,
     )
     np.testing.assert_array_equal(expected, got)
 
@@ -291,7 +372,14 @@ def test_quantise_ties_and_huge_values(dtype: type, scale: float) -> None:
     zero_point = 128 if dtype is np.uint8 else -3
     k = np.arange(limits.min - zero_point - 3, limits.max - zero_point + 4, dtype=np.float64)
     ties = ((k + 0.5) * np.float64(f32(scale))).astype(f32)
-    x = np.concatenate([ties, np.nextafter(ties, f32(np.inf)), np.nextafter(ties, f32(-np.inf)), f32([1e30, -1e30, 0.0, -0.0])])
+    x = np.concatenate(
+        [
+            ties,
+            np.nextafter(ties, f32(np.inf)),
+            np.nextafter(ties, f32(-np.inf)),
+            f32([1e30, -1e30, 0.0, -0.0]),
+        ]
+    )
     graph = helper.make_graph(
         [node("QuantizeLinear", ["x", "s", "z"], ["y"])],
         "g",
@@ -300,8 +388,12 @@ def test_quantise_ties_and_huge_values(dtype: type, scale: float) -> None:
         [numpy_helper.from_array(f32(scale), "s"), numpy_helper.from_array(dtype(zero_point), "z")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    got = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
-    expected = integer.quantise(x, scale=f32(scale), zero_point=zero_point, qmin=int(limits.min), qmax=int(limits.max))
+    got = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+        None, {"x": x}
+    )[0]
+    expected = integer.quantise(
+        x, scale=f32(scale), zero_point=zero_point, qmin=int(limits.min), qmax=int(limits.max)
+    )
     np.testing.assert_array_equal(expected, got)
 
 

@@ -1,4 +1,6 @@
-"""Names of a file do not depend on what users call their modules: each is there, once, and to nothing else."""
+"""Names of a file do not depend on what users call their modules: each is there, once, and to nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,35 @@ OUR_OWN = (
     "a/scale",
     "a/Conv",
 )
-TORCHS = ("graph", "code", "meta", "recompile", "_guards_fn", "_in_spec", "_graph", "print_readable", "delete_submodule")
-PYTHONS = ("class", "def", "None", "1", "0x", "self", "torch", "device", "input", "output", "args", "_", "x", "conv2d", "add", "weight")
+TORCHS = (
+    "graph",
+    "code",
+    "meta",
+    "recompile",
+    "_guards_fn",
+    "_in_spec",
+    "_graph",
+    "print_readable",
+    "delete_submodule",
+)
+PYTHONS = (
+    "class",
+    "def",
+    "None",
+    "1",
+    "0x",
+    "self",
+    "torch",
+    "device",
+    "input",
+    "output",
+    "args",
+    "_",
+    "x",
+    "conv2d",
+    "add",
+    "weight",
+)
 ODD = (
     "a b",
     "a/b",
@@ -70,9 +99,13 @@ NASTY = (*OUR_OWN, *TORCHS, *PYTHONS, *ODD)
 def build(folder: Path, names: list[str], *, program: bool = False) -> tuple[QuantizedModel, LoweredGraph]:
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
     np.save(folder / "images.npy", images)
-    calibration = CalibrationSet(images_path=folder / "images.npy", count=2, method="images", recipe_key="", content_sha256="")
+    calibration = CalibrationSet(
+        images_path=folder / "images.npy", count=2, method="images", recipe_key="", content_sha256=""
+    )
     spec = "tests.models:named"
-    model = load_model(spec, model_args={"names": repr(names)}, overrides=PreprocessingOverrides(input_size=(4, 4)))
+    model = load_model(
+        spec, model_args={"names": repr(names)}, overrides=PreprocessingOverrides(input_size=(4, 4))
+    )
     if program:
         exported = torch.export.export(model.module, (torch.zeros(1, 3, 4, 4),))
         torch.export.save(exported, folder / "named.pt2")
@@ -85,7 +118,11 @@ def build(folder: Path, names: list[str], *, program: bool = False) -> tuple[Qua
 def check(quantized: QuantizedModel, lowered: LoweredGraph) -> None:
     graph = onnx.load(str(lowered.model_path)).graph
     values = [value for node in graph.node for value in node.output]
-    every = [*values, *(port.name for port in (*graph.input, *graph.initializer)), *(node.name for node in graph.node if node.name)]
+    every = [
+        *values,
+        *(port.name for port in (*graph.input, *graph.initializer)),
+        *(node.name for node in graph.node if node.name),
+    ]
     assert all(every)
     assert {name: count for name, count in Counter(every).items() if count > 1} == {}
     assert {site.name for site in quantized.activations} <= set(values)
@@ -105,7 +142,14 @@ def test_every_nasty_name_at_once(tmp_path: Path, program: bool) -> None:
     check(*build(tmp_path, list(NASTY), program=program))
 
 
-@given(names=st.lists(st.sampled_from(NASTY) | st.from_regex(r"[a-z0-9_]{1,3}", fullmatch=True), min_size=2, max_size=5, unique=True))
+@given(
+    names=st.lists(
+        st.sampled_from(NASTY) | st.from_regex(r"[a-z0-9_]{1,3}", fullmatch=True),
+        min_size=2,
+        max_size=5,
+        unique=True,
+    )
+)
 @settings(max_examples=4, deadline=None)
 def test_any_names(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -114,6 +158,16 @@ def test_any_names(names: list[str]) -> None:
 
 def test_sites_keep_the_names_of_modules(tmp_path: Path) -> None:
     quantized, lowered = build(tmp_path, ["graph", "c1", "class"])
-    assert [site.name for site in quantized.weights] == ["stem", "graph.c1", "c1.class", "class.graph", "head"]
-    operators = {node.name for node in onnx.load(str(lowered.model_path)).graph.node if node.op_type in {"Conv", "Gemm"}}
+    assert [site.name for site in quantized.weights] == [
+        "stem",
+        "graph.c1",
+        "c1.class",
+        "class.graph",
+        "head",
+    ]
+    operators = {
+        node.name
+        for node in onnx.load(str(lowered.model_path)).graph.node
+        if node.op_type in {"Conv", "Gemm"}
+    }
     assert operators == {"stem/Conv", "graph.c1/Conv", "c1.class/Conv", "class.graph/Conv", "head/Gemm"}

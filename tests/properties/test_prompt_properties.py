@@ -37,7 +37,10 @@ def recipes(draw: st.DrawFn) -> PromptRecipe:
 @settings(max_examples=60)
 def test_a_shorter_set_is_the_beginning_of_a_longer_one(recipe: PromptRecipe, one: int, other: int) -> None:
     short, long = sorted((one, other))
-    assert prompts(recipe, count=short, similarity=similarity) == prompts(recipe, count=long, similarity=similarity)[:short]
+    assert (
+        prompts(recipe, count=short, similarity=similarity)
+        == prompts(recipe, count=long, similarity=similarity)[:short]
+    )
 
 
 @given(recipes())
@@ -69,14 +72,23 @@ class Scores:
     def energy(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         return images[:, 0, 0, 0].astype(np.float64)
 
-    def statistics(self, images: NDArray[np.uint8], *, chosen: Sequence[int] | None = None) -> tuple[NDArray[np.float64], str]:
+    def statistics(
+        self, images: NDArray[np.uint8], *, chosen: Sequence[int] | None = None
+    ) -> tuple[NDArray[np.float64], str]:
         scored = images if chosen is None else images[list(chosen)]
         return scored[:, 0, 0, 1].astype(np.float64), "second channel"
 
 
-@given(st.integers(1, 40), SHARES.filter(lambda share: share >= 0.1), SHARES.filter(lambda share: share >= 0.1), st.integers(0, 99))
+@given(
+    st.integers(1, 40),
+    SHARES.filter(lambda share: share >= 0.1),
+    SHARES.filter(lambda share: share >= 0.1),
+    st.integers(0, 99),
+)
 @settings(max_examples=60)
-def test_exactly_the_images_asked_for_remain(images: int, energy: float, statistics: float, seed: int) -> None:
+def test_exactly_the_images_asked_for_remain(
+    images: int, energy: float, statistics: float, seed: int
+) -> None:
     filters = FilterSettings(keep_energy=energy, keep_statistics=statistics)
     drawn = pool_size(filters, images=images)
     pool = np.random.default_rng(seed).integers(0, 8, (drawn, 1, 1, 3), np.uint8)

@@ -1,4 +1,6 @@
-"""Random modules through the whole pipeline: exact and right at two optimisation levels, or refused with a repair."""
+"""Random modules through the whole pipeline: exact and right at two optimisation levels, or refused with a
+repair.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from tests.random_modules import HEADS, STEPS, RandomModule, Recipe
 EXAMPLES = int(os.environ.get("MIXPORT_RANDOM_MODULES", "30"))
 """How many modules are drawn; a longer run sets it."""
 _LEAST_DB = 0.0
-"""Sharp functions (squares of squares, attention on large scores) lose much at 8 bits. Below, nothing is left of the model."""
+"""Sharp functions (squares of squares, attention on large scores) lose much at 8 bits. Below, nothing is left
+of the model.
+"""
 _APART_DB = 6.0
 """The two levels round differently here and there; a wrong operator at one of them shows as more."""
 _RIGHT_DB = 70.0
@@ -32,7 +36,9 @@ recipes = st.builds(
     Recipe,
     height=st.integers(5, 16),
     width=st.integers(5, 16),
-    steps=st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 1 << 16)), min_size=1, max_size=7).map(tuple),
+    steps=st.lists(
+        st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 1 << 16)), min_size=1, max_size=7
+    ).map(tuple),
     head=st.sampled_from(HEADS),
 )
 schemes = st.sampled_from(["w8a8", "w8a8", "w4a8"])
@@ -40,7 +46,9 @@ schemes = st.sampled_from(["w8a8", "w8a8", "w4a8"])
 
 def decibels(wanted: np.ndarray, got: np.ndarray) -> float:
     """Power of the outputs over that of the error: images of noise hardly vary, and are not to."""
-    return 10 * float(np.log10(max(np.square(wanted).sum(), 1e-30) / max(np.square(wanted - got).sum(), 1e-30)))
+    return 10 * float(
+        np.log10(max(np.square(wanted).sum(), 1e-30) / max(np.square(wanted - got).sum(), 1e-30))
+    )
 
 
 def at_level(model: Path, images: np.ndarray, level: str) -> np.ndarray:
@@ -54,10 +62,12 @@ def check(module: RandomModule, folder: Path, *, scheme: str, portable: bool = T
     """Build it; what came of it in a word.
 
     Raises:
-        AssertionError: a mismatch, or a wrong number called exact. Anything that is no MixportError of the user's passes through.
+        AssertionError: a mismatch, or a wrong number called exact. Anything that is no MixportError of the
+            user's passes through.
     """
     options = BuildOptions.of({
-        "model": module_name(module), "calib": "noise", "images": 16, "iters": 0, "scheme": scheme, "validation_images": 4,
+        "model": module_name(module), "calib": "noise", "images": 16, "iters": 0, "scheme": scheme,
+        "validation_images": 4,
         "out": folder / "out", "cache": folder / "cache", "portable": portable,
     })  # fmt: skip
     try:
@@ -71,10 +81,17 @@ def check(module: RandomModule, folder: Path, *, scheme: str, portable: bool = T
     images = np.load(folder / "out" / "golden" / "inputs.npz")["input"]
     with torch.no_grad():
         wanted = module(torch.as_tensor(images)).numpy()
-    plain, fused = (decibels(wanted, at_level(folder / "out" / "model.onnx", images, f"ORT_ENABLE_{level}")) for level in ("BASIC", "ALL"))
+    plain, fused = (
+        decibels(wanted, at_level(folder / "out" / "model.onnx", images, f"ORT_ENABLE_{level}"))
+        for level in ("BASIC", "ALL")
+    )
     # Four bits rounded to nearest may cost everything.
-    assert scheme != "w8a8" or min(plain, fused) > _LEAST_DB, f"{plain:.1f} dB at level basic, {fused:.1f} dB at level all"
-    assert abs(plain - fused) < _APART_DB or min(plain, fused) > _RIGHT_DB, f"{plain:.1f} dB at level basic, {fused:.1f} dB at level all"
+    assert scheme != "w8a8" or min(plain, fused) > _LEAST_DB, (
+        f"{plain:.1f} dB at level basic, {fused:.1f} dB at level all"
+    )
+    assert abs(plain - fused) < _APART_DB or min(plain, fused) > _RIGHT_DB, (
+        f"{plain:.1f} dB at level basic, {fused:.1f} dB at level all"
+    )
     return "exact"
 
 

@@ -20,12 +20,15 @@ from mixport.validate.runtimes import runner
 from mixport.validate.runtimes.protocol import DTYPES, read_answer, write_job
 
 POLICY = SessionRules(optimization_level="all", threads=1)
-ARRAYS = st.sampled_from(DTYPES).flatmap(lambda name: npst.arrays(name, npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)))
+ARRAYS = st.sampled_from(DTYPES).flatmap(
+    lambda name: npst.arrays(name, npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
+)
 FEEDS = st.dictionaries(st.text(min_size=1, max_size=8), ARRAYS, min_size=1, max_size=4)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["runs", "refused", "name", "shape", "offset", "dtype"]), inner)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["runs", "refused", "name", "shape", "offset", "dtype"]), inner)
     ),
     max_leaves=12,
 )
@@ -37,10 +40,15 @@ def echo(folder: Path) -> None:
     answers: list[dict[str, Any]] = []
     with (folder / "inputs.bin").open("rb") as source, (folder / "outputs.bin").open("wb") as sink:
         for job in document["jobs"]:
-            runs = [[runner.write(tensor["name"], runner.read(tensor, source), sink) for tensor in run] for run in job["runs"]]
+            runs = [
+                [runner.write(tensor["name"], runner.read(tensor, source), sink) for tensor in run]
+                for run in job["runs"]
+            ]
             answers.append({"runs": runs})
     runtime = {"name": "echo", "version": "1", "cpu": "none"}
-    (folder / "answer.json").write_text(json.dumps({"protocol": 1, "runtime": runtime, "answers": answers}), encoding="utf-8")
+    (folder / "answer.json").write_text(
+        json.dumps({"protocol": 1, "runtime": runtime, "answers": answers}), encoding="utf-8"
+    )
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,7 +15,9 @@ from mixport.calibration.drawn_images.shard_format import BadShardError, pack, r
 IMAGES = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6)).flatmap(
     lambda shape: arrays(np.uint8, (*shape, 3), elements=st.integers(0, 255))
 )
-NOTES = st.dictionaries(st.text(max_size=5), st.lists(st.integers() | st.text(max_size=5) | st.none(), max_size=3), max_size=3)
+NOTES = st.dictionaries(
+    st.text(max_size=5), st.lists(st.integers() | st.text(max_size=5) | st.none(), max_size=3), max_size=3
+)
 
 
 def written(data: bytes, folder: str, *, first: int, count: int) -> Path:
@@ -30,7 +32,9 @@ def test_what_is_packed_comes_back(images: np.ndarray, first: int, note: dict[st
     data, record = pack(first, images, note=note)
     assert pack(first, images, note=note) == (data, record)
     with tempfile.TemporaryDirectory() as folder:
-        shard = read_shard(written(data, folder, first=first, count=len(images)), first=first, count=len(images))
+        shard = read_shard(
+            written(data, folder, first=first, count=len(images)), first=first, count=len(images)
+        )
     np.testing.assert_array_equal(shard.images, images)
     assert shard.record == record
     assert shard.record.note == note

@@ -23,14 +23,17 @@ PLAIN = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-RECORDS = st.dictionaries(st.text(max_size=8).filter(lambda name: name != "record_sha256"), PLAIN, min_size=1, max_size=4)
-NAMES = st.text(st.characters(exclude_characters="\0\\", exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
-    lambda name: not name.endswith(".npy")
+RECORDS = st.dictionaries(
+    st.text(max_size=8).filter(lambda name: name != "record_sha256"), PLAIN, min_size=1, max_size=4
 )
+NAMES = st.text(
+    st.characters(exclude_characters="\0\\", exclude_categories=["Cs"]), min_size=1, max_size=20
+).filter(lambda name: not name.endswith(".npy"))
 ARRAYS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
     NAMES,
     hnp.arrays(
-        st.sampled_from([np.uint8, np.int8, np.int32, np.int64, np.float32, np.bool_]), hnp.array_shapes(min_dims=0, min_side=0, max_side=4)
+        st.sampled_from([np.uint8, np.int8, np.int32, np.int64, np.float32, np.bool_]),
+        hnp.array_shapes(min_dims=0, min_side=0, max_side=4),
     ),
     max_size=4,
 )
@@ -56,7 +59,9 @@ def test_a_sealed_record_comes_back(record: dict[str, object]) -> None:
 
 
 @given(RECORDS, st.floats(0, 1, exclude_max=True), st.integers(1, 255))
-def test_a_sealed_record_with_any_changed_byte_is_refused(record: dict[str, object], place: float, mask: int) -> None:
+def test_a_sealed_record_with_any_changed_byte_is_refused(
+    record: dict[str, object], place: float, mask: int
+) -> None:
     data = bytearray(seal(record))
     data[int(place * len(data))] ^= mask
     with pytest.raises(ValueError, match="record_sha256"):
@@ -98,4 +103,6 @@ def test_any_changed_byte_is_harmless_or_explained(position: int, value: int) ->
             loaded = read_npz(path)
         except BadInputError:
             return
-        assert {sha256_arrays({"a": array}) for array in loaded.values()} <= {sha256_arrays({"a": array}) for array in arrays.values()}
+        assert {sha256_arrays({"a": array}) for array in loaded.values()} <= {
+            sha256_arrays({"a": array}) for array in arrays.values()
+        }

@@ -70,14 +70,44 @@ def records(tmp_path: Path) -> Records:
             program_path=tmp_path / "program.pt2",
             scheme=Scheme(weight_bits=2, activation_bits=4),
             activations=(
-                ActivationSite(name="input", op="input", role="input", bits=8, params=params, reason="model input"),
-                ActivationSite(name="conv.relu", op="relu", role="compute", bits=4, params=params, reason="read by fc"),
-                ActivationSite(name="add", op="add", role="carrier", bits=8, params=params, reason="branches meet"),
+                ActivationSite(
+                    name="input", op="input", role="input", bits=8, params=params, reason="model input"
+                ),
+                ActivationSite(
+                    name="conv.relu", op="relu", role="compute", bits=4, params=params, reason="read by fc"
+                ),
+                ActivationSite(
+                    name="add", op="add", role="carrier", bits=8, params=params, reason="branches meet"
+                ),
             ),
             weights=(
-                WeightSite(name="conv", op="conv2d", bits=8, storage="int8", shape=(4, 3, 3, 3), input_site="input", reason="first layer"),
-                WeightSite(name="fc", op="linear", bits=2, storage="int2", shape=(10, 4), input_site="conv.relu", reason="scheme"),
-                WeightSite(name="head", op="linear", bits=8, storage="int8", shape=(10, 4), input_site=None, reason="reads floats"),
+                WeightSite(
+                    name="conv",
+                    op="conv2d",
+                    bits=8,
+                    storage="int8",
+                    shape=(4, 3, 3, 3),
+                    input_site="input",
+                    reason="first layer",
+                ),
+                WeightSite(
+                    name="fc",
+                    op="linear",
+                    bits=2,
+                    storage="int2",
+                    shape=(10, 4),
+                    input_site="conv.relu",
+                    reason="scheme",
+                ),
+                WeightSite(
+                    name="head",
+                    op="linear",
+                    bits=8,
+                    storage="int8",
+                    shape=(10, 4),
+                    input_site=None,
+                    reason="reads floats",
+                ),
             ),
             decisions=(decision,),
             input_shape=(1, 3, 8, 8),
@@ -102,12 +132,28 @@ def records(tmp_path: Path) -> Records:
                 threads=2,
                 units=(
                     UnitRecord(
-                        name="body <b>", layers=("fc",), sites=("conv.relu",), error_before=0.5, error_after=0.125, batch=32, dropped=0.25
+                        name="body <b>",
+                        layers=("fc",),
+                        sites=("conv.relu",),
+                        error_before=0.5,
+                        error_after=0.125,
+                        batch=32,
+                        dropped=0.25,
                     ),
-                    UnitRecord(name="late", layers=(), sites=(), error_before=None, error_after=None, batch=4, dropped=0.25),
+                    UnitRecord(
+                        name="late",
+                        layers=(),
+                        sites=(),
+                        error_before=None,
+                        error_after=None,
+                        batch=4,
+                        dropped=0.25,
+                    ),
                 ),
                 mlps=(
-                    MlpRecord(name="mlp <b>", layers=("norm", "fc1", "fc2"), error_before=0.25, error_after=0.0625),
+                    MlpRecord(
+                        name="mlp <b>", layers=("norm", "fc1", "fc2"), error_before=0.25, error_after=0.0625
+                    ),
                     MlpRecord(name="wild", layers=(), error_before=0.75, error_after=None),
                 ),
                 mlp_iters=8000,
@@ -121,27 +167,57 @@ def records(tmp_path: Path) -> Records:
             decisions=(Decision(where="head", what="left in float", why="its input has no codes"),),
         ),
         calibration=CalibrationSet(
-            images_path=tmp_path / "images.npy", count=32, method="noise", recipe_key="12" * 32, content_sha256="34" * 32
+            images_path=tmp_path / "images.npy",
+            count=32,
+            method="noise",
+            recipe_key="12" * 32,
+            content_sha256="34" * 32,
         ),
         validation=ValidationReport(
             verdict="mismatch",
             claim="Codes differ in <i>one</i> runtime.",
             session_policy={"optimization_level": "all", "threads": 1, "config": {"session.x": "1"}},
             runtimes=(
-                RuntimeResult(name="native", version="1.31.1", cpu="x64", tensors=3, values=3000, mismatches=0),
-                RuntimeResult(name="wasm", version="1.30.0", cpu="wasm", tensors=3, values=3000, mismatches=2),
+                RuntimeResult(
+                    name="native", version="1.31.1", cpu="x64", tensors=3, values=3000, mismatches=0
+                ),
+                RuntimeResult(
+                    name="wasm", version="1.30.0", cpu="wasm", tensors=3, values=3000, mismatches=2
+                ),
             ),
             divergences=(
-                Divergence(site="add", index=(0, 1), expected=3.0, got=4.0, executor="wasm", inputs="near-tie"),
-                Divergence(site="output", index=(0,), expected=1.0, got=float("nan"), executor="wasm", inputs="images"),
+                Divergence(
+                    site="add", index=(0, 1), expected=3.0, got=4.0, executor="wasm", inputs="near-tie"
+                ),
+                Divergence(
+                    site="output",
+                    index=(0,),
+                    expected=1.0,
+                    got=float("nan"),
+                    executor="wasm",
+                    inputs="images",
+                ),
             ),
             float_islands=("norm <1>",),
             entry_sites=("add",),
             site_checks={"near-tie": {"sites": 3, "values": 96, "mismatches": 1}},
-            audit=FusionAudit(integer_nodes={"QLinearConv": 1}, float_nodes={"Softmax": 1}, float_compute=(decision,)),
-            proofs={"accumulator": {"largest": 1000, "holds": True, "layers": ["conv", "fc"]}, "portable_nodes": 7, "open": []},
+            audit=FusionAudit(
+                integer_nodes={"QLinearConv": 1}, float_nodes={"Softmax": 1}, float_compute=(decision,)
+            ),
+            proofs={
+                "accumulator": {"largest": 1000, "holds": True, "layers": ["conv", "fc"]},
+                "portable_nodes": 7,
+                "open": [],
+            },
         ),
         metrics=Metrics(
-            top1_float=91.5, top1_quantized=91.0, agreement=0.98, sqnr_db=20.0, size_bytes=200, size_ratio=0.2, float_bytes=1000, images=100
+            top1_float=91.5,
+            top1_quantized=91.0,
+            agreement=0.98,
+            sqnr_db=20.0,
+            size_bytes=200,
+            size_ratio=0.2,
+            float_bytes=1000,
+            images=100,
         ),
     )

@@ -1,4 +1,6 @@
-"""The import contracts of pyproject.toml, checked on the source text, with or without import-linter installed."""
+"""The import contracts of pyproject.toml, checked on the source text, with or without import-linter
+installed.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "mixport"
-CONTRACTS: list[dict[str, Any]] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
-    "contracts"
-]
-LAYERS = {contract["containers"][0]: contract["layers"] for contract in CONTRACTS if contract["type"] == "layers"}
+CONTRACTS: list[dict[str, Any]] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))[
+    "tool"
+]["importlinter"]["contracts"]
+LAYERS = {
+    contract["containers"][0]: contract["layers"] for contract in CONTRACTS if contract["type"] == "layers"
+}
 """Layers of each package that has some, the highest first."""
 FENCES = [contract for contract in CONTRACTS if contract["type"] == "forbidden"]
 
@@ -31,7 +35,9 @@ SOURCES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imports_of(name: str) -> set[str]:
-    """Modules that a module imports anywhere but under TYPE_CHECKING: at its top, in functions, in `from package import module`."""
+    """Modules that a module imports anywhere but under TYPE_CHECKING: at its top, in functions, in `from
+    package import module`.
+    """
     found: set[str] = set()
     pending: list[ast.AST] = [ast.parse(SOURCES[name].read_text(encoding="utf-8"))]
     while pending:
@@ -53,7 +59,9 @@ def imports_of(name: str) -> set[str]:
 
 
 def layer_of(name: str, container: str) -> int | None:
-    """Height of a module within a package, 0 at the bottom; None for the package itself and for modules elsewhere."""
+    """Height of a module within a package, 0 at the bottom; None for the package itself and for modules
+    elsewhere.
+    """
     inside = name.removeprefix(f"{container}.")
     if inside == name:
         return None
@@ -63,7 +71,9 @@ def layer_of(name: str, container: str) -> int | None:
         for index, line in enumerate(reversed(LAYERS[container]))
         if child in line.replace("|", ":").replace("(", "").replace(")", "").replace(" ", "").split(":")
     ]
-    assert len(heights) == 1, f"{container}.{child} stands in {len(heights)} layers of pyproject.toml, allowed 1"
+    assert len(heights) == 1, (
+        f"{container}.{child} stands in {len(heights)} layers of pyproject.toml, allowed 1"
+    )
     return heights[0]
 
 
@@ -85,9 +95,14 @@ def test_imports_point_downwards(name: str, container: str) -> None:
 def test_third_party_packages_stay_behind_their_fences(fence: dict[str, Any]) -> None:
     allowed = [rule.split(" -> ") for rule in fence["ignore_imports"]]
     for name in SOURCES:
-        for package in {imported.split(".")[0] for imported in imports_of(name)} & set(fence["forbidden_modules"]):
+        for package in {imported.split(".")[0] for imported in imports_of(name)} & set(
+            fence["forbidden_modules"]
+        ):
             names = [source for source, imported in allowed if imported == package]
-            within = any(fnmatchcase(name, source) or (source.endswith(".**") and f"{name}.".startswith(source[:-2])) for source in names)
+            within = any(
+                fnmatchcase(name, source) or (source.endswith(".**") and f"{name}.".startswith(source[:-2]))
+                for source in names
+            )
             assert within, f"{name} imports {package}: {fence['name']}"
 
 
@@ -109,13 +124,22 @@ def test_only_the_console_writes(name: str) -> None:
     # The training package is scripts of its own, run with python -m: no command of mixport imports it.
     if name == "mixport.cli.console" or name.startswith("training."):
         return
-    calls = [node for node in ast.walk(ast.parse(SOURCES[name].read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    calls = [
+        node
+        for node in ast.walk(ast.parse(SOURCES[name].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
     assert not [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
 
 
 @pytest.mark.parametrize("module", ["mixport", "mixport.pipeline", "mixport.cli.program"])
 def test_the_command_line_starts_without_heavy_packages(module: str) -> None:
-    heavy = "{'torch', 'timm', 'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'matplotlib', 'PIL', 'diffusers', 'transformers', 'safetensors'}"
+    heavy = (
+        "{'torch', 'timm', 'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'matplotlib', 'PIL', 'diffusers', "
+        "'transformers', 'safetensors'}"
+    )
     code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
     assert done.stdout.strip() == "[]"

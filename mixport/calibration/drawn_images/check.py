@@ -10,8 +10,14 @@ from mixport.calibration.drawn_images.similarity_file import SIMILARITY_FILE, re
 
 
 def verify_family(path: Path) -> list[str]:
-    """What is wrong with the folder of a drawing request, one line each; empty where nothing is. Changes nothing."""
+    """What is wrong with the folder of a drawing request, one line each; empty where nothing is. Changes
+    nothing.
+    """
     recipe = recipe_problem(path)
     _, similarity = read_similarity(path)
-    problems = [f"{name}: {problem}" for name, problem in ((RECIPE_FILE, recipe), (SIMILARITY_FILE, similarity)) if problem is not None]
+    problems = [
+        f"{name}: {problem}"
+        for name, problem in ((RECIPE_FILE, recipe), (SIMILARITY_FILE, similarity))
+        if problem is not None
+    ]
     return problems + verify_folder(path)

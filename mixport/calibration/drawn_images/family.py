@@ -1,4 +1,5 @@
-"""The growing folder of everything that one drawing request gave so far: images are drawn once, whoever asks, however often.
+"""The growing folder of everything that one drawing request gave so far: images are drawn once, whoever asks,
+however often.
 
 CACHE/drawn/<key>/recipe.json   what was asked
 CACHE/drawn/<key>/*.zip         shards of `batch` images
@@ -22,7 +23,12 @@ from mixport.calibration.drawn_images.shards import ShardFolder, read_manifest, 
 from mixport.calibration.drawn_images.similarity_file import SIMILARITY_FILE, pack_similarity, read_similarity
 from mixport.calibration.generator.drawer import Drawer
 from mixport.calibration.generator.embeddings import text_similarity
-from mixport.calibration.generator.open_pipeline import OpenPipeline, check_lengths, open_pipeline, quiet_libraries
+from mixport.calibration.generator.open_pipeline import (
+    OpenPipeline,
+    check_lengths,
+    open_pipeline,
+    quiet_libraries,
+)
 from mixport.calibration.generator.request import DrawingRequest
 from mixport.calibration.prompts.prompts import Prompt, prompts
 from mixport.records.environment import describe_environment
@@ -35,7 +41,8 @@ DRAWN_KIND = "drawn"
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """The drawn images of a request, at least as many as were asked for; valid while the folder's lock is held.
+    """The drawn images of a request, at least as many as were asked for; valid while the folder's lock is
+    held.
 
     Attributes:
         shards: the folder.
@@ -67,18 +74,22 @@ def images_at_hand(request: DrawingRequest, *, store: Store) -> int:
 
 
 def images_to_draw(request: DrawingRequest, *, count: int, store: Store) -> int:
-    """How many images `draw_family` will draw so that there are `count`: whole batches, by the names of files."""
+    """How many images `draw_family` will draw so that there are `count`: whole batches, by the names of
+    files.
+    """
     there = {first for first, _ in shard_files(family_folder(store, request.key), batch=request.batch)}
     return request.batch * sum(first not in there for first in range(0, count, request.batch))
 
 
 @contextlib.contextmanager
-def draw_family(request: DrawingRequest, *, count: int, store: Store, progress: Progress) -> Generator[Family]:
+def draw_family(
+    request: DrawingRequest, *, count: int, store: Store, progress: Progress
+) -> Generator[Family]:
     """Draw what is missing of the first `count` images, and hold the folder's lock for the block.
 
-    Whole batches are drawn: with the prompts that would come next, not with padding, so that a later call finds them. A killed
-    process loses one batch. The pipeline is opened only where something is missing. Damaged shards move to `.damaged`, are noted
-    in `store.damaged` and drawn again.
+    Whole batches are drawn: with the prompts that would come next, not with padding, so that a later call
+    finds them. A killed process loses one batch. The pipeline is opened only where something is missing.
+    Damaged shards move to `.damaged`, are noted in `store.damaged` and drawn again.
 
     Raises:
         BadInputError: the generator cannot be used, or gives broken images.
@@ -88,7 +99,10 @@ def draw_family(request: DrawingRequest, *, count: int, store: Store, progress: 
     shards = ShardFolder(family_folder(store, request.key), batch=request.batch, cache=store.root)
     session = _Session(request)
     try:
-        with contextlib.ExitStack() as bars, shards.lock(on_wait=_waiting(progress, bars, shards, count=count)):
+        with (
+            contextlib.ExitStack() as bars,
+            shards.lock(on_wait=_waiting(progress, bars, shards, count=count)),
+        ):
             bars.close()
             total = -(-count // request.batch) * request.batch
             sequence = _prompts(session, shards, count=total)
@@ -118,7 +132,12 @@ class _Session:
 
 
 def _draw_missing(
-    session: _Session, shards: ShardFolder, sequence: Sequence[Prompt], missing: Sequence[int], *, progress: Progress
+    session: _Session,
+    shards: ShardFolder,
+    sequence: Sequence[Prompt],
+    missing: Sequence[int],
+    *,
+    progress: Progress,
 ) -> None:
     request = session.request
     wanted = [index for first in missing for index in range(first, first + request.batch)]
@@ -144,7 +163,9 @@ def _draw_missing(
         metadata={
             "generator": request.generator.name,
             "conditions": drawer.conditions.mode,
-            "seconds": round((earlier if isinstance(earlier, float) else 0.0) + time.perf_counter() - started, 3),
+            "seconds": round(
+                (earlier if isinstance(earlier, float) else 0.0) + time.perf_counter() - started, 3
+            ),
             "scheduler": dict(opened.scheduler),
             "environment": {**describe_environment(), **_threads()},
         }
@@ -172,7 +193,8 @@ def _prompts(session: _Session, shards: ShardFolder, *, count: int) -> Sequence[
         found = text_similarity(session.opened(), texts)
         if found is None:
             raise BadOptionError(
-                f"--pairing far: the text encoder of {session.request.generator.name} cannot be asked alone", hint="--pairing balanced"
+                f"--pairing far: the text encoder of {session.request.generator.name} cannot be asked alone",
+                hint="--pairing balanced",
             )
         shards.write_file(SIMILARITY_FILE, pack_similarity(found))
         return found
@@ -195,7 +217,9 @@ def _threads() -> dict[str, str]:
     return {"threads": str(torch.get_num_threads())}
 
 
-def _waiting(progress: Progress, bars: contextlib.ExitStack, shards: ShardFolder, *, count: int) -> Callable[[], None]:
+def _waiting(
+    progress: Progress, bars: contextlib.ExitStack, shards: ShardFolder, *, count: int
+) -> Callable[[], None]:
     """What to do about every second while another process draws the same images: show how far it is."""
     shown = 0
     advance: Callable[[int], None] | None = None
@@ -203,7 +227,9 @@ def _waiting(progress: Progress, bars: contextlib.ExitStack, shards: ShardFolder
     def on_wait() -> None:
         nonlocal advance, shown
         if advance is None:
-            advance = bars.enter_context(progress.track("waiting for another process that draws these images", total=count))
+            advance = bars.enter_context(
+                progress.track("waiting for another process that draws these images", total=count)
+            )
         there = min(count, sum(number for _, number in shard_files(shards.path, batch=shards.batch)))
         advance(max(0, there - shown))
         shown = max(shown, there)

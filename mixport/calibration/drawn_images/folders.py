@@ -1,4 +1,6 @@
-"""The folders of drawn images in a cache, as they describe themselves; and how one is deleted while others may draw."""
+"""The folders of drawn images in a cache, as they describe themselves; and how one is deleted while others
+may draw.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def remove_drawn(store: Store, key: str) -> bool:
     except Timeout:
         return False
     except OSError as error:
-        raise StoreError(f"cache {store.root} cannot be written: {error.strerror or error}", hint="check its permissions") from error
+        raise StoreError(
+            f"cache {store.root} cannot be written: {error.strerror or error}", hint="check its permissions"
+        ) from error
     try:
         store.remove(DRAWN_KIND, key)
     finally:

@@ -20,7 +20,9 @@ _MAX_BYTES = 64 << 20
 
 
 def write_recipe(shards: ShardFolder, request: DrawingRequest) -> None:
-    """Say what was asked, where that is not said yet; a file that says something else is set aside. Raises StoreError."""
+    """Say what was asked, where that is not said yet; a file that says something else is set aside. Raises
+    StoreError.
+    """
     path = shards.path / RECIPE_FILE
     if path.is_file():
         problem = recipe_problem(shards.path)
@@ -38,13 +40,17 @@ def write_recipe(shards: ShardFolder, request: DrawingRequest) -> None:
 
 
 def recipe_problem(folder: Path) -> str | None:
-    """What is wrong with the recipe of a folder; None where it is whole, or where nothing was drawn yet that it could describe."""
+    """What is wrong with the recipe of a folder; None where it is whole, or where nothing was drawn yet that
+    it could describe.
+    """
     file = folder / RECIPE_FILE
     try:
         if (size := file.stat().st_size) > _MAX_BYTES:
             return f"{size} bytes, allowed {_MAX_BYTES}"
         recipe = unseal(file.read_bytes())
-        return None if sha256_json(recipe["asked"]) == folder.name == recipe["key"] else "does not fit the key"
+        return (
+            None if sha256_json(recipe["asked"]) == folder.name == recipe["key"] else "does not fit the key"
+        )
     except FileNotFoundError:
         return "missing" if shard_files(folder) or (folder / MANIFEST_FILE).exists() else None
     except (OSError, ValueError, KeyError, TypeError) as error:

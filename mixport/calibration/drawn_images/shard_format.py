@@ -1,4 +1,5 @@
-"""One shard: the images of a batch in one zip file, as lossless PNG, with notes. Read with bounds, checked before it is believed.
+"""One shard: the images of a batch in one zip file, as lossless PNG, with notes. Read with bounds, checked
+before it is believed.
 
 000000.png ... 000063.png  the images, numbered as in the whole sequence
 notes.json                 SHA-256 of the pixels, and what the writer said of them
@@ -88,11 +89,18 @@ def pack(first: int, images: Pixels, *, note: Mapping[str, Any]) -> tuple[bytes,
     notes = json.dumps({"pixels_sha256": pixels_sha256, "note": dict(note)})
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, member in zip([*_image_names(first, len(images)), _NOTES_FILE], [*encoded, notes.encode()], strict=True):
+        for name, member in zip(
+            [*_image_names(first, len(images)), _NOTES_FILE], [*encoded, notes.encode()], strict=True
+        ):
             archive.writestr(zipfile.ZipInfo(name, _ZIP_TIME), member)
     data = buffer.getvalue()
     record = ShardRecord(
-        first=first, count=len(images), bytes=len(data), sha256=sha256_bytes(data), pixels_sha256=pixels_sha256, note=dict(note)
+        first=first,
+        count=len(images),
+        bytes=len(data),
+        sha256=sha256_bytes(data),
+        pixels_sha256=pixels_sha256,
+        note=dict(note),
     )
     return data, record
 
@@ -119,8 +127,19 @@ def read_shard(path: Path, *, first: int, count: int, sha256: str | None = None)
         images, notes = _unpack(data, first=first, count=count)
         record = ShardRecord(first=first, count=count, bytes=len(data), sha256=got, **notes)
     # Pillow raises SyntaxError for a damaged chunk of a PNG.
-    except (OSError, ValueError, KeyError, TypeError, SyntaxError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise BadShardError(f"cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        SyntaxError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+        EOFError,
+    ) as error:
+        raise BadShardError(
+            f"cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from error
     if sha256_arrays({"images": images}) != record.pixels_sha256:
         raise BadShardError("pixels differ from their recorded SHA-256")
     return Shard(record=record, images=images)
@@ -133,7 +152,10 @@ def _unpack(data: bytes, *, first: int, count: int) -> tuple[Pixels, dict[str, A
         if [entry.filename for entry in entries] != [*names, _NOTES_FILE]:
             raise ValueError("the images inside are not those of its name")
         # Stored members cannot be larger than the file: nothing here unpacks to more than it is.
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or entries[-1].file_size > _MAX_NOTES_BYTES:
+        if (
+            any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            or entries[-1].file_size > _MAX_NOTES_BYTES
+        ):
             raise ValueError("members are compressed, or the notes too large")
         notes = json.loads(archive.read(_NOTES_FILE))
         return np.stack([_decode(archive.read(name)) for name in names]), dict(notes)

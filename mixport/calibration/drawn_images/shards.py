@@ -1,12 +1,13 @@
-"""A folder of images that grows: one shard a batch, a manifest, and a lock. It knows files, not what the images show.
+"""A folder of images that grows: one shard a batch, a manifest, and a lock. It knows files, not what the
+images show.
 
-FOLDER/000000-000063.zip   the images of one batch as lossless PNG (000000.png ...), uncompressed around them, and notes.json
-FOLDER/manifest.json       size and SHA-256 of every shard, and its own SHA-256; written when a run is done
-FOLDER/...                 small files of the owner, e.g. what was asked
-FOLDER.lock                held by the process that adds shards
+FOLDER/000000-000063.zip   the images of one batch as lossless PNG (000000.png ...), uncompressed around them,
+and notes.json FOLDER/manifest.json       size and SHA-256 of every shard, and its own SHA-256; written when a
+run is done FOLDER/...                 small files of the owner, e.g. what was asked FOLDER.lock
+held by the process that adds shards
 
-Shards appear by rename after fsync, so a killed process loses the batch in its hands and nothing else. A shard that the manifest
-does not know yet proves itself: notes.json holds the SHA-256 of its pixels.
+Shards appear by rename after fsync, so a killed process loses the batch in its hands and nothing else. A
+shard that the manifest does not know yet proves itself: notes.json holds the SHA-256 of its pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 
-from mixport.calibration.drawn_images.shard_format import BadShardError, Shard, ShardRecord, file_problem, pack, read_shard, shard_name
+from mixport.calibration.drawn_images.shard_format import (
+    BadShardError,
+    Shard,
+    ShardRecord,
+    file_problem,
+    pack,
+    read_shard,
+    shard_name,
+)
 from mixport.records.errors import StoreError
 from mixport.records.fingerprint import sha256_json
 from mixport.storage import atomic
@@ -77,7 +86,8 @@ class ShardFolder:
 
     @contextlib.contextmanager
     def lock(self, *, on_wait: Callable[[], None] | None = None) -> Generator[None]:
-        """Be the only process that changes the folder; `on_wait` is called about every second while another one is.
+        """Be the only process that changes the folder; `on_wait` is called about every second while another
+        one is.
 
         Raises:
             StoreError: the cache cannot be written.
@@ -104,7 +114,9 @@ class ShardFolder:
             lock.release()
 
     def has(self, first: int) -> bool:
-        """Whether the shard that starts at image `first` is there and whole. A damaged one is taken out of the way and noted."""
+        """Whether the shard that starts at image `first` is there and whole. A damaged one is taken out of
+        the way and noted.
+        """
         path = self.path / shard_name(first, self.batch)
         if not path.is_file():
             self._records.pop(first, None)
@@ -147,7 +159,9 @@ class ShardFolder:
         try:
             return read_shard(path, first=first, count=self.batch, sha256=self._records[first].sha256)
         except BadShardError as bad:
-            raise StoreError(f"{path}: {bad}, though it was whole a moment ago", hint="run the same command again") from bad
+            raise StoreError(
+                f"{path}: {bad}, though it was whole a moment ago", hint="run the same command again"
+            ) from bad
 
     def write_file(self, name: str, data: bytes) -> None:
         """A file of the folder, whole or not at all, and on the disk at the return. Raises StoreError."""
@@ -173,7 +187,10 @@ class ShardFolder:
         found = [first for first, _ in shard_files(self.path, batch=self.batch)]
         records = tuple(self._records[first] for first in found if first in self._records or self.has(first))
         manifest = Manifest(
-            count=sum(one.count for one in records), content_sha256=_content_sha256(records), metadata=dict(metadata), shards=records
+            count=sum(one.count for one in records),
+            content_sha256=_content_sha256(records),
+            metadata=dict(metadata),
+            shards=records,
         )
         self.write_file(MANIFEST_FILE, seal(manifest.model_dump(mode="json")))
         self._in_manifest = {one.first: one for one in records}
@@ -192,11 +209,22 @@ class ShardFolder:
         self._records = dict(self._in_manifest)
 
     def _set_aside(self, path: Path, problem: str) -> None:
-        moved = self.cache / ".damaged" / f"{self.path.parent.name}-{self.path.name}-{path.stem}-{secrets.token_hex(4)}{path.suffix}"
+        moved = (
+            self.cache
+            / ".damaged"
+            / f"{self.path.parent.name}-{self.path.name}-{path.stem}-{secrets.token_hex(4)}{path.suffix}"
+        )
         with self._writing():
             moved.parent.mkdir(parents=True, exist_ok=True)
             path.replace(moved)
-        self.damaged.append(Damaged(kind=self.path.parent.name, key=self.path.name, problems=(f"{path.name}: {problem}",), moved_to=moved))
+        self.damaged.append(
+            Damaged(
+                kind=self.path.parent.name,
+                key=self.path.name,
+                problems=(f"{path.name}: {problem}",),
+                moved_to=moved,
+            )
+        )
 
     @contextlib.contextmanager
     def _writing(self) -> Generator[None]:

@@ -1,4 +1,6 @@
-"""Images from prompts, batch by batch: own noise for each image, smaller pieces where memory runs out, broken images refused."""
+"""Images from prompts, batch by batch: own noise for each image, smaller pieces where memory runs out, broken
+images refused.
+"""
 
 # diffusers and torch leave parts of their interfaces without types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -20,7 +22,13 @@ from mixport.records.errors import BadInputError, MixportError
 from mixport.storage.images import Pixels
 
 #: What allocators on a CPU say; on a GPU torch has an exception of its own.
-_OUT_OF_MEMORY = ("defaultcpuallocator", "not enough memory", "can't allocate memory", "bad alloc", "cannot allocate memory")
+_OUT_OF_MEMORY = (
+    "defaultcpuallocator",
+    "not enough memory",
+    "can't allocate memory",
+    "bad alloc",
+    "cannot allocate memory",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +56,14 @@ class Drawer:
         wanted: indices that will be drawn.
     """
 
-    def __init__(self, opened: OpenPipeline, request: DrawingRequest, prompts: Sequence[Prompt], *, wanted: Sequence[int]) -> None:
+    def __init__(
+        self,
+        opened: OpenPipeline,
+        request: DrawingRequest,
+        prompts: Sequence[Prompt],
+        *,
+        wanted: Sequence[int],
+    ) -> None:
         self.opened, self.request, self.prompts = opened, request, prompts
         self.conditions = PromptConditions(
             opened,
@@ -64,7 +79,8 @@ class Drawer:
         """Draw these images. Out of memory halves the pieces, for this batch and for those that follow.
 
         Raises:
-            BadInputError: the pipeline fails, needs more memory than there is for one image, or gives broken images.
+            BadInputError: the pipeline fails, needs more memory than there is for one image, or gives broken
+                images.
         """
         images: list[Pixels] = []
         blackened: list[int] = []
@@ -93,7 +109,10 @@ class Drawer:
             if _is_out_of_memory(error):
                 return None
             raise BadInputError(
-                f"generator {self.opened.name} fails while drawing: {type(error).__name__}: {first_line(error)}",
+                (
+                    f"generator {self.opened.name} fails while drawing: {type(error).__name__}: "
+                    f"{first_line(error)}"
+                ),
                 hint="check --gen-size and --gen-scheduler, or choose another --generator",
             ) from error
         return self._checked(output, indices)
@@ -111,9 +130,15 @@ class Drawer:
 
     def _checked(self, output: Any, indices: Sequence[int]) -> tuple[Pixels, list[int]]:
         values = getattr(output, "images", None)
-        if not isinstance(values, np.ndarray) or values.ndim != 4 or values.shape[3] != 3 or len(values) != len(indices):
+        if (
+            not isinstance(values, np.ndarray)
+            or values.ndim != 4
+            or values.shape[3] != 3
+            or len(values) != len(indices)
+        ):
             raise BadInputError(
-                f"generator {self.opened.name} gives no RGB images, [{len(indices)}, H, W, 3]", hint="choose another --generator"
+                f"generator {self.opened.name} gives no RGB images, [{len(indices)}, H, W, 3]",
+                hint="choose another --generator",
             )
         flags: Sequence[bool | None] = getattr(output, "nsfw_content_detected", None) or []
         blackened = [place for place, flag in enumerate(flags) if flag]
@@ -127,9 +152,17 @@ class Drawer:
         return images, blackened
 
     def _broken(self, index: int, what: str) -> BadInputError:
-        hint = "--gen-dtype float32" if self.request.dtype != "float32" else "another --seed, --gen-guidance or --gen-scheduler"
+        hint = (
+            "--gen-dtype float32"
+            if self.request.dtype != "float32"
+            else "another --seed, --gen-guidance or --gen-scheduler"
+        )
         return BadInputError(
-            f"generator {self.opened.name} in {self.request.dtype}: image {index} ({self.prompts[index].text!r}) {what}", hint=hint
+            (
+                f"generator {self.opened.name} in {self.request.dtype}: image {index} "
+                f"({self.prompts[index].text!r}) {what}"
+            ),
+            hint=hint,
         )
 
     def _halve(self, failed: int) -> None:

@@ -1,12 +1,14 @@
-"""Prompt embeddings: each distinct prompt through the text encoder, ready to be passed to the pipeline's call.
+"""Prompt embeddings: each distinct prompt through the text encoder, ready to be passed to the pipeline's
+call.
 
-A pipeline of a shape that `prompt_encoder` does not know gets its prompts as texts, and the record says so; so does one whose tokenizer
-pads to the longest prompt of a call, since its embeddings cannot be put together from several calls. Which of the two it is follows
-from the pipeline alone, from two probes: a run that goes on where another one stopped draws the same way.
+A pipeline of a shape that `prompt_encoder` does not know gets its prompts as texts, and the record says so;
+so does one whose tokenizer pads to the longest prompt of a call, since its embeddings cannot be put together
+from several calls. Which of the two it is follows from the pipeline alone, from two probes: a run that goes
+on where another one stopped draws the same way.
 
-Distinct prompts are encoded in groups of fixed size, in the order of their first appearance in the sequence: which images are
-missing, how many are asked for, or whether a group was dropped and is encoded once more, then changes neither the shape of a group
-nor the place of a prompt in it, and so no bit.
+Distinct prompts are encoded in groups of fixed size, in the order of their first appearance in the sequence:
+which images are missing, how many are asked for, or whether a group was dropped and is encoded once more,
+then changes neither the shape of a group nor the place of a prompt in it, and so no bit.
 """
 
 # diffusers pipelines and torch tensors come without types here.
@@ -27,7 +29,8 @@ from mixport.calibration.generator.prompt_encoder import NEGATIVE, Conditions, P
 from mixport.records.errors import BadInputError
 
 GROUP = 16
-#: Of embeddings held for later images. GenQ's prompts for 1,000 classes would need 3 GB with CLIP, and ten times that with T5.
+#: Of embeddings held for later images. GenQ's prompts for 1,000 classes would need 3 GB with CLIP, and ten
+#: times that with T5.
 MOST_BYTES = 512 << 20
 
 #: No longer than the 77 tokens of CLIP, which every text encoder reads.
@@ -43,7 +46,8 @@ class PromptConditions:
         wanted: indices that will be asked for, each once; embeddings are dropped after their last use.
         negative_prompt: empty for the pipeline's own.
         guided: whether the negative prompt counts.
-        most_bytes: of embeddings held; above it the group that was not used for longest goes, and is encoded again when it is needed.
+        most_bytes: of embeddings held; above it the group that was not used for longest goes, and is encoded
+            again when it is needed.
     """
 
     def __init__(
@@ -56,7 +60,12 @@ class PromptConditions:
         guided: bool,
         most_bytes: int = MOST_BYTES,
     ) -> None:
-        self.texts, self.negative_prompt, self.guided, self.most_bytes = texts, negative_prompt, guided, most_bytes
+        self.texts, self.negative_prompt, self.guided, self.most_bytes = (
+            texts,
+            negative_prompt,
+            guided,
+            most_bytes,
+        )
         self._encoder, self._name = PromptEncoder(opened), opened.name
         self._arguments = opened.arguments
         self._distinct = list(dict.fromkeys(texts))
@@ -68,13 +77,17 @@ class PromptConditions:
 
     @cached_property
     def mode(self) -> Literal["embeddings", "texts"]:
-        """`embeddings`, or `texts` where the pipeline's shape is not known, or the length of its embeddings differs by call."""
+        """`embeddings`, or `texts` where the pipeline's shape is not known, or the length of its embeddings
+        differs by call.
+        """
         short, long = (self._encoder.positive([text]) for text in _PROBES)
         negative = self._encoder.negative(self.negative_prompt) if self.guided else {}
         if short is None or long is None or negative is None:
             return "texts"
         shapes = _shapes(short)
-        if _shapes(long) != shapes or any(shape != shapes.get(name, shape) for name, shape in _shapes(negative).items()):
+        if _shapes(long) != shapes or any(
+            shape != shapes.get(name, shape) for name, shape in _shapes(negative).items()
+        ):
             return "texts"
         self._negative, self._shapes = negative, shapes
         return "embeddings"
@@ -123,7 +136,10 @@ class PromptConditions:
         encoded = self._encoder.positive([*members, *[members[-1]] * (GROUP - len(members))])
         if encoded is None or _shapes(encoded) != self._shapes:
             raise BadInputError(
-                f"the text encoder of generator {self._name} gives embeddings of different shapes, first for {members[0]!r}",
+                (
+                    f"the text encoder of generator {self._name} gives embeddings of different shapes, "
+                    f"first for {members[0]!r}"
+                ),
                 hint="another --generator, or a shorter --template",
             )
         self._groups[group] = encoded
@@ -140,10 +156,12 @@ class PromptConditions:
 
 
 def text_similarity(opened: OpenPipeline, texts: Sequence[str]) -> NDArray[np.float32] | None:
-    """Cosine of every two texts in the embedding of the pipeline's text encoder, [N, N]; None where its shape is not known.
+    """Cosine of every two texts in the embedding of the pipeline's text encoder, [N, N]; None where its shape
+    is not known.
 
-    The embedding of a text is the pooled one where there is one, else the mean over its tokens; what all texts have in common (the
-    words of the template, the padding) is taken away first, as the mean over the texts. Our choice, from no paper.
+    The embedding of a text is the pooled one where there is one, else the mean over its tokens; what all
+    texts have in common (the words of the template, the padding) is taken away first, as the mean over the
+    texts. Our choice, from no paper.
     """
     encoder = PromptEncoder(opened)
     rows: list[NDArray[np.float64]] = []
@@ -164,7 +182,11 @@ def _pooled(encoded: Conditions) -> NDArray[np.float64]:
     if "pooled_prompt_embeds" in encoded:
         return encoded["pooled_prompt_embeds"].double().cpu().numpy()
     embeds = encoded["prompt_embeds"].double().cpu().numpy()
-    mask = encoded["prompt_attention_mask"].double().cpu().numpy() if "prompt_attention_mask" in encoded else np.ones(embeds.shape[:2])
+    mask = (
+        encoded["prompt_attention_mask"].double().cpu().numpy()
+        if "prompt_attention_mask" in encoded
+        else np.ones(embeds.shape[:2])
+    )
     return (embeds * mask[..., None]).sum(axis=1) / np.maximum(mask.sum(axis=1), 1.0)[:, None]
 
 

@@ -1,6 +1,7 @@
 """SHA-256 of large files, remembered: a file with the same path, size and times of change is not read again.
 
-MEMORY is a small JSON file in the cache folder. It carries its own SHA-256: losing it, or damage to it, costs time and nothing else.
+MEMORY is a small JSON file in the cache folder. It carries its own SHA-256: losing it, or damage to it, costs
+time and nothing else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Weights that a model needs and its files do not have.
 
-diffusers and transformers fill them with whatever memory holds, or with random numbers, and go on: the images would mean nothing and
-differ from run to run. Neither raises, and a pipeline's loading gives no report; both say it in a warning, which is read here.
+diffusers and transformers fill them with whatever memory holds, or with random numbers, and go on: the images
+would mean nothing and differ from run to run. Neither raises, and a pipeline's loading gives no report; both
+say it in a warning, which is read here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import re
 from collections.abc import Generator
 
 _LOGGERS = ("diffusers.models.modeling_utils", "transformers.modeling_utils")
-_DIFFUSERS = re.compile(r"weights of (\w+) were not initialized from the model checkpoint.*newly initialized: \[(.*?)\]", re.DOTALL)
+_DIFFUSERS = re.compile(
+    r"weights of (\w+) were not initialized from the model checkpoint.*newly initialized: \[(.*?)\]",
+    re.DOTALL,
+)
 _TRANSFORMERS = re.compile(r"^(\S+)\s*\|\s*MISSING\b", re.MULTILINE)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _QUOTED = re.compile(r"'([^']+)'")
@@ -37,7 +41,8 @@ class _Reader(logging.Handler):
 
 @contextlib.contextmanager
 def watch_missing_weights() -> Generator[list[str]]:
-    """A list that holds, at the end of the block, a line for each model that was loaded in it without all of its weights.
+    """A list that holds, at the end of the block, a line for each model that was loaded in it without all of
+    its weights.
 
     What the libraries would have said goes nowhere else; their loggers are as before afterwards.
     """

@@ -65,17 +65,25 @@ def open_pipeline(request: DrawingRequest) -> OpenPipeline:
         name=request.generator.name,
         device=request.device,
         arguments=inspect.signature(pipeline_class.__call__).parameters,
-        scheduler={"class": type(pipe.scheduler).__name__, "config": {key: str(value) for key, value in pipe.scheduler.config.items()}},
+        scheduler={
+            "class": type(pipe.scheduler).__name__,
+            "config": {key: str(value) for key, value in pipe.scheduler.config.items()},
+        },
     )
 
 
 def check_lengths(opened: OpenPipeline, texts: Iterable[str]) -> None:
-    """Refuse prompts whose end no text encoder reads: a class that is cut off would be missing from its images.
+    """Refuse prompts whose end no text encoder reads: a class that is cut off would be missing from its
+    images.
 
     Raises:
         BadInputError: naming the longest prompt.
     """
-    tokenizers = [part for name, part in opened.pipe.components.items() if name.startswith("tokenizer") and part is not None]
+    tokenizers = [
+        part
+        for name, part in opened.pipe.components.items()
+        if name.startswith("tokenizer") and part is not None
+    ]
     longest: tuple[int, str] = (0, "")
     limits = [_limit(tokenizer) for tokenizer in tokenizers]
     if not tokenizers or max(limits) >= _NO_LIMIT:
@@ -102,7 +110,10 @@ def _text_to_image_class(request: DrawingRequest) -> Any:
     found = getattr(diffusers, name, None)
     if not isinstance(found, type) or not issubclass(found, diffusers.DiffusionPipeline):
         raise BadInputError(
-            f"generator {request.generator.name} is a {name}, which diffusers {diffusers.__version__} does not know",
+            (
+                f"generator {request.generator.name} is a {name}, which diffusers "
+                f"{diffusers.__version__} does not know"
+            ),
             hint="pip install --upgrade diffusers",
         )
     arguments = inspect.signature(found.__call__).parameters
@@ -110,7 +121,10 @@ def _text_to_image_class(request: DrawingRequest) -> Any:
     if "prompt" not in arguments or editing:
         why = f"it takes {', '.join(editing)}" if editing else "its call takes no prompt"
         raise BadInputError(
-            f"generator {request.generator.name} is a {name}, which does not draw images from text alone: {why}",
+            (
+                f"generator {request.generator.name} is a {name}, which does not draw images from text "
+                f"alone: {why}"
+            ),
             hint="--generator with a text-to-image pipeline",
         )
     return found
@@ -120,12 +134,19 @@ def _scheduler_class(name: str) -> Any:
     import diffusers
 
     found = getattr(diffusers, name, None)
-    if isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin) and found is not diffusers.SchedulerMixin:
+    if (
+        isinstance(found, type)
+        and issubclass(found, diffusers.SchedulerMixin)
+        and found is not diffusers.SchedulerMixin
+    ):
         return found
     known = sorted(one for one in dir(diffusers) if one.endswith("Scheduler") and not one.startswith("Flax"))
     near = difflib.get_close_matches(name, known, n=_MOST_NAMES, cutoff=0.3)
     raise BadOptionError(
-        f"--gen-scheduler {name} is no scheduler of diffusers {diffusers.__version__}, the nearest are {', '.join(near or known)}",
+        (
+            f"--gen-scheduler {name} is no scheduler of diffusers {diffusers.__version__}, the nearest "
+            f"are {', '.join(near or known)}"
+        ),
         hint=f"--gen-scheduler {near[0] if near else 'DPMSolverMultistepScheduler'}",
     )
 
@@ -138,21 +159,36 @@ def _load(pipeline_class: Any, request: DrawingRequest, *, dtype: Any) -> Any:
     try:
         with watch_missing_weights() as missing:
             pipe = pipeline_class.from_pretrained(
-                folder.path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False, **left_out
+                folder.path,
+                torch_dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                **left_out,
             )
     except ImportError as error:
         raise BadInputError(
-            f"generator {request.generator.name} needs a package that is not installed: {first_line(error)}", hint="pip install it"
+            f"generator {request.generator.name} needs a package that is not installed: {first_line(error)}",
+            hint="pip install it",
         ) from error
     # from_pretrained reads files of other people: whatever it stumbles over is in them.
     except Exception as error:
         raise BadInputError(
-            f"generator {request.generator.name} ({folder.path}) cannot be loaded: {type(error).__name__}: {first_line(error)}",
-            hint=f'python -c "from diffusers import DiffusionPipeline as P; P.from_pretrained({str(folder.path)!r})" shows more',
+            (
+                f"generator {request.generator.name} ({folder.path}) cannot be loaded: "
+                f"{type(error).__name__}: {first_line(error)}"
+            ),
+            hint=(
+                'python -c "from diffusers import DiffusionPipeline as P; '
+                f'P.from_pretrained({str(folder.path)!r})" shows more'
+            ),
         ) from error
     if missing:
         raise BadInputError(
-            f"generator {request.generator.name} ({folder.path}) lacks weights that its classes need: {'; '.join(missing)}",
+            (
+                f"generator {request.generator.name} ({folder.path}) lacks weights that its classes "
+                f"need: {'; '.join(missing)}"
+            ),
             hint="fetch the folder again, or check the classes in its model_index.json",
         )
     return pipe
@@ -161,13 +197,19 @@ def _load(pipeline_class: Any, request: DrawingRequest, *, dtype: Any) -> Any:
 def _set_scheduler(pipe: Any, scheduler_class: Any, *, name: str) -> None:
     own = getattr(pipe, "scheduler", None)
     if own is None:
-        raise BadOptionError(f"generator {name} has no scheduler that --gen-scheduler could replace", hint="leave --gen-scheduler out")
+        raise BadOptionError(
+            f"generator {name} has no scheduler that --gen-scheduler could replace",
+            hint="leave --gen-scheduler out",
+        )
     try:
         pipe.scheduler = scheduler_class.from_config(own.config)
     # Schedulers check their arguments each in its own way.
     except Exception as error:
         raise BadOptionError(
-            f"--gen-scheduler {scheduler_class.__name__} cannot take over the configuration of generator {name}: {first_line(error)}",
+            (
+                f"--gen-scheduler {scheduler_class.__name__} cannot take over the configuration of "
+                f"generator {name}: {first_line(error)}"
+            ),
             hint="leave --gen-scheduler out, or --gen-scheduler DPMSolverMultistepScheduler",
         ) from error
 
@@ -190,7 +232,9 @@ def _move(pipe: Any, request: DrawingRequest) -> None:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Generator[None]:
-    """No bars, advice or deprecations from diffusers and transformers inside the block; their settings are put back."""
+    """No bars, advice or deprecations from diffusers and transformers inside the block; their settings are
+    put back.
+    """
     import diffusers.utils.logging
     import transformers.utils.logging
 

@@ -1,15 +1,17 @@
-"""A drawing, settled before anything is loaded: every None of the recipe replaced, and the key that names what will come out.
+"""A drawing, settled before anything is loaded: every None of the recipe replaced, and the key that names
+what will come out.
 
-The key covers everything but the count, since image i does not depend on how many are drawn: the prompt recipe, the content of
-the files that are loaded (not their place), scheduler, steps, guidance, size, negative prompt, dtype, safety checker, device kind,
-versions, and the batch.
+The key covers everything but the count, since image i does not depend on how many are drawn: the prompt
+recipe, the content of the files that are loaded (not their place), scheduler, steps, guidance, size, negative
+prompt, dtype, safety checker, device kind, versions, and the batch.
 
-The batch is in it because floating point lets it show. Latents come from one CPU generator an image and do not depend on the
-batch, but convolutions and matrix products sum in an order that does. Measured in float32 on one CPU, 64 images of 32 x 32 at
-batch 1, 2, 4, 16 and 64: differences of at most 1.2e-6 before rounding; after it, one grey level in one of 49,152 values of a tiny
-pipeline, and in 8 to 13 of 196,608 values (7 to 11 of 64 images) of a middle-sized one. With the batch in the key and batches at fixed
-places, bytes are the same again on the same kind of machine, whatever was interrupted. Where memory runs out a batch is drawn in
-smaller pieces: those are recorded with its images.
+The batch is in it because floating point lets it show. Latents come from one CPU generator an image and do
+not depend on the batch, but convolutions and matrix products sum in an order that does. Measured in float32
+on one CPU, 64 images of 32 x 32 at batch 1, 2, 4, 16 and 64: differences of at most 1.2e-6 before rounding;
+after it, one grey level in one of 49,152 values of a tiny pipeline, and in 8 to 13 of 196,608 values (7 to 11
+of 64 images) of a middle-sized one. With the batch in the key and batches at fixed places, bytes are the same
+again on the same kind of machine, whatever was interrupted. Where memory runs out a batch is drawn in smaller
+pieces: those are recorded with its images.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ SAFETY_CHECKER = "safety_checker"
 _FORMAT = 2
 _PACKAGES = ("diffusers", "torch", "transformers")
 _HASHES_FILE = "file_hashes.json"
-# (largest number of pixels an image, batch): a few hundred thousand pixels at once keep a CPU's caches and a GPU's units busy.
+# (largest number of pixels an image, batch): a few hundred thousand pixels at once keep a CPU's caches and a
+# GPU's units busy.
 _CPU_BATCHES = ((64 * 64, 64), (128 * 128, 16), (256 * 256, 4))
 _GPU_BATCHES = ((64 * 64, 256), (256 * 256, 64), (512 * 512, 16), (768 * 768, 8), (1024 * 1024, 4))
 _UNKNOWN_SIZE = (1024, 1024)
@@ -84,7 +87,8 @@ class DrawingRequest:
 
 
 def resolve_request(prompts: PromptRecipe, settings: GeneratorSettings, *, cache: Path) -> DrawingRequest:
-    """Settle a drawing. Imports torch for `device="auto"` and `"cuda"` only, and never diffusers for a local folder.
+    """Settle a drawing. Imports torch for `device="auto"` and `"cuda"` only, and never diffusers for a local
+    folder.
 
     Args:
         prompts: of the recipe.
@@ -107,17 +111,23 @@ def resolve_request(prompts: PromptRecipe, settings: GeneratorSettings, *, cache
     guidance = float(settings.guidance if settings.guidance is not None else generator.defaults.guidance)
     if settings.negative_prompt and guidance <= 1.0:
         raise BadOptionError(
-            f"--gen-negative has no effect without guidance, and {generator.name} draws with {guidance:g}, which turns it off",
+            (
+                f"--gen-negative has no effect without guidance, and {generator.name} draws with "
+                f"{guidance:g}, which turns it off"
+            ),
             hint="a --gen-guidance above 1, or leave --gen-negative out",
         )
     own_scheduler, scheduler_config = generator.folder.scheduler()
     safety_checker = settings.safety_checker and SAFETY_CHECKER in generator.folder.components
-    files = generator.folder.loaded_files(without=frozenset() if safety_checker else frozenset({SAFETY_CHECKER}))
+    files = generator.folder.loaded_files(
+        without=frozenset() if safety_checker else frozenset({SAFETY_CHECKER})
+    )
     try:
         hashes = file_hashes(files.values(), memory=cache / _HASHES_FILE)
     except OSError as error:
         raise BadInputError(
-            f"generator file {error.filename} cannot be read: {error.strerror or error}", hint="check the folder"
+            f"generator file {error.filename} cannot be read: {error.strerror or error}",
+            hint="check the folder",
         ) from error
     asked = {
         "format": _FORMAT,
@@ -158,9 +168,13 @@ def _check(settings: GeneratorSettings) -> None:
     if settings.batch is not None and settings.batch < 1:
         raise BadOptionError(f"--gen-batch is {settings.batch}, allowed 1 or more", hint="--gen-batch 16")
     if settings.size is not None and min(settings.size) < 1:
-        raise BadOptionError(f"--gen-size is {settings.size}, allowed 1 or more pixels each way", hint="--gen-size 512x512")
+        raise BadOptionError(
+            f"--gen-size is {settings.size}, allowed 1 or more pixels each way", hint="--gen-size 512x512"
+        )
 
 
 def _default_batch(size: tuple[int, int], *, device: str) -> int:
     pixels = size[0] * size[1]
-    return next((batch for most, batch in (_CPU_BATCHES if device == "cpu" else _GPU_BATCHES) if pixels <= most), 1)
+    return next(
+        (batch for most, batch in (_CPU_BATCHES if device == "cpu" else _GPU_BATCHES) if pixels <= most), 1
+    )

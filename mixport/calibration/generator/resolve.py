@@ -1,4 +1,6 @@
-"""Which pipeline draws: `builtin`, a local folder or a hub id, all resolved to one folder, and the settings known to suit it."""
+"""Which pipeline draws: `builtin`, a local folder or a hub id, all resolved to one folder, and the settings
+known to suit it.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +40,18 @@ class Defaults:
     draws: tuple[int, int] | None = None
 
 
-_CIFAR10 = frozenset({"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"})
+_CIFAR10 = frozenset(
+    {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"}
+)
 _FAR = 2.0
-"""Drawn images are resized to the model's input: made larger by more than this factor, they have none of the detail that it looks for."""
+"""Drawn images are resized to the model's input: made larger by more than this factor, they have none of the
+detail that it looks for.
+"""
 
-#: By the last part of a hub id or the name of a folder, lower case. Sources: the model cards; guidance 3.5 for Stable Diffusion
-#: 1.5 is GenQ's (arXiv 2312.05272). Few-step models were distilled to work without guidance. Those of our own are measured.
+#: By the last part of a hub id or the name of a folder, lower case. Sources: the model cards; guidance 3.5
+#: for Stable Diffusion
+#: 1.5 is GenQ's (arXiv 2312.05272). Few-step models were distilled to work without guidance. Those of our own
+#: are measured.
 KNOWN = {
     BUILTIN: Defaults(steps=20, guidance=4.0, classes_per_prompt=3, classes=_CIFAR10, draws=(32, 32)),
     "stable-diffusion-v1-4": Defaults(steps=25, guidance=3.5),
@@ -86,7 +94,11 @@ def resolve_generator(source: str, *, revision: str | None = None) -> Generator:
     Raises:
         BadInputError: unknown, no pipeline, custom code, unsafe weights, or the hub cannot be reached.
     """
-    return Generator(name=source, folder=read_pipeline_folder(_folder(source, revision=revision)), defaults=known_defaults(source))
+    return Generator(
+        name=source,
+        folder=read_pipeline_folder(_folder(source, revision=revision)),
+        defaults=known_defaults(source),
+    )
 
 
 def known_defaults(source: str) -> Defaults:
@@ -94,7 +106,9 @@ def known_defaults(source: str) -> Defaults:
     return KNOWN.get(_last_part(source), Defaults())
 
 
-def check_suits(source: str, *, class_names: Sequence[str] | None, size: tuple[int, int], method: str) -> None:
+def check_suits(
+    source: str, *, class_names: Sequence[str] | None, size: tuple[int, int], method: str
+) -> None:
     """Refuse a generator that cannot draw what a model knows, at about the size that it takes.
 
     Args:
@@ -112,14 +126,26 @@ def check_suits(source: str, *, class_names: Sequence[str] | None, size: tuple[i
     reasons: list[str] = []
     if known.classes is not None and foreign:
         which = ", ".join(map(repr, foreign[:2])) + (", ..." if len(foreign) > 2 else "")
-        reasons.append(f"{len(foreign)} of the model's {len(names)} classes are none of the {len(known.classes)} that it knows: {which}")
-    if known.draws is not None and any(own > _FAR * drawn for own, drawn in zip(size, known.draws, strict=True)):
-        reasons.append(f"the model takes {size[0]}x{size[1]} pixels, it draws {known.draws[0]}x{known.draws[1]}")
+        reasons.append(
+            f"{len(foreign)} of the model's {len(names)} classes are none of the "
+            f"{len(known.classes)} that it knows: {which}"
+        )
+    if known.draws is not None and any(
+        own > _FAR * drawn for own, drawn in zip(size, known.draws, strict=True)
+    ):
+        reasons.append(
+            f"the model takes {size[0]}x{size[1]} pixels, it draws {known.draws[0]}x{known.draws[1]}"
+        )
     if reasons:
         raise BadOptionError(
-            f"--calib {method}: the {source} generator cannot draw images for this model: {'; '.join(reasons)}",
-            hint=f"--calib images:DIR with pictures of your own (images:FILE.npz), --calib noise, --generator with a model that knows the "
-            f"classes, such as stabilityai/sd-turbo, or --generator {source} typed out to take it all the same",
+            (
+                f"--calib {method}: the {source} generator cannot draw images for this model: "
+                f"{'; '.join(reasons)}"
+            ),
+            hint="--calib images:DIR with pictures of your own (images:FILE.npz), --calib noise, "
+            "--generator with a model that knows the "
+            f"classes, such as stabilityai/sd-turbo, or --generator {source} typed out to take it "
+            "all the same",
         )
 
 
@@ -142,11 +168,17 @@ def _folder(source: str, *, revision: str | None) -> Path:
     if exists:
         raise BadInputError(
             f"generator {source} is a file, allowed builtin, a folder in diffusers format or a hub id",
-            hint="convert it: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(DIR), then --generator DIR",
+            hint=(
+                "convert it: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(DIR), then "
+                "--generator DIR"
+            ),
         )
     if _HUB_ID.fullmatch(source) is None:
         raise BadInputError(
-            f"unknown generator {source!r}: neither builtin, nor a folder here, nor a hub id such as stabilityai/sd-turbo",
+            (
+                f"unknown generator {source!r}: neither builtin, nor a folder here, nor a hub id such as "
+                "stabilityai/sd-turbo"
+            ),
             hint="--generator builtin",
         )
     return hub_folder(source, revision=revision)

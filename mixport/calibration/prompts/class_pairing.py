@@ -1,4 +1,6 @@
-"""Which classes stand in prompt i: decided by seed and i alone, so that a shorter set is the beginning of a longer one."""
+"""Which classes stand in prompt i: decided by seed and i alone, so that a shorter set is the beginning of a
+longer one.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,9 @@ Similarity = NDArray[np.float32]
 def balanced(*, classes: int, together: int, seed: int) -> Iterator[tuple[int, ...]]:
     """Endless choices in passes of C prompts; in each pass every class stands in every position once.
 
-    A pass is one random permutation p of the classes and different random shifts 0 = s0, s1, ...; prompt j has the classes
-    p[(j + s) mod C]. Each position runs through a permutation, shifts differ, so no class meets itself, and since p is uniform,
-    every ordered choice of classes is equally likely in prompt j.
+    A pass is one random permutation p of the classes and different random shifts 0 = s0, s1, ...; prompt j
+    has the classes p[(j + s) mod C]. Each position runs through a permutation, shifts differ, so no class
+    meets itself, and since p is uniform, every ordered choice of classes is equally likely in prompt j.
 
     Args:
         classes: C.
@@ -44,8 +46,9 @@ def uniform(*, classes: int, together: int, seed: int) -> Iterator[tuple[int, ..
 def far(*, similarity: Similarity, together: int, seed: int) -> Iterator[tuple[int, ...]]:
     """Endless choices of classes whose names mean different things.
 
-    The first class is balanced as in `balanced`. Each following one is drawn among the half (rounded up) of the other classes
-    that is least similar to those chosen before, by the nearest of them; partners are therefore not equally frequent.
+    The first class is balanced as in `balanced`. Each following one is drawn among the half (rounded up) of
+    the other classes that is least similar to those chosen before, by the nearest of them; partners are
+    therefore not equally frequent.
 
     Args:
         similarity: [C, C].

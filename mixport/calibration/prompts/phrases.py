@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 from mixport.records.errors import BadOptionError
 
-#: GenQ (arXiv 2312.05272) puts an adjective of CLIP's 80 ImageNet templates before the class name. These are the adjectives of the
-#: templates that can be said of a thing; those said of a picture (blurry, cropped, jpeg corrupted, ...) and nouns (toy, origami,
+#: GenQ (arXiv 2312.05272) puts an adjective of CLIP's 80 ImageNet templates before the class name. These are
+#: the adjectives of the
+#: templates that can be said of a thing; those said of a picture (blurry, cropped, jpeg corrupted, ...) and
+#: nouns (toy, origami,
 #: ...) are left out. The order is part of every genq set.
 ADJECTIVES = (
     "bad",
@@ -41,8 +43,8 @@ _SPOKEN_CONSONANT = re.compile(r"eu|ewe|one\b|u-|uk|uni(?![mn])|us[aeu]|ut[ei]",
 def with_article(words: str) -> str:
     """`cat` -> `a cat`, `airplane` -> `an airplane`, `hourglass` -> `an hourglass`.
 
-    Decided by the first word, by its letter and a short list of exceptions in sound. Plurals and names of substances get an
-    article too: a label does not tell them apart.
+    Decided by the first word, by its letter and a short list of exceptions in sound. Plurals and names of
+    substances get an article too: a label does not tell them apart.
     """
     if _SILENT_H.match(words):
         return f"an {words}"
@@ -60,8 +62,9 @@ def join(phrases: Sequence[str]) -> str:
 def fill(template: str, *, labels: Sequence[str], adjective: str | None = None) -> str:
     """The text of a prompt.
 
-    `{classes}` becomes the labels with their articles, and the adjective stands between the article and the label: `a cat and a
-    dog`, `a small cat`. GenQ and CLIP write `a` before every word; here it is `an airplane`.
+    `{classes}` becomes the labels with their articles, and the adjective stands between the article and the
+    label: `a cat and a dog`, `a small cat`. GenQ and CLIP write `a` before every word; here it is `an
+    airplane`.
 
     Args:
         template: checked by `check_template`.
@@ -81,17 +84,25 @@ def check_template(template: str) -> str:
     try:
         pieces = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise BadOptionError(f"template {template!r} cannot be read: {error}; allowed text with one {{classes}}", hint=_HINT) from error
+        raise BadOptionError(
+            f"template {template!r} cannot be read: {error}; allowed text with one {{classes}}", hint=_HINT
+        ) from error
     fields = [(name, spec, conversion) for _, name, spec, conversion in pieces if name is not None]
     if fields != [(_FIELD, "", None)]:
         found = ", ".join(_spelling(*field) for field in fields) or "none"
-        raise BadOptionError(f"template {template!r} has the fields {found}, allowed exactly one, {{classes}}", hint=_HINT)
+        raise BadOptionError(
+            f"template {template!r} has the fields {found}, allowed exactly one, {{classes}}", hint=_HINT
+        )
     # Up to the field the text is one piece unless it holds doubled braces, which end no article.
     before = next(literal for literal, name, _, _ in pieces if name is not None)
     article = _ENDS_WITH_ARTICLE.search(before)
     if article is not None:
         raise BadOptionError(
-            f"template {template!r} has the article {article[1]!r} before {{classes}}, which brings its own ('a cat and a dog')", hint=_HINT
+            (
+                f"template {template!r} has the article {article[1]!r} before {{classes}}, which brings "
+                "its own ('a cat and a dog')"
+            ),
+            hint=_HINT,
         )
     return template
 

@@ -1,7 +1,9 @@
-"""Prompts of a calibration set: class names fused into short texts, one for each image, with the image's own seed.
+"""Prompts of a calibration set: class names fused into short texts, one for each image, with the image's own
+seed.
 
-Several class names in one prompt are the remedy of arXiv 2507.21947 against label polysemy; one adjective and one class is
-GenQ's prompt (arXiv 2312.05272). Template, pairing and label text are fields of the recipe, since neither paper states them all.
+Several class names in one prompt are the remedy of arXiv 2507.21947 against label polysemy; one adjective and
+one class is GenQ's prompt (arXiv 2312.05272). Template, pairing and label text are fields of the recipe,
+since neither paper states them all.
 """
 
 from __future__ import annotations
@@ -48,16 +50,25 @@ def check_prompts(recipe: PromptRecipe) -> tuple[str, ...]:
     """Refuse a recipe that makes no prompts, before anything is loaded; give the labels of its classes.
 
     Raises:
-        BadOptionError: class names, glosses, template, strategy, pairing, seed or classes per prompt that cannot be used.
+        BadOptionError: class names, glosses, template, strategy, pairing, seed or classes per prompt that
+            cannot be used.
     """
     if recipe.strategy not in DRAWN:
-        raise BadOptionError(f"prompt strategy is {recipe.strategy!r}, allowed {', '.join(DRAWN)}", hint="--calib mixup")
+        raise BadOptionError(
+            f"prompt strategy is {recipe.strategy!r}, allowed {', '.join(DRAWN)}", hint="--calib mixup"
+        )
     if recipe.pairing not in _PAIRINGS:
-        raise BadOptionError(f"--pairing is {recipe.pairing!r}, allowed {', '.join(_PAIRINGS)}", hint="--pairing balanced")
+        raise BadOptionError(
+            f"--pairing is {recipe.pairing!r}, allowed {', '.join(_PAIRINGS)}", hint="--pairing balanced"
+        )
     if not 0 <= recipe.seed <= _MAX_SEED:
-        raise BadOptionError(f"the seed of prompts is {recipe.seed}, allowed 0 to {_MAX_SEED}", hint="--seed 0")
+        raise BadOptionError(
+            f"the seed of prompts is {recipe.seed}, allowed 0 to {_MAX_SEED}", hint="--seed 0"
+        )
     if recipe.label_text not in ("name", "gloss"):
-        raise BadOptionError(f"--label-text is {recipe.label_text!r}, allowed name, gloss", hint="--label-text name")
+        raise BadOptionError(
+            f"--label-text is {recipe.label_text!r}, allowed name, gloss", hint="--label-text name"
+        )
     glosses = recipe.glosses if recipe.label_text == "gloss" else None
     if recipe.label_text == "gloss" and glosses is None:
         raise BadOptionError(
@@ -71,14 +82,17 @@ def check_prompts(recipe: PromptRecipe) -> tuple[str, ...]:
     return labels
 
 
-def prompts(recipe: PromptRecipe, *, count: int, similarity: TextSimilarity | None = None) -> tuple[Prompt, ...]:
-    """The first `count` prompts of a recipe. Prompt i depends on the recipe and i: a shorter set is the beginning of a longer one.
+def prompts(
+    recipe: PromptRecipe, *, count: int, similarity: TextSimilarity | None = None
+) -> tuple[Prompt, ...]:
+    """The first `count` prompts of a recipe. Prompt i depends on the recipe and i: a shorter set is the
+    beginning of a longer one.
 
     Args:
         recipe: `classes_per_prompt` and `pairing` count for mixup only.
         count: 0 or more.
-        similarity: for far pairs; it is called once, with the prompt of each class alone. Where it computes in floating point, two
-            machines may order classes differently that are equally far.
+        similarity: for far pairs; it is called once, with the prompt of each class alone. Where it computes
+            in floating point, two machines may order classes differently that are equally far.
 
     Raises:
         BadOptionError: a recipe that `check_prompts` refuses, or far pairs without `similarity`.
@@ -87,7 +101,9 @@ def prompts(recipe: PromptRecipe, *, count: int, similarity: TextSimilarity | No
     labels = check_prompts(recipe)
     template = recipe.template if recipe.template is not None else DEFAULT_TEMPLATE
     made: list[Prompt] = []
-    for index, classes in enumerate(islice(_class_choices(recipe, labels=labels, template=template, similarity=similarity), count)):
+    for index, classes in enumerate(
+        islice(_class_choices(recipe, labels=labels, template=template, similarity=similarity), count)
+    ):
         adjective = _adjective(recipe.seed, index) if recipe.strategy == "genq" else None
         text = fill(template, labels=[labels[one] for one in classes], adjective=adjective)
         made.append(Prompt(text=text, classes=classes, seed=image_seed(recipe.seed, index)))
@@ -97,8 +113,9 @@ def prompts(recipe: PromptRecipe, *, count: int, similarity: TextSimilarity | No
 def image_seed(seed: int, index: int) -> int:
     """Seed of image `index`, 63 bits; different for every index below 2^32, in its low 32 bits already.
 
-    torch's generator on the CPU looks at the low 32 bits of its seed only (two seeds that differ above draw the same noise), so
-    these are a walk with an odd stride through all values, where independent ones would meet after some ten thousand images.
+    torch's generator on the CPU looks at the low 32 bits of its seed only (two seeds that differ above draw
+    the same noise), so these are a walk with an odd stride through all values, where independent ones would
+    meet after some ten thousand images.
     """
     start, stride = words(seed, stream=Stream.SEED_STRIDE, index=0, count=2)
     (high,) = words(seed, stream=Stream.IMAGE_SEED, index=index, count=1)
@@ -116,17 +133,27 @@ def _class_choices(
         return pairing.balanced(classes=classes, together=together, seed=seed)
     if recipe.pairing == "uniform":
         return pairing.uniform(classes=classes, together=together, seed=seed)
-    return pairing.far(similarity=_similarities(labels, template=template, similarity=similarity), together=together, seed=seed)
+    return pairing.far(
+        similarity=_similarities(labels, template=template, similarity=similarity),
+        together=together,
+        seed=seed,
+    )
 
 
-def _similarities(labels: Sequence[str], *, template: str, similarity: TextSimilarity | None) -> NDArray[np.float32]:
+def _similarities(
+    labels: Sequence[str], *, template: str, similarity: TextSimilarity | None
+) -> NDArray[np.float32]:
     if similarity is None:
-        raise BadOptionError("--pairing far needs the generator's text encoder, and there is none", hint="--pairing balanced")
+        raise BadOptionError(
+            "--pairing far needs the generator's text encoder, and there is none", hint="--pairing balanced"
+        )
     matrix = similarity([fill(template, labels=[label]) for label in labels])
     if matrix.shape != (len(labels), len(labels)):
         raise InvariantError(f"similarity of {len(labels)} texts has the shape {list(matrix.shape)}")
     if not np.isfinite(matrix).all():
-        raise BadInputError("--pairing far: the generator's text encoder gives NaN or infinity", hint="--pairing balanced")
+        raise BadInputError(
+            "--pairing far: the generator's text encoder gives NaN or infinity", hint="--pairing balanced"
+        )
     return matrix
 
 
@@ -140,14 +167,19 @@ def _check_together(together: int, *, classes: int) -> None:
         raise BadOptionError("mixup prompts fuse at least 2 classes, and there is 1", hint="--calib single")
     if together == 1:
         raise BadOptionError(
-            "--classes-per-prompt is 1, allowed 2 or more with mixup; one class a prompt is --calib single", hint="--calib single"
+            "--classes-per-prompt is 1, allowed 2 or more with mixup; one class a prompt is --calib single",
+            hint="--calib single",
         )
     if together > classes:
         raise BadOptionError(
-            f"--classes-per-prompt is {together}, more than the {classes} classes there are; allowed 2 to {min(_MOST_TOGETHER, classes)}",
+            (
+                f"--classes-per-prompt is {together}, more than the {classes} classes there are; allowed "
+                f"2 to {min(_MOST_TOGETHER, classes)}"
+            ),
             hint="--classes-per-prompt 2",
         )
     if not 2 <= together <= _MOST_TOGETHER:
         raise BadOptionError(
-            f"--classes-per-prompt is {together}, allowed 2 to {min(_MOST_TOGETHER, classes)}", hint="--classes-per-prompt 2"
+            f"--classes-per-prompt is {together}, allowed 2 to {min(_MOST_TOGETHER, classes)}",
+            hint="--classes-per-prompt 2",
         )

@@ -1,1 +1,3 @@
-"""Commands of the mixport program, one module each: parse, call, print. Heavy imports stay inside the functions."""
+"""Commands of the mixport program, one module each: parse, call, print. Heavy imports stay inside the
+functions.
+"""

@@ -22,20 +22,33 @@ def bench(
     against: Annotated[
         list[str] | None,
         typer.Option(
-            help="Repeatable: what is timed in the same process. float is torch's export of the bundle's model, static "
+            help="Repeatable: what is timed in the same process. float is torch's export of the bundle's "
+            "model, static "
             "onnxruntime's quantize_static of that file; both are made once and kept in the cache.",
             metavar="float|static|FILE.onnx",
         ),
     ] = None,
     runtime: Annotated[
         list[str] | None,
-        typer.Option(help="Repeatable: where it is timed, e.g. wasm or ssh:HOST.", metavar="NAME", show_default="native"),
+        typer.Option(
+            help="Repeatable: where it is timed, e.g. wasm or ssh:HOST.",
+            metavar="NAME",
+            show_default="native",
+        ),
     ] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Also time by operator and by module of the float model, and what is no integer compute.")
+        bool,
+        typer.Option(
+            "--profile",
+            help="Also time by operator and by module of the float model, and what is no integer compute.",
+        ),
     ] = False,
-    top: Annotated[int, typer.Option(help="Rows of each table of --profile; one more has the rest.", min=1, metavar="N")] = 15,
-    seconds: Annotated[float, typer.Option(help="Budget of the whole measurement.", min=0.1, metavar="S")] = 5.0,
+    top: Annotated[
+        int, typer.Option(help="Rows of each table of --profile; one more has the rest.", min=1, metavar="N")
+    ] = 15,
+    seconds: Annotated[
+        float, typer.Option(help="Budget of the whole measurement.", min=0.1, metavar="S")
+    ] = 5.0,
     seed: Annotated[int, typer.Option(help="Seed of the input values.", min=0, metavar="S")] = 0,
     cache: CacheOption = Path("calib_cache"),
     json: JsonFlag = False,
@@ -43,7 +56,8 @@ def bench(
 ) -> None:
     """Time a bundle's model on onnxruntime: one thread, batch 1, medians of interleaved rounds.
 
-    mixport bench BUNDLE --against float --against static says what quantisation brought, and what the runtime's own quantiser would.
+    mixport bench BUNDLE --against float --against static says what quantisation brought, and what the
+    runtime's own quantiser would.
     """
     console = Console(json=json, quiet=quiet)
 
@@ -59,11 +73,15 @@ def bench(
     for name in names:
         if name in others:
             console.note(f"timing on {name} ...")
-        rows += benchmark.bench(found, against=contenders, seconds=seconds, seed=seed, progress=console, runtime=others.get(name))
+        rows += benchmark.bench(
+            found, against=contenders, seconds=seconds, seed=seed, progress=console, runtime=others.get(name)
+        )
     profiled = benchmark.profile_bundle(found, seed=seed, progress=console) if profile else None
     if json:
         latency = [_document(row) for row in rows]
-        console.document(latency if profiled is None else {"latency": latency, "profile": profile_document(profiled)})
+        console.document(
+            latency if profiled is None else {"latency": latency, "profile": profile_document(profiled)}
+        )
         return
     _print(console, rows)
     if profiled is not None:
@@ -71,7 +89,9 @@ def bench(
         show_profile(console, profiled, inference_ms=native, top=top)
 
 
-def _contenders(names: Sequence[str], *, bundle: ReleaseBundle, cache: Path, console: Console) -> list[Contender]:
+def _contenders(
+    names: Sequence[str], *, bundle: ReleaseBundle, cache: Path, console: Console
+) -> list[Contender]:
     """The files to time against, in the order asked for; a file that is called float is ./float."""
     from mixport.pipeline.bench import Contender
 
@@ -82,7 +102,9 @@ def _contenders(names: Sequence[str], *, bundle: ReleaseBundle, cache: Path, con
         from mixport.pipeline.reference_files import reference_files
 
         options = read_command(bundle.manifest.reproduce, source=bundle.path)
-        made = reference_files(wanted, bundle=bundle, options=options, cache=cache, progress=console, note=console.note)
+        made = reference_files(
+            wanted, bundle=bundle, options=options, cache=cache, progress=console, note=console.note
+        )
     return [Contender(name=name, path=made.get(name, Path(name))) for name in names]
 
 
@@ -107,7 +129,10 @@ def _print(console: Console, rows: Sequence[BenchRow]) -> None:
         if row is next(one for one in rows if one.runtime == row.runtime):
             continue  # the bundle itself
         verdict = "faster" if row.bundle_ratio < 1.0 else "slower"
-        console.line(f"bundle / {row.name} on {row.runtime}: {row.bundle_ratio:.2f}, the bundle is {verdict} (below 1 is faster)")
+        console.line(
+            f"bundle / {row.name} on {row.runtime}: {row.bundle_ratio:.2f}, the bundle is {verdict} "
+            "(below 1 is faster)"
+        )
 
 
 def _document(row: BenchRow) -> dict[str, object]:

@@ -53,7 +53,8 @@ if TYPE_CHECKING:
 
 _QUANTISATION, _PROOF, _FILES = "Quantisation", "Validation and gates", "Files"
 
-# Every default is None, so that mixport.toml fills what was not typed; the help shows the default that then applies.
+# Every default is None, so that mixport.toml fills what was not typed; the help shows the default that then
+# applies.
 
 
 def build(
@@ -70,8 +71,10 @@ def build(
     scheme: Annotated[
         str | None,
         typer.Option(
-            help="Weight and activation bits, 2 to 8. auto:SIZE[:aA]: mixed weight bits in a model.onnx of at most SIZE, "
-            "a ratio of the float parameters (auto:0.10) or a size (auto:80KB is 80,000 bytes, auto:80KiB 81,920); A is 8.",
+            help="Weight and activation bits, 2 to 8. auto:SIZE[:aA]: mixed weight bits in a model.onnx "
+            "of at most SIZE, "
+            "a ratio of the float parameters (auto:0.10) or a size (auto:80KB is 80,000 bytes, "
+            "auto:80KiB 81,920); A is 8.",
             metavar="wWaA|auto:SIZE",
             show_default="w4a8",
             rich_help_panel=_QUANTISATION,
@@ -79,12 +82,18 @@ def build(
     ] = None,
     edge_bits: Annotated[
         int | None,
-        typer.Option(help="Bits of the first and the last layer.", metavar="N", show_default="8", rich_help_panel=_QUANTISATION),
+        typer.Option(
+            help="Bits of the first and the last layer.",
+            metavar="N",
+            show_default="8",
+            rich_help_panel=_QUANTISATION,
+        ),
     ] = None,
     edge_convention: Annotated[
         str | None,
         typer.Option(
-            help="What has these bits: weights of both, what the last one reads, and what the first one gives (brecq) or not (qdrop); "
+            help="What has these bits: weights of both, what the last one reads, and what the first one "
+            "gives (brecq) or not (qdrop); "
             "or only what the first one reads (vit).",
             metavar="brecq|qdrop|vit",
             show_default="brecq",
@@ -94,14 +103,20 @@ def build(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="Repeatable: one bundle each, in OUT/NAME.", metavar="NAME|FILE", show_default="ort-cpu", rich_help_panel=_QUANTISATION
+            help="Repeatable: one bundle each, in OUT/NAME.",
+            metavar="NAME|FILE",
+            show_default="ort-cpu",
+            rich_help_panel=_QUANTISATION,
         ),
     ] = None,
     portable: Annotated[
         bool | None,
         typer.Option(
             "--portable/--no-portable",
-            help="Only forms that give the same codes on every runtime, or the runtime's own softmax, LayerNorm and adds.",
+            help=(
+                "Only forms that give the same codes on every runtime, or the runtime's own softmax, "
+                "LayerNorm and adds."
+            ),
             show_default="portable",
             rich_help_panel=_QUANTISATION,
         ),
@@ -184,10 +199,21 @@ def build(
     ] = None,
     runtime: Annotated[
         list[str] | None,
-        typer.Option(help="Repeatable: runtimes that must agree.", metavar="NAME", show_default="native", rich_help_panel=_PROOF),
+        typer.Option(
+            help="Repeatable: runtimes that must agree.",
+            metavar="NAME",
+            show_default="native",
+            rich_help_panel=_PROOF,
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Bundle folder.", metavar="DIR", show_default="dist/MODEL-SCHEME-TARGET", rich_help_panel=_FILES)
+        Path | None,
+        typer.Option(
+            help="Bundle folder.",
+            metavar="DIR",
+            show_default="dist/MODEL-SCHEME-TARGET",
+            rich_help_panel=_FILES,
+        ),
     ] = None,
     config: ConfigOption = None,
     json: JsonFlag = False,
@@ -212,7 +238,8 @@ def build(
             console.note(plan.text())
 
     def note(text: str) -> None:
-        # An interrupt that arrives inside a library's callback is dropped there: the next stage must not start.
+        # An interrupt that arrives inside a library's callback is dropped there: the next stage must not
+        # start.
         if isinstance(context.obj, threading.Event) and context.obj.is_set():
             raise KeyboardInterrupt
         console.note(text)
@@ -227,7 +254,9 @@ def build(
     for outcome in failed:
         for failure in outcome.failures:
             console.error(f"{outcome.bundle.path}: {failure}")
-        console.hint(f"see {outcome.bundle.path / 'report.html'}, or type mixport inspect {outcome.bundle.path}")
+        console.hint(
+            f"see {outcome.bundle.path / 'report.html'}, or type mixport inspect {outcome.bundle.path}"
+        )
     return ExitCode.FAILED if failed else ExitCode.DONE
 
 
@@ -244,19 +273,33 @@ def _print_outcome(console: Console, outcome: BuildOutcome) -> None:
         ["verdict", f"{validation.verdict}: {differ} of {compared} values differ"],
         [
             "agreement",
-            f"{metrics.agreement:.4f} on {metrics.images} images" if metrics.agreement is not None else _unmeasured(found, "agreement"),
+            f"{metrics.agreement:.4f} on {metrics.images} images"
+            if metrics.agreement is not None
+            else _unmeasured(found, "agreement"),
         ],
-        ["sqnr", f"{metrics.sqnr_db:.1f} dB" if metrics.sqnr_db is not None else _unmeasured(found, "sqnr_db")],
+        [
+            "sqnr",
+            f"{metrics.sqnr_db:.1f} dB" if metrics.sqnr_db is not None else _unmeasured(found, "sqnr_db"),
+        ],
     ]
     if metrics.top1_float is not None and metrics.top1_quantized is not None:
         rows.append(["top-1", f"{metrics.top1_quantized:.2f} %, float {metrics.top1_float:.2f} %"])
     if (latency := found.latency) is not None:
-        beside = "float not measured" if latency.ratio is None else f"{latency.ratio:.2f} of the float model's {latency.float_ms:.2f} ms"
+        beside = (
+            "float not measured"
+            if latency.ratio is None
+            else f"{latency.ratio:.2f} of the float model's {latency.float_ms:.2f} ms"
+        )
         rows.append(["latency", f"{latency.model_ms:.2f} ms, {beside}"])
-    rows.extend(["gate", f"{'met' if gate.passed else 'NOT met'}: {gate.explanation}"] for gate in found.gates)
+    rows.extend(
+        ["gate", f"{'met' if gate.passed else 'NOT met'}: {gate.explanation}"] for gate in found.gates
+    )
     console.table(["", ""], rows)
     if found.warnings:
-        console.note(f"{len(found.warnings)} warning{'s' if len(found.warnings) > 1 else ''} above, and in {bundle.path / 'report.html'}")
+        console.note(
+            f"{len(found.warnings)} warning{'s' if len(found.warnings) > 1 else ''} above, and in "
+            f"{bundle.path / 'report.html'}"
+        )
     console.note(f"next: mixport validate {bundle.path}")
 
 

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from mixport.calibration import SetSummary
     from mixport.storage.store import Store
 
-app = typer.Typer(help="Calibration images: make, list, look at, verify, prune.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Calibration images: make, list, look at, verify, prune.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 KeyArgument = Annotated[str, typer.Argument(help="Key of a set, or its first characters.", metavar="KEY")]
 DEFAULT_CACHE = Path("calib_cache")
@@ -68,7 +72,11 @@ def show(key: KeyArgument, cache: CacheOption = DEFAULT_CACHE, json: JsonFlag = 
     rows = [[name, value] for name, value in _facts(one).items()]
     for title, part in parts.items():
         # What was not asked says nothing, and tables inside the table are for --json.
-        said = {name: value for name, value in (part or {}).items() if value not in (None, "") and not isinstance(value, dict)}
+        said = {
+            name: value
+            for name, value in (part or {}).items()
+            if value not in (None, "") and not isinstance(value, dict)
+        }
         rows += [[f"{title.split('_')[0]}: {name}", value] for name, value in said.items()]
     rows += [["first prompts" if position == 0 else "", text] for position, text in enumerate(first)]
     console.table(["", ""], rows)
@@ -91,10 +99,17 @@ def sheet(
     store = _store(cache)
     one = calibration.find_set(store, key)
     if one.kind != SET_KIND:
-        raise BadInputError(f"{one.key[:12]} names drawn images, not a set made from them", hint="mixport calib list")
+        raise BadInputError(
+            f"{one.key[:12]} names drawn images, not a set made from them", hint="mixport calib list"
+        )
     details = calibration.details_of(store, one)
     shown = calibration.contact_sheet(
-        one.path, out, columns=columns, limit=limit, title=calibration.sheet_title(one, details), prompts=details.texts
+        one.path,
+        out,
+        columns=columns,
+        limit=limit,
+        title=calibration.sheet_title(one, details),
+        prompts=details.texts,
     )
     if json:
         console.document({"key": one.key, "sheet": str(out), "images": shown})
@@ -104,7 +119,9 @@ def sheet(
 
 @app.command("verify")
 def verify(
-    keys: Annotated[list[str] | None, typer.Argument(help="Sets; the whole cache where none is given.", metavar="KEY")] = None,
+    keys: Annotated[
+        list[str] | None, typer.Argument(help="Sets; the whole cache where none is given.", metavar="KEY")
+    ] = None,
     cache: CacheOption = DEFAULT_CACHE,
     json: JsonFlag = False,
 ) -> int:
@@ -117,7 +134,10 @@ def verify(
     wanted = [calibration.find_set(store, key).key for key in keys] if keys else None
     problems = calibration.verify_sets(store, keys=wanted)
     if wanted is None:
-        problems |= {f"{entry.kind}/{entry.key}": store.verify(entry.kind, entry.key) for entry in calibration.stage_results(store)}
+        problems |= {
+            f"{entry.kind}/{entry.key}": store.verify(entry.kind, entry.key)
+            for entry in calibration.stage_results(store)
+        }
     damaged = {name: lines for name, lines in problems.items() if lines}
     if json:
         console.document({"entries": len(problems), "damaged": damaged})
@@ -136,7 +156,17 @@ def _store(cache: Path) -> Store:
 
 
 def _row(one: SetSummary) -> list[object]:
-    return [one.key[:12], one.method, one.count, _size(one), one.seed, one.generator, one.bytes, one.created, one.source]
+    return [
+        one.key[:12],
+        one.method,
+        one.count,
+        _size(one),
+        one.seed,
+        one.generator,
+        one.bytes,
+        one.created,
+        one.source,
+    ]
 
 
 def _size(one: SetSummary) -> str | None:

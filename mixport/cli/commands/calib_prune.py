@@ -23,11 +23,18 @@ _SHOWN = 20
 
 
 def prune(
-    keys: Annotated[list[str] | None, typer.Argument(help="Calibration sets, or drawn images, to delete.", metavar="KEY")] = None,
-    stages: Annotated[bool, typer.Option("--stages", help="Stage results of builds, which a build makes again.")] = False,
-    older_than: Annotated[float | None, typer.Option(help="Sets and drawn images older than this.", min=0.0, metavar="DAYS")] = None,
+    keys: Annotated[
+        list[str] | None, typer.Argument(help="Calibration sets, or drawn images, to delete.", metavar="KEY")
+    ] = None,
+    stages: Annotated[
+        bool, typer.Option("--stages", help="Stage results of builds, which a build makes again.")
+    ] = False,
+    older_than: Annotated[
+        float | None, typer.Option(help="Sets and drawn images older than this.", min=0.0, metavar="DAYS")
+    ] = None,
     keep_gb: Annotated[
-        float | None, typer.Option(help="The oldest sets and drawn images, until the rest fits.", min=0.0, metavar="GB")
+        float | None,
+        typer.Option(help="The oldest sets and drawn images, until the rest fits.", min=0.0, metavar="GB"),
     ] = None,
     cache: CacheOption = Path("calib_cache"),
     yes: YesFlag = False,
@@ -35,12 +42,14 @@ def prune(
 ) -> int:
     """Delete calibration sets, or what builds left in the cache to go on from.
 
-    Deletes nothing that was not named, and asks before it deletes: --yes answers, and is needed where there is no terminal.
+    Deletes nothing that was not named, and asks before it deletes: --yes answers, and is needed where there
+    is no terminal.
     """
     console = Console(json=json)
     if not keys and not stages and older_than is None and keep_gb is None:
         raise BadOptionError(
-            "nothing named to delete, allowed KEY, --stages, --older-than or --keep-gb", hint="mixport calib prune --stages"
+            "nothing named to delete, allowed KEY, --stages, --older-than or --keep-gb",
+            hint="mixport calib prune --stages",
         )
 
     from mixport import calibration
@@ -81,7 +90,9 @@ def _agreed(console: Console, gone: Sequence[SetSummary | Entry], cache: Path) -
         console.note(f"  ... {len(gone)} in all")
     what = f"{len(gone)} entries, {size} bytes in {cache}"
     if not sys.stdin.isatty():
-        raise BadOptionError(f"would delete {what}, and there is no terminal to ask on", hint="the same command with --yes")
+        raise BadOptionError(
+            f"would delete {what}, and there is no terminal to ask on", hint="the same command with --yes"
+        )
     try:
         # Python's input() writes the end of its prompt to stdout, which carries data only.
         with contextlib.redirect_stdout(sys.stderr):

@@ -18,14 +18,21 @@ if TYPE_CHECKING:
 
 def conformance(
     runtime: Annotated[
-        list[str] | None, typer.Option(help="Repeatable: runtimes to measure.", metavar="NAME", show_default="native")
+        list[str] | None,
+        typer.Option(help="Repeatable: runtimes to measure.", metavar="NAME", show_default="native"),
     ] = None,
     form: Annotated[
-        list[str] | None, typer.Option(help="Repeatable: only forms whose names start so.", metavar="PREFIX", show_default="all")
+        list[str] | None,
+        typer.Option(
+            help="Repeatable: only forms whose names start so.", metavar="PREFIX", show_default="all"
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write the results: FILE.json of one runtime, or a folder for NAME-VERSION.json.", metavar="PATH"),
+        typer.Option(
+            help="Write the results: FILE.json of one runtime, or a folder for NAME-VERSION.json.",
+            metavar="PATH",
+        ),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the forms and stop.")] = False,
     json: JsonFlag = False,
@@ -66,7 +73,12 @@ def conformance(
     if json:
         exact = portable_forms(results)
         console.document(
-            {"graphs": kit.graphs, "exact": sorted(exact), "failed": differing, "results": [result.document() for result in results]}
+            {
+                "graphs": kit.graphs,
+                "exact": sorted(exact),
+                "failed": differing,
+                "results": [result.document() for result in results],
+            }
         )
     _show(console, kit, results)
     for name in differing:
@@ -81,16 +93,26 @@ def _make_folder(out: Path | None, *, runtimes: int) -> None:
     if out is None:
         return
     if out.suffix == ".json" and runtimes > 1:
-        raise BadOptionError(f"--out is {out}, and there are {runtimes} runtimes: allowed is a folder", hint=f"--out {out.with_suffix('')}")
+        raise BadOptionError(
+            f"--out is {out}, and there are {runtimes} runtimes: allowed is a folder",
+            hint=f"--out {out.with_suffix('')}",
+        )
     try:
         (out.parent if out.suffix == ".json" else out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInputError(f"--out {out} cannot be written: {error.strerror or error}", hint="choose another --out") from error
+        raise BadInputError(
+            f"--out {out} cannot be written: {error.strerror or error}", hint="choose another --out"
+        ) from error
 
 
 def _list(console: Console, rows: list[tuple[str, str, bool, str]]) -> None:
     if console.json:
-        console.document([{"name": name, "family": family, "emitted": emitted, "about": about} for name, family, emitted, about in rows])
+        console.document(
+            [
+                {"name": name, "family": family, "emitted": emitted, "about": about}
+                for name, family, emitted, about in rows
+            ]
+        )
         return
     console.table(
         ["form", "family", "portable lowering", "about"],
@@ -100,7 +122,11 @@ def _list(console: Console, rows: list[tuple[str, str, bool, str]]) -> None:
 
 def _differing(kit: Kit, results: list[ConformanceResult]) -> list[str]:
     """Forms that the portable lowering writes, and that some runtime does not compute exactly."""
-    return [form.name for form, _ in kit.forms if form.emitted and any(not result.forms[form.name].exact for result in results)]
+    return [
+        form.name
+        for form, _ in kit.forms
+        if form.emitted and any(not result.forms[form.name].exact for result in results)
+    ]
 
 
 def _show(console: Console, kit: Kit, results: list[ConformanceResult]) -> None:
@@ -113,10 +139,15 @@ def _show(console: Console, kit: Kit, results: list[ConformanceResult]) -> None:
         rows.append([family, len(names), graphs, *cells])
     columns = [f"{result.name} ({result.runtime.version})" for result in results]
     console.table(["family", "forms", "graphs", *columns], rows)
-    differing = [form.name for form, _ in kit.forms if any(not result.forms[form.name].exact for result in results)]
+    differing = [
+        form.name for form, _ in kit.forms if any(not result.forms[form.name].exact for result in results)
+    ]
     if differing:
         console.line("")
-        console.table(["form that differs", *columns], [[name, *(_cell(result, name) for result in results)] for name in differing])
+        console.table(
+            ["form that differs", *columns],
+            [[name, *(_cell(result, name) for result in results)] for name in differing],
+        )
 
 
 def _count(exact: int, total: int) -> str:

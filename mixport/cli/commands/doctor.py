@@ -22,14 +22,22 @@ def doctor(cache: CacheOption = Path("calib_cache"), json: JsonFlag = False) -> 
                 "mixport": __version__,
                 "ready": not missing,
                 "findings": [
-                    {"what": item.what, "status": item.status, "value": item.value, "note": item.note, "hint": item.hint}
+                    {
+                        "what": item.what,
+                        "status": item.status,
+                        "value": item.value,
+                        "note": item.note,
+                        "hint": item.hint,
+                    }
                     for item in findings
                 ],
             }
         )
         return ExitCode.USER if missing else ExitCode.DONE
     console.line(f"mixport {__version__}")
-    console.table(["", "what", "found", ""], [[item.status, item.what, item.value, item.note] for item in findings])
+    console.table(
+        ["", "what", "found", ""], [[item.status, item.what, item.value, item.note] for item in findings]
+    )
     for item in findings:
         if item.hint is not None:
             console.hint(item.hint)

@@ -1,4 +1,6 @@
-"""mixport inspect: every node of a file, integer or float, and why; of a bundle also what reconstruction did to MLPs and units."""
+"""mixport inspect: every node of a file, integer or float, and why; of a bundle also what reconstruction did
+to MLPs and units.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def model_file(path: Path) -> Path:
     """The ONNX file that a path names: itself, or a bundle's model.onnx. Raises BadInputError."""
     file = path / "model.onnx" if path.is_dir() else path
     if not file.is_file():
-        raise BadInputError(f"{path} is neither an ONNX file nor a bundle", hint="mixport inspect FILE.onnx or BUNDLE")
+        raise BadInputError(
+            f"{path} is neither an ONNX file nor a bundle", hint="mixport inspect FILE.onnx or BUNDLE"
+        )
     return file
 
 
@@ -38,14 +42,35 @@ def _reconstruction(path: Path) -> ReconstructionEntry | None:
 
 def _show_learned(console: Console, found: ReconstructionEntry) -> None:
     """A table of the MLPs, where there are any, and one of the units."""
-    mlps = [[mlp.name, len(mlp.layers) or "keeps GELU", mlp.error_before, mlp.error_after] for mlp in found.mlps]
+    mlps = [
+        [mlp.name, len(mlp.layers) or "keeps GELU", mlp.error_before, mlp.error_after] for mlp in found.mlps
+    ]
     units = [
-        [unit.name, len(unit.layers), len(unit.sites), unit.batch, unit.dropped, unit.error_before, unit.error_after]
+        [
+            unit.name,
+            len(unit.layers),
+            len(unit.sites),
+            unit.batch,
+            unit.dropped,
+            unit.error_before,
+            unit.error_after,
+        ]
         for unit in found.units
     ]
     for head, rows in (
         (["MLP", "layers learned", "error with ReLU", "error learned"], mlps),
-        (["unit", "layers learned", "scales learned", "images a step", "float values", "error before", "error learned"], units),
+        (
+            [
+                "unit",
+                "layers learned",
+                "scales learned",
+                "images a step",
+                "float values",
+                "error before",
+                "error learned",
+            ],
+            units,
+        ),
     ):
         if rows:
             console.line("")
@@ -58,7 +83,8 @@ def inspect(
 ) -> None:
     """Show every node: integer or float, bits, accumulator bound, portability class, and why.
 
-    Of a bundle whose rounding was learned, also the error of each unit before and after, and of each MLP that has ReLU for GELU.
+    Of a bundle whose rounding was learned, also the error of each unit before and after, and of each MLP that
+    has ReLU for GELU.
     """
     console = Console(json=json)
     file = model_file(model)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def read_command(line: str, *, source: Path) -> BuildOptions:
-    """The options that a build's command line gives; what mixport.toml says here counts for nothing: the line holds all of it.
+    """The options that a build's command line gives; what mixport.toml says here counts for nothing: the line
+    holds all of it.
 
     Args:
         line: `mixport build ...`, as a manifest holds it.
@@ -32,9 +33,13 @@ def read_command(line: str, *, source: Path) -> BuildOptions:
     try:
         program, command, *words = shlex.split(line)
     except ValueError as error:
-        raise BadInputError(f"{source}: its manifest has no command line under `reproduce`, but {line!r}", hint=hint) from error
+        raise BadInputError(
+            f"{source}: its manifest has no command line under `reproduce`, but {line!r}", hint=hint
+        ) from error
     if (program, command) != ("mixport", "build"):
-        raise BadInputError(f"{source}: `reproduce` of its manifest is {line!r}, allowed mixport build ...", hint=hint)
+        raise BadInputError(
+            f"{source}: `reproduce` of its manifest is {line!r}, allowed mixport build ...", hint=hint
+        )
     app = typer.Typer(add_completion=False)
     app.command()(build)
     parser: Any = typer.main.get_command(app)
@@ -42,4 +47,6 @@ def read_command(line: str, *, source: Path) -> BuildOptions:
         return merge({}, typed(parser.make_context("build", words)))
     except (MixportError, typer.TyperException) as error:
         why = str(error) if isinstance(error, MixportError) else error.format_message()
-        raise BadInputError(f"{source}: this version cannot read `reproduce` of its manifest: {why}", hint=hint) from error
+        raise BadInputError(
+            f"{source}: this version cannot read `reproduce` of its manifest: {why}", hint=hint
+        ) from error

@@ -10,7 +10,11 @@ import typer
 from mixport.cli.console import Console
 from mixport.cli.options.shared import JsonFlag, QuietFlag
 
-app = typer.Typer(help="Runtimes: what can validate here, and how to get the others.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Runtimes: what can validate here, and how to get the others.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 @app.command("list")
@@ -22,10 +26,18 @@ def list_runtimes(json: JsonFlag = False) -> None:
 
     found = survey()
     if json:
-        console.document([{**asdict(one), "version": one.runtime.partition(" ")[2], "cpu": one.where} for one in found])
+        console.document(
+            [{**asdict(one), "version": one.runtime.partition(" ")[2], "cpu": one.where} for one in found]
+        )
         return
     rows = [
-        [one.name, "present" if one.present else "missing", one.runtime, one.where, f"{one.download_mb} MB" if one.download_mb else ""]
+        [
+            one.name,
+            "present" if one.present else "missing",
+            one.runtime,
+            one.where,
+            f"{one.download_mb} MB" if one.download_mb else "",
+        ]
         for one in found
     ]
     rows.append(["NAME@VERSION", "", "another version", "as NAME, e.g. native@1.31.1", ""])
@@ -41,7 +53,10 @@ def list_runtimes(json: JsonFlag = False) -> None:
 
 @app.command("install")
 def install_runtimes(
-    names: Annotated[list[str], typer.Argument(help="Runtimes to fetch, e.g. arm64 native@1.31.1, or all.", metavar="NAME...|all")],
+    names: Annotated[
+        list[str],
+        typer.Argument(help="Runtimes to fetch, e.g. arm64 native@1.31.1, or all.", metavar="NAME...|all"),
+    ],
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -55,11 +70,17 @@ def install_runtimes(
 
     chosen = [one for name in names for one in (NAMES if name == "all" else (name,))]
     size = download_mb(chosen)
-    console.note(f"fetching about {size} MB into {cache_folder()}" if size else "nothing is missing that can be fetched")
+    console.note(
+        f"fetching about {size} MB into {cache_folder()}"
+        if size
+        else "nothing is missing that can be fetched"
+    )
     install(chosen, progress=console)
     found = survey(chosen)
     if json:
-        console.document([{**asdict(one), "version": one.runtime.partition(" ")[2], "cpu": one.where} for one in found])
+        console.document(
+            [{**asdict(one), "version": one.runtime.partition(" ")[2], "cpu": one.where} for one in found]
+        )
         return
     for one in found:
         console.line(f"{one.name}: {f'{one.runtime} on {one.where}' if one.present else one.missing}")

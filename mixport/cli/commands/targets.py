@@ -12,7 +12,11 @@ from mixport.cli.console import Console
 from mixport.cli.options.shared import JsonFlag
 from mixport.records.errors import ExitCode
 
-app = typer.Typer(help="Targets: list them, show one, check an ONNX file against one.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Targets: list them, show one, check an ONNX file against one.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 @app.command("list")
@@ -24,7 +28,9 @@ def list_targets(json: JsonFlag = False) -> None:
 
     found = [load_target(name) for name in shipped_targets()]
     if json:
-        console.document([{"name": target.name, "title": target.title, "sha256": target.sha256} for target in found])
+        console.document(
+            [{"name": target.name, "title": target.title, "sha256": target.sha256} for target in found]
+        )
         return
     console.table(["name", "title"], [[target.name, target.title] for target in found])
 
@@ -49,7 +55,9 @@ def show(
 @app.command("check")
 def check(
     file: Annotated[Path, typer.Argument(help="ONNX file, of any tool.", metavar="FILE.onnx")],
-    target: Annotated[str, typer.Option(help="Name of a shipped target, or a .toml file.", metavar="NAME")] = "ort-cpu",
+    target: Annotated[
+        str, typer.Option(help="Name of a shipped target, or a .toml file.", metavar="NAME")
+    ] = "ort-cpu",
     json: JsonFlag = False,
 ) -> int:
     """Check an ONNX file against a target; exit code 3 where it breaks a rule."""
@@ -64,5 +72,12 @@ def check(
     console.table(["where", "why"], [[one.where, one.why] for one in broken])
     console.line(f"{file}: {len(decisions) - len(broken)} checks fit {rules.name}, {len(broken)} do not")
     if json:
-        console.document({"file": str(file), "target": rules.name, "fits": not broken, "checks": [asdict(one) for one in decisions]})
+        console.document(
+            {
+                "file": str(file),
+                "target": rules.name,
+                "fits": not broken,
+                "checks": [asdict(one) for one in decisions],
+            }
+        )
     return ExitCode.FAILED if broken else ExitCode.DONE

@@ -17,12 +17,18 @@ def validate(
     bundle: Annotated[Path, typer.Argument(help="Folder that mixport build wrote.", metavar="BUNDLE")],
     runtime: Annotated[
         list[str] | None,
-        typer.Option(help="Repeatable: runtimes to compare, see mixport runtimes list.", metavar="NAME", show_default="native"),
+        typer.Option(
+            help="Repeatable: runtimes to compare, see mixport runtimes list.",
+            metavar="NAME",
+            show_default="native",
+        ),
     ] = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> int:
-    """Check hashes and proofs, run the model on each runtime, and compare every code with the bundle's golden vectors."""
+    """Check hashes and proofs, run the model on each runtime, and compare every code with the bundle's golden
+    vectors.
+    """
     console = Console(json=json, quiet=quiet)
 
     from mixport.pipeline.check_bundle import check_bundle
@@ -34,7 +40,10 @@ def validate(
     for one in found.divergences:
         if (one.executor, one.site, one.index) in located:
             continue
-        console.error(f"{bundle}: {one.executor} differs first at {one.site}{list(one.index)}: got {one.got}, golden {one.expected}")
+        console.error(
+            f"{bundle}: {one.executor} differs first at {one.site}{list(one.index)}: got {one.got}, "
+            f"golden {one.expected}"
+        )
     for place in found.localisations:
         console.error(f"{bundle}: {place.text()}", hint=place.repair)
     for result in found.runtimes:

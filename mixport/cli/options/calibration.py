@@ -1,4 +1,6 @@
-"""The options that decide the calibration images. Every default is None, so that mixport.toml fills what was not typed."""
+"""The options that decide the calibration images. Every default is None, so that mixport.toml fills what was
+not typed.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +9,33 @@ from typing import Annotated
 
 import typer
 
-_IMAGES, _PROMPTS, _GENERATOR, _FILTERS = "Calibration images", "Prompts", "Generator", "Filters of drawn images"
+_IMAGES, _PROMPTS, _GENERATOR, _FILTERS = (
+    "Calibration images",
+    "Prompts",
+    "Generator",
+    "Filters of drawn images",
+)
 
 CalibOption = Annotated[
     str | None,
     typer.Option(
-        help="mixup, single or genq draw images from prompts; images:DIR or images:FILE.npz takes real ones; noise needs nothing.",
+        help=(
+            "mixup, single or genq draw images from prompts; images:DIR or images:FILE.npz takes real "
+            "ones; noise needs nothing."
+        ),
         metavar="METHOD",
         show_default="mixup",
         rich_help_panel=_IMAGES,
     ),
 ]
-ImagesOption = Annotated[int | None, typer.Option(help="Calibration images.", metavar="N", show_default="512", rich_help_panel=_IMAGES)]
-SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.", metavar="S", show_default="0", rich_help_panel=_IMAGES)]
+ImagesOption = Annotated[
+    int | None,
+    typer.Option(help="Calibration images.", metavar="N", show_default="512", rich_help_panel=_IMAGES),
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(help="Seed of everything random.", metavar="S", show_default="0", rich_help_panel=_IMAGES),
+]
 CacheFolderOption = Annotated[
     Path | None,
     typer.Option(
@@ -42,7 +58,10 @@ ClassesPerPromptOption = Annotated[
 TemplateOption = Annotated[
     str | None,
     typer.Option(
-        help="The prompt, with {classes} where the names go.", metavar="TEXT", show_default="A photo of {classes}", rich_help_panel=_PROMPTS
+        help="The prompt, with {classes} where the names go.",
+        metavar="TEXT",
+        show_default="A photo of {classes}",
+        rich_help_panel=_PROMPTS,
     ),
 ]
 PairingOption = Annotated[
@@ -66,7 +85,8 @@ LabelTextOption = Annotated[
 GeneratorOption = Annotated[
     str | None,
     typer.Option(
-        help="builtin, which knows the ten CIFAR-10 classes at 32x32 pixels and is refused for other models unless it is typed out; "
+        help="builtin, which knows the ten CIFAR-10 classes at 32x32 pixels and is refused for other "
+        "models unless it is typed out; "
         "or a diffusers text-to-image pipeline: a folder or a hub id.",
         metavar="ID",
         show_default="builtin",
@@ -84,14 +104,27 @@ DeviceOption = Annotated[
 ]
 GenRevisionOption = Annotated[
     str | None,
-    typer.Option(help="Branch, tag or commit of a hub id.", metavar="REV", show_default="the newest", rich_help_panel=_GENERATOR),
+    typer.Option(
+        help="Branch, tag or commit of a hub id.",
+        metavar="REV",
+        show_default="the newest",
+        rich_help_panel=_GENERATOR,
+    ),
 ]
 GenSchedulerOption = Annotated[
     str | None,
-    typer.Option(help="Scheduler class of diffusers.", metavar="CLASS", show_default="the generator's own", rich_help_panel=_GENERATOR),
+    typer.Option(
+        help="Scheduler class of diffusers.",
+        metavar="CLASS",
+        show_default="the generator's own",
+        rich_help_panel=_GENERATOR,
+    ),
 ]
 GenStepsOption = Annotated[
-    int | None, typer.Option(help="Denoising steps.", metavar="N", show_default="the generator's own", rich_help_panel=_GENERATOR)
+    int | None,
+    typer.Option(
+        help="Denoising steps.", metavar="N", show_default="the generator's own", rich_help_panel=_GENERATOR
+    ),
 ]
 GenGuidanceOption = Annotated[
     float | None,
@@ -103,7 +136,10 @@ GenGuidanceOption = Annotated[
     ),
 ]
 GenNegativeOption = Annotated[
-    str | None, typer.Option(help="What to stay away from.", metavar="TEXT", show_default="nothing", rich_help_panel=_GENERATOR)
+    str | None,
+    typer.Option(
+        help="What to stay away from.", metavar="TEXT", show_default="nothing", rich_help_panel=_GENERATOR
+    ),
 ]
 GenSizeOption = Annotated[
     str | None,
@@ -125,7 +161,12 @@ GenDtypeOption = Annotated[
 ]
 GenBatchOption = Annotated[
     int | None,
-    typer.Option(help="Images drawn at once.", metavar="N", show_default="by device and size", rich_help_panel=_GENERATOR),
+    typer.Option(
+        help="Images drawn at once.",
+        metavar="N",
+        show_default="by device and size",
+        rich_help_panel=_GENERATOR,
+    ),
 ]
 GenSafetyCheckerOption = Annotated[
     bool | None,
@@ -148,7 +189,10 @@ KeepEnergyOption = Annotated[
 KeepStatisticsOption = Annotated[
     float | None,
     typer.Option(
-        help="Keep this share: those that fit BatchNorm statistics best (CNN), or have the most varied patches (ViT).",
+        help=(
+            "Keep this share: those that fit BatchNorm statistics best (CNN), or have the most varied "
+            "patches (ViT)."
+        ),
         metavar="SHARE",
         show_default="1.0",
         rich_help_panel=_FILTERS,

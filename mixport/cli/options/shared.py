@@ -1,4 +1,6 @@
-"""Options that several commands share, so that they are spelt and explained once, and what was typed of them."""
+"""Options that several commands share, so that they are spelt and explained once, and what was typed of
+them.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,16 @@ import typer
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress, no notes: only results and errors.")]
 YesFlag = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-CacheOption = Annotated[Path, typer.Option("--cache", help="Folder of calibration images and stage results.", metavar="DIR")]
+CacheOption = Annotated[
+    Path, typer.Option("--cache", help="Folder of calibration images and stage results.", metavar="DIR")
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        "--config", help="TOML file with these options under [build].", metavar="FILE", show_default="mixport.toml where there is one"
+        "--config",
+        help="TOML file with these options under [build].",
+        metavar="FILE",
+        show_default="mixport.toml where there is one",
     ),
 ]
 
@@ -23,7 +30,8 @@ _OWN = ("config", "json", "quiet")
 
 
 def typed(context: typer.Context) -> dict[str, object]:
-    """The options of a build as they were typed, by the names that `BuildOptions` gives them; None where nothing was typed.
+    """The options of a build as they were typed, by the names that `BuildOptions` gives them; None where
+    nothing was typed.
 
     `eval_` is the option `eval`: a parameter must not hide Python's function.
     """

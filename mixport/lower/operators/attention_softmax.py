@@ -1,10 +1,13 @@
-"""Numerators of a softmax as nodes, between the codes of the scores and their own quantiser: mixport.arithmetic.attention_softmax.
+"""Numerators of a softmax as nodes, between the codes of the scores and their own quantiser:
+mixport.arithmetic.attention_softmax.
 
-One DequantizeLinear turns codes into exponents, another the largest code of each row, which has a column of its own:
+One DequantizeLinear turns codes into exponents, another the largest code of each row, which has a column of
+its own:
 
     Exp(DequantizeLinear(c; t, z) - DequantizeLinear(ReduceMax(c); t, z))
 
-Both read codes with another scale than they were made with: the scores' factor is part of t, and costs nothing.
+Both read codes with another scale than they were made with: the scores' factor is part of t, and costs
+nothing.
 """
 
 from __future__ import annotations
@@ -45,5 +48,6 @@ def gives_exponents(dequantiser: ir.Node) -> bool:
     """True for a DequantizeLinear that a softmax reads its scores with: the step is its own."""
     readers = dequantiser.outputs[0].consumers()
     return bool(readers) and all(
-        reader.op_type == "Sub" and [after.op_type for after in reader.outputs[0].consumers()] == ["Exp"] for reader in readers
+        reader.op_type == "Sub" and [after.op_type for after in reader.outputs[0].consumers()] == ["Exp"]
+        for reader in readers
     )

@@ -1,8 +1,9 @@
-"""LayerNorm as nodes whose result every IEEE-754 machine agrees on: mixport.arithmetic.portable_float.layer_norm, one ONNX node a step.
+"""LayerNorm as nodes whose result every IEEE-754 machine agrees on:
+mixport.arithmetic.portable_float.layer_norm, one ONNX node a step.
 
-The order of nodes is part of the result. Sums are over integers that their float type holds exactly, so the order inside a sum is not.
-What counts is passes over the whole tensor, and that a value a row is no [.., 1] tensor: runtimes broadcast a scalar to that element
-by element.
+The order of nodes is part of the result. Sums are over integers that their float type holds exactly, so the
+order inside a sum is not. What counts is passes over the whole tensor, and that a value a row is no [.., 1]
+tensor: runtimes broadcast a scalar to that element by element.
 """
 
 from __future__ import annotations
@@ -56,12 +57,21 @@ def expand_layer_norm(graph: ir.Graph, old: ir.Node) -> None:
     step.insert(old, result)
 
 
-def _by_integer_mean(step: NodeChain, codes: ir.Value, length: int, *, offset: float, storage: str) -> ir.Value:
-    """(c - m) * factor in one pass: a DequantizeLinear whose scale and zero point, one a row, are computed. Codes and result [rows, D]."""
+def _by_integer_mean(
+    step: NodeChain, codes: ir.Value, length: int, *, offset: float, storage: str
+) -> ir.Value:
+    """(c - m) * factor in one pass: a DequantizeLinear whose scale and zero point, one a row, are computed.
+    Codes and result [rows, D].
+    """
     total, squares = _sums(step, step("Cast", codes, to=_DOUBLE))
     factor = step("Cast", _factor(step, total, squares, length, offset=offset), to=_FLOAT)
     # Its result, S / D to the nearest integer, is one of the codes' type.
-    mean = step("QuantizeLinear", step("Cast", total, to=_FLOAT), step.scalar(float(length)), step.scalar(0, np.dtype(storage)))
+    mean = step(
+        "QuantizeLinear",
+        step("Cast", total, to=_FLOAT),
+        step.scalar(float(length)),
+        step.scalar(0, np.dtype(storage)),
+    )
     return step("DequantizeLinear", codes, factor, mean, axis=0)
 
 
@@ -79,7 +89,9 @@ def _by_mean(step: NodeChain, codes: ir.Value, length: int, *, offset: float, st
 
 
 def _sums(step: NodeChain, values: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Sum and sum of squares of each row. ReduceSumSquare takes twice as long as the two nodes (ONNX Runtime 1.32)."""
+    """Sum and sum of squares of each row. ReduceSumSquare takes twice as long as the two nodes (ONNX Runtime
+    1.32).
+    """
     total = step.over_last("ReduceSum", values, keepdims=0)
     return total, step.over_last("ReduceSum", step("Mul", values, values), keepdims=0)
 
@@ -91,21 +103,29 @@ def _factor(step: NodeChain, total: ir.Value, squares: ir.Value, length: int, *,
     return step("Div", count, step("Sqrt", step("Add", spread, step.scalar(offset, np.float64))))
 
 
-def _scaled(step: NodeChain, normal: ir.Value, gamma: NDArray[np.float32], beta: NDArray[np.float32], *, together: int) -> ir.Value:
+def _scaled(
+    step: NodeChain, normal: ir.Value, gamma: NDArray[np.float32], beta: NDArray[np.float32], *, together: int
+) -> ir.Value:
     """normal * gamma + beta, without what changes nothing. `normal` holds `together` rows side by side."""
     for op, name, values in (("Mul", "gamma", gamma), ("Add", "beta", beta)):
         if np.any(values != (1 if op == "Mul" else 0)):
-            constant = initializer(step.graph, f"{step.name}/{name}", np.tile(values.astype(np.float32), together))
+            constant = initializer(
+                step.graph, f"{step.name}/{name}", np.tile(values.astype(np.float32), together)
+            )
             normal = step(op, normal, constant)
     return normal
 
 
 _SHORT, _SPAN = 128, 1024
-"""A runtime broadcasts [D] to [rows, D] row by row. Up to _SHORT values a row that costs as much as the values do; not so at _SPAN."""
+"""A runtime broadcasts [D] to [rows, D] row by row. Up to _SHORT values a row that costs as much as the
+values do; not so at _SPAN.
+"""
 
 
 def _rows_together(shape: ir.Shape | None, length: int) -> int:
-    """How many short rows to take as one: as many as make up _SPAN values at most, and divide the rows of an image."""
+    """How many short rows to take as one: as many as make up _SPAN values at most, and divide the rows of an
+    image.
+    """
     if shape is None or length > _SHORT:
         return 1
     rows = int(np.prod([size for size in shape[:-1] if isinstance(size, int)], dtype=np.int64))

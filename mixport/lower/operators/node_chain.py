@@ -35,7 +35,9 @@ class NodeChain:
 
     def over_last(self, op_type: str, x: ir.Value, *, keepdims: int = 1) -> ir.Value:
         """ReduceMax (18) or ReduceSum (13) over the last axis, kept as size 1 unless `keepdims` is 0."""
-        return self(op_type, x, initializer(self.graph, "axes/-1", np.asarray([-1], np.int64)), keepdims=keepdims)
+        return self(
+            op_type, x, initializer(self.graph, "axes/-1", np.asarray([-1], np.int64)), keepdims=keepdims
+        )
 
     def insert(self, old: ir.Node, result: ir.Value) -> None:
         """Put the nodes in place of `old`."""

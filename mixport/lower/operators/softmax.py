@@ -1,7 +1,8 @@
-"""Softmax as nodes whose result every IEEE-754 machine agrees on: mixport.arithmetic.portable_float, one ONNX node a step.
+"""Softmax as nodes whose result every IEEE-754 machine agrees on: mixport.arithmetic.portable_float, one ONNX
+node a step.
 
-LayerNorm is in `layer_norm`. The order of nodes is part of the result. Sums are over integers that their float type holds exactly, so
-the order inside a sum is not.
+LayerNorm is in `layer_norm`. The order of nodes is part of the result. Sums are over integers that their
+float type holds exactly, so the order inside a sum is not.
 """
 
 from __future__ import annotations

@@ -1,16 +1,21 @@
-"""Functions of one 8-bit code as standard operators: an integer Clip, the float function itself, or a table of 256 codes.
+"""Functions of one 8-bit code as standard operators: an integer Clip, the float function itself, or a table
+of 256 codes.
 
-- Clip: where the table only bounds its index, whatever function it came from, and others read the codes as they are (a hard sigmoid
-  beside its own input, in a hard swish). Alone behind a quantiser, a Clip would pass for the bounds of that quantiser.
-- The float function between DequantizeLinear and QuantizeLinear: where quantisation has proved that every runtime rounds all 256 results
-  to the table's entries (mixport.arithmetic.float_functions), and says so in `form`.
-- A requantisation through LeakyRelu with alpha 1, where the table is straight (mixport.arithmetic.affine_tables).
-- GatherElements from the table, on flat codes: ONNX Runtime's Gather copies one element at a time through memcpy, eight times slower
-  (1.13 ms against 0.15 ms for 151,296 codes; 1.32, x64).
+- Clip: where the table only bounds its index, whatever function it came from, and others read the codes as
+  they are (a hard sigmoid beside its own input, in a hard swish). Alone behind a quantiser, a Clip would pass
+  for the bounds of that quantiser.
+- The float function between DequantizeLinear and QuantizeLinear: where quantisation has proved that every
+  runtime rounds all 256 results to the table's entries (mixport.arithmetic.float_functions), and says so in
+  `form`.
+- A requantisation through LeakyRelu with alpha 1, where the table is straight
+  (mixport.arithmetic.affine_tables).
+- GatherElements from the table, on flat codes: ONNX Runtime's Gather copies one element at a time through
+  memcpy, eight times slower (1.13 ms against 0.15 ms for 151,296 codes; 1.32, x64).
 
-Flattening is no movement that ONNX Runtime's layout optimiser understands: it would put a Transpose on either side of a table between
-convolutions, which run channels last. The file therefore flattens channels-last codes there: its own two Transposes meet the optimiser's
-and both vanish (tests/unit/lower/operators/test_tables.py).
+Flattening is no movement that ONNX Runtime's layout optimiser understands: it would put a Transpose on either
+side of a table between convolutions, which run channels last. The file therefore flattens channels-last codes
+there: its own two Transposes meet the optimiser's and both vanish
+(tests/unit/lower/operators/test_tables.py).
 """
 
 from __future__ import annotations
@@ -27,7 +32,9 @@ from mixport.records.errors import InvariantError
 
 _CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
-_LAYOUT_NEUTRAL = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Mul", "Add", "Relu", "MaxPool", "Concat", "Identity"})
+_LAYOUT_NEUTRAL = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "Clip", "Mul", "Add", "Relu", "MaxPool", "Concat", "Identity"}
+)
 """Operators that ONNX Runtime runs channels last behind a convolution without a Transpose."""
 
 
@@ -54,13 +61,17 @@ def expand_table(graph: ir.Graph, old: ir.Node) -> None:
 
 
 def clip_bounds(table: NDArray[np.uint8]) -> tuple[int, int] | None:
-    """(low, high) where the table only bounds its index, None for any other table, one of equal entries among them."""
+    """(low, high) where the table only bounds its index, None for any other table, one of equal entries among
+    them.
+    """
     low, high = int(table.min()), int(table.max())
     return (low, high) if low < high and np.array_equal(table, np.clip(np.arange(256), low, high)) else None
 
 
 def is_own_quantiser(n: ir.Node) -> bool:
-    """True for either quantiser of a requantisation: their scales and zero points are not those of the codes on either side."""
+    """True for either quantiser of a requantisation: their scales and zero points are not those of the codes
+    on either side.
+    """
     if n.op_type == "DequantizeLinear":
         readers = n.outputs[0].consumers()
         return bool(readers) and all(_is_identity(reader) for reader in readers)
@@ -82,7 +93,9 @@ class _Steps:
     def __init__(self, graph: ir.Graph, old: ir.Node, name: str) -> None:
         self.graph, self.old, self.name = graph, old, name
         self.nodes: list[ir.Node] = []
-        self.scale = initializer(graph, f"{name}/scale", np.asarray(old.attributes["scale"].as_float(), np.float32))
+        self.scale = initializer(
+            graph, f"{name}/scale", np.asarray(old.attributes["scale"].as_float(), np.float32)
+        )
         self.zero_point = self.code(old.attributes["zero_point"].as_int())
 
     def code(self, value: int) -> ir.Value:
@@ -100,7 +113,9 @@ class _Steps:
     def index(self) -> ir.Value:
         """The codes that the table reads: uint8, undone from the floats that the exporter saw."""
         attributes = self.old.attributes
-        scale = initializer(self.graph, f"{self.name}/in_scale", np.asarray(attributes["in_scale"].as_float(), np.float32))
+        scale = initializer(
+            self.graph, f"{self.name}/in_scale", np.asarray(attributes["in_scale"].as_float(), np.float32)
+        )
         zero_point = self.code(attributes["in_zero_point"].as_int())
         back = self.add("QuantizeLinear", self.old.inputs[0], scale, zero_point, output=f"{self.name}/in")
         mark(back, UNDOES, self.name)
@@ -113,7 +128,9 @@ def _clip(steps: _Steps, bounds: tuple[int, int]) -> ir.Value:
 
 def _function(steps: _Steps, form: str) -> ir.Value:
     function = FLOAT_FUNCTIONS[form]
-    value = steps.add(function.op_type, steps.old.inputs[0], output=f"{steps.name}/float", **function.attributes)
+    value = steps.add(
+        function.op_type, steps.old.inputs[0], output=f"{steps.name}/float", **function.attributes
+    )
     return steps.add("QuantizeLinear", value, steps.scale, steps.zero_point, output=steps.name)
 
 
@@ -125,9 +142,17 @@ def _requantisation(steps: _Steps, table: NDArray[np.uint8]) -> ir.Value:
         initializer(steps.graph, f"{steps.name}/{one}", np.asarray(params.scale, np.float32))
         for one, params in (("slope", found.source), ("unit", found.target))
     ]
-    floats = steps.add("DequantizeLinear", steps.index(), scales[0], steps.code(found.source.zero_point), output=f"{steps.name}/steps")
+    floats = steps.add(
+        "DequantizeLinear",
+        steps.index(),
+        scales[0],
+        steps.code(found.source.zero_point),
+        output=f"{steps.name}/steps",
+    )
     value = steps.add(function.op_type, floats, output=f"{steps.name}/float", **function.attributes)
-    return steps.add("QuantizeLinear", value, scales[1], steps.code(found.target.zero_point), output=steps.name)
+    return steps.add(
+        "QuantizeLinear", value, scales[1], steps.code(found.target.zero_point), output=steps.name
+    )
 
 
 def _gather(steps: _Steps, table: NDArray[np.uint8]) -> ir.Value:
@@ -141,7 +166,9 @@ def _gather(steps: _Steps, table: NDArray[np.uint8]) -> ir.Value:
     index = steps.add("Cast", flat, output=f"{name}/index", to=int(ir.DataType.INT32))
     entries = initializer(steps.graph, f"{name}/table", table)
     found = steps.add("GatherElements", entries, index, output=f"{name}/entries", axis=0)
-    codes = steps.add("Reshape", found, _sizes(steps.graph, shape), output=f"{name}/first" if channels_last else name)
+    codes = steps.add(
+        "Reshape", found, _sizes(steps.graph, shape), output=f"{name}/first" if channels_last else name
+    )
     return steps.add("Transpose", codes, output=name, perm=_CHANNELS_FIRST) if channels_last else codes
 
 
@@ -161,7 +188,9 @@ def _sizes(graph: ir.Graph, sizes: list[int]) -> ir.Value:
 
 
 def _behind_convolution(value: ir.Value | None) -> bool:
-    """True where nothing but operators that take any layout stand between a 2-D convolution and this tensor."""
+    """True where nothing but operators that take any layout stand between a 2-D convolution and this
+    tensor.
+    """
     while value is not None:
         producer = value.producer()
         if producer is None:
@@ -176,8 +205,16 @@ def _behind_convolution(value: ir.Value | None) -> bool:
 
 def _is_table_end(producer: ir.Node) -> bool:
     """The Transpose that ends another channels-last table."""
-    perm = producer.attributes["perm"].as_ints() if producer.op_type == "Transpose" and "perm" in producer.attributes else ()
-    return tuple(perm) == _CHANNELS_FIRST and producer.inputs[0] is not None and _is_reshaped_table(producer.inputs[0].producer())
+    perm = (
+        producer.attributes["perm"].as_ints()
+        if producer.op_type == "Transpose" and "perm" in producer.attributes
+        else ()
+    )
+    return (
+        tuple(perm) == _CHANNELS_FIRST
+        and producer.inputs[0] is not None
+        and _is_reshaped_table(producer.inputs[0].producer())
+    )
 
 
 def _is_reshaped_table(producer: ir.Node | None) -> bool:

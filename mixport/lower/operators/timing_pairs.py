@@ -1,4 +1,6 @@
-"""One softmax or LayerNorm twice, as a file each: in its portable form, and as the runtime's own operator. For timing them."""
+"""One softmax or LayerNorm twice, as a file each: in its portable form, and as the runtime's own operator.
+For timing them.
+"""
 
 # onnx-ir is typed in part.
 # pyright: reportUnknownMemberType=false
@@ -32,7 +34,8 @@ _Build = Callable[[ir.Graph, ir.Value, int], ir.Value]
 
 
 def write_pair(form: PortableForm, folder: Path) -> tuple[Path, Path]:
-    """Write `portable.onnx` and `own.onnx`: input and output float32, a leading axis of 1 before the form's shape.
+    """Write `portable.onnx` and `own.onnx`: input and output float32, a leading axis of 1 before the form's
+    shape.
 
     Both LayerNorm files start with the same QuantizeLinear: in a model the codes are there already.
 
@@ -78,7 +81,10 @@ def _own_attention(graph: ir.Graph, x: ir.Value, length: int) -> ir.Value:
 
 
 def _quantised(graph: ir.Graph, x: ir.Value) -> ir.Value:
-    scale, zero_point = initializer(graph, "unit", np.asarray(2.0**-8, np.float32)), initializer(graph, "uint8/0", np.asarray(0, np.uint8))
+    scale, zero_point = (
+        initializer(graph, "unit", np.asarray(2.0**-8, np.float32)),
+        initializer(graph, "uint8/0", np.asarray(0, np.uint8)),
+    )
     codes = _append(graph, node("QuantizeLinear", [x, scale, zero_point], output="numerators"))
     return _append(graph, node("DequantizeLinear", [codes, scale, zero_point], output="weights"))
 
@@ -89,27 +95,46 @@ def _product(graph: ir.Graph, weights: ir.Value, length: int) -> ir.Value:
         initializer(graph, "v/scale", np.asarray(2.0**-7, np.float32)),
         initializer(graph, "v/zero", np.asarray(128, np.uint8)),
     )
-    v = _append(graph, node("DequantizeLinear", [initializer(graph, "v", codes), scale, zero_point], output="values"))
+    v = _append(
+        graph, node("DequantizeLinear", [initializer(graph, "v", codes), scale, zero_point], output="values")
+    )
     return _append(graph, node("MatMul", [weights, v], output="product"))
 
 
 def _portable_layer_norm(graph: ir.Graph, x: ir.Value, length: int) -> ir.Value:
     # The expansion quantises its input itself.
-    attributes: dict[str, Any] = {"name": "norm", "epsilon": "1e-06", "scale": _SCALE, "zero_point": 0, "storage": "int16"}
+    attributes: dict[str, Any] = {
+        "name": "norm",
+        "epsilon": "1e-06",
+        "scale": _SCALE,
+        "zero_point": 0,
+        "storage": "int16",
+    }
     return _expanded(graph, "LayerNorm", [x, *_constants(graph, length)], attributes, expand_layer_norm)
 
 
 def _own_layer_norm(graph: ir.Graph, x: ir.Value, length: int) -> ir.Value:
-    scale, zero_point = initializer(graph, "s", np.asarray(_SCALE, np.float32)), initializer(graph, "z", np.asarray(0, np.int16))
+    scale, zero_point = (
+        initializer(graph, "s", np.asarray(_SCALE, np.float32)),
+        initializer(graph, "z", np.asarray(0, np.int16)),
+    )
     codes = _append(graph, node("QuantizeLinear", [x, scale, zero_point], output="codes"))
     values = _append(graph, node("DequantizeLinear", [codes, scale, zero_point], output="values"))
-    return _append(graph, node("LayerNormalization", [values, *_constants(graph, length)], output="y", epsilon=1e-6))
+    return _append(
+        graph, node("LayerNormalization", [values, *_constants(graph, length)], output="y", epsilon=1e-6)
+    )
 
 
 def _expanded(
-    graph: ir.Graph, op_type: str, inputs: list[ir.Value], attributes: dict[str, Any], expand: Callable[[ir.Graph, ir.Node], None]
+    graph: ir.Graph,
+    op_type: str,
+    inputs: list[ir.Value],
+    attributes: dict[str, Any],
+    expand: Callable[[ir.Graph, ir.Node], None],
 ) -> ir.Value:
-    old = ir.Node("mixport", op_type, inputs, ir.convenience.convert_attributes(attributes), num_outputs=1, name="form")
+    old = ir.Node(
+        "mixport", op_type, inputs, ir.convenience.convert_attributes(attributes), num_outputs=1, name="form"
+    )
     old.outputs[0].name = "y"
     graph.append(old)
     graph.outputs.append(old.outputs[0])
@@ -124,4 +149,7 @@ def _append(graph: ir.Graph, made: ir.Node) -> ir.Value:
 
 
 def _constants(graph: ir.Graph, length: int) -> list[ir.Value]:
-    return [initializer(graph, name, np.full(length, value, np.float32)) for name, value in (("gamma", 1.5), ("beta", 0.25))]
+    return [
+        initializer(graph, name, np.full(length, value, np.float32))
+        for name, value in (("gamma", 1.5), ("beta", 0.25))
+    ]

@@ -1,7 +1,7 @@
 """Last touches on the file: names, versions, and nothing that does not belong in a release.
 
-Sites, layers and weights keep names that people can read, the rest gets short ones; no name is given twice, to a node or to a tensor.
-Opset and IR version are the target's.
+Sites, layers and weights keep names that people can read, the rest gets short ones; no name is given twice,
+to a node or to a tensor. Opset and IR version are the target's.
 """
 
 from __future__ import annotations
@@ -46,11 +46,19 @@ class FinishPass(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         """Always modifies."""
         remove_dead(model.graph)
-        storages = {v.const_value.dtype.name.lower() for v in model.graph.initializers.values() if v.const_value is not None}
+        storages = {
+            v.const_value.dtype.name.lower()
+            for v in model.graph.initializers.values()
+            if v.const_value is not None
+        }
         opset = self.target.opset_for(storages)
         if opset > self.target.graph.opset_max:
             raise TargetError(
-                f"target {self.target.name}: opset {opset} needed, allowed up to {self.target.graph.opset_max}", hint="choose wider weights"
+                (
+                    f"target {self.target.name}: opset {opset} needed, allowed up to "
+                    f"{self.target.graph.opset_max}"
+                ),
+                hint="choose wider weights",
             )
         model.opset_imports[""] = opset
         model.ir_version = min(_IR_OF_OPSET[opset], self.target.graph.ir_version_max)
@@ -58,7 +66,8 @@ class FinishPass(InPlacePass):
         model.metadata_props.clear()
         model.graph.name = "model"
         model.graph.doc_string = None
-        model.graph.metadata_props.clear()  # the exporter keeps its account of the program here: a fifth of a 2-bit file
+        # The exporter keeps its account of the program here: a fifth of a 2-bit file
+        model.graph.metadata_props.clear()
         self._rename(model.graph)
         model.graph.inputs[0].name, model.graph.outputs[0].name = "input", "output"
         return PassResult(model, modified=True)
@@ -73,7 +82,9 @@ class FinishPass(InPlacePass):
             n.doc_string = None
             _drop_defaults(n)
             # Quantisers and moves are named by their output; repeating it would cost a tenth of a 2-bit file.
-            n.name = "" if n.op_type in _NAMED_BY_OUTPUT else names.take(_layer_name(n) or n.name or n.op_type)
+            n.name = (
+                "" if n.op_type in _NAMED_BY_OUTPUT else names.take(_layer_name(n) or n.name or n.op_type)
+            )
         for value in (v for n in graph for v in n.outputs):
             value.metadata_props.clear()
             if id(value) in kept:
@@ -94,7 +105,9 @@ class FinishPass(InPlacePass):
 
 
 class _Names:
-    """Names given so far. Nodes and values share them: a reader that calls an unnamed node by its output would find two of one name."""
+    """Names given so far. Nodes and values share them: a reader that calls an unnamed node by its output
+    would find two of one name.
+    """
 
     def __init__(self, used: set[str]) -> None:
         self.used = used
@@ -117,7 +130,9 @@ class _Names:
 
 
 def _layer_name(n: ir.Node) -> str | None:
-    """`layer1.0.conv1/Conv` for the operator that reads that layer's weight; the site's name for one that feeds its QuantizeLinear."""
+    """`layer1.0.conv1/Conv` for the operator that reads that layer's weight; the site's name for one that
+    feeds its QuantizeLinear.
+    """
     if n.op_type in {"Conv", "Gemm"}:
         layer = marked(n.inputs[1], LAYER)
         return f"{layer}/{n.op_type}" if layer else None

@@ -1,8 +1,10 @@
-"""Data movement runs on codes: DequantizeLinear sinks below reshapes, transposes, slices, concats, pads and max pools.
+"""Data movement runs on codes: DequantizeLinear sinks below reshapes, transposes, slices, concats, pads and
+max pools.
 
-DQ -> move -> consumer becomes move (on codes) -> DQ -> consumer, exact because moves copy values and MaxPool's order is that of
-the codes (the scale is positive). Only then does a DequantizeLinear stand directly before each integer operator, which is what
-lets a runtime fuse it. 16-bit codes stay put, since several kernels move no int16; reshapes and transpositions do.
+DQ -> move -> consumer becomes move (on codes) -> DQ -> consumer, exact because moves copy values and
+MaxPool's order is that of the codes (the scale is positive). Only then does a DequantizeLinear stand directly
+before each integer operator, which is what lets a runtime fuse it. 16-bit codes stay put, since several
+kernels move no int16; reshapes and transpositions do.
 """
 
 from __future__ import annotations
@@ -11,7 +13,17 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from mixport.lower.onnx_graph import UNDOES, constant_of, initializer, made_by, marked, node, quantization_of, remove_dead, replace
+from mixport.lower.onnx_graph import (
+    UNDOES,
+    constant_of,
+    initializer,
+    made_by,
+    marked,
+    node,
+    quantization_of,
+    remove_dead,
+    replace,
+)
 
 _MOVES = frozenset(
     {
@@ -60,16 +72,22 @@ class SinkDequantizePass(InPlacePass):
 
 
 class CancelRequantizePass(InPlacePass):
-    """DequantizeLinear -> QuantizeLinear with the same scale, zero point and type is nothing: readers take the codes.
+    """DequantizeLinear -> QuantizeLinear with the same scale, zero point and type is nothing: readers take
+    the codes.
 
-    So is it with movement in between that runtimes know for codes of any type: 16-bit codes do not sink below movement by themselves.
+    So is it with movement in between that runtimes know for codes of any type: 16-bit codes do not sink below
+    movement by themselves.
     """
 
     def call(self, model: ir.Model) -> PassResult:
         """Remove each such pair that a table or a normalisation put there to read codes."""
         modified = False
         for n in list(model.graph):
-            if n.op_type != "QuantizeLinear" or marked(n.outputs[0], UNDOES) is None or quantization_of(n) is None:
+            if (
+                n.op_type != "QuantizeLinear"
+                or marked(n.outputs[0], UNDOES) is None
+                or quantization_of(n) is None
+            ):
                 continue
             before, moves = _dequantiser_before(n)
             codes = before.inputs[0] if before is not None else None
@@ -88,7 +106,9 @@ _MOVES_OF_ANY_TYPE = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", 
 
 
 def _dequantiser_before(quantiser: ir.Node) -> tuple[ir.Node | None, list[ir.Node]]:
-    """The DequantizeLinear whose values a QuantizeLinear reads, and the moves on the way, the last one first."""
+    """The DequantizeLinear whose values a QuantizeLinear reads, and the moves on the way, the last one
+    first.
+    """
     value, moves = quantiser.inputs[0], list[ir.Node]()
     while value is not None:
         producer = value.producer()
@@ -100,16 +120,22 @@ def _dequantiser_before(quantiser: ir.Node) -> tuple[ir.Node | None, list[ir.Nod
 
 
 def _moved(graph: ir.Graph, move: ir.Node, codes: ir.Value, *, before: ir.Node) -> ir.Value:
-    """The same move of the codes: other readers keep that of the floats, and without any it is removed as dead."""
+    """The same move of the codes: other readers keep that of the floats, and without any it is removed as
+    dead.
+    """
     name = f"{move.name or move.op_type}/codes"
-    made = ir.Node("", move.op_type, [codes, *move.inputs[1:]], list(move.attributes.values()), num_outputs=1, name=name)
+    made = ir.Node(
+        "", move.op_type, [codes, *move.inputs[1:]], list(move.attributes.values()), num_outputs=1, name=name
+    )
     made.outputs[0].name, made.outputs[0].shape = name, move.outputs[0].shape
     graph.insert_before(before, made)
     return made.outputs[0]
 
 
 class FoldPadPass(InPlacePass):
-    """Pad with zeros in front of a Conv becomes the Conv's own pads: between DequantizeLinear and Conv it would block the fusion."""
+    """Pad with zeros in front of a Conv becomes the Conv's own pads: between DequantizeLinear and Conv it
+    would block the fusion.
+    """
 
     def call(self, model: ir.Model) -> PassResult:
         """Fold where the Pad is constant, spatial and zero, and every reader is a Conv."""
@@ -117,11 +143,18 @@ class FoldPadPass(InPlacePass):
         for pad in [n for n in model.graph if n.op_type == "Pad"]:
             amounts = _spatial_pads(pad)
             readers = pad.outputs[0].consumers()
-            if amounts is None or pad.outputs[0].is_graph_output() or not readers or any(r.op_type != "Conv" for r in readers):
+            if (
+                amounts is None
+                or pad.outputs[0].is_graph_output()
+                or not readers
+                or any(r.op_type != "Conv" for r in readers)
+            ):
                 continue
             for conv in set(readers):
                 own = conv.attributes["pads"].as_ints() if "pads" in conv.attributes else [0] * len(amounts)
-                conv.attributes.add(ir.AttrInt64s("pads", [int(a + b) for a, b in zip(own, amounts, strict=True)]))
+                conv.attributes.add(
+                    ir.AttrInt64s("pads", [int(a + b) for a, b in zip(own, amounts, strict=True)])
+                )
                 conv.attributes.pop("auto_pad", None)
                 conv.replace_input_with(0, pad.inputs[0])
             modified = True
@@ -144,7 +177,9 @@ def _spatial_pads(pad: ir.Node) -> list[int] | None:
 
 def _fills(move: ir.Node) -> bool:
     """A pad by a constant: the other modes copy values of the tensor itself."""
-    return move.op_type == "Pad" and ("mode" not in move.attributes or move.attributes["mode"].as_string() == "constant")
+    return move.op_type == "Pad" and (
+        "mode" not in move.attributes or move.attributes["mode"].as_string() == "constant"
+    )
 
 
 def _data_inputs(move: ir.Node) -> list[int]:
@@ -158,12 +193,20 @@ def _movable(move: ir.Node) -> list[ir.Node] | None:
     if not sources or len(sources) < len(found):
         return None
     params = quantization_of(sources[0])
-    if params is None or params[2] not in {"uint8", "int8"} or any(quantization_of(source) != params for source in sources):
+    if (
+        params is None
+        or params[2] not in {"uint8", "int8"}
+        or any(quantization_of(source) != params for source in sources)
+    ):
         return None
     if move.op_type == "Gather" and constant_of(move.inputs[1]) is None:
         return None
     if _fills(move):
-        value = constant_of(move.inputs[2]) if len(move.inputs) > 2 and move.inputs[2] is not None else np.float32(0)
+        value = (
+            constant_of(move.inputs[2])
+            if len(move.inputs) > 2 and move.inputs[2] is not None
+            else np.float32(0)
+        )
         if value is None or float(value) != 0.0:
             return None
     if move.op_type == "MaxPool" and len(move.outputs) > 1:
@@ -183,11 +226,18 @@ def _sink(graph: ir.Graph, move: ir.Node) -> bool:
     if _fills(move):
         while len(move.inputs) < 3:
             move.resize_inputs(3)
-        move.replace_input_with(2, initializer(graph, f"{storage[2]}/{storage[1]}", np.asarray(storage[1], np.dtype(storage[2]))))
+        move.replace_input_with(
+            2, initializer(graph, f"{storage[2]}/{storage[1]}", np.asarray(storage[1], np.dtype(storage[2])))
+        )
     for output in move.outputs:
         name = output.name or move.name or "moved"
         output.type = ir.TensorType(ir.DataType.UINT8 if storage[2] == "uint8" else ir.DataType.INT8)
-        back = node("DequantizeLinear", [output, scale, zero_point], output=f"{name}/dq", name=f"{name}/DequantizeLinear")
+        back = node(
+            "DequantizeLinear",
+            [output, scale, zero_point],
+            output=f"{name}/dq",
+            name=f"{name}/DequantizeLinear",
+        )
         back.outputs[0].shape, back.outputs[0].type = output.shape, ir.TensorType(ir.DataType.FLOAT)
         graph.insert_after(move, back)
         users = [use for use in output.uses() if use.node is not back]

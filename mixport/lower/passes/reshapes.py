@@ -1,4 +1,6 @@
-"""Reshapes in a row: only the last one counts. Flattening around tables, and linear layers on tokens, put them there."""
+"""Reshapes in a row: only the last one counts. Flattening around tables, and linear layers on tokens, put
+them there.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ _RESHAPES = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 
 
 class JoinReshapesPass(InPlacePass):
-    """A Reshape to sizes that do not refer to its input reads what the reshapes before it read; codes of a site keep their shape."""
+    """A Reshape to sizes that do not refer to its input reads what the reshapes before it read; codes of a
+    site keep their shape.
+    """
 
     def call(self, model: ir.Model) -> PassResult:
         """One forward sweep: each Reshape looks back over all that precede it."""

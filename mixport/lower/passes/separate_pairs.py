@@ -1,9 +1,11 @@
-"""Two quantisers in a row with unequal scales: kept apart, so that no runtime merges them into one pair with a third scale.
+"""Two quantisers in a row with unequal scales: kept apart, so that no runtime merges them into one pair with
+a third scale.
 
-ONNX Runtime 1.32 (DoubleQDQPairsRemover, level basic) turns Q(s1) -> DQ(s1) -> Q(s2) -> DQ(s2) into Q(s3) -> DQ(s3), s3 for the part
-of the range that both cover, where each tensor in between has one reader. It looks again after other optimisers have removed what
-stood in between: identities, expansions to the same shape, transposes that cancel. 8-bit codes get a Clip to the whole range of their
-type behind the first quantiser: it changes nothing, and no optimiser removes it (tests/unit/lower/passes/test_separate_pairs.py).
+ONNX Runtime 1.32 (DoubleQDQPairsRemover, level basic) turns Q(s1) -> DQ(s1) -> Q(s2) -> DQ(s2) into Q(s3) ->
+DQ(s3), s3 for the part of the range that both cover, where each tensor in between has one reader. It looks
+again after other optimisers have removed what stood in between: identities, expansions to the same shape,
+transposes that cancel. 8-bit codes get a Clip to the whole range of their type behind the first quantiser: it
+changes nothing, and no optimiser removes it (tests/unit/lower/passes/test_separate_pairs.py).
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ class SeparatePairsPass(InPlacePass):
                 continue  # no integer Clip in ONNX Runtime: `ensures` refuses
             codes, readers = first.outputs[0], first.outputs[0].uses()
             name, limits = codes.name or "codes", np.iinfo(kind[2])
-            bounds = [initializer(model.graph, f"{kind[2]}/{v}", np.asarray(v, np.dtype(kind[2]))) for v in (limits.min, limits.max)]
+            bounds = [
+                initializer(model.graph, f"{kind[2]}/{v}", np.asarray(v, np.dtype(kind[2])))
+                for v in (limits.min, limits.max)
+            ]
             clip = node("Clip", [codes, *bounds], output=name, name=f"{name}/Clip")
             model.graph.insert_after(first, clip)
             codes.name = f"{name}/q"
@@ -54,7 +59,9 @@ class SeparatePairsPass(InPlacePass):
         left = next(_merging(model.graph), None)
         if left is not None:
             names = [quantiser.outputs[0].name for quantiser in left]
-            raise ir.passes.PostconditionError(f"quantisers {names[0]} and {names[1]} stand in a row, and a runtime would merge them")
+            raise ir.passes.PostconditionError(
+                f"quantisers {names[0]} and {names[1]} stand in a row, and a runtime would merge them"
+            )
 
 
 def _merging(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
@@ -74,7 +81,9 @@ def _may_merge(first: ir.Node, second: ir.Node) -> bool:
 
 
 def _quantiser_before(second: ir.Node) -> ir.Node | None:
-    """The QuantizeLinear whose values alone arrive at `second`, through one DequantizeLinear and what may vanish."""
+    """The QuantizeLinear whose values alone arrive at `second`, through one DequantizeLinear and what may
+    vanish.
+    """
     value = _float_source(second.inputs[0])
     dequantiser = made_by(value, "DequantizeLinear")
     if dequantiser is None or not _one_reader(dequantiser.outputs[0]):
@@ -117,11 +126,17 @@ def _operand_of_identity(operator: ir.Node) -> int | None:
 
 def _one_reader(value: ir.Value) -> bool:
     """One reader, or several that compute the same, which a runtime joins to one first."""
-    readers = {(user.op_type, index, tuple(id(v) for v in user.inputs), str(user.attributes)) for user, index in value.uses()}
+    readers = {
+        (user.op_type, index, tuple(id(v) for v in user.inputs), str(user.attributes))
+        for user, index in value.uses()
+    }
     return len(readers) == 1 and not value.is_graph_output()
 
 
 def _is_dequantised(codes: ir.Value) -> bool:
     """True where a DequantizeLinear reads the codes, behind movement that may vanish."""
     readers = codes.consumers()
-    return any(r.op_type == "DequantizeLinear" or (r.op_type in _VANISHING_MOVES and _is_dequantised(r.outputs[0])) for r in readers)
+    return any(
+        r.op_type == "DequantizeLinear" or (r.op_type in _VANISHING_MOVES and _is_dequantised(r.outputs[0]))
+        for r in readers
+    )

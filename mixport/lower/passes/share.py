@@ -1,4 +1,6 @@
-"""Equal initialisers are stored once: a module that is called several times, or whose weights have several names, has one set of them."""
+"""Equal initialisers are stored once: a module that is called several times, or whose weights have several
+names, has one set of them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from onnx_ir.passes import InPlacePass, PassResult
 from mixport.lower.onnx_graph import content_of, replace
 
 _SMALL = 8
-"""Bytes up to which the names of a constant matter more than its content: scales and zero points of single tensors keep their own."""
+"""Bytes up to which the names of a constant matter more than its content: scales and zero points of single
+tensors keep their own.
+"""
 
 
 class ShareInitializersPass(InPlacePass):
@@ -32,7 +36,11 @@ class ShareInitializersPass(InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         """No two are equal."""
-        keys = [key for value in model.graph.initializers.values() if (key := _key(value)) is not None and not value.is_graph_output()]
+        keys = [
+            key
+            for value in model.graph.initializers.values()
+            if (key := _key(value)) is not None and not value.is_graph_output()
+        ]
         if len(keys) > len(set(keys)):
             raise ir.passes.PostconditionError("equal initialisers are stored twice")
 

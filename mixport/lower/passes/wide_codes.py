@@ -1,4 +1,6 @@
-"""16-bit codes of a product: the integer kernels give 8-bit codes or floats, so the kernel has to give floats."""
+"""16-bit codes of a product: the integer kernels give 8-bit codes or floats, so the kernel has to give
+floats.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,16 @@ from onnx_ir.passes import InPlacePass, PassResult
 from mixport.lower.onnx_graph import constant_of, initializer, is_op, made_by, node, quantization_of
 
 _FACTOR = np.float32(2.0)
-"""A power of two: (2 x) / (2 s) is x / s in every float type. ONNX Runtime would remove a multiplication by 1."""
+"""A power of two: (2 x) / (2 s) is x / s in every float type. ONNX Runtime would remove a multiplication by
+1.
+"""
 
 
 class WideCodesPass(InPlacePass):
     """Gemm or MatMul -> QuantizeLinear(int16): a multiplication in between, undone by the scale.
 
-    Without it ONNX Runtime 1.31 leaves the product in float: its fused form wants input and output codes of one type.
+    Without it ONNX Runtime 1.31 leaves the product in float: its fused form wants input and output codes of
+    one type.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -31,7 +36,12 @@ class WideCodesPass(InPlacePass):
             twice = node("Mul", [source, factor], output=name, name=name)
             model.graph.insert_before(n, twice)
             n.replace_input_with(0, twice.outputs[0])
-            n.replace_input_with(1, initializer(model.graph, f"{n.outputs[0].name}/twice_scale", np.asarray(scale * _FACTOR, np.float32)))
+            n.replace_input_with(
+                1,
+                initializer(
+                    model.graph, f"{n.outputs[0].name}/twice_scale", np.asarray(scale * _FACTOR, np.float32)
+                ),
+            )
             modified = True
         return PassResult(model, modified=modified)
 
@@ -43,9 +53,11 @@ class WideCodesPass(InPlacePass):
 
 
 def scale_undoing_factor(quantiser: ir.Node, scale: np.float32) -> np.float32:
-    """Scale that a QuantizeLinear of the site's `scale` has in the file: twice, where this pass has put its factor before it.
+    """Scale that a QuantizeLinear of the site's `scale` has in the file: twice, where this pass has put its
+    factor before it.
 
-    A model may multiply by 2 itself. Its own factor stands before a quantiser of the site's scale, and is no concern of this pass.
+    A model may multiply by 2 itself. Its own factor stands before a quantiser of the site's scale, and is no
+    concern of this pass.
     """
     own = constant_of(quantiser.inputs[1])
     doubled = np.float32(scale * _FACTOR)
@@ -63,4 +75,8 @@ def _is_wide(quantiser: ir.Node) -> bool:
 
 
 def _is_wide_output(n: ir.Node) -> bool:
-    return n.op_type == "QuantizeLinear" and (is_op(n.inputs[0], "Gemm") or is_op(n.inputs[0], "MatMul")) and _is_wide(n)
+    return (
+        n.op_type == "QuantizeLinear"
+        and (is_op(n.inputs[0], "Gemm") or is_op(n.inputs[0], "MatMul"))
+        and _is_wide(n)
+    )

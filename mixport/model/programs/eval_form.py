@@ -1,7 +1,9 @@
-"""Bring a program that was exported in train mode into the form that model.eval() exports: running statistics, nothing random.
+"""Bring a program that was exported in train mode into the form that model.eval() exports: running
+statistics, nothing random.
 
-An exported program keeps the mode of its export in its operators; eval() does not reach it. A batch norm in training form normalises by
-the batch it is given, so that an image's output depends on its neighbours, and a dropout is drawn anew in each run.
+An exported program keeps the mode of its export in its operators; eval() does not reach it. A batch norm in
+training form normalises by the batch it is given, so that an image's output depends on its neighbours, and a
+dropout is drawn anew in each run.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ _TUPLE_NORMS = {
     aten._native_batch_norm_legit.default,
     aten.native_batch_norm.default,
 }
-"""(input, weight, bias, running mean, running var, training, momentum, eps), several results; the first is the output."""
+"""(input, weight, bias, running mean, running var, training, momentum, eps), several results; the first is
+the output.
+"""
 
 _DROPOUTS = {
     aten.dropout.default,
@@ -43,19 +47,27 @@ _ATTENTION_DROPOUT = 4
 
 
 def to_eval_form(module: fx.GraphModule) -> tuple[Decision, ...]:
-    """Rewrite the graph in place; gives one decision that says what was done, or none where it is in eval form already.
+    """Rewrite the graph in place; gives one decision that says what was done, or none where it is in eval
+    form already.
 
-    Batch norms without running statistics, and random numbers other than dropouts and dropped paths, stay as they are.
+    Batch norms without running statistics, and random numbers other than dropouts and dropped paths, stay as
+    they are.
     """
     norms = dropouts = 0
     updated: list[fx.Node] = []
     for node in list(module.graph.nodes):
         if node.op != "call_function":
             continue
-        if node.target is aten.batch_norm.default and argument(node, 5, "training") is True and node.args[3] is not None:
+        if (
+            node.target is aten.batch_norm.default
+            and argument(node, 5, "training") is True
+            and node.args[3] is not None
+        ):
             node.args = (*node.args[:5], False, *node.args[6:])
             norms += 1
-        elif node.target in _TUPLE_NORMS and argument(node, 5, "training") is True and node.args[3] is not None:
+        elif (
+            node.target in _TUPLE_NORMS and argument(node, 5, "training") is True and node.args[3] is not None
+        ):
             _use_running_statistics(module, node)
             norms += 1
         elif node.target in _DROPOUTS and argument(node, 2, "train") is True:
@@ -69,7 +81,9 @@ def to_eval_form(module: fx.GraphModule) -> tuple[Decision, ...]:
         elif node.target is aten.mul.Tensor and (kept := _what_is_dropped(node)) is not None:
             _skip(node, kept)
             dropouts += 1
-        elif node.target is aten.scaled_dot_product_attention.default and argument(node, _ATTENTION_DROPOUT, "dropout_p", 0.0):
+        elif node.target is aten.scaled_dot_product_attention.default and argument(
+            node, _ATTENTION_DROPOUT, "dropout_p", 0.0
+        ):
             _without_attention_dropout(node)
             dropouts += 1
         elif node.target in _UPDATES and _is_statistic(node.args[0]):
@@ -97,7 +111,9 @@ def _counted(count: int, what: str) -> str:
 def _use_running_statistics(module: fx.GraphModule, node: fx.Node) -> None:
     x, weight, bias, mean, var, _, momentum, eps = node.args
     with module.graph.inserting_before(node):
-        norm = module.graph.call_function(aten.batch_norm.default, (x, weight, bias, mean, var, False, momentum, eps, False))
+        norm = module.graph.call_function(
+            aten.batch_norm.default, (x, weight, bias, mean, var, False, momentum, eps, False)
+        )
     outputs = [user for user in node.users if user.target is operator.getitem and user.args[1] == 0]
     norm.meta.update({key: value for key, value in node.meta.items() if key != "val"})
     if outputs and "val" in outputs[0].meta:
@@ -107,13 +123,19 @@ def _use_running_statistics(module: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _what_is_dropped(node: fx.Node) -> fx.Node | None:
-    """x of x * mask, where mask is a draw of zeros and ones, or that divided by the probability of a one: its mean over draws is 1."""
+    """x of x * mask, where mask is a draw of zeros and ones, or that divided by the probability of a one: its
+    mean over draws is 1.
+    """
     for x, mask in ((node.args[0], node.args[1]), (node.args[1], node.args[0])):
         if not isinstance(x, fx.Node) or not isinstance(mask, fx.Node):
             continue
         if mask.target in _BERNOULLI:
             return x
-        if mask.target in _DIVISIONS and isinstance(draw := mask.args[0], fx.Node) and draw.target in _BERNOULLI:
+        if (
+            mask.target in _DIVISIONS
+            and isinstance(draw := mask.args[0], fx.Node)
+            and draw.target in _BERNOULLI
+        ):
             return x if mask.args[1] == draw.args[_BERNOULLI[draw.target]] else None
     return None
 
@@ -134,7 +156,9 @@ def _skip(node: fx.Node, source: fx.Node) -> None:
 
 
 def _erase_unused(node: fx.Node) -> None:
-    """Erase a node without users, and what only it read. Dead code elimination keeps draws and writes, which count as effects."""
+    """Erase a node without users, and what only it read. Dead code elimination keeps draws and writes, which
+    count as effects.
+    """
     if node.users or node.op != "call_function":
         return
     sources = node.all_input_nodes

@@ -23,7 +23,9 @@ def tensor_arg(node: fx.Node, index: int) -> fx.Node:
     """
     value = node.args[index] if index < len(node.args) else None
     if not isinstance(value, fx.Node):
-        raise InvariantError(f"argument {index} of {node.name} ({node.target}) is {value!r}, expected a tensor")
+        raise InvariantError(
+            f"argument {index} of {node.name} ({node.target}) is {value!r}, expected a tensor"
+        )
     return value
 
 
@@ -38,7 +40,9 @@ def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
 
 
 def arguments(node: fx.Node, *defaults: Any, after: int = 0) -> tuple[Any, ...]:
-    """Positional arguments, completed by the operator's `defaults`, which stand behind its first `after` arguments."""
+    """Positional arguments, completed by the operator's `defaults`, which stand behind its first `after`
+    arguments.
+    """
     return (*node.args, *defaults[len(node.args) - after :])
 
 
@@ -75,7 +79,9 @@ def known_constant(graph: fx.GraphModule, node: Any) -> Tensor:
 
 
 def add_constant(graph: fx.GraphModule, value: Tensor, *, name: str, before: fx.Node) -> fx.Node:
-    """Register `value` as a buffer (name made unique) and return its get_attr node, placed before `before`."""
+    """Register `value` as a buffer (name made unique) and return its get_attr node, placed before
+    `before`.
+    """
     base = "mixport_" + "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
     unique, n = base, 0
     while hasattr(graph, unique):
@@ -89,7 +95,9 @@ def add_constant(graph: fx.GraphModule, value: Tensor, *, name: str, before: fx.
 
 
 class SharedConstants:
-    """Constants of a graph, each content registered once: a module that is called several times has one set of them."""
+    """Constants of a graph, each content registered once: a module that is called several times has one set
+    of them.
+    """
 
     def __init__(self, graph: fx.GraphModule) -> None:
         self.graph = graph
@@ -120,7 +128,9 @@ def call(graph: fx.GraphModule, target: Any, *args: Any, before: fx.Node, like: 
 
 
 def _infer_shape(node: fx.Node) -> None:
-    """Shape of a new node, for later rewrites of the same sweep; a call with symbolic sizes waits for the next recording."""
+    """Shape of a new node, for later rewrites of the same sweep; a call with symbolic sizes waits for the
+    next recording.
+    """
 
     def stand_in(source: fx.Node) -> Tensor:
         return torch.empty(shape_of(source), device="meta")
@@ -135,7 +145,8 @@ def _infer_shape(node: fx.Node) -> None:
 def module_path(node: fx.Node) -> str:
     """Dotted path of the module that made the node, empty at the top level.
 
-    What a file cannot hold is written as _: what is not printable, a backslash, and an end that an .npz adds itself.
+    What a file cannot hold is written as _: what is not printable, a backslash, and an end that an .npz adds
+    itself.
     """
     stack: Mapping[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values()]

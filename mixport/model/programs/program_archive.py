@@ -1,4 +1,6 @@
-"""May torch.export.load read this .pt2 file? A graph of ATen operators and plain tensors pass; nothing of it is run or unpickled."""
+"""May torch.export.load read this .pt2 file? A graph of ATen operators and plain tensors pass; nothing of it
+is run or unpickled.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,18 @@ import torch
 from mixport.model.torchscript import is_torchscript
 from mixport.records.errors import BadInputError
 
-PLAIN_HINT = "torch.export.save(torch.export.export(model, (image,)), 'model.pt2') with a plain module writes a safe file"
+PLAIN_HINT = (
+    "torch.export.save(torch.export.export(model, (image,)), 'model.pt2') with a plain module writes a "
+    "safe file"
+)
 _MAX_JSON_BYTES = 64 << 20
 
 _WEIGHTS, _CONSTANTS = "data/weights/model_weights_config.json", "data/constants/model_constants_config.json"
 _GRAPH, _EXAMPLES = "models/model.json", "data/sample_inputs/model.pt"
-_PAYLOADS: Mapping[str, re.Pattern[str]] = {_WEIGHTS: re.compile(r"weight_\d+"), _CONSTANTS: re.compile(r"tensor_\d+")}
+_PAYLOADS: Mapping[str, re.Pattern[str]] = {
+    _WEIGHTS: re.compile(r"weight_\d+"),
+    _CONSTANTS: re.compile(r"tensor_\d+"),
+}
 """Index of tensors -> the names their bytes may have: the prefix of a name decides how torch reads it."""
 
 _MEMBER = re.compile(
@@ -29,7 +37,9 @@ _MEMBER = re.compile(
     r"|data/sample_inputs/model\.pt|models/model\.json|extra/.*"
     r"|archive_format|archive_version|version|byteorder|\.format_version|\.storage_alignment|\.data/(?:version|serialization_id)"
 )
-"""What torch.export.save writes. Anything else is a door: compiled code, weights of an older format, pickled objects."""
+"""What torch.export.save writes. Anything else is a door: compiled code, weights of an older format, pickled
+objects.
+"""
 
 _SHAPE_EXPRESSION = re.compile(
     r"(?:Symbol\('[su]\d+'(?:, (?:positive|integer|nonnegative)=True)*\)|Integer\(-?\d+\)"
@@ -38,7 +48,9 @@ _SHAPE_EXPRESSION = re.compile(
     r"|PowByNatural|ToFloat|Identity|Where|Equality|Unequality|Eq|Ne|StrictLessThan|StrictGreaterThan|LessThan|GreaterThan|And|Or|Not"
     r"|floor|ceiling|int_oo|oo|true|false|True|False)\b|[ +\-*/(),])*"
 )
-"""What sympy may be given: torch reads shapes by sympify, which evaluates Python. Whole names only, no attributes, no strings."""
+"""What sympy may be given: torch reads shapes by sympify, which evaluates Python. Whole names only, no
+attributes, no strings.
+"""
 
 _OPERATOR = re.compile(
     r"torch\.ops\.(?:aten(?!\.from_file\b)|prims|higher_order|mixport)\.\w+(?:\.\w+)?"
@@ -51,9 +63,10 @@ _OPERATOR = re.compile(
 def check_archive(path: Path) -> None:
     """Refuse what torch.export.load, or a run of the program, would execute.
 
-    The doors: tensors and constants stored as pickles, example inputs (torch falls back on a full unpickle), compiled code beside the
-    graph, weights in the older format, symbolic shapes (parsed by sympy through eval), operator names (any attribute path below torch
-    or operator), and a second member of the same name, which another reader may take for the first.
+    The doors: tensors and constants stored as pickles, example inputs (torch falls back on a full unpickle),
+    compiled code beside the graph, weights in the older format, symbolic shapes (parsed by sympy through
+    eval), operator names (any attribute path below torch or operator), and a second member of the same name,
+    which another reader may take for the first.
 
     Raises:
         BadInputError: damaged, or refused, with what was found.
@@ -64,7 +77,9 @@ def check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             members = _members(path, archive)
             if _WEIGHTS not in members:
-                raise refused(path, "it has no weight index: an older format, which torch reads by unpickling")
+                raise refused(
+                    path, "it has no weight index: an older format, which torch reads by unpickling"
+                )
             for inner in members:
                 if not _MEMBER.fullmatch(inner):
                     raise refused(path, f"it holds {inner}, allowed a graph and plain tensors")
@@ -82,7 +97,9 @@ def check_archive(path: Path) -> None:
     except pickle.UnpicklingError as error:
         raise refused(path, "its example inputs would run code when read") from error
     except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError, RecursionError) as error:
-        raise BadInputError(f"program {path} is damaged or not a .pt2 archive: {error}", hint=PLAIN_HINT) from error
+        raise BadInputError(
+            f"program {path} is damaged or not a .pt2 archive: {error}", hint=PLAIN_HINT
+        ) from error
 
 
 def refused(path: Path, why: str, *, hint: str = PLAIN_HINT) -> BadInputError:
@@ -91,7 +108,9 @@ def refused(path: Path, why: str, *, hint: str = PLAIN_HINT) -> BadInputError:
 
 
 def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, str]:
-    """Names below the one top folder -> full names. Folders of an archive that was packed again are left out."""
+    """Names below the one top folder -> full names. Folders of an archive that was packed again are left
+    out.
+    """
     names = [name for name in archive.namelist() if not name.endswith("/")]
     tops = {name.partition("/")[0] for name in names}
     if len(tops) > 1:
@@ -112,7 +131,13 @@ def _check_payloads(path: Path, inner: str, document: object) -> None:
         if fields.get("use_pickle") is not False:
             raise refused(path, f"{inner} holds pickled tensors ({name})")
         if not _PAYLOADS[inner].fullmatch(str(fields.get("path_name"))):
-            raise refused(path, f"{name} in {inner} is stored as {str(fields.get('path_name'))[:60]!r}, allowed plain tensors")
+            raise refused(
+                path,
+                (
+                    f"{name} in {inner} is stored as {str(fields.get('path_name'))[:60]!r}, allowed "
+                    "plain tensors"
+                ),
+            )
 
 
 def _check_json(path: Path, inner: str, value: object) -> None:

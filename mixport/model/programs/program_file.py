@@ -1,4 +1,6 @@
-"""Read FILE.pt2 (torch.export) from an unknown origin: archives that would run code are refused before torch sees them."""
+"""Read FILE.pt2 (torch.export) from an unknown origin: archives that would run code are refused before torch
+sees them.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,14 @@ from mixport.model.programs.program_archive import PLAIN_HINT, check_archive
 from mixport.records.artifacts import Decision
 from mixport.records.errors import BadInputError, UnsupportedModelError
 
-_ONE_IMAGE_HINT = "torch.export.export(model, (image,)), with a module whose forward takes one float32 image batch [N, 3, H, W]"
+_ONE_IMAGE_HINT = (
+    "torch.export.export(model, (image,)), with a module whose forward takes one float32 image batch [N, "
+    "3, H, W]"
+)
 _FLOAT_HINT = "torch.export.export(model.float(), (image.float(),)) outside torch.autocast"
-_PIXELS_HINT = "export the model without its own scaling of pixels; --mean and --std of mixport build state it"
+_PIXELS_HINT = (
+    "export the model without its own scaling of pixels; --mean and --std of mixport build state it"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,25 +79,35 @@ def load_program(path: Path) -> ProgramFile:
 def _image_input(path: Path, program: torch.export.ExportedProgram) -> Tensor:
     """The (fake) tensor of the program's one input, checked."""
     values: list[Any] = [
-        node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in program.graph_signature.user_inputs
+        node.meta["val"]
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs
     ]
     shapes = [tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__ for value in values]
     if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != 3:
-        raise UnsupportedModelError(f"program {path}: inputs have shapes {shapes}, expected one [N, 3, H, W]", hint=_ONE_IMAGE_HINT)
+        raise UnsupportedModelError(
+            f"program {path}: inputs have shapes {shapes}, expected one [N, 3, H, W]", hint=_ONE_IMAGE_HINT
+        )
     image = cast("Tensor", values[0])
-    arguments, keywords = cast("tuple[tuple[object, ...], dict[str, object]]", program.example_inputs or ((image,), {}))
+    arguments, keywords = cast(
+        "tuple[tuple[object, ...], dict[str, object]]", program.example_inputs or ((image,), {})
+    )
     if keywords:
         (name,) = keywords
         raise UnsupportedModelError(
-            f"program {path}: it takes the image as the keyword {name!r}, allowed one argument by position", hint=_ONE_IMAGE_HINT
+            f"program {path}: it takes the image as the keyword {name!r}, allowed one argument by position",
+            hint=_ONE_IMAGE_HINT,
         )
     if not isinstance(arguments[0], Tensor):
         raise UnsupportedModelError(
-            f"program {path}: it takes the image inside a {type(arguments[0]).__name__}, allowed a tensor", hint=_ONE_IMAGE_HINT
+            f"program {path}: it takes the image inside a {type(arguments[0]).__name__}, allowed a tensor",
+            hint=_ONE_IMAGE_HINT,
         )
     if image.dtype is not torch.float32:
         hint = _FLOAT_HINT if image.dtype.is_floating_point else _PIXELS_HINT
-        raise UnsupportedModelError(f"program {path}: it takes {_name(image.dtype)} images, allowed float32", hint=hint)
+        raise UnsupportedModelError(
+            f"program {path}: it takes {_name(image.dtype)} images, allowed float32", hint=hint
+        )
     if not _is_symbol(image.shape[0]) and image.shape[0] != 1:
         raise UnsupportedModelError(
             f"program {path}: it takes {image.shape[0]} images at once, allowed 1 or any number",
@@ -102,11 +119,15 @@ def _image_input(path: Path, program: torch.export.ExportedProgram) -> Tensor:
 def _check_weights(path: Path, program: torch.export.ExportedProgram) -> None:
     for name, value in program.named_parameters():
         if value.is_floating_point() and value.dtype is not torch.float32:
-            raise UnsupportedModelError(f"program {path}: {name} is {_name(value.dtype)}, allowed float32", hint=_FLOAT_HINT)
+            raise UnsupportedModelError(
+                f"program {path}: {name} is {_name(value.dtype)}, allowed float32", hint=_FLOAT_HINT
+            )
 
 
 def _detach_copies(module: fx.GraphModule) -> None:
-    """torch.tensor(...) in forward detaches its copy in place, which a second export refuses; out of place it is the same."""
+    """torch.tensor(...) in forward detaches its copy in place, which a second export refuses; out of place it
+    is the same.
+    """
     for node in module.graph.nodes:
         if node.target is torch.ops.aten.detach_.default:
             node.target = torch.ops.aten.detach.default

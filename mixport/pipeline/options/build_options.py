@@ -1,4 +1,6 @@
-"""Options of a build: one frozen record, whether they come from the command line, from mixport.toml or from Python."""
+"""Options of a build: one frozen record, whether they come from the command line, from mixport.toml or from
+Python.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,26 @@ from pydantic import Field, ValidationError, field_validator
 from mixport.calibration.generator.resolve import check_suits
 from mixport.calibration.recipe import CalibrationRecipe, PromptRecipe, parse_calibration
 from mixport.pipeline.options.drawing import DrawOptions, drawn_method
-from mixport.pipeline.options.spelling import check_mean, check_size, check_std, flag, read_pairs, read_size, read_triple, spell
+from mixport.pipeline.options.spelling import (
+    check_mean,
+    check_size,
+    check_std,
+    flag,
+    read_pairs,
+    read_size,
+    read_triple,
+    spell,
+)
 from mixport.records.artifacts import Preprocessing
 from mixport.records.devices import compute_threads, resolve_device
 from mixport.records.errors import BadOptionError
-from mixport.records.reconstruction_preset import DEFAULT, WIDEST_LEARNED, Preset, ReconstructionOptions, find_preset
+from mixport.records.reconstruction_preset import (
+    DEFAULT,
+    WIDEST_LEARNED,
+    Preset,
+    ReconstructionOptions,
+    find_preset,
+)
 from mixport.records.scheme import DEFAULT_EDGE_CONVENTION, EdgeConvention, Scheme
 from mixport.release.evaluate import GATE_METRICS, Gate, parse_gate
 from mixport.validate import runtimes
@@ -28,7 +45,8 @@ _ITERS = ((3, 2000), (7, 500), (8, 0))
 
 
 class BuildOptions(DrawOptions):
-    """Every option of `mixport build`, under the name it has on the command line; those of drawing are the base's.
+    """Every option of `mixport build`, under the name it has on the command line; those of drawing are the
+    base's.
 
     Attributes:
         model: builtin:NAME, timm:ARCH, package.module:factory or FILE.pt2.
@@ -39,7 +57,8 @@ class BuildOptions(DrawOptions):
         mean: per RGB channel in units of [0, 1]; None keeps the model's own.
         std: per RGB channel in units of [0, 1]; None keeps the model's own.
         crop: crop side / resized shorter side; None keeps the model's own.
-        scheme: wWaA, or auto:SIZE for mixed widths under a size budget, see `mixport.records.scheme.Scheme.parse`.
+        scheme: wWaA, or auto:SIZE for mixed widths under a size budget, see
+            `mixport.records.scheme.Scheme.parse`.
         edge_bits: bits of the first and the last layer.
         edge_convention: what has edge_bits: see `mixport.records.scheme.EDGE_CONVENTIONS`.
         target: names or .toml files, one bundle each.
@@ -50,7 +69,8 @@ class BuildOptions(DrawOptions):
         seed: of everything random.
         iters: reconstruction steps per unit, 0 rounds to nearest; None chooses by weight width.
         reconstruction: name of the recipe by which rounding is learned.
-        mlp_reconstruction: learn MLPs with ReLU in the place of GELU before anything is quantised; None is the recipe's choice.
+        mlp_reconstruction: learn MLPs with ReLU in the place of GELU before anything is quantised; None is
+            the recipe's choice.
         eval: labelled images to measure accuracy on.
         validation_images: images compared code by code; None chooses by input size.
         gate: conditions on the metrics that make a build fail.
@@ -123,7 +143,9 @@ class BuildOptions(DrawOptions):
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> BuildOptions:
-        """Check values and fill defaults. Raises BadOptionError that names the option, what it got and what is allowed."""
+        """Check values and fill defaults. Raises BadOptionError that names the option, what it got and what
+        is allowed.
+        """
         check_names(values, where="")
         try:
             options = cls.model_validate(dict(values))
@@ -132,7 +154,9 @@ class BuildOptions(DrawOptions):
             name = flag(str(first["loc"][0])) if first["loc"] else "options"
             got = f", got {first['input']!r}" if "input" in first else ""
             reason = str(first["msg"]).removeprefix("Value error, ")
-            raise BadOptionError(f"{name}: {reason[:1].lower()}{reason[1:]}{got}", hint="mixport build --help") from error
+            raise BadOptionError(
+                f"{name}: {reason[:1].lower()}{reason[1:]}{got}", hint="mixport build --help"
+            ) from error
         options.check()
         return options
 
@@ -145,7 +169,9 @@ class BuildOptions(DrawOptions):
         """
         self.parse_scheme()
         if self.random_weights and self.weights is not None:
-            raise BadOptionError("--random-weights and --weights contradict each other", hint="leave one of them out")
+            raise BadOptionError(
+                "--random-weights and --weights contradict each other", hint="leave one of them out"
+            )
         self._check_reconstruction()
         if not self.runtime:
             raise BadOptionError("--runtime names no runtime", hint="mixport runtimes list")
@@ -155,16 +181,24 @@ class BuildOptions(DrawOptions):
         self._check_calib()
 
     def calibration_recipe(
-        self, *, preprocessing: Preprocessing, class_names: Sequence[str] | None, glosses: Sequence[str] | None = None
+        self,
+        *,
+        preprocessing: Preprocessing,
+        class_names: Sequence[str] | None,
+        glosses: Sequence[str] | None = None,
     ) -> CalibrationRecipe:
-        """The calibration images that these options ask for, for a model with this preprocessing and these classes.
+        """The calibration images that these options ask for, for a model with this preprocessing and these
+        classes.
 
         Raises:
-            BadOptionError: the method needs class names or meanings, and there are none; or the generator cannot draw for such a model.
+            BadOptionError: the method needs class names or meanings, and there are none; or the generator
+                cannot draw for such a model.
         """
         method = drawn_method(self.calib)
         prompts = None
-        if method is not None and not self.given("generator"):  # a generator that was typed out is taken at its user's word
+        if method is not None and not self.given(
+            "generator"
+        ):  # a generator that was typed out is taken at its user's word
             check_suits(self.generator, class_names=class_names, size=preprocessing.size, method=method)
         if method is not None and class_names is not None:
             prompts = self.prompt_recipe(method, class_names=class_names, glosses=glosses, seed=self.seed)
@@ -214,17 +248,29 @@ class BuildOptions(DrawOptions):
         return next(steps for widest, steps in _ITERS if scheme.weight_bits <= widest)
 
     def resolve_reconstruction(self) -> ReconstructionOptions | None:
-        """How rounding is learned; None rounds to nearest. Raises BadOptionError where the device is not here."""
+        """How rounding is learned; None rounds to nearest. Raises BadOptionError where the device is not
+        here.
+        """
         iters = self.resolve_iters()
         if iters == 0:
             return None
         device = resolve_device(self.device)
-        return ReconstructionOptions(preset=self.resolve_preset(), iters=iters, seed=self.seed, device=device, threads=compute_threads())
+        return ReconstructionOptions(
+            preset=self.resolve_preset(),
+            iters=iters,
+            seed=self.seed,
+            device=device,
+            threads=compute_threads(),
+        )
 
     def resolve_preset(self) -> Preset:
         """The recipe, with what was asked for in the place of its own choice. Raises BadOptionError."""
         preset = find_preset(self.reconstruction)
-        return preset if self.mlp_reconstruction is None else replace(preset, mlp_reconstruction=self.mlp_reconstruction)
+        return (
+            preset
+            if self.mlp_reconstruction is None
+            else replace(preset, mlp_reconstruction=self.mlp_reconstruction)
+        )
 
     def resolve_validation_images(self, size: tuple[int, int]) -> int:
         """Number of images compared code by code, for an input of (height, width) pixels."""
@@ -237,31 +283,48 @@ class BuildOptions(DrawOptions):
         find_preset(self.reconstruction)
         if self.resolve_iters() > 0:
             return
-        nearest = "with --iters 0" if self.iters == 0 else f"with --scheme {self.scheme}, whose weights are rounded to nearest"
+        nearest = (
+            "with --iters 0"
+            if self.iters == 0
+            else f"with --scheme {self.scheme}, whose weights are rounded to nearest"
+        )
         if self.reconstruction != DEFAULT:
             raise BadOptionError(
-                f"--reconstruction {self.reconstruction} has no effect {nearest}", hint="--iters N, or leave --reconstruction out"
+                f"--reconstruction {self.reconstruction} has no effect {nearest}",
+                hint="--iters N, or leave --reconstruction out",
             )
         if self.mlp_reconstruction:
-            raise BadOptionError(f"--mlp-reconstruction has no effect {nearest}", hint="--iters N, or leave --mlp-reconstruction out")
+            raise BadOptionError(
+                f"--mlp-reconstruction has no effect {nearest}",
+                hint="--iters N, or leave --mlp-reconstruction out",
+            )
         if self.device == "cuda" and drawn_method(self.calib) is None:
             raise BadOptionError(
-                f"--device cuda has no effect {nearest} and --calib {self.calib}, which draws no images", hint="leave --device out"
+                f"--device cuda has no effect {nearest} and --calib {self.calib}, which draws no images",
+                hint="leave --device out",
             )
 
     def _check_calib(self) -> None:
-        """What can be told before the model is loaded: a method that does not exist, numbers out of range, options without effect."""
+        """What can be told before the model is loaded: a method that does not exist, numbers out of range,
+        options without effect.
+        """
         method = drawn_method(self.calib)
         unknown = Preprocessing(size=(1, 1), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         prompts = PromptRecipe(strategy=method, class_names=()) if method is not None else None
-        parse_calibration(self.calib, images=self.images, seed=self.seed, preprocessing=unknown, prompts=prompts)
+        parse_calibration(
+            self.calib, images=self.images, seed=self.seed, preprocessing=unknown, prompts=prompts
+        )
         self.check_drawing(self.calib)
 
 
 def command_line(options: BuildOptions) -> str:
-    """The command that repeats this build: every option that differs from its default, in a shell's spelling."""
+    """The command that repeats this build: every option that differs from its default, in a shell's
+    spelling.
+    """
     words = ["mixport", "build", options.model]
-    own = [name for name in BuildOptions.model_fields if name not in DrawOptions.model_fields and name != "model"]
+    own = [
+        name for name in BuildOptions.model_fields if name not in DrawOptions.model_fields and name != "model"
+    ]
     for name in (*own, *DrawOptions.model_fields):
         value = getattr(options, name)
         means_more = name == "generator" and options.given(name)  # typed out it is taken for every model

@@ -9,7 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mixport.calibration.generator.resolve import known_defaults
 from mixport.calibration.prompts.phrases import check_template
-from mixport.calibration.recipe import DRAWN, FilterSettings, GeneratorSettings, LabelText, Pairing, PromptRecipe, Strategy
+from mixport.calibration.recipe import (
+    DRAWN,
+    FilterSettings,
+    GeneratorSettings,
+    LabelText,
+    Pairing,
+    PromptRecipe,
+    Strategy,
+)
 from mixport.pipeline.options.spelling import check_size, flag, read_size
 from mixport.records.errors import BadOptionError
 
@@ -25,7 +33,8 @@ class DrawOptions(BaseModel):
     """Options that only the methods which draw images take, under the names they have on the command line.
 
     Attributes:
-        classes_per_prompt: class names fused in one prompt of mixup; None is the generator's own, or all there are.
+        classes_per_prompt: class names fused in one prompt of mixup; None is the generator's own, or all
+            there are.
         template: text with `{classes}`; None is the method's own.
         pairing: how classes meet in a prompt of mixup.
         label_text: the class name alone, or with its meaning.
@@ -96,11 +105,16 @@ class DrawOptions(BaseModel):
                 )
         if self.gen_negative and self.gen_guidance is not None and self.gen_guidance <= 1.0:
             raise BadOptionError(
-                f"--gen-negative has no effect with --gen-guidance {self.gen_guidance:g}, which turns guidance off",
+                (
+                    f"--gen-negative has no effect with --gen-guidance {self.gen_guidance:g}, which "
+                    "turns guidance off"
+                ),
                 hint="a --gen-guidance above 1, or leave --gen-negative out",
             )
 
-    def prompt_recipe(self, strategy: Strategy, *, class_names: Sequence[str], glosses: Sequence[str] | None, seed: int) -> PromptRecipe:
+    def prompt_recipe(
+        self, strategy: Strategy, *, class_names: Sequence[str], glosses: Sequence[str] | None, seed: int
+    ) -> PromptRecipe:
         """What these options say of prompts.
 
         Raises:
@@ -113,7 +127,9 @@ class DrawOptions(BaseModel):
             )
         fused = self.classes_per_prompt
         if fused is None:
-            fused = min(known_defaults(self.generator).classes_per_prompt, max(len(class_names), _FEWEST_PER_PROMPT))
+            fused = min(
+                known_defaults(self.generator).classes_per_prompt, max(len(class_names), _FEWEST_PER_PROMPT)
+            )
         return PromptRecipe(
             strategy=strategy,
             class_names=tuple(class_names),
@@ -147,20 +163,29 @@ class DrawOptions(BaseModel):
         return FilterSettings(keep_energy=self.keep_energy, keep_statistics=self.keep_statistics)
 
     def _refuse_without_mixup(self, method: str) -> None:
-        values = {"classes_per_prompt": self.classes_per_prompt not in (None, 1), "pairing": self.pairing != "balanced"}
+        values = {
+            "classes_per_prompt": self.classes_per_prompt not in (None, 1),
+            "pairing": self.pairing != "balanced",
+        }
         for name in (name for name, typed in values.items() if typed):
             raise BadOptionError(
-                f"{flag(name)} {getattr(self, name)} has no effect with --calib {method}, which puts one class in a prompt",
+                (
+                    f"{flag(name)} {getattr(self, name)} has no effect with --calib {method}, which puts "
+                    "one class in a prompt"
+                ),
                 hint=f"--calib mixup, or leave {flag(name)} out",
             )
 
     def _refuse_without_drawing(self, calib: str) -> None:
         for name, field in DrawOptions.model_fields.items():
             value = getattr(self, name)
-            if value == field.default or name == "device":  # reconstruction uses the device too: BuildOptions looks at both
+            if (
+                value == field.default or name == "device"
+            ):  # reconstruction uses the device too: BuildOptions looks at both
                 continue
             raise BadOptionError(
-                f"{flag(name)} has no effect with --calib {calib}, which draws no images", hint=f"--calib mixup, or leave {flag(name)} out"
+                f"{flag(name)} has no effect with --calib {calib}, which draws no images",
+                hint=f"--calib mixup, or leave {flag(name)} out",
             )
 
 

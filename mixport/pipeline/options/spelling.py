@@ -13,7 +13,8 @@ _SIZES = ("input_size", "gen_size")
 _REPEATED = ("target", "gate", "runtime")
 
 
-#: Pixels in [0, 1] have a standard deviation of 0.5 at most; a model may want them smaller still, but not by tens.
+#: Pixels in [0, 1] have a standard deviation of 0.5 at most; a model may want them smaller still, but not by
+#: tens.
 _LARGEST_STD = 10.0
 _SIZE = re.compile(r"(\d+)(?:x(\d+))?")
 
@@ -71,17 +72,25 @@ def check_mean(value: tuple[float, float, float] | None) -> tuple[float, float, 
         if not all(map(math.isfinite, value)):
             raise ValueError("allowed finite numbers")
         if max(value) > 1.0:
-            raise ValueError(f"in units of [0, 1]: for pixels from 0 to 255 type {_scaled(value)}, and --std divided by 255 too")
+            raise ValueError(
+                f"in units of [0, 1]: for pixels from 0 to 255 type {_scaled(value)}, and --std "
+                "divided by 255 too"
+            )
     return value
 
 
 def check_std(value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
-    """The standard deviation itself. Raises ValueError for one that is not above 0, or that counts pixels from 0 to 255."""
+    """The standard deviation itself. Raises ValueError for one that is not above 0, or that counts pixels
+    from 0 to 255.
+    """
     if value is not None:
         if not all(math.isfinite(one) and one > 0.0 for one in value):
             raise ValueError("allowed numbers above 0: pixels are divided by them")
         if max(value) > _LARGEST_STD:
-            raise ValueError(f"in units of [0, 1]: for pixels from 0 to 255 type {_scaled(value)}, and --mean divided by 255 too")
+            raise ValueError(
+                f"in units of [0, 1]: for pixels from 0 to 255 type {_scaled(value)}, and --mean "
+                "divided by 255 too"
+            )
     return value
 
 

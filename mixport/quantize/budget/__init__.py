@@ -1,1 +1,3 @@
-"""Weight widths under a size budget: how much each layer loses at each width, and the choice of all together."""
+"""Weight widths under a size budget: how much each layer loses at each width, and the choice of all
+together.
+"""

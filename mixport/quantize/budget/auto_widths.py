@@ -1,8 +1,10 @@
-"""Weight bits under a size budget: what each width of each layer costs in accuracy and in the file, and the best choice within.
+"""Weight bits under a size budget: what each width of each layer costs in accuracy and in the file, and the
+best choice within.
 
-The size of the file is bounded from above: the file with every layer at its fewest bits is measured, and wider weights add what
-their storage type takes. What rounding several layers does together is no sum of what each does alone: of the additive programmes
-that are solved, and of the uniform widths that fit, the one with the least measured loss is kept.
+The size of the file is bounded from above: the file with every layer at its fewest bits is measured, and
+wider weights add what their storage type takes. What rounding several layers does together is no sum of what
+each does alone: of the additive programmes that are solved, and of the uniform widths that fit, the one with
+the least measured loss is kept.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from mixport.records.search import LayerChoice, WidthOption, WidthSearch
 from mixport.records.targets import Target
 
 EXPONENTS = (0.5, 1.0)
-"""Powers of a loss that are summed over layers. Deviations of the output grow with the root of a divergence, and add up when layers
-err alike; divergences themselves add up when they err independently."""
+"""Powers of a loss that are summed over layers. Deviations of the output grow with the root of a divergence,
+and add up when layers err alike; divergences themselves add up when they err independently.
+"""
 
 _LENGTH_BYTES = 8
 """Room for the lengths of a wider tensor and of what holds it (protobuf varints), a layer."""
@@ -50,11 +53,15 @@ class Sizes:
 
 
 def learned_bytes(plan: Plan) -> int:
-    """Room for what learned activation steps add to the file: each absorbed clamp may come to end at a code of its own.
+    """Room for what learned activation steps add to the file: each absorbed clamp may come to end at a code
+    of its own.
 
     Sites whose codes end alike share one initialiser in the file.
     """
-    return _BOUND_BYTES * sum(site.bounds is not None and site.bounds[1] is not None and site.bits <= WIDEST_LEARNED for site in plan.sites)
+    return _BOUND_BYTES * sum(
+        site.bounds is not None and site.bounds[1] is not None and site.bits <= WIDEST_LEARNED
+        for site in plan.sites
+    )
 
 
 def choose_widths(
@@ -92,13 +99,17 @@ def choose_widths(
         raise InvariantError(f"scheme {scheme.name} has no size budget")
     budget, offered = scheme.budget.limit(sizes.floats), target.budget_widths()
     free = [node for node, width in widths.items() if not width.fixed]
-    file_bytes = {node: tuple(target.weight_bytes(_count(graph, node), bits=bits) for bits in offered) for node in free}
+    file_bytes = {
+        node: tuple(target.weight_bytes(_count(graph, node), bits=bits) for bits in offered) for node in free
+    }
     bounds = _Bounds(smallest=sizes.smallest + sizes.learned, file_bytes=file_bytes)
     if bounds.smallest > budget:
         activations = f":a{scheme.activation_bits}" if ":a" in scheme.name.lower() else ""
         raise SizeBudgetError(
-            f"--scheme {scheme.name} allows a file of {budget} bytes; the smallest one possible for target {target.name} takes "
-            f"{bounds.smallest} ({bounds.smallest / sizes.floats:.4f} of the float parameters), with {offered[-1]}-bit weights "
+            f"--scheme {scheme.name} allows a file of {budget} bytes; the smallest one possible for "
+            f"target {target.name} takes "
+            f"{bounds.smallest} ({bounds.smallest / sizes.floats:.4f} of the float parameters), with "
+            f"{offered[-1]}-bit weights "
             f"{bounds.of([len(offered) - 1] * len(free))}",
             hint=f"mixport build --scheme auto:{-(-bounds.smallest // 1000)}KB{activations} ...",
         )
@@ -110,12 +121,16 @@ def choose_widths(
     edges = {node: rounded.of(node, width.bits) for node, width in widths.items() if width.fixed}
     choices = [*found, *uniform]
     measured = joint_losses(
-        graph, [{**edges, **{node: changes[node][i] for node, i in zip(free, c, strict=True)}} for c in choices], batches()
+        graph,
+        [{**edges, **{node: changes[node][i] for node, i in zip(free, c, strict=True)}} for c in choices],
+        batches(),
     )
     fits = [i for i, choice in enumerate(choices) if bounds.of(choice) <= budget]
     best = min(fits, key=lambda i: (measured[i], i))
     picked = dict(zip(free, choices[best], strict=True))
-    *rows, measured = bounded([*(losses[node] for node in free), measured])  # a record has no infinite numbers
+    *rows, measured = bounded(
+        [*(losses[node] for node in free), measured]
+    )  # a record has no infinite numbers
     losses = {node: tuple(row) for node, row in zip(free, rows, strict=True)}
     search = WidthSearch(
         budget_bytes=budget,
@@ -140,7 +155,11 @@ def choose_widths(
         ),
     )
     chosen = {
-        node: replace(width, bits=offered[picked[node]], reason=_reason(offered, losses[node], picked[node], budget=budget))
+        node: replace(
+            width,
+            bits=offered[picked[node]],
+            reason=_reason(offered, losses[node], picked[node], budget=budget),
+        )
         if node in picked
         else width
         for node, width in widths.items()
@@ -167,15 +186,18 @@ class _Bounds:
 
     def of(self, choice: Sequence[int]) -> int:
         """Of the file with these options, one a free layer."""
-        return self.smallest + sum(self.extra(node)[i] for node, i in zip(self.file_bytes, choice, strict=True))
+        return self.smallest + sum(
+            self.extra(node)[i] for node, i in zip(self.file_bytes, choice, strict=True)
+        )
 
 
 def levelling_scheme(scheme: Scheme, target: Target) -> Scheme:
-    """The scheme for which LayerNorms are levelled: it must be known before widths are chosen, which are measured behind it.
+    """The scheme for which LayerNorms are levelled: it must be known before widths are chosen, which are
+    measured behind it.
 
-    Under a size budget the middle one of the widths on offer, 4 bits of 2, 4 and 8. On random channels (four seeds, 4- and 8-bit
-    activations) ratios chosen for 4 bits cost a 2-bit layer up to 5 % more error than its own; those chosen for 2 bits cost an 8-bit
-    layer up to 3.4 times the error of those for 4.
+    Under a size budget the middle one of the widths on offer, 4 bits of 2, 4 and 8. On random channels (four
+    seeds, 4- and 8-bit activations) ratios chosen for 4 bits cost a 2-bit layer up to 5 % more error than its
+    own; those chosen for 2 bits cost an 8-bit layer up to 3.4 times the error of those for 4.
     """
     if scheme.budget is None:
         return scheme
@@ -183,11 +205,15 @@ def levelling_scheme(scheme: Scheme, target: Target) -> Scheme:
     return scheme.at(offered[len(offered) // 2])
 
 
-def _solve(losses: Mapping[fx.Node, tuple[float, ...]], bounds: _Bounds, *, budget: int, exponent: float) -> tuple[int, ...]:
+def _solve(
+    losses: Mapping[fx.Node, tuple[float, ...]], bounds: _Bounds, *, budget: int, exponent: float
+) -> tuple[int, ...]:
     rows = [[loss**exponent for loss in losses[node]] for node in bounds.file_bytes]
     picked = solve(rows, [bounds.extra(node) for node in bounds.file_bytes], budget=budget - bounds.smallest)
     if picked is None:
-        raise InvariantError(f"no widths within {budget} bytes, though a file of {bounds.smallest} is possible")
+        raise InvariantError(
+            f"no widths within {budget} bytes, though a file of {bounds.smallest} is possible"
+        )
     return picked
 
 
@@ -198,4 +224,7 @@ def _count(graph: fx.GraphModule, node: fx.Node) -> int:
 
 def _reason(offered: Sequence[int], losses: Sequence[float], picked: int, *, budget: int) -> str:
     costs = ", ".join(f"{bits} bits {loss:.2g}" for bits, loss in zip(offered, losses, strict=True))
-    return f"auto: alone it costs {costs} (divergence in nats); {offered[picked]} bits within the budget of {budget} bytes"
+    return (
+        f"auto: alone it costs {costs} (divergence in nats); {offered[picked]} bits within the budget of "
+        f"{budget} bytes"
+    )

@@ -1,4 +1,6 @@
-"""One width for each of many layers, the least loss within a size: a multiple-choice knapsack, solved as an integer programme."""
+"""One width for each of many layers, the least loss within a size: a multiple-choice knapsack, solved as an
+integer programme.
+"""
 
 # scipy ships no types for the parts of the result.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -21,11 +23,14 @@ _BROKEN = 4.0
 """What an infinite loss counts as, in largest finite ones."""
 
 
-def solve(losses: Sequence[Sequence[float]], sizes: Sequence[Sequence[int]], *, budget: int) -> tuple[int, ...] | None:
+def solve(
+    losses: Sequence[Sequence[float]], sizes: Sequence[Sequence[int]], *, budget: int
+) -> tuple[int, ...] | None:
     """Pick one option a layer so that the sum of losses is least and the sum of sizes at most `budget`.
 
     Args:
-        losses: of each option of each layer, not negative; infinite where an option is taken only if nothing else fits.
+        losses: of each option of each layer, not negative; infinite where an option is taken only if nothing
+            else fits.
         sizes: of the same options, in bytes.
         budget: in bytes.
 
@@ -40,7 +45,10 @@ def solve(losses: Sequence[Sequence[float]], sizes: Sequence[Sequence[int]], *, 
     if not losses:
         return ()
     kept = [[i for i, loss in enumerate(row) if math.isfinite(loss)] for row in losses]
-    if not all(kept) or sum(min(row[i] for i in some) for row, some in zip(sizes, kept, strict=True)) > budget:
+    if (
+        not all(kept)
+        or sum(min(row[i] for i in some) for row, some in zip(sizes, kept, strict=True)) > budget
+    ):
         kept = [list(range(len(row))) for row in losses]
     costs = [[row[i] for i in some] for row, some in zip(bounded(losses), kept, strict=True)]
     room = [[row[i] for i in some] for row, some in zip(sizes, kept, strict=True)]
@@ -57,7 +65,9 @@ def bounded(losses: Sequence[Sequence[float]]) -> list[list[float]]:
     return [[loss if math.isfinite(loss) else _BROKEN * (largest or 1.0) for loss in row] for row in losses]
 
 
-def _within(losses: Sequence[Sequence[float]], sizes: Sequence[Sequence[int]], *, budget: int) -> tuple[int, ...]:
+def _within(
+    losses: Sequence[Sequence[float]], sizes: Sequence[Sequence[int]], *, budget: int
+) -> tuple[int, ...]:
     """The best choice of which one fits."""
     bound = budget
     for _ in range(_ROUNDS):
@@ -65,11 +75,16 @@ def _within(losses: Sequence[Sequence[float]], sizes: Sequence[Sequence[int]], *
         excess = sum(row[i] for row, i in zip(sizes, picked, strict=True)) - budget
         if excess <= 0:
             return picked
-        bound -= excess  # the solver's values are integers only within its tolerance, which a large layer turns into bytes
-    raise InvariantError(f"integer programme of {len(losses)} layers: no choice within {budget} bytes after {_ROUNDS} rounds")
+        # The solver's values are integers only within its tolerance, which a large layer turns into bytes
+        bound -= excess
+    raise InvariantError(
+        f"integer programme of {len(losses)} layers: no choice within {budget} bytes after {_ROUNDS} rounds"
+    )
 
 
-def _optimum(losses: Sequence[Sequence[float]], sizes: Sequence[Sequence[int]], *, bound: int) -> tuple[int, ...]:
+def _optimum(
+    losses: Sequence[Sequence[float]], sizes: Sequence[Sequence[int]], *, bound: int
+) -> tuple[int, ...]:
     counts = [len(row) for row in losses]
     starts = np.concatenate([[0], np.cumsum(counts)])
     total = int(starts[-1])
@@ -83,9 +98,14 @@ def _optimum(losses: Sequence[Sequence[float]], sizes: Sequence[Sequence[int]], 
             cost / (float(cost.max()) or 1.0),
             integrality=np.ones(total),
             bounds=Bounds(0, 1),
-            constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(room[None] / largest, -np.inf, (bound + 0.5) / largest)],
+            constraints=[
+                LinearConstraint(one_each, 1, 1),
+                LinearConstraint(room[None] / largest, -np.inf, (bound + 0.5) / largest),
+            ],
             options={"mip_rel_gap": 0.0},
         )
     if result.x is None:
-        raise InvariantError(f"integer programme of {len(counts)} layers within {bound} bytes: {result.message}")
+        raise InvariantError(
+            f"integer programme of {len(counts)} layers within {bound} bytes: {result.message}"
+        )
     return tuple(int(np.argmax(result.x[a:b])) for a, b in pairwise(starts))

@@ -1,4 +1,6 @@
-"""What rounding one layer's weights does to the model's output, measured: the float graph is run once, and once more behind each change."""
+"""What rounding one layer's weights does to the model's output, measured: the float graph is run once, and
+once more behind each change.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from mixport.records.errors import InvariantError
 from mixport.records.progress import Progress
 
 RoundWeight = Callable[[fx.Node, NDArray[np.float32], int], NDArray[np.float32]]
-"""(layer, float32 weight [O, ...], bits) -> the weight that its integers would stand for, of the same shape."""
+"""(layer, float32 weight [O, ...], bits) -> the weight that its integers would stand for, of the same
+shape.
+"""
 
 
 def nearest(layer: fx.Node, weight: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
@@ -66,7 +70,8 @@ def layer_losses(
         progress: bars.
 
     Returns:
-        layer -> mean over images of the divergence of `divergence`, in the order of its replacements; infinite where one is.
+        layer -> mean over images of the divergence of `divergence`, in the order of its replacements;
+        infinite where one is.
     """
     totals = {layer: np.zeros(len(weights)) for layer, weights in changes.items()}
     count = 0
@@ -81,8 +86,12 @@ def layer_losses(
     return {layer: tuple(float(value) for value in total / max(count, 1)) for layer, total in totals.items()}
 
 
-def joint_losses(graph: fx.GraphModule, choices: Sequence[Mapping[fx.Node, Tensor]], batches: Iterator[Tensor]) -> tuple[float, ...]:
-    """Loss with the weights of many layers replaced at once, for each of several choices; arguments as in `layer_losses`."""
+def joint_losses(
+    graph: fx.GraphModule, choices: Sequence[Mapping[fx.Node, Tensor]], batches: Iterator[Tensor]
+) -> tuple[float, ...]:
+    """Loss with the weights of many layers replaced at once, for each of several choices; arguments as in
+    `layer_losses`.
+    """
     totals, count = np.zeros(len(choices)), 0
     runs = [_Replaced(graph, choice) for choice in choices]
     reference = fx.Interpreter(graph)
@@ -95,12 +104,16 @@ def joint_losses(graph: fx.GraphModule, choices: Sequence[Mapping[fx.Node, Tenso
 
 
 def divergence(reference: Tensor, got: Tensor) -> float:
-    """Sum over images of KL(softmax(reference) || softmax(got)) in nats, classes along axis 1; float32 [N, C, ...].
+    """Sum over images of KL(softmax(reference) || softmax(got)) in nats, classes along axis 1; float32 [N, C,
+    ...].
 
-    A model with one output has no classes: there it is the squared error relative to the reference's mean square. Infinite where
-    `got` is not finite.
+    A model with one output has no classes: there it is the squared error relative to the reference's mean
+    square. Infinite where `got` is not finite.
     """
-    a, b = (value.double().reshape(len(value), value.shape[1] if value.dim() > 1 else 1, -1) for value in (reference, got))
+    a, b = (
+        value.double().reshape(len(value), value.shape[1] if value.dim() > 1 else 1, -1)
+        for value in (reference, got)
+    )
     if a.shape[1] == 1:
         value = len(a) * float((a - b).square().mean() / (a.square().mean() + 1e-12))
     else:
@@ -125,7 +138,8 @@ class _Replaced(fx.Interpreter):
 
 
 class _Forking(fx.Interpreter):
-    """Runs the float graph; at each layer it also runs what follows with other weights, from the values at hand.
+    """Runs the float graph; at each layer it also runs what follows with other weights, from the values at
+    hand.
 
     Attributes:
         outputs: layer -> outputs with each of its replacements.
@@ -141,12 +155,16 @@ class _Forking(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         if n in self.changes:
             args, kwargs = self.fetch_args_kwargs_from_env(n)
-            self.outputs[n] = [self._behind(n, operator_of(n)(args[0], weight, *args[2:], **kwargs)) for weight in self.changes[n]]
+            self.outputs[n] = [
+                self._behind(n, operator_of(n)(args[0], weight, *args[2:], **kwargs))
+                for weight in self.changes[n]
+            ]
         self._before[n] = None
         return super().run_node(n)
 
     def _behind(self, n: fx.Node, value: Any) -> Tensor:
-        # Nodes that have a value are not run again: those before the layer have one, if only a stand-in where nobody reads it.
+        # Nodes that have a value are not run again: those before the layer have one, if only a stand-in where
+        # nobody reads it.
         branch = fx.Interpreter(self.module)
         output = branch.run(initial_env={**self._before, **self.env, n: value}, enable_io_processing=False)
         result: Tensor = self._codegen.process_outputs(output)

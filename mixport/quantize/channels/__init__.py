@@ -1,1 +1,3 @@
-"""Exact changes of the float graph that make narrow codes cheaper: channels levelled, rotated, in another basis."""
+"""Exact changes of the float graph that make narrow codes cheaper: channels levelled, rotated, in another
+basis.
+"""

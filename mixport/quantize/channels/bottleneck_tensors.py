@@ -1,7 +1,9 @@
-"""Tensors whose channels may be given another basis: those that only convolutions and adds make, and only those read.
+"""Tensors whose channels may be given another basis: those that only convolutions and adds make, and only
+those read.
 
-Between the linear bottlenecks of MobileNets nothing acts on single channels: a residual chain of convolutions' outputs and their sums,
-read by convolutions. An invertible matrix on all of its channels is undone in the weights of the readers.
+Between the linear bottlenecks of MobileNets nothing acts on single channels: a residual chain of
+convolutions' outputs and their sums, read by convolutions. An invertible matrix on all of its channels is
+undone in the weights of the readers.
 """
 
 from __future__ import annotations
@@ -92,14 +94,17 @@ def _stays_linear(flow: CodeFlow, node: fx.Node, members: Container[fx.Node]) ->
             return False
     readers = list(flow.readers(node))
     return bool(readers) and all(
-        operand is node and (_is_convolution(flow, user) or flow.kinds[user] is Kind.ADD) for user, operand in readers
+        operand is node and (_is_convolution(flow, user) or flow.kinds[user] is Kind.ADD)
+        for user, operand in readers
     )
 
 
 def _chain(flow: CodeFlow, nodes: list[fx.Node], scheme: Scheme) -> LinearChain:
     read: list[Readings] = []
     for node in nodes:
-        layers = tuple(dict.fromkeys(user for user, _ in flow.readers(node) if flow.kinds[user] is Kind.LAYER))
+        layers = tuple(
+            dict.fromkeys(user for user, _ in flow.readers(node) if flow.kinds[user] is Kind.LAYER)
+        )
         if layers:
             edges = [flow.reads_edge(layer, node, scheme.edge_convention) for layer in layers]
             bits = min(scheme.edge_bits if is_edge else scheme.activation_bits for is_edge in edges)

@@ -1,9 +1,11 @@
-"""Another basis for the channels of linear bottlenecks, before they are quantised: fewer of the outputs' errors for the same codes.
+"""Another basis for the channels of linear bottlenecks, before they are quantised: fewer of the outputs'
+errors for the same codes.
 
-One scale serves all channels, however different they are, and however little some of them matter. Where only convolutions and adds
-make and read a tensor (`linear_tensors`), its channels may be mixed by any invertible matrix A, after their mean is taken off: the
-convolutions that make it take A, those that read it the inverse. Exact in real arithmetic, and free at run time. A is the one that
-makes the noise of the codes smallest as the outputs see it (`channel_basis`).
+One scale serves all channels, however different they are, and however little some of them matter. Where only
+convolutions and adds make and read a tensor (`linear_tensors`), its channels may be mixed by any invertible
+matrix A, after their mean is taken off: the convolutions that make it take A, those that read it the inverse.
+Exact in real arithmetic, and free at run time. A is the one that makes the noise of the codes smallest as the
+outputs see it (`channel_basis`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from mixport.records.artifacts import Decision
 from mixport.records.scheme import Scheme
 
 _ROWS = 1 << 14
-"""Places of each tensor: a rotation is learned from those of the first images, and bases are compared on the others."""
+"""Places of each tensor: a rotation is learned from those of the first images, and bases are compared on the
+others.
+"""
 _DRAWS = 4
 """Rotations tried of each chain; from the best one another is learned."""
 _WORTH_IT = 0.95
@@ -43,7 +47,8 @@ def change_bases(
     rule: ScaleRule,
     kept: frozenset[fx.Node] = frozenset(),
 ) -> list[Decision]:
-    """Give every linear chain that is read through codes narrower than 8 bits its best basis; the values of the graph's outputs stay.
+    """Give every linear chain that is read through codes narrower than 8 bits its best basis; the values of
+    the graph's outputs stay.
 
     Args:
         graph: canonical float graph with recorded shapes; its constants are replaced, never written to.
@@ -56,8 +61,14 @@ def change_bases(
     Returns:
         one decision a chain that is changed, and one where no gradient tells what the outputs see.
     """
-    chains = [chain for chain in linear_chains(CodeFlow(graph), scheme) if any(one.bits < 8 for one in chain.read)]
-    chains = [chain for chain in chains if kept.isdisjoint((*chain.producers, *(layer for one in chain.read for layer in one.layers)))]
+    chains = [
+        chain for chain in linear_chains(CodeFlow(graph), scheme) if any(one.bits < 8 for one in chain.read)
+    ]
+    chains = [
+        chain
+        for chain in chains
+        if kept.isdisjoint((*chain.producers, *(layer for one in chain.read for layer in one.layers)))
+    ]
     if not chains:
         return []
     readers = {node: tuple[fx.Node, ...]() for chain in chains for node in chain.producers}
@@ -81,15 +92,24 @@ def change_bases(
 
 
 def _means(chain: LinearChain, moments: Mapping[fx.Node, Moments]) -> dict[fx.Node, Array]:
-    """What is taken off each tensor: each producer's mean, and of a sum both; nothing where a reader pads with zeros."""
-    means = {node: np.zeros(chain.channels) if chain.padded else moments[node].mean for node in chain.producers}
+    """What is taken off each tensor: each producer's mean, and of a sum both; nothing where a reader pads
+    with zeros.
+    """
+    means = {
+        node: np.zeros(chain.channels) if chain.padded else moments[node].mean for node in chain.producers
+    }
     for add in chain.adds:
         means[add] = means[tensor_arg(add, 0)] + means[tensor_arg(add, 1)]
     return means
 
 
 def _best(
-    chain: LinearChain, narrow: list[Readings], means: Mapping[fx.Node, Array], moments: Mapping[fx.Node, Moments], *, rule: ScaleRule
+    chain: LinearChain,
+    narrow: list[Readings],
+    means: Mapping[fx.Node, Array],
+    moments: Mapping[fx.Node, Moments],
+    *,
+    rule: ScaleRule,
 ) -> tuple[Array, float, float]:
     """The best basis found, and the noise of codes in the outputs without it and with it."""
     tensors = [_channels(moments[one.tensor], means[one.tensor]) for one in narrow]
@@ -99,11 +119,17 @@ def _best(
 
     def noise(basis: Array, centres: Sequence[Array | float]) -> float:
         return sum(
-            _noise(moments[one.tensor], basis, centre, bits=one.bits, rule=rule) for one, centre in zip(narrow, centres, strict=True)
+            _noise(moments[one.tensor], basis, centre, bits=one.bits, rule=rule)
+            for one, centre in zip(narrow, centres, strict=True)
         )
 
-    drawn = min((basis_of(metric, tensors, rng) for _ in range(_DRAWS)), key=lambda basis: noise(basis, centres))
-    places = [_places(moments[one.tensor], drawn, centre, bits=one.bits) for one, centre in zip(narrow, centres, strict=True)]
+    drawn = min(
+        (basis_of(metric, tensors, rng) for _ in range(_DRAWS)), key=lambda basis: noise(basis, centres)
+    )
+    places = [
+        _places(moments[one.tensor], drawn, centre, bits=one.bits)
+        for one, centre in zip(narrow, centres, strict=True)
+    ]
     best = min((drawn, learn_rotation(places) @ drawn), key=lambda basis: noise(basis, centres))
     return best, noise(np.eye(chain.channels), [0.0] * len(narrow)), noise(best, centres)
 
@@ -111,7 +137,9 @@ def _best(
 def _places(found: Moments, basis: Array, mean: Array, *, bits: int) -> Places:
     """The tensor in a basis."""
     inverse = np.linalg.inv(basis)
-    learned, judged = (torch.as_tensor(((rows.numpy() - mean) @ basis.T).astype(np.float32)) for rows in _halves(found))
+    learned, judged = (
+        torch.as_tensor(((rows.numpy() - mean) @ basis.T).astype(np.float32)) for rows in _halves(found)
+    )
     return Places(learned=learned, judged=judged, fisher=inverse.T @ found.fisher @ inverse, bits=bits)
 
 
@@ -129,7 +157,9 @@ def _channels(found: Moments, mean: Array) -> Channels:
 
 
 def _noise(found: Moments, basis: Array, mean: Array | float, *, bits: int, rule: ScaleRule) -> float:
-    """What the rounding of y = A (x - mean) does to the outputs' log-likelihood, to second order, for one place."""
+    """What the rounding of y = A (x - mean) does to the outputs' log-likelihood, to second order, for one
+    place.
+    """
     y = ((_halves(found)[1].numpy() - mean) @ basis.T).astype(np.float32)
     wrong = np.linalg.solve(basis, (rounded(y, bits=bits, rule=rule) - y).T.astype(np.float64))
     return float(np.einsum("in,ij,jn->", wrong, found.fisher, wrong)) / (2 * max(len(y), 1))
@@ -140,7 +170,12 @@ def _fold(graph: fx.GraphModule, chain: LinearChain, means: Mapping[fx.Node, Arr
     mixing, inverse = torch.as_tensor(basis), torch.as_tensor(np.linalg.inv(basis))
     for layer in chain.producers:
         weight, bias = _weights(graph, layer)
-        _replace(graph, layer, torch.einsum("oi,i...->o...", mixing, weight), mixing @ (bias - torch.as_tensor(means[layer])))
+        _replace(
+            graph,
+            layer,
+            torch.einsum("oi,i...->o...", mixing, weight),
+            mixing @ (bias - torch.as_tensor(means[layer])),
+        )
     for one in chain.read:
         for layer in one.layers:
             weight, bias = _weights(graph, layer)
@@ -164,11 +199,19 @@ def _replace(graph: fx.GraphModule, layer: fx.Node, weight: Tensor, bias: Tensor
 
 def _decision(chain: LinearChain, *, before: float, after: float) -> Decision:
     first, *others = (module_path(layer) or layer.name for layer in chain.producers)
-    readers = ", ".join(dict.fromkeys(module_path(layer) or layer.name for one in chain.read for layer in one.layers))
-    what = f"{'channels' if chain.padded else 'means taken off, channels'} mixed by a {chain.channels}x{chain.channels} matrix"
+    readers = ", ".join(
+        dict.fromkeys(module_path(layer) or layer.name for one in chain.read for layer in one.layers)
+    )
+    what = (
+        f"{'channels' if chain.padded else 'means taken off, channels'} mixed by a "
+        f"{chain.channels}x{chain.channels} matrix"
+    )
     shared = f", shared with {', '.join(others)}" if others else ""
     return Decision(
         where=first,
         what=f"{what}{shared}, undone in {readers}",
-        why=f"one scale serves all channels; what codes cost the outputs, {before:.2e} a place before, {after:.2e} with it",
+        why=(
+            f"one scale serves all channels; what codes cost the outputs, {before:.2e} a place before, "
+            f"{after:.2e} with it"
+        ),
     )

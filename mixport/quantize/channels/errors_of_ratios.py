@@ -1,8 +1,10 @@
-"""What convolutions make of a tensor whose channels are divided by ratios, both operands rounded: which ratios serve them best.
+"""What convolutions make of a tensor whose channels are divided by ratios, both operands rounded: which
+ratios serve them best.
 
-Larger codes for small channels make the tensor better and the weights behind worse, whose columns then differ. By how much depends on
-how their rounding is chosen. Rounded to nearest, errors of weights add up to an offset, since what they read is positive; learned, they
-are a fraction of that, and the bias takes up the mean. Judged as nearest ones, weights would seem to pay more than they do.
+Larger codes for small channels make the tensor better and the weights behind worse, whose columns then
+differ. By how much depends on how their rounding is chosen. Rounded to nearest, errors of weights add up to
+an offset, since what they read is positive; learned, they are a fraction of that, and the bias takes up the
+mean. Judged as nearest ones, weights would seem to pay more than they do.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ def rows_wanted(channels: int, *, values: int, learned: bool) -> int:
     return max(least, values // channels)
 
 
-def nearest_error(rows: Tensor, ratio: Array, readers: Sequence[Reader], *, bits: int, bounds: Bounds, rule: ScaleRule) -> float:
+def nearest_error(
+    rows: Tensor, ratio: Array, readers: Sequence[Reader], *, bits: int, bounds: Bounds, rule: ScaleRule
+) -> float:
     """Relative squared error of what the layers make of the tensor, both operands rounded to nearest.
 
     Args:
@@ -72,15 +76,20 @@ def nearest_error(rows: Tensor, ratio: Array, readers: Sequence[Reader], *, bits
     for reader in readers:
         scaled = _scaled(reader, factor)
         groups, outputs, _, _ = scaled.shape
-        got = torch.as_tensor(rounded_weight(scaled.reshape(groups * outputs, -1).numpy(), bits=reader.bits)).view(scaled.shape)
+        got = torch.as_tensor(
+            rounded_weight(scaled.reshape(groups * outputs, -1).numpy(), bits=reader.bits)
+        ).view(scaled.shape)
         exact = _outputs(rows, reader.weight)
         wrong += float((exact - _outputs(x, got)).double().square().mean())
         total += float(exact.double().square().mean())
     return wrong / total if total > 0 else wrong
 
 
-def learned_error(rows: Tensor, ratio: Array, readers: Sequence[Reader], *, bits: int, bounds: Bounds, rule: ScaleRule) -> float:
-    """The same about the mean, with codes of the weights of least squared error (`coordinate_descent`, one sweep), on other places.
+def learned_error(
+    rows: Tensor, ratio: Array, readers: Sequence[Reader], *, bits: int, bounds: Bounds, rule: ScaleRule
+) -> float:
+    """The same about the mean, with codes of the weights of least squared error (`coordinate_descent`, one
+    sweep), on other places.
 
     Taps are taken for independent of each other.
     """
@@ -101,18 +110,24 @@ def learned_error(rows: Tensor, ratio: Array, readers: Sequence[Reader], *, bits
 
 
 def _least_squares(weight: Tensor, x: Tensor, *, bits: int) -> Tensor:
-    """Rounded weights [G, O, I, T] for inputs x [N, G * I]; every tap by itself, under the scale of its output channel."""
+    """Rounded weights [G, O, I, T] for inputs x [N, G * I]; every tap by itself, under the scale of its
+    output channel.
+    """
     groups, outputs, inputs, taps = weight.shape
     by_group = (x - x.mean(0)).double().view(len(x), groups, inputs).movedim(0, 1)
     covariance = by_group.mT @ by_group / len(x)
-    scales = torch.as_tensor(weight_scales(weight.reshape(groups * outputs, -1).numpy(), bits=bits)[0]).double()
+    scales = torch.as_tensor(
+        weight_scales(weight.reshape(groups * outputs, -1).numpy(), bits=bits)[0]
+    ).double()
     of_taps = scales.view(groups, outputs, 1).expand(groups, outputs, taps).reshape(groups, outputs * taps)
     flat = weight.movedim(3, 2).reshape(groups, outputs * taps, inputs).double()
     codes, _ = least_squares_codes(flat, covariance, of_taps, bits=bits, sweeps=1)
     return (codes * of_taps[..., None]).float().view(groups, outputs, taps, inputs).movedim(2, 3)
 
 
-def _codes(rows: Tensor, ratio: Array, *, bits: int, bounds: Bounds, rule: ScaleRule) -> tuple[Tensor, Tensor]:
+def _codes(
+    rows: Tensor, ratio: Array, *, bits: int, bounds: Bounds, rule: ScaleRule
+) -> tuple[Tensor, Tensor]:
     """The divided tensor as its codes have it, and the ratio in float32."""
     factor = torch.as_tensor(ratio, dtype=torch.float32)
     upper = None if bounds is None else bounds[1]

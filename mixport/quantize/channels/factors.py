@@ -1,8 +1,10 @@
-"""Which channels may be scaled by a positive factor of their own, and which must share one: from the graph alone.
+"""Which channels may be scaled by a positive factor of their own, and which must share one: from the graph
+alone.
 
-A layer can take a factor for each of its outputs, and the layers that read them can take it back. In between, a Relu, a maximum, a
-mean over places and data movement let it pass; where tensors are added it must be the same for both; a table can take one factor for
-all that it gives; everything else fixes it at 1. The graph is run once on numbers of factors in the place of values.
+A layer can take a factor for each of its outputs, and the layers that read them can take it back. In between,
+a Relu, a maximum, a mean over places and data movement let it pass; where tensors are added it must be the
+same for both; a table can take one factor for all that it gives; everything else fixes it at 1. The graph is
+run once on numbers of factors in the place of values.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from mixport.quantize.graph.roles import Kind, clamp_bounds
 from mixport.quantize.sites.code_flow import CodeFlow
 
 FIXED, _ZERO = 0, -1
-"""Numbers that are no factor's: a value that keeps its scale, and the zeros of a padding, which every factor leaves alone."""
+"""Numbers that are no factor's: a value that keeps its scale, and the zeros of a padding, which every factor
+leaves alone.
+"""
 
 Numbers = NDArray[np.int64]
 
@@ -57,7 +61,8 @@ def find_factors(graph: fx.GraphModule, flow: CodeFlow) -> Factors:
     """Number the factors of a canonical float graph with recorded shapes.
 
     Raises:
-        RuntimeError, IndexError, ValueError: a float operator does not take numbers of factors in the place of values.
+        RuntimeError, IndexError, ValueError: a float operator does not take numbers of factors in the place
+            of values.
     """
     placeholder = next(node for node in flow.nodes if node.op == "placeholder")
     run = _Numbering(graph, flow)
@@ -70,7 +75,9 @@ def find_factors(graph: fx.GraphModule, flow: CodeFlow) -> Factors:
         gives={node: run.roots(numbers) for node, numbers in run.gives.items()},
         reads={node: run.roots(numbers) for node, numbers in run.reads.items()},
         tables={node: run.root(number) for node, number in run.tables.items()},
-        carried={node: Channels(axis=one.axis, numbers=run.roots(one.numbers)) for node, one in run.carried.items()},
+        carried={
+            node: Channels(axis=one.axis, numbers=run.roots(one.numbers)) for node, one in run.carried.items()
+        },
     )
 
 
@@ -87,9 +94,10 @@ class _Numbering(fx.Interpreter):
         self.carried: dict[fx.Node, Channels] = {}
         self.mixed: list[Numbers] = []
         births = {flow.birth(operand) for node in flow.integer for operand in flow.code_operands(node)}
-        self._births = {node for node in births if flow.kinds[node] is not Kind.CONCAT}  # its operands have the codes
+        # A concat's operands have the codes.
+        self._births = {node for node in births if flow.kinds[node] is not Kind.CONCAT}
 
-    # -- factors --------------------------------------------------------------------------------------------------------------
+    # -- factors ---------------------------------------------------------------------------------------------
 
     def root(self, number: int) -> int:
         """The factor that this one has become."""
@@ -118,7 +126,7 @@ class _Numbering(fx.Interpreter):
         self.parents += range(first, first + count)
         return np.arange(first, first + count)
 
-    # -- nodes ----------------------------------------------------------------------------------------------------------------
+    # -- nodes -----------------------------------------------------------------------------------------------
 
     def run_node(self, n: fx.Node) -> Any:
         """Numbers of one node's factors, in its shape."""
@@ -188,7 +196,9 @@ class _Numbering(fx.Interpreter):
         return other.expand(shape)
 
     def _other(self, n: fx.Node) -> Any:
-        """Everything that reads values as they are. A table gives one factor to all of its own, other float operators none."""
+        """Everything that reads values as they are. A table gives one factor to all of its own, other float
+        operators none.
+        """
         value = super().run_node(n)
         for source in n.all_input_nodes:
             given = self.env[source]
@@ -225,7 +235,9 @@ class _Numbering(fx.Interpreter):
 
 
 def _without_places(*values: Tensor) -> tuple[Tensor, ...]:
-    """Tensors of one shape without the places over which none of them varies: one of a channel is enough, and much quicker to sort."""
+    """Tensors of one shape without the places over which none of them varies: one of a channel is enough, and
+    much quicker to sort.
+    """
     axes = {4: (-2, -1), 3: (1,)}.get(values[0].dim(), ())
     for axis in axes:
         firsts = tuple(value.narrow(axis, 0, 1) for value in values)

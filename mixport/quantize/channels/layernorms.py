@@ -1,8 +1,10 @@
-"""LayerNorm reparameterisation (RepQ-ViT, ICCV 2023): the channels of a normalised tensor brought to one range before it is quantised.
+"""LayerNorm reparameterisation (RepQ-ViT, ICCV 2023): the channels of a normalised tensor brought to one
+range before it is quantised.
 
-The channels of a LayerNorm's output differ widely, and one scale for all wastes codes. Where only linear layers read the output,
-a shift and a ratio per channel move into them: weight / ratio and (bias - shift) / ratio of the norm, weight * ratio and
-bias + weight @ shift of the layer. Exact in real arithmetic, whatever the widths.
+The channels of a LayerNorm's output differ widely, and one scale for all wastes codes. Where only linear
+layers read the output, a shift and a ratio per channel move into them: weight / ratio and (bias - shift) /
+ratio of the norm, weight * ratio and bias + weight @ shift of the layer. Exact in real arithmetic, whatever
+the widths.
 """
 
 from __future__ import annotations
@@ -15,7 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from mixport.model.programs.fx_graph import add_constant, arguments, aten, known_constant, module_path, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import (
+    add_constant,
+    arguments,
+    aten,
+    known_constant,
+    module_path,
+    shape_of,
+    tensor_arg,
+)
 from mixport.quantize.channels.one_range import ChannelAffine, choose_affine
 from mixport.quantize.channels.row_sample import Wanted, sample_rows
 from mixport.quantize.graph.marks import short_op
@@ -46,7 +56,8 @@ def level_layernorms(
     rule: ScaleRule,
     kept: frozenset[fx.Node] = frozenset(),
 ) -> list[Decision]:
-    """Reparameterise every LayerNorm that only linear layers read; the values of the graph stay, but for float32 rounding.
+    """Reparameterise every LayerNorm that only linear layers read; the values of the graph stay, but for
+    float32 rounding.
 
     Args:
         graph: canonical float graph with recorded shapes; its constants are replaced, never written to.
@@ -64,7 +75,9 @@ def level_layernorms(
     fed = [pair for pair in fed if kept.isdisjoint(pair.layers)]
     if not fed:
         return decisions
-    seen = sample_rows(graph, {pair.norm: Wanted(rows=_ROWS_KEPT, axis=-1) for pair in fed}, batches, images=images)
+    seen = sample_rows(
+        graph, {pair.norm: Wanted(rows=_ROWS_KEPT, axis=-1) for pair in fed}, batches, images=images
+    )
     for pair in fed:
         reads_edge = any(flow.reads_edge(layer, pair.norm, scheme.edge_convention) for layer in pair.layers)
         has_edge_weights = any(layer in flow.weight_edges(scheme.edge_convention) for layer in pair.layers)
@@ -89,10 +102,16 @@ def _fed(graph: fx.GraphModule, flow: CodeFlow) -> tuple[list[_Fed], list[Decisi
     in_order = _reading_channels(graph, norms) if norms else set[fx.Node]()
     for norm in norms:
         readers = tuple(dict.fromkeys(user for user, _ in flow.readers(norm)))
-        others = [node for node in readers if flow.kinds[node] is not Kind.LAYER or node.target is not aten.linear.default]
+        others = [
+            node
+            for node in readers
+            if flow.kinds[node] is not Kind.LAYER or node.target is not aten.linear.default
+        ]
         if others:
             what = "the output" if others[0].op == "output" else short_op(others[0])
-            decisions.append(_declined(norm, f"{what} reads it too, where only linear layers could take ratios"))
+            decisions.append(
+                _declined(norm, f"{what} reads it too, where only linear layers could take ratios")
+            )
         elif not all(layer in in_order and _channels_read(layer) == shape_of(norm)[-1] for layer in readers):
             decisions.append(_declined(norm, "its channels do not all reach the next layer in order"))
         elif readers:
@@ -105,7 +124,8 @@ def _channels_read(layer: fx.Node) -> int:
 
 
 class _Probe(fx.Interpreter):
-    """Lets every norm give the numbers of its channels, and notes which linear layers read 1, 2, ..., C in every row.
+    """Lets every norm give the numbers of its channels, and notes which linear layers read 1, 2, ..., C in
+    every row.
 
     Data movement between them may pad, merge axes or reorder: only what arrives counts.
     """
@@ -167,6 +187,12 @@ def _decision(pair: _Fed, affine: ChannelAffine) -> Decision:
     readers = ", ".join(dict.fromkeys(module_path(layer) or layer.name for layer in pair.layers))
     return Decision(
         where=module_path(pair.norm) or pair.norm.name,
-        what=f"channels shifted and divided by {low:.3g} to {high:.3g} (exponent {affine.exponent:g}), undone in {readers}",
-        why=f"one scale serves all channels; relative error of the layer's output {affine.before:.2e} before, {affine.after:.2e} with it",
+        what=(
+            f"channels shifted and divided by {low:.3g} to {high:.3g} (exponent {affine.exponent:g}), "
+            f"undone in {readers}"
+        ),
+        why=(
+            f"one scale serves all channels; relative error of the layer's output {affine.before:.2e} "
+            f"before, {affine.after:.2e} with it"
+        ),
     )

@@ -1,4 +1,6 @@
-"""What channels are and what the outputs make of them, in one pass over images: means, covariances, Fisher information, some places."""
+"""What channels are and what the outputs make of them, in one pass over images: means, covariances, Fisher
+information, some places.
+"""
 
 # torch leaves some signatures of tensors without types.
 # pyright: reportUnknownMemberType=false
@@ -28,8 +30,8 @@ class Moments:
     Attributes:
         mean: float64 [C].
         square: mean of x x^T, float64 [C, C].
-        fisher: mean of g g^T, float64 [C, C], g the gradient of the log-likelihood of a class drawn from the model's own outputs, with
-            respect to what the named readers see; zeros where there are none.
+        fisher: mean of g g^T, float64 [C, C], g the gradient of the log-likelihood of a class drawn from the
+            model's own outputs, with respect to what the named readers see; zeros where there are none.
         rows: some places, float32 [rows, C].
     """
 
@@ -45,7 +47,12 @@ class Moments:
 
 
 def channel_moments(
-    graph: fx.GraphModule, readers: Mapping[fx.Node, tuple[fx.Node, ...]], batches: Iterable[Tensor], *, images: int, rows: int
+    graph: fx.GraphModule,
+    readers: Mapping[fx.Node, tuple[fx.Node, ...]],
+    batches: Iterable[Tensor],
+    *,
+    images: int,
+    rows: int,
 ) -> dict[fx.Node, Moments]:
     """Moments of tensors.
 
@@ -57,7 +64,8 @@ def channel_moments(
         rows: places to keep of each tensor, rounded up for each batch.
 
     Raises:
-        NotLearnedError: an operator on the way to the outputs has no derivative, or no output depends on the tensors.
+        NotLearnedError: an operator on the way to the outputs has no derivative, or no output depends on the
+            tensors.
     """
     sums = {node: _Sums.of(shape_of(node)[1]) for node in readers}
     draws = torch.Generator().manual_seed(0)
@@ -135,7 +143,9 @@ def _places(values: Tensor) -> Tensor:
 
 
 def _likelihood(outputs: Tensor, draws: torch.Generator) -> Tensor:
-    """Log-likelihood of classes drawn from the outputs' softmax along axis 1, scalar; of one output, a drawn sign times it."""
+    """Log-likelihood of classes drawn from the outputs' softmax along axis 1, scalar; of one output, a drawn
+    sign times it.
+    """
     classes = outputs.shape[1] if outputs.dim() > 1 else 1
     flat = outputs.reshape(len(outputs), classes, -1).movedim(1, -1).reshape(-1, classes)
     if classes == 1:
@@ -144,5 +154,7 @@ def _likelihood(outputs: Tensor, draws: torch.Generator) -> Tensor:
     logs = torch.log_softmax(flat, 1)
     shares = logs.detach().exp()
     # An output that is no number draws any class: its gradient is no number either, which the moments say.
-    drawn = torch.multinomial(torch.where(shares.isfinite().all(1, keepdim=True), shares, 1 / classes), 1, generator=draws)
+    drawn = torch.multinomial(
+        torch.where(shares.isfinite().all(1, keepdim=True), shares, 1 / classes), 1, generator=draws
+    )
     return logs.gather(1, drawn).sum()

@@ -1,9 +1,11 @@
-"""One range for all channels of a tensor: which shift and ratio to give each channel before it is quantised per tensor.
+"""One range for all channels of a tensor: which shift and ratio to give each channel before it is quantised
+per tensor.
 
-y = (x - shift) / ratio, and the layer that reads y takes ratio * weight. RepQ-ViT (ICCV 2023) makes all ranges equal: exponent 1.
-That is best for the activation and worst for the weight, whose columns then differ as the channels did. The shift is free, the bias
-takes it: by the middle of a channel its codes are used evenly, by its mean the error of the weights no longer moves the output's mean.
-So the exponent, the shift, and where a range ends are chosen by the error of the layer's own output.
+y = (x - shift) / ratio, and the layer that reads y takes ratio * weight. RepQ-ViT (ICCV 2023) makes all
+ranges equal: exponent 1. That is best for the activation and worst for the weight, whose columns then differ
+as the channels did. The shift is free, the bias takes it: by the middle of a channel its codes are used
+evenly, by its mean the error of the weights no longer moves the output's mean. So the exponent, the shift,
+and where a range ends are chosen by the error of the layer's own output.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ _EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _TAILS = (0.0, 0.01)
 """Share of a channel's values beyond either end of its range."""
 _LARGEST_RATIO = 64.0
-"""Of two channels' ratios to their mean; a channel that is almost constant needs no more room than this gives."""
+"""Of two channels' ratios to their mean; a channel that is almost constant needs no more room than this
+gives.
+"""
 _ROWS, _OUTPUTS = 1024, 128
 """Tokens and output channels on which candidates are compared."""
 
@@ -40,7 +44,8 @@ class ChannelAffine:
         shift: float64 [C], subtracted first.
         ratio: float64 [C], positive, divided by then.
         exponent: of the ratio; 1 makes all ranges equal, 0 leaves their widths alone.
-        before: relative squared error of the layer's output, both operands quantised, with neither shift nor ratio.
+        before: relative squared error of the layer's output, both operands quantised, with neither shift nor
+            ratio.
         after: the same with both.
     """
 
@@ -51,7 +56,9 @@ class ChannelAffine:
     after: float
 
 
-def choose_affine(sample: Float, weight: Float, *, activation_bits: int, weight_bits: int, rule: ScaleRule) -> ChannelAffine:
+def choose_affine(
+    sample: Float, weight: Float, *, activation_bits: int, weight_bits: int, rule: ScaleRule
+) -> ChannelAffine:
     """The shift and ratio with the least output error, rounding to nearest.
 
     Args:
@@ -95,7 +102,9 @@ def _ranges(sample: Float, tail: float) -> tuple[Array, Array]:
 
 
 def _ratios(half: Array, exponent: float) -> Array:
-    """Half widths over their geometric mean, bounded, to the power of the exponent; constant channels take the smallest."""
+    """Half widths over their geometric mean, bounded, to the power of the exponent; constant channels take
+    the smallest.
+    """
     live = half > 0
     if not live.any():
         return np.ones_like(half)
@@ -108,9 +117,15 @@ def _spread(rows: Float, count: int) -> Float:
     return np.ascontiguousarray(rows[:: max(1, len(rows) // count)])
 
 
-def rounded(x: Float, *, bits: int, rule: ScaleRule, bounds: tuple[float, float | None] | None = None) -> Float:
-    """What the activation quantiser to come makes of a tensor, behind an absorbed clamp where there are bounds."""
-    p = activation_params(histogram_of(torch.as_tensor(x)), bits=bits, storage="uint8", bounds=bounds, rule=rule)
+def rounded(
+    x: Float, *, bits: int, rule: ScaleRule, bounds: tuple[float, float | None] | None = None
+) -> Float:
+    """What the activation quantiser to come makes of a tensor, behind an absorbed clamp where there are
+    bounds.
+    """
+    p = activation_params(
+        histogram_of(torch.as_tensor(x)), bits=bits, storage="uint8", bounds=bounds, rule=rule
+    )
     codes = quantise(x, scale=p.scale, zero_point=p.zero_point, qmin=p.qmin, qmax=p.qmax)
     return (codes.astype(np.float32) - np.float32(p.zero_point)) * np.float32(p.scale)
 

@@ -1,9 +1,11 @@
-"""A rotation of channels learned so that codes cost least: what is left free once the metric of a basis is chosen (`channel_basis`).
+"""A rotation of channels learned so that codes cost least: what is left free once the metric of a basis is
+chosen (`channel_basis`).
 
-Every rotation of whitened channels has the same noise in the middle of its codes. They differ in what lies beyond the last code, and so
-in how fine the codes may be: a channel in which rare large values gather needs a coarse step, or loses them. Which rotation spreads them
-best is learned, as in SpinQuant (arXiv 2405.16406), on the manifold by Cayley's map; not by the loss of the model, but by the noise of
-the tensor's own codes as the outputs see it, which takes seconds.
+Every rotation of whitened channels has the same noise in the middle of its codes. They differ in what lies
+beyond the last code, and so in how fine the codes may be: a channel in which rare large values gather needs a
+coarse step, or loses them. Which rotation spreads them best is learned, as in SpinQuant (arXiv 2405.16406),
+on the manifold by Cayley's map; not by the loss of the model, but by the noise of the tensor's own codes as
+the outputs see it, which takes seconds.
 """
 
 # torch leaves some signatures of tensors and optimisers without types.
@@ -48,17 +50,21 @@ class Places:
 
 
 def learn_rotation(tensors: Sequence[Places]) -> Array:
-    """The rotation R, float64 [C, C], with the least noise of codes of R x, summed over tensors that must share it.
+    """The rotation R, float64 [C, C], with the least noise of codes of R x, summed over tensors that must
+    share it.
 
-    Steps of the codes are learned beside it. Rounding inside the codes' range is noise that no rotation moves; what is cut off beyond it
-    has a gradient. Places of images that are not learned from say when to stop; 1 where nothing is better for them.
+    Steps of the codes are learned beside it. Rounding inside the codes' range is noise that no rotation
+    moves; what is cut off beyond it has a gradient. Places of images that are not learned from say when to
+    stop; 1 where nothing is better for them.
     """
     channels = tensors[0].learned.shape[1]
     largest = max(float(np.trace(one.fisher)) for one in tensors)
     if not largest > 0:
         return np.eye(channels)
     # By a power of two, so that float32 holds it and nothing is rounded.
-    fishers = [torch.as_tensor(one.fisher / 2.0 ** math.frexp(largest)[1], dtype=torch.float32) for one in tensors]
+    fishers = [
+        torch.as_tensor(one.fisher / 2.0 ** math.frexp(largest)[1], dtype=torch.float32) for one in tensors
+    ]
     logs = torch.tensor([math.log(_best_step(one)) for one in tensors], requires_grad=True)
     free = torch.zeros(channels, channels, requires_grad=True)
     rate = _RATE / math.sqrt(channels)
@@ -79,7 +85,9 @@ def learn_rotation(tensors: Sequence[Places]) -> Array:
     for step in range(_STEPS):
         for group in optimizer.param_groups:
             group["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * step / _STEPS))
-        batch = [one.learned[torch.randint(0, len(one.learned), (_BATCH,), generator=draws)] for one in tensors]
+        batch = [
+            one.learned[torch.randint(0, len(one.learned), (_BATCH,), generator=draws)] for one in tensors
+        ]
         loss = noise(_cayley(free), batch) / unit
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

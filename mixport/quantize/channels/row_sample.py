@@ -1,4 +1,6 @@
-"""Places of tensors, drawn over all calibration images: what choices that look at single values are made on."""
+"""Places of tensors, drawn over all calibration images: what choices that look at single values are made
+on.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class Wanted:
 
 
 class _Sampler(fx.Interpreter):
-    """Keeps rows of some nodes: a seeded draw, since even distances could meet the same places of every image."""
+    """Keeps rows of some nodes: a seeded draw, since even distances could meet the same places of every
+    image.
+    """
 
     def __init__(self, graph: fx.GraphModule, wanted: Mapping[fx.Node, Wanted]) -> None:
         super().__init__(graph)

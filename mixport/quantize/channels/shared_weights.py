@@ -17,9 +17,14 @@ from mixport.records.artifacts import Decision
 def layers_with_shared_weights(graph: fx.GraphModule) -> tuple[frozenset[fx.Node], list[Decision]]:
     """Layers whose weights another layer has, and a decision for each such weight.
 
-    Depthwise kernels do not count: they are small, and those of average pools are alike by nature. Nor do weights that are all zero.
+    Depthwise kernels do not count: they are small, and those of average pools are alike by nature. Nor do
+    weights that are all zero.
     """
-    weights = {node: known_constant(graph, node.args[1]) for node, kind in classify(graph).items() if kind is Kind.LAYER}
+    weights = {
+        node: known_constant(graph, node.args[1])
+        for node, kind in classify(graph).items()
+        if kind is Kind.LAYER
+    }
     groups: dict[object, list[fx.Node]] = defaultdict(list)
     for node, weight in weights.items():
         groups[_glance(weight)].append(node)
@@ -33,7 +38,10 @@ def layers_with_shared_weights(graph: fx.GraphModule) -> tuple[frozenset[fx.Node
         for nodes in (group for group in same.values() if len(group) > 1):
             shared.update(nodes)
             names = ", ".join(dict.fromkeys(module_path(node) or node.name for node in nodes))
-            why = f"{len(nodes)} layers have these weights in common: changed for each of them, they would be stored {len(nodes)} times"
+            why = (
+                f"{len(nodes)} layers have these weights in common: changed for each of them, they would "
+                f"be stored {len(nodes)} times"
+            )
             decisions.append(Decision(where=names, what="weights take no ratios of channels", why=why))
     return frozenset(shared), decisions
 

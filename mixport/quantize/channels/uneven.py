@@ -1,12 +1,16 @@
-"""Channels and branches of very different range that share 8-bit codes: brought to one range before anything is quantised.
+"""Channels and branches of very different range that share 8-bit codes: brought to one range before anything
+is quantised.
 
-A channel a thousandth as wide as another one of its tensor, or of a tensor that it is concatenated with or added to, has no codes left.
-Where a factor for each channel is free (`channel_factors`), the layers and tables in front divide by it and the layers behind multiply:
-exact in real arithmetic, and bit for bit in float32, since all factors are powers of two. Weights behind share a scale along their
-inputs, so that what codes gain, weights may lose: how far to go is chosen by the noise of both together, as 8-bit codes would have it.
+A channel a thousandth as wide as another one of its tensor, or of a tensor that it is concatenated with or
+added to, has no codes left. Where a factor for each channel is free (`channel_factors`), the layers and
+tables in front divide by it and the layers behind multiply: exact in real arithmetic, and bit for bit in
+float32, since all factors are powers of two. Weights behind share a scale along their inputs, so that what
+codes gain, weights may lose: how far to go is chosen by the noise of both together, as 8-bit codes would have
+it.
 
-Only what is bad is touched: a layer whose output would lose more than 25 dB allow for, and that gains 6 dB or more. Narrower codes are
-none of it: 4-bit codes of even channels are noisy too, and what levels them is in `conv_channels` and `linear_basis`.
+Only what is bad is touched: a layer whose output would lose more than 25 dB allow for, and that gains 6 dB or
+more. Narrower codes are none of it: 4-bit codes of even channels are noisy too, and what levels them is in
+`conv_channels` and `linear_basis`.
 """
 
 from __future__ import annotations
@@ -20,7 +24,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from mixport.model.programs.fx_graph import add_constant, arguments, aten, call, known_constant, module_path, tensor_arg, tensor_list_arg
+from mixport.model.programs.fx_graph import (
+    add_constant,
+    arguments,
+    aten,
+    call,
+    known_constant,
+    module_path,
+    tensor_arg,
+    tensor_list_arg,
+)
 from mixport.quantize.channels.factors import FIXED, Channels, Factors, Numbers, find_factors
 from mixport.quantize.graph.layer_graph import groups_of
 from mixport.quantize.graph.roles import Kind
@@ -30,14 +43,18 @@ from mixport.records.artifacts import Decision
 Array = NDArray[np.float64]
 
 _NOISY = 10.0**-2.5
-"""Noise of 8-bit codes in what a layer gives, relative to how much that varies, from which on it is looked at: 25 dB."""
+"""Noise of 8-bit codes in what a layer gives, relative to how much that varies, from which on it is looked
+at: 25 dB.
+"""
 _WORTH_IT = 0.25
 """What the noise must fall to: 6 dB less."""
 _EXPONENTS = (0.25, 0.5, 0.75, 1.0)
 _FURTHEST = 20
 """Largest exponent of 2 in a factor."""
 _LEAST_EXPECTED = 0.25
-"""Of the range that a channel's weights let expect, from those of its neighbours: a channel may be silent on the images at hand alone."""
+"""Of the range that a channel's weights let expect, from those of its neighbours: a channel may be silent on
+the images at hand alone.
+"""
 _STEPS, _WEIGHT_STEPS = 255, 127
 _TINY = np.finfo(np.float64).tiny
 
@@ -84,7 +101,8 @@ def level_uneven(graph: fx.GraphModule, batches: Iterable[Tensor], *, narrow: bo
     Args:
         graph: canonical float graph with recorded shapes; its constants are replaced, never written to.
         batches: a few calibration images, float32 [N, 3, H, W].
-        narrow: codes have fewer than 8 bits: a single tensor between convolutions is left to `conv_channels`, which judges by those.
+        narrow: codes have fewer than 8 bits: a single tensor between convolutions is left to `conv_channels`,
+            which judges by those.
 
     Returns:
         one decision a part of the graph that is changed.
@@ -93,7 +111,10 @@ def level_uneven(graph: fx.GraphModule, batches: Iterable[Tensor], *, narrow: bo
     try:
         factors = find_factors(graph, flow)
     except (RuntimeError, IndexError, ValueError) as error:
-        why = f"the graph does not run on numbers of channels: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        why = (
+            "the graph does not run on numbers of channels: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        )
         return [Decision(where="model", what="channels of different range are not looked for", why=why)]
     parts = [part for part in _parts(flow, factors) if not (narrow and _is_link(part))]
     if not parts:
@@ -116,14 +137,16 @@ def level_uneven(graph: fx.GraphModule, batches: Iterable[Tensor], *, narrow: bo
     return decisions
 
 
-# -- parts ------------------------------------------------------------------------------------------------------------------------
+# -- parts ---------------------------------------------------------------------------------------------------
 
 
 def _parts(flow: CodeFlow, factors: Factors) -> Iterator[_Part]:
     """Parts with two factors or more, of which one is free, in graph order."""
     tied = _tied(flow, factors.carried)
     of_tensor = {tensor: index for index, tensors in enumerate(tied) for tensor in tensors}
-    numbers = [frozenset(int(n) for tensor in tensors for n in factors.carried[tensor].numbers) for tensors in tied]
+    numbers = [
+        frozenset(int(n) for tensor in tensors for n in factors.carried[tensor].numbers) for tensors in tied
+    ]
     group = list(range(len(tied)))
 
     def find(index: int) -> int:
@@ -153,7 +176,9 @@ def _parts(flow: CodeFlow, factors: Factors) -> Iterator[_Part]:
 
 
 def _is_link(part: _Part) -> bool:
-    return [len(tensors) for tensors in part.tied] == [1] and all(layer.target is aten.conv2d.default for layer in part.layers)
+    return [len(tensors) for tensors in part.tied] == [1] and all(
+        layer.target is aten.conv2d.default for layer in part.layers
+    )
 
 
 def _behind(flow: CodeFlow, operand: fx.Node) -> Iterator[fx.Node]:
@@ -176,12 +201,20 @@ def _tied(flow: CodeFlow, carried: Mapping[fx.Node, Channels]) -> list[tuple[fx.
         return node
 
     for node in flow.nodes:
-        if node not in flow.integer or flow.kinds[node] not in {Kind.ADD, Kind.CONCAT} or node in flow.streams:
+        if (
+            node not in flow.integer
+            or flow.kinds[node] not in {Kind.ADD, Kind.CONCAT}
+            or node in flow.streams
+        ):
             continue
         if flow.kinds[node] is Kind.CONCAT:
             members = list(_behind(flow, node))
         else:
-            members = [flow.carrier_tensor(node), *_behind(flow, tensor_arg(node, 0)), *_behind(flow, tensor_arg(node, 1))]
+            members = [
+                flow.carrier_tensor(node),
+                *_behind(flow, tensor_arg(node, 0)),
+                *_behind(flow, tensor_arg(node, 1)),
+            ]
         members = [member for member in members if member in parent]
         for member in members[1:]:
             parent[find(member)] = find(members[0])
@@ -191,13 +224,15 @@ def _tied(flow: CodeFlow, carried: Mapping[fx.Node, Channels]) -> list[tuple[fx.
     return [tuple(nodes) for nodes in sets.values()]
 
 
-# -- what is seen -------------------------------------------------------------------------------------------------------------------
+# -- what is seen --------------------------------------------------------------------------------------------
 
 
 class _Look(fx.Interpreter):
     """Notes ranges and powers of channels."""
 
-    def __init__(self, graph: fx.GraphModule, carried: Mapping[fx.Node, int], layers: Iterable[fx.Node]) -> None:
+    def __init__(
+        self, graph: fx.GraphModule, carried: Mapping[fx.Node, int], layers: Iterable[fx.Node]
+    ) -> None:
         super().__init__(graph)
         self.carried, self.layers = carried, set(layers)
         self.seen: dict[tuple[fx.Node, str], _Seen] = {}
@@ -230,7 +265,9 @@ def _look(
     graph: fx.GraphModule, factors: Factors, parts: Iterable[_Part], batches: Iterable[Tensor]
 ) -> Mapping[tuple[fx.Node, str], _Seen]:
     parts = list(parts)
-    carried = {tensor: factors.carried[tensor].axis for part in parts for tensors in part.tied for tensor in tensors}
+    carried = {
+        tensor: factors.carried[tensor].axis for part in parts for tensors in part.tied for tensor in tensors
+    }
     look = _Look(graph, carried, [layer for part in parts for layer in part.layers])
     with torch.no_grad():
         for batch in batches:
@@ -238,13 +275,20 @@ def _look(
     return look.seen
 
 
-# -- the choice ---------------------------------------------------------------------------------------------------------------------
+# -- the choice ----------------------------------------------------------------------------------------------
 
 
 def _row_norms(graph: fx.GraphModule, part: _Part, factors: Factors) -> list[tuple[Numbers, Array]]:
     """Factors of each layer's outputs, and the norms of the weights that make them."""
     return [
-        (numbers, np.sqrt(np.square(known_constant(graph, layer.args[1]).double().numpy()).reshape(len(numbers), -1).sum(1)))
+        (
+            numbers,
+            np.sqrt(
+                np.square(known_constant(graph, layer.args[1]).double().numpy())
+                .reshape(len(numbers), -1)
+                .sum(1)
+            ),
+        )
         for layer, numbers in factors.gives.items()
         if not part.numbers.isdisjoint(map(int, numbers))
     ]
@@ -270,13 +314,17 @@ def _ratios(
     norms: Iterable[tuple[Numbers, Array]],
     exponent: float,
 ) -> dict[int, float]:
-    """Range of each factor's channels over the widest, or over the widest that is fixed, to a power; rounded to powers of two."""
+    """Range of each factor's channels over the widest, or over the widest that is fixed, to a power; rounded
+    to powers of two.
+    """
     wanted: dict[int, float] = {}
     for tensors in part.tied:
         ranges: dict[int, float] = {}
         for tensor in tensors:
             found = seen[tensor, "carried"]
-            for number, width in zip(factors.carried[tensor].numbers, np.maximum(found.high, -found.low), strict=True):
+            for number, width in zip(
+                factors.carried[tensor].numbers, np.maximum(found.high, -found.low), strict=True
+            ):
                 ranges[int(number)] = max(ranges.get(int(number), 0.0), float(width))
         reference = ranges.pop(FIXED, 0.0)
         _expect(ranges, norms)
@@ -284,14 +332,23 @@ def _ratios(
         for number, width in ranges.items():
             if width > 0.0 and reference > 0.0:
                 wanted[number] = max(wanted.get(number, 0.0), width / reference)
-    powers = {number: np.clip(np.rint(exponent * np.log2(ratio)), -_FURTHEST, _FURTHEST) for number, ratio in wanted.items()}
+    powers = {
+        number: np.clip(np.rint(exponent * np.log2(ratio)), -_FURTHEST, _FURTHEST)
+        for number, ratio in wanted.items()
+    }
     return dict.fromkeys(part.numbers, 1.0) | {number: float(2.0**power) for number, power in powers.items()}
 
 
 def _noise(
-    graph: fx.GraphModule, part: _Part, factors: Factors, seen: Mapping[tuple[fx.Node, str], _Seen], ratios: Mapping[int, float]
+    graph: fx.GraphModule,
+    part: _Part,
+    factors: Factors,
+    seen: Mapping[tuple[fx.Node, str], _Seen],
+    ratios: Mapping[int, float],
 ) -> dict[fx.Node, float]:
-    """Noise in what each layer gives, relative to how much that varies; layers whose result does not vary are left out."""
+    """Noise in what each layer gives, relative to how much that varies; layers whose result does not vary are
+    left out.
+    """
     steps = [_step(tensors, factors, seen, ratios) for tensors in part.tied]
     noise: dict[fx.Node, float] = {}
     for layer, place in part.layers.items():
@@ -312,7 +369,12 @@ def _noise(
     return noise
 
 
-def _step(tensors: Iterable[fx.Node], factors: Factors, seen: Mapping[tuple[fx.Node, str], _Seen], ratios: Mapping[int, float]) -> float:
+def _step(
+    tensors: Iterable[fx.Node],
+    factors: Factors,
+    seen: Mapping[tuple[fx.Node, str], _Seen],
+    ratios: Mapping[int, float],
+) -> float:
     """Of 8-bit codes that all of these tensors share."""
     low = high = 0.0
     for tensor in tensors:
@@ -325,7 +387,7 @@ def _of(ratios: Mapping[int, float], numbers: Numbers) -> Array:
     return np.array([ratios.get(int(number), 1.0) for number in numbers])
 
 
-# -- what is changed ----------------------------------------------------------------------------------------------------------------
+# -- what is changed -----------------------------------------------------------------------------------------
 
 
 def _fold(graph: fx.GraphModule, factors: Factors, ratios: Mapping[int, float]) -> None:
@@ -344,7 +406,12 @@ def _fold(graph: fx.GraphModule, factors: Factors, ratios: Mapping[int, float]) 
         new_weight = add_constant(graph, scaled.float(), name=f"{name}_weight", before=layer)
         new_bias = bias
         if bias is not None:
-            new_bias = add_constant(graph, (known_constant(graph, bias).double() / given).float(), name=f"{name}_bias", before=layer)
+            new_bias = add_constant(
+                graph,
+                (known_constant(graph, bias).double() / given).float(),
+                name=f"{name}_bias",
+                before=layer,
+            )
         layer.args = (x, new_weight, new_bias, *rest)
     for table, number in factors.tables.items():
         ratio = ratios.get(number, 1.0)
@@ -352,16 +419,26 @@ def _fold(graph: fx.GraphModule, factors: Factors, ratios: Mapping[int, float]) 
             readers = list(table.users)
             following = next(iter(table.users))
             scaled_table = call(graph, aten.mul.Tensor, table, 1.0 / ratio, before=following, like=table)
-            scaled_table.meta.update({key: table.meta[key] for key in ("shape", "is_float", "val") if key in table.meta})
+            scaled_table.meta.update(
+                {key: table.meta[key] for key in ("shape", "is_float", "val") if key in table.meta}
+            )
             for reader in readers:
                 reader.replace_input_with(table, scaled_table)
 
 
 def _decision(part: _Part, ratios: Mapping[int, float], *, before: float, after: float) -> Decision:
-    tensors = ", ".join(dict.fromkeys(module_path(tensor) or tensor.name for tensors in part.tied for tensor in tensors))
+    tensors = ", ".join(
+        dict.fromkeys(module_path(tensor) or tensor.name for tensors in part.tied for tensor in tensors)
+    )
     readers = ", ".join(dict.fromkeys(module_path(layer) or layer.name for layer in part.layers))
     return Decision(
         where=tensors,
-        what=f"channels divided by {min(ratios.values()):.3g} to {max(ratios.values()):.3g}, undone in {readers}",
-        why=f"they share 8-bit codes; noise in what the layers behind give {before:.2e} of what varies before, {after:.2e} with it",
+        what=(
+            f"channels divided by {min(ratios.values()):.3g} to {max(ratios.values()):.3g}, undone in "
+            f"{readers}"
+        ),
+        why=(
+            f"they share 8-bit codes; noise in what the layers behind give {before:.2e} of what varies "
+            f"before, {after:.2e} with it"
+        ),
     )

@@ -1,1 +1,3 @@
-"""The decisions written into the graph as mixport:: operators, and the exact simulation of what was written."""
+"""The decisions written into the graph as mixport:: operators, and the exact simulation of what was
+written.
+"""

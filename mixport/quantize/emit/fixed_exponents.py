@@ -1,4 +1,6 @@
-"""The exponent of a softmax's numerators, fixed when the scale of its scores is; see mixport.arithmetic.attention_softmax."""
+"""The exponent of a softmax's numerators, fixed when the scale of its scores is; see
+mixport.arithmetic.attention_softmax.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from mixport.records.errors import InvariantError
 
 
 def fix_exponent(graph: fx.GraphModule, node: fx.Node, *, bits: int) -> fx.Node:
-    """The same numerators of the scores' codes, with an exponent whose results are shown to be the same on every machine.
+    """The same numerators of the scores' codes, with an exponent whose results are shown to be the same on
+    every machine.
 
     Args:
         graph: with quantisers inserted.
@@ -28,7 +31,10 @@ def fix_exponent(graph: fx.GraphModule, node: fx.Node, *, bits: int) -> fx.Node:
         raise InvariantError(f"the scores of softmax {name} have no 8-bit codes")
     exponent = choose_exponent(params.scale * factor, bits=bits)
     if exponent is None:
-        raise InvariantError(f"softmax {name}: no exponent near {params.scale * factor} whose numerators are the same on every runtime")
+        raise InvariantError(
+            f"softmax {name}: no exponent near {params.scale * factor} whose numerators are the same "
+            "on every runtime"
+        )
     return call(
         graph,
         OPS.coded_numerators.default,

@@ -1,7 +1,9 @@
-"""Where the error of a bad output arises: each weight and each activation quantised alone, everything else in float.
+"""Where the error of a bad output arises: each weight and each activation quantised alone, everything else in
+float.
 
-The noise of single tensors adds up, as long as it is small and independent; the tensor that alone costs the output most is the one
-to look at. Only an output that is bad on calibration images is searched, so that a good model pays two runs on a few images.
+The noise of single tensors adds up, as long as it is small and independent; the tensor that alone costs the
+output most is the one to look at. Only an output that is bad on calibration images is searched, so that a
+good model pays two runs on a few images.
 """
 
 from __future__ import annotations
@@ -50,8 +52,11 @@ class FloatParts:
         return cls(sites={site.name: site for site in plan.sites}, weights=weights)
 
 
-def search_loss(graph: fx.GraphModule, parts: FloatParts, params: Mapping[str, QuantParams], batches: Batches) -> LossSearch | None:
-    """Quantise one tensor after the other, where the output with all of them quantised is weak; None where it is not.
+def search_loss(
+    graph: fx.GraphModule, parts: FloatParts, params: Mapping[str, QuantParams], batches: Batches
+) -> LossSearch | None:
+    """Quantise one tensor after the other, where the output with all of them quantised is weak; None where it
+    is not.
 
     Args:
         graph: with every quantiser and every integer weight inserted, dead nodes still in it.
@@ -75,11 +80,18 @@ def search_loss(graph: fx.GraphModule, parts: FloatParts, params: Mapping[str, Q
         alone = sqnr_db(reference, partly.outputs(batches, {(kind, name)}))
         assert alone is not None  # of the same reference
         found.append(TensorLoss(kind=kind, name=name, sqnr_db=alone))
-    return LossSearch(images=len(reference), sqnr_db=sqnr, agreement=same, tensors=tuple(sorted(found, key=lambda one: one.sqnr_db)))
+    return LossSearch(
+        images=len(reference),
+        sqnr_db=sqnr,
+        agreement=same,
+        tensors=tuple(sorted(found, key=lambda one: one.sqnr_db)),
+    )
 
 
 class _Partly(fx.Interpreter):
-    """Runs a graph of quantisers with some of them at work; the others give the float values they stand for."""
+    """Runs a graph of quantisers with some of them at work; the others give the float values they stand
+    for.
+    """
 
     def __init__(self, graph: fx.GraphModule, parts: FloatParts, params: Mapping[str, QuantParams]) -> None:
         super().__init__(graph)
@@ -120,7 +132,9 @@ class _Partly(fx.Interpreter):
     def _unrounded(self, n: fx.Node) -> Tensor:
         """What a quantiser reads, behind the clamp that it absorbed."""
         value: Tensor = self.fetch_args_kwargs_from_env(n)[0][0]
-        site = self.parts.sites.get(str(n.args[1]))  # further quantisers of one site have numbers, and no clamp of their own
+        site = self.parts.sites.get(
+            str(n.args[1])
+        )  # further quantisers of one site have numbers, and no clamp of their own
         if site is None or site.base is not None or site.bounds is None:
             return value
         return self._call(site.tensor, value)
@@ -137,7 +151,10 @@ class _Partly(fx.Interpreter):
         return OPS.quantize_dequantize(value, name, p.scale, p.zero_point, p.qmin, p.qmax, p.storage)
 
     def _call(self, node: fx.Node, value: Tensor) -> Tensor:
-        others = [constant(self.graph_module, given) if isinstance(given, fx.Node) else given for given in node.args[1:]]
+        others = [
+            constant(self.graph_module, given) if isinstance(given, fx.Node) else given
+            for given in node.args[1:]
+        ]
         return operator_of(node)(value, *others, **node.kwargs)
 
 

@@ -1,8 +1,10 @@
-"""Hardware-exact simulation: the fake-quantised torch program run on integers, so that its codes equal the runtime's.
+"""Hardware-exact simulation: the fake-quantised torch program run on integers, so that its codes equal the
+runtime's.
 
-Convolutions, linear layers and products sum integer values, exactly: in float32 while every reachable sum stays below 2^24,
-in float64 above. Their result stays an integer until a quantiser reads it, and is requantised there in float32 as
-mixport.arithmetic.integer.requantise does. Between quantisers, elementwise float operators are IEEE and need no special care.
+Convolutions, linear layers and products sum integer values, exactly: in float32 while every reachable sum
+stays below 2^24, in float64 above. Their result stays an integer until a quantiser reads it, and is
+requantised there in float32 as mixport.arithmetic.integer.requantise does. Between quantisers, elementwise
+float operators are IEEE and need no special care.
 """
 
 from __future__ import annotations
@@ -70,7 +72,9 @@ class ExactProgram(fx.Interpreter):
         self.overrides: Mapping[str, NDArray[Any]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """Value of one node: sums and weights stay integers until a quantiser or a float operator reads them."""
+        """Value of one node: sums and weights stay integers until a quantiser or a float operator reads
+        them.
+        """
         if n.op != "call_function":
             return super().run_node(n)
         with self._set_current_node(n):
@@ -110,7 +114,17 @@ class ExactProgram(fx.Interpreter):
         except (RuntimeError, TypeError, NotImplementedError):
             return map_aggregate(value, _double)
 
-    def _evaluate_site(self, source: fx.Node, x: Tensor, site: str, scale: float, zero_point: int, qmin: int, qmax: int, _: str) -> None:
+    def _evaluate_site(
+        self,
+        source: fx.Node,
+        x: Tensor,
+        site: str,
+        scale: float,
+        zero_point: int,
+        qmin: int,
+        qmax: int,
+        _: str,
+    ) -> None:
         step, wide = _float32(scale), self.wide[source]
         narrow_codes = torch.clamp(torch.round(x / step) + zero_point, qmin, qmax).double()
         finite = torch.isfinite(x) & torch.isfinite(wide) | (x == wide)
@@ -126,7 +140,9 @@ class ExactProgram(fx.Interpreter):
         self.floats["output"] = _evaluation(value.double(), (value.double() - wide).abs(), finite)
 
     def _coded(self, n: fx.Node) -> bool:
-        return all(self.params.get(source) is not None for source in n.args[:2] if isinstance(source, fx.Node))
+        return all(
+            self.params.get(source) is not None for source in n.args[:2] if isinstance(source, fx.Node)
+        )
 
     def _centred(self, node: fx.Node, value: Any) -> tuple[Tensor, QuantParams]:
         params = self.params[node]
@@ -138,7 +154,9 @@ class ExactProgram(fx.Interpreter):
         weight, bias = args[1], args[2] if len(args) > 2 else None
         dtype = self._sum_dtype(weight.codes, bias.codes if bias is not None else None, params)
         rest = args[3:]
-        acc: Tensor = operator_of(n)(x.to(dtype), weight.codes.to(dtype), bias.codes.to(dtype) if bias is not None else None, *rest)
+        acc: Tensor = operator_of(n)(
+            x.to(dtype), weight.codes.to(dtype), bias.codes.to(dtype) if bias is not None else None, *rest
+        )
         channels = (1, -1) + (1,) * (acc.dim() - 2)
         scale = (_float32(params.scale) * weight.scale).view(channels)
         return _Sum(acc=acc, scale=scale, multiplier=lambda y: scale / y)
@@ -171,7 +189,9 @@ class ExactProgram(fx.Interpreter):
         scale = _float32(a_params.scale) * _float32(b_params.scale)
         return _Sum(acc=a * b, scale=scale, multiplier=lambda y: scale / y, zero_point_first=True)
 
-    def _quantise(self, x: Any, site: str, scale: float, zero_point: int, qmin: int, qmax: int, storage: str) -> Tensor:
+    def _quantise(
+        self, x: Any, site: str, scale: float, zero_point: int, qmin: int, qmax: int, storage: str
+    ) -> Tensor:
         step = _float32(scale)
         if storage == "int16":
             x = _real(x)  # integer kernels give 8-bit codes or floats: 16-bit codes are made from the floats
@@ -202,14 +222,18 @@ class ProgramSimulation:
         self.output = _output_node(graph)
 
     def simulate(self, images: NDArray[np.float32], *, overrides: Mapping[str, NDArray[Any]]) -> SimulatedRun:
-        """Codes of every site, the float `output`, and the float operators; see mixport.records.simulation."""
+        """Codes of every site, the float `output`, and the float operators; see
+        mixport.records.simulation.
+        """
         step = self.batch or len(images)
         doubled = _float_operators(self.graph, frozenset(overrides))
         codes: list[Mapping[str, NDArray[Any]]] = []
         floats: list[Mapping[str, FloatEvaluation]] = []
         for start in range(0, len(images), step):
             program = ExactProgram(self.graph, doubled)
-            program.overrides = overrides if step >= len(images) else _rows(overrides, start, step, of=len(images))
+            program.overrides = (
+                overrides if step >= len(images) else _rows(overrides, start, step, of=len(images))
+            )
             with torch.no_grad():
                 result = program.run(torch.as_tensor(np.ascontiguousarray(images[start : start + step])))
             output: Tensor = _real(_only_output(result))
@@ -223,7 +247,9 @@ class ProgramSimulation:
 
 
 def _rows(codes: Mapping[str, NDArray[Any]], start: int, count: int, *, of: int) -> dict[str, NDArray[Any]]:
-    """Rows of some images out of `of`: a tensor may hold several rows an image (windows, tokens of a patch)."""
+    """Rows of some images out of `of`: a tensor may hold several rows an image (windows, tokens of a
+    patch).
+    """
     each = {name: len(values) // of for name, values in codes.items()}
     return {name: values[start * each[name] : (start + count) * each[name]] for name, values in codes.items()}
 
@@ -244,13 +270,19 @@ def _evaluation(values: Tensor, apart: Tensor, finite: Tensor) -> FloatEvaluatio
 
 
 def _joined(parts: Sequence[FloatEvaluation]) -> FloatEvaluation:
-    return FloatEvaluation(values=np.concatenate([part.values for part in parts]), error=max(part.error for part in parts))
+    return FloatEvaluation(
+        values=np.concatenate([part.values for part in parts]), error=max(part.error for part in parts)
+    )
 
 
 def _float_operators(graph: fx.GraphModule, sites: frozenset[str]) -> frozenset[fx.Node]:
     """Operators between the last codes, or exact sums, and the quantisers of some sites, or the output."""
     waiting = [_output_node(graph)]
-    waiting += [tensor_arg(n, 0) for n in graph.graph.nodes if n.target is OPS.quantize_dequantize.default and str(n.args[1]) in sites]
+    waiting += [
+        tensor_arg(n, 0)
+        for n in graph.graph.nodes
+        if n.target is OPS.quantize_dequantize.default and str(n.args[1]) in sites
+    ]
     found: set[fx.Node] = set()
     while waiting:
         node = waiting.pop()

@@ -1,4 +1,6 @@
-"""Softmax and LayerNorm in forms that give the same result on every machine: see mixport.arithmetic.portable_float."""
+"""Softmax and LayerNorm in forms that give the same result on every machine: see
+mixport.arithmetic.portable_float.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +34,20 @@ from mixport.records.artifacts import Decision, FormKind, PortableForm
 from mixport.records.errors import InvariantError
 
 _KINDS: Mapping[Any, FormKind] = MappingProxyType(
-    {OPS.softmax.default: "softmax", OPS.coded_numerators.default: "attention", OPS.layer_norm.default: "layer_norm"}
+    {
+        OPS.softmax.default: "softmax",
+        OPS.coded_numerators.default: "attention",
+        OPS.layer_norm.default: "layer_norm",
+    }
 )
 
 
 def insert_portable_forms(graph: fx.GraphModule, plan: Plan, *, portable: bool) -> list[Decision]:
-    """Replace every softmax over the last axis, and every normalisation that reads codes; returns what was left in float, and why.
+    """Replace every softmax over the last axis, and every normalisation that reads codes; returns what was
+    left in float, and why.
 
-    Called once the quantisers stand: a normalisation takes the scale of the codes it reads. A target that is not portable keeps both.
+    Called once the quantisers stand: a normalisation takes the scale of the codes it reads. A target that is
+    not portable keeps both.
     """
     decisions: list[Decision] = []
     for node in list(graph.graph.nodes):
@@ -54,8 +62,16 @@ def insert_portable_forms(graph: fx.GraphModule, plan: Plan, *, portable: bool) 
         else:
             continue
         if made is None:
-            reason = why if portable else "the build asks for the runtime's own kernel, which differs between machines"
-            decisions.append(Decision(where=module_path(node) or node.name, what=f"{short_op(node)} left in float", why=reason))
+            reason = (
+                why
+                if portable
+                else "the build asks for the runtime's own kernel, which differs between machines"
+            )
+            decisions.append(
+                Decision(
+                    where=module_path(node) or node.name, what=f"{short_op(node)} left in float", why=reason
+                )
+            )
             continue
         node.replace_all_uses_with(made)
         graph.graph.erase_node(node)
@@ -90,7 +106,11 @@ def _bits_behind(numerators: fx.Node) -> int:
 def _softmax(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     shape = shape_of(node)
     dtype = argument(node, 2, "dtype")
-    if not shape or int(argument(node, 1, "dim")) % len(shape) != len(shape) - 1 or dtype not in {None, torch.float32}:
+    if (
+        not shape
+        or int(argument(node, 1, "dim")) % len(shape) != len(shape) - 1
+        or dtype not in {None, torch.float32}
+    ):
         return None
     try:
         bits = softmax_bits(shape[-1])

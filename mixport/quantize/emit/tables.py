@@ -1,10 +1,11 @@
 """Functions of one value on codes: the 256 entries, and the form in which lowering writes them.
 
-The entries are the function in float64, quantised once. Where the target says that its runtime computes the float function faster than
-it reads a table, and every runtime is proved to give the table's entries (mixport.arithmetic.float_functions), the file holds the
-function. So it does with a table that is straight between the codes at which it saturates, a mere requantisation
-(mixport.arithmetic.affine_tables). A proof fails where an entry lies next to the boundary of two codes: the scale then moves by units
-in the last place, if nothing else is tied to it.
+The entries are the function in float64, quantised once. Where the target says that its runtime computes the
+float function faster than it reads a table, and every runtime is proved to give the table's entries
+(mixport.arithmetic.float_functions), the file holds the function. So it does with a table that is straight
+between the codes at which it saturates, a mere requantisation (mixport.arithmetic.affine_tables). A proof
+fails where an entry lies next to the boundary of two codes: the scale then moves by units in the last place,
+if nothing else is tied to it.
 """
 
 from __future__ import annotations
@@ -124,7 +125,9 @@ def _requantised(
     scales: tuple[float, ...],
     accepts: Callable[[QuantParams], bool],
 ) -> Table | None:
-    """The table of the first scale for which it is a requantisation, and acceptable; None where the first one is far from it."""
+    """The table of the first scale for which it is a requantisation, and acceptable; None where the first one
+    is far from it.
+    """
     for scale in scales:
         moved = replace(params, scale=scale)
         entries = _entries(chain, source, moved)
@@ -139,7 +142,13 @@ def _entries(chain: tuple[fx.Node, ...], source: QuantParams, params: QuantParam
     values: Tensor = (torch.arange(256, dtype=torch.float64) - source.zero_point) * source.scale
     for node in chain:
         values = operator_of(node)(values, *node.args[1:], **node.kwargs)
-    codes = integer.quantise(values.float().numpy(), scale=params.scale, zero_point=params.zero_point, qmin=params.qmin, qmax=params.qmax)
+    codes = integer.quantise(
+        values.float().numpy(),
+        scale=params.scale,
+        zero_point=params.zero_point,
+        qmin=params.qmin,
+        qmax=params.qmax,
+    )
     return codes.astype(np.uint8)
 
 

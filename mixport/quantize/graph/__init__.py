@@ -1,1 +1,3 @@
-"""The captured float graph: its capture, its exact rewrites, and what each of its nodes is to quantisation."""
+"""The captured float graph: its capture, its exact rewrites, and what each of its nodes is to
+quantisation.
+"""

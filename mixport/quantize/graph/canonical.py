@@ -1,4 +1,6 @@
-"""Rewrites of the captured float graph, each exact in real arithmetic: one visible order, one function a rewrite."""
+"""Rewrites of the captured float graph, each exact in real arithmetic: one visible order, one function a
+rewrite.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from mixport.model.programs.fx_graph import arguments, aten, call, clean, only_user, record_shapes, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import (
+    arguments,
+    aten,
+    call,
+    clean,
+    only_user,
+    record_shapes,
+    shape_of,
+    tensor_arg,
+)
 from mixport.quantize.graph.pools.adaptive_max_pools import split_adaptive_max_pools
 from mixport.quantize.graph.pools.ceil_modes import settle_ceil_modes
 from mixport.quantize.graph.pools.pooling import unify_average_pools
@@ -49,7 +60,9 @@ def canonicalise(graph: fx.GraphModule) -> list[Decision]:
     decisions: list[Decision] = []
     for rewrite in REWRITES:
         new = rewrite(graph)
-        decisions.extend([decision for decision in new if decision not in decisions])  # a rewrite that comes twice says it once
+        decisions.extend(
+            [decision for decision in new if decision not in decisions]
+        )  # a rewrite that comes twice says it once
         clean(graph)
         if shape_of_input(graph):
             record_shapes(graph, torch.zeros(shape_of_input(graph)))
@@ -62,7 +75,9 @@ def shape_of_input(graph: fx.GraphModule) -> tuple[int, ...]:
 
 
 def drop_no_ops(graph: fx.GraphModule) -> list[Decision]:
-    """Dropout, clone, contiguous and same-type casts do nothing at inference; shape assertions served the capture."""
+    """Dropout, clone, contiguous and same-type casts do nothing at inference; shape assertions served the
+    capture.
+    """
     for node in list(graph.graph.nodes):
         if node.op == "call_module":  # guards
             graph.graph.erase_node(node)
@@ -74,22 +89,33 @@ def drop_no_ops(graph: fx.GraphModule) -> list[Decision]:
             node.target = aten.reshape.default  # rewrites change strides, which views may not
         elif node.target in _ASSERTS:
             graph.graph.erase_node(node)
-        elif node.target in _NO_OPS or (node.target in _CASTS and _is_float(node) and _is_float(node.args[0])):
+        elif node.target in _NO_OPS or (
+            node.target in _CASTS and _is_float(node) and _is_float(node.args[0])
+        ):
             node.replace_all_uses_with(tensor_arg(node, 0))
             graph.graph.erase_node(node)
     return []
 
 
 def _name_squeezed_axes(node: fx.Node) -> None:
-    """Squeeze the axes that have one element as recorded: a symbolic batch is no 1, and stays an axis for a batch of one image too."""
+    """Squeeze the axes that have one element as recorded: a symbolic batch is no 1, and stays an axis for a
+    batch of one image too.
+    """
     axes = [axis for axis, size in enumerate(shape_of(tensor_arg(node, 0))) if size == 1]
-    node.target, node.args = (aten.squeeze.dims, (node.args[0], axes)) if axes else (aten.alias.default, node.args)
+    node.target, node.args = (
+        (aten.squeeze.dims, (node.args[0], axes)) if axes else (aten.alias.default, node.args)
+    )
 
 
 def join_equal_operands(graph: fx.GraphModule) -> list[Decision]:
     """A value that meets itself: one operand, a function of one value."""
     for node in graph.graph.nodes:
-        if node.target in _SELF_PAIRS and len(node.args) == 2 and not node.kwargs and node.args[0] is node.args[1]:
+        if (
+            node.target in _SELF_PAIRS
+            and len(node.args) == 2
+            and not node.kwargs
+            and node.args[0] is node.args[1]
+        ):
             node.target, node.args = _SELF_PAIRS[node.target], (node.args[0], 2)
     return []
 
@@ -99,12 +125,28 @@ def same_padding_to_pad(graph: fx.GraphModule) -> list[Decision]:
     for node in list(graph.graph.nodes):
         if node.target is not aten.conv2d.padding:
             continue
-        x, w, bias, stride, padding, dilation, groups = arguments(node, None, [1, 1], "valid", [1, 1], 1, after=2)
+        x, w, bias, stride, padding, dilation, groups = arguments(
+            node, None, [1, 1], "valid", [1, 1], 1, after=2
+        )
         if padding == "same":
             rows, columns = (int(d) * (k - 1) for d, k in zip(dilation, shape_of(w)[2:], strict=True))
             pads = [columns // 2, columns - columns // 2, rows // 2, rows - rows // 2]
             x = call(graph, aten.constant_pad_nd.default, x, pads, 0.0, before=node, like=node)
-        node.replace_all_uses_with(call(graph, aten.conv2d.default, x, w, bias, stride, [0, 0], dilation, groups, before=node, like=node))
+        node.replace_all_uses_with(
+            call(
+                graph,
+                aten.conv2d.default,
+                x,
+                w,
+                bias,
+                stride,
+                [0, 0],
+                dilation,
+                groups,
+                before=node,
+                like=node,
+            )
+        )
         graph.graph.erase_node(node)
     return []
 
@@ -127,7 +169,9 @@ def scatter_to_concat(graph: fx.GraphModule) -> list[Decision]:
             parts.insert(0, call(graph, aten.slice.Tensor, x, axis, 0, first, before=node, like=node))
         if last < size:
             parts.append(call(graph, aten.slice.Tensor, x, axis, last, size, before=node, like=node))
-        joined = source if len(parts) == 1 else call(graph, aten.cat.default, parts, axis, before=node, like=node)
+        joined = (
+            source if len(parts) == 1 else call(graph, aten.cat.default, parts, axis, before=node, like=node)
+        )
         node.replace_all_uses_with(joined)
         graph.graph.erase_node(node)
     return []

@@ -1,4 +1,6 @@
-"""Capture a float module as one flat ATen graph (torch.export) and bring it to the forms that quantisation knows."""
+"""Capture a float module as one flat ATen graph (torch.export) and bring it to the forms that quantisation
+knows.
+"""
 
 # torch.export leaves parts of its own signatures without types.
 # pyright: reportUnknownMemberType=false
@@ -49,8 +51,8 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
         dynamic_batch: try a symbolic batch first; a model that fixes its batch is captured at 1 and says so.
 
     Raises:
-        UnsupportedModelError: torch.export cannot capture the module, a layer computes in half precision, or it holds an operator in a
-            form that no runtime has.
+        UnsupportedModelError: torch.export cannot capture the module, a layer computes in half precision, or
+            it holds an operator in a form that no runtime has.
     """
     notes: list[Decision] = []
     program = None
@@ -59,7 +61,11 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
             program = export_program(module, input_shape=input_shape, dynamic_batch=True)
         except Exception as error:  # torch.export raises many types; the static attempt decides
             notes.append(
-                Decision(where="model", what="batch fixed at 1", why=f"a symbolic batch could not be exported: {_first_line(error)}")
+                Decision(
+                    where="model",
+                    what="batch fixed at 1",
+                    why=f"a symbolic batch could not be exported: {_first_line(error)}",
+                )
             )
     dynamic = program is not None
     if program is None:
@@ -67,7 +73,8 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
             program = export_program(module, input_shape=input_shape, dynamic_batch=False)
         except Exception as error:
             raise UnsupportedModelError(
-                f"torch.export cannot capture the model: {_first_line(error)}", hint="make forward free of data-dependent control flow"
+                f"torch.export cannot capture the model: {_first_line(error)}",
+                hint="make forward free of data-dependent control flow",
             ) from error
     free_attributes(program)
     graph = program.run_decompositions({}).module(check_guards=False)
@@ -84,7 +91,10 @@ def capture(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynami
 
 def _control_flow(graph: fx.GraphModule) -> list[Decision]:
     """What torch.cond chooses between is a graph of its own, which quantisation does not enter."""
-    why = "layers inside its branches are not quantised; a model that chooses by the image cannot have them measured"
+    why = (
+        "layers inside its branches are not quantised; a model that chooses by the image cannot have "
+        "them measured"
+    )
     return [
         Decision(where=module_path(node) or node.name, what="torch.cond left in float", why=why)
         for node in graph.graph.nodes
@@ -92,7 +102,9 @@ def _control_flow(graph: fx.GraphModule) -> list[Decision]:
     ]
 
 
-def export_program(module: nn.Module, *, input_shape: tuple[int, int, int, int], dynamic_batch: bool) -> torch.export.ExportedProgram:
+def export_program(
+    module: nn.Module, *, input_shape: tuple[int, int, int, int], dynamic_batch: bool
+) -> torch.export.ExportedProgram:
     """torch.export with a symbolic or a fixed batch axis. Whatever torch.export raises passes through."""
     example = torch.zeros((2 if dynamic_batch else 1, *input_shape[1:]))
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
@@ -105,7 +117,13 @@ def quiet_torch() -> Generator[None, None, None]:
     """Hold back torch's own chatter during an export; errors still raise."""
     loggers = [
         logging.getLogger(name)
-        for name in ("torch.export", "torch.onnx", "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "onnxscript")
+        for name in (
+            "torch.export",
+            "torch.onnx",
+            "torch._dynamo",
+            "torch.fx.experimental.symbolic_shapes",
+            "onnxscript",
+        )
     ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -15,7 +15,9 @@ def groups_of(node: fx.Node) -> int:
 
 
 def live_nodes(graph: fx.GraphModule) -> set[fx.Node]:
-    """Nodes that lead to the output: clamps that a quantiser has absorbed are still in the graph, and lead nowhere."""
+    """Nodes that lead to the output: clamps that a quantiser has absorbed are still in the graph, and lead
+    nowhere.
+    """
     live: set[fx.Node] = set()
     for node in reversed(graph.graph.nodes):
         if node.op == "output" or not live.isdisjoint(node.users):

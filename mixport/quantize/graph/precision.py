@@ -1,4 +1,6 @@
-"""Layers that a model computes in half precision: refused by name, since a quantised layer stands for a float32 one."""
+"""Layers that a model computes in half precision: refused by name, since a quantised layer stands for a
+float32 one.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,17 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 
 def check_precision(graph: fx.GraphModule) -> None:
-    """Raise UnsupportedModelError where a layer or a matrix product of an exported graph gives float16 or bfloat16."""
+    """Raise UnsupportedModelError where a layer or a matrix product of an exported graph gives float16 or
+    bfloat16.
+    """
     for node in graph.graph.nodes:
         value = node.meta.get("val")
         if node.target in _LAYERS and isinstance(value, Tensor) and value.dtype in _HALVES:
             where, operator = module_path(node) or node.name, str(node.target).removesuffix(".default")
             raise UnsupportedModelError(
                 f"{where}: {operator} computes in {str(value.dtype).removeprefix('torch.')}, allowed float32",
-                hint="leave torch.autocast, .half() and .bfloat16() out of forward: mixport quantises the float32 model",
+                hint=(
+                    "leave torch.autocast, .half() and .bfloat16() out of forward: mixport quantises the "
+                    "float32 model"
+                ),
             )

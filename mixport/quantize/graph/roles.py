@@ -1,4 +1,6 @@
-"""What each node of the float graph is to quantisation: the one table that says which operators carry codes, and how."""
+"""What each node of the float graph is to quantisation: the one table that says which operators carry codes,
+and how.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +14,28 @@ import torch
 from torch import fx
 
 from mixport.arithmetic.torch_ops import OPS
-from mixport.model.programs.fx_graph import argument, arguments, aten, constant, only_user, shape_of, tensor_arg, tensor_list_arg
+from mixport.model.programs.fx_graph import (
+    argument,
+    arguments,
+    aten,
+    constant,
+    only_user,
+    shape_of,
+    tensor_arg,
+    tensor_list_arg,
+)
 from mixport.quantize.graph.marks import CHANNEL_BOUNDS
 
 
 class Kind(Enum):
     """Role of a node.
 
-    INPUT: the image. LAYER: convolution or linear layer with constant weights. PRODUCT: matrix product of two activations.
-    ADD, MULTIPLY: two activations meet. POOL: global average. CONCAT: activations side by side, same scale. MOVE: data
-    movement, codes stay codes. CLAMP: Relu-like, absorbed by the quantiser that follows. UNARY: function of one value, a table.
-    NORM: LayerNorm over the last axis, computed from codes. NUMERATORS: those of a softmax, computed from codes of its scores.
-    FLOAT: stays float. CONSTANT: depends on no activation.
+    INPUT: the image. LAYER: convolution or linear layer with constant weights. PRODUCT: matrix product of two
+    activations. ADD, MULTIPLY: two activations meet. POOL: global average. CONCAT: activations side by side,
+    same scale. MOVE: data movement, codes stay codes. CLAMP: Relu-like, absorbed by the quantiser that
+    follows. UNARY: function of one value, a table. NORM: LayerNorm over the last axis, computed from codes.
+    NUMERATORS: those of a softmax, computed from codes of its scores. FLOAT: stays float. CONSTANT: depends
+    on no activation.
     """
 
     INPUT = "input"
@@ -76,7 +88,9 @@ _MOVES = {
 CODE_MOVES = frozenset({*_MOVES, aten.constant_pad_nd.default})
 """Operators through which codes pass unchanged (a pad by real 0 adds the zero point)."""
 
-_LAYERS: Mapping[Any, int] = MappingProxyType({aten.conv1d.default: 3, aten.conv2d.default: 4, aten.linear.default: 2})
+_LAYERS: Mapping[Any, int] = MappingProxyType(
+    {aten.conv1d.default: 3, aten.conv2d.default: 4, aten.linear.default: 2}
+)
 """Operator -> rank of its input and of its weight."""
 _SPLITS = {aten.unbind.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default}
 _PRODUCTS = {aten.matmul.default, aten.bmm.default}
@@ -124,7 +138,12 @@ def classify(graph: fx.GraphModule) -> dict[fx.Node, Kind]:
 
 def reads_one_value(node: fx.Node) -> bool:
     """True for a function of one value, as far as the operator and its tensors tell."""
-    return node.op == "call_function" and node.target in _UNARY and len(node.all_input_nodes) == 1 and clamp_bounds(node) is None
+    return (
+        node.op == "call_function"
+        and node.target in _UNARY
+        and len(node.all_input_nodes) == 1
+        and clamp_bounds(node) is None
+    )
 
 
 def clamp_bounds(node: fx.Node) -> tuple[float, float | None] | None:
@@ -153,7 +172,9 @@ def _kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind]) -> K
         return Kind.CONSTANT
     if node.op != "call_function":
         return Kind.FLOAT
-    dynamic = [source for source in node.all_input_nodes if kinds[source] is not Kind.CONSTANT and _is_tensor(source)]
+    dynamic = [
+        source for source in node.all_input_nodes if kinds[source] is not Kind.CONSTANT and _is_tensor(source)
+    ]
     if not dynamic:
         return Kind.CONSTANT
     if node.target in _SPLITS:
@@ -165,12 +186,18 @@ def _kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind]) -> K
     return _tensor_kind(graph, node, kinds, dynamic)
 
 
-def _tensor_kind(graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind], dynamic: list[fx.Node]) -> Kind:
+def _tensor_kind(
+    graph: fx.GraphModule, node: fx.Node, kinds: dict[fx.Node, Kind], dynamic: list[fx.Node]
+) -> Kind:
     tensors = [source for source in node.all_input_nodes if _is_tensor(source)]
     if node.target in _LAYERS:
         return Kind.LAYER if _is_layer(graph, node) else Kind.FLOAT
     if node.target in _PRODUCTS:
-        return Kind.PRODUCT if len(node.args) == 2 and all(isinstance(a, fx.Node) and a in dynamic for a in node.args) else Kind.FLOAT
+        return (
+            Kind.PRODUCT
+            if len(node.args) == 2 and all(isinstance(a, fx.Node) and a in dynamic for a in node.args)
+            else Kind.FLOAT
+        )
     if node.target is aten.layer_norm.default:
         return Kind.NORM if _is_norm(graph, node) else Kind.FLOAT
     if node.target is OPS.softmax_numerators.default:
@@ -205,7 +232,12 @@ def _is_layer(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Batched input, constant float32 weight and bias."""
     weight, bias = constant(graph, node.args[1]), node.args[2] if len(node.args) > 2 else None
     rank = _LAYERS[node.target]
-    if weight is None or weight.dtype is not torch.float32 or weight.dim() != rank or len(shape_of(tensor_arg(node, 0))) != rank:
+    if (
+        weight is None
+        or weight.dtype is not torch.float32
+        or weight.dim() != rank
+        or len(shape_of(tensor_arg(node, 0))) != rank
+    ):
         return False
     if bias is None:
         return True
@@ -222,7 +254,9 @@ def _is_norm(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 def _carries_values(node: fx.Node) -> bool:
     """A float32 tensor with at least one axis, or the several results of a split."""
-    return (bool(node.meta.get("is_float", False)) and shape_of(node) != ()) or bool(node.meta.get("is_tuple", False))
+    return (bool(node.meta.get("is_float", False)) and shape_of(node) != ()) or bool(
+        node.meta.get("is_tuple", False)
+    )
 
 
 def _is_tensor(node: Any) -> bool:
@@ -238,5 +272,8 @@ def _is_symbol(node: fx.Node) -> bool:
     if value is not None:
         return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
     return (
-        node.op == "call_function" and not node.meta.get("is_float", False) and shape_of(node) == () and node.target is not operator.getitem
+        node.op == "call_function"
+        and not node.meta.get("is_float", False)
+        and shape_of(node) == ()
+        and node.target is not operator.getitem
     )

@@ -1,4 +1,6 @@
-"""Is the captured graph the model, and is the model one that a fixed graph can stand for? Asked once, before any quantisation."""
+"""Is the captured graph the model, and is the model one that a fixed graph can stand for? Asked once, before
+any quantisation.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from mixport.quantize.graph.side_effects import side_effect
 from mixport.records.errors import InvariantError, UnsupportedModelError
 
 _TOLERANCE = 1e-3
-"""Of the largest output: folding and rewriting change the order of float32 sums in networks of a hundred layers."""
+"""Of the largest output: folding and rewriting change the order of float32 sums in networks of a hundred
+layers.
+"""
 
 
 def check_sound(model: FloatModel, captured: Captured, images: Tensor) -> None:
@@ -25,8 +29,8 @@ def check_sound(model: FloatModel, captured: Captured, images: Tensor) -> None:
         images: float32 [N, 3, H, W], N at least 2.
 
     Raises:
-        UnsupportedModelError: the output is not finite, comes from attention that sees nothing, or depends on more than the image: on
-            what a run changed, on random numbers, on the other images of a batch.
+        UnsupportedModelError: the output is not finite, comes from attention that sees nothing, or depends on
+            more than the image: on what a run changed, on random numbers, on the other images of a batch.
         InvariantError: a rewrite of ours changed the function.
     """
     given = images.clone()
@@ -35,14 +39,20 @@ def check_sound(model: FloatModel, captured: Captured, images: Tensor) -> None:
         if not single.isfinite().all():
             raise UnsupportedModelError(
                 f"{model.source}: the model gives NaN or infinity for a calibration image",
-                hint="check the preprocessing (--mean, --std) and the weights; mixport calib show KEY shows the images",
+                hint=(
+                    "check the preprocessing (--mean, --std) and the weights; mixport calib show KEY "
+                    "shows the images"
+                ),
             )
         if not _close(torch.cat([model.module(image[None]) for image in images]), single):
             raise _differs(
                 model,
                 given[:1],
                 "two runs on the same image differ",
-                hint="forward may depend on its input alone: look for attributes that it counts in, files and time",
+                hint=(
+                    "forward may depend on its input alone: look for attributes that it counts in, files "
+                    "and time"
+                ),
             )
         if captured.dynamic_batch and not _close(model.module(images), single):
             raise _differs(
@@ -52,7 +62,11 @@ def check_sound(model: FloatModel, captured: Captured, images: Tensor) -> None:
                 hint="use running statistics (eval mode), and reduce over an image's own axes only",
             )
         one_by_one = not captured.dynamic_batch
-        got = torch.cat([_run(captured, image[None]) for image in images]) if one_by_one else _run(captured, images)
+        got = (
+            torch.cat([_run(captured, image[None]) for image in images])
+            if one_by_one
+            else _run(captured, images)
+        )
         if got.isnan().any():
             raise UnsupportedModelError(
                 f"{model.source}: written out operator by operator, the model gives NaN",
@@ -70,7 +84,9 @@ def _differs(model: FloatModel, images: Tensor, seen: str, *, hint: str) -> Unsu
     effect = side_effect(model.module, images)
     if effect is None:
         return UnsupportedModelError(f"{model.source}: {seen}", hint=hint)
-    repair = f"{effect.repair}; then export model.eval() again" if model.source.endswith(".pt2") else effect.repair
+    repair = (
+        f"{effect.repair}; then export model.eval() again" if model.source.endswith(".pt2") else effect.repair
+    )
     return UnsupportedModelError(f"{model.source}: {seen}: {effect.what}", hint=repair)
 
 

@@ -1,4 +1,6 @@
-"""Forms of float operators that torch runs and exports, and ONNX Runtime has no kernel for: refused before any work."""
+"""Forms of float operators that torch runs and exports, and ONNX Runtime has no kernel for: refused before
+any work.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ def refuse_unrunnable(graph: fx.GraphModule) -> None:
     """Look for them in a graph with recorded shapes.
 
     Raises:
-        UnsupportedModelError: a cubic resize that shrinks an axis and does not filter (onnxruntime 1.32: "'Cubic' mode only supports ...").
+        UnsupportedModelError: a cubic resize that shrinks an axis and does not filter (onnxruntime 1.32:
+            "'Cubic' mode only supports ...").
     """
     for node in graph.graph.nodes:
         if node.target not in _CUBIC:
@@ -23,6 +26,9 @@ def refuse_unrunnable(graph: fx.GraphModule) -> None:
         if any(new < old for old, new in zip(before, after, strict=True)):
             sizes = " to ".join("x".join(map(str, size)) for size in (before, after))
             raise UnsupportedModelError(
-                f"{module_path(node) or node.name}: bicubic resize from {sizes}, allowed without antialias where no axis shrinks",
+                (
+                    f"{module_path(node) or node.name}: bicubic resize from {sizes}, allowed without "
+                    "antialias where no axis shrinks"
+                ),
                 hint="F.interpolate(..., mode='bicubic', antialias=True), or mode='bilinear'",
             )

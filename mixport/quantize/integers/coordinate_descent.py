@@ -1,10 +1,11 @@
 """Codes of least squared error of what a layer gives, not of its weights.
 
-What a layer makes of errors in its weights depends on what it reads: inputs with a large mean turn them into an offset, inputs that
-move together let the error of one weight undo that of another. With the inputs' covariance C the squared error of an output channel
-is (s q - w)' C (s q - w): quadratic in the codes q. Coordinate descent gives each code in turn its best value, all others fixed
-(QuantEase, arXiv 2309.01885; GPTQ, arXiv 2210.17323, visits every code once), and then the scale its own. Inputs that no float weight
-reads keep codes of 0: they were added for the sake of a kernel.
+What a layer makes of errors in its weights depends on what it reads: inputs with a large mean turn them into
+an offset, inputs that move together let the error of one weight undo that of another. With the inputs'
+covariance C the squared error of an output channel is (s q - w)' C (s q - w): quadratic in the codes q.
+Coordinate descent gives each code in turn its best value, all others fixed (QuantEase, arXiv 2309.01885;
+GPTQ, arXiv 2210.17323, visits every code once), and then the scale its own. Inputs that no float weight reads
+keep codes of 0: they were added for the sake of a kernel.
 """
 
 from __future__ import annotations
@@ -15,14 +16,23 @@ from torch import Tensor
 from mixport.arithmetic.dtypes import IntType
 
 _RIDGE = 0.01
-"""Added to the covariance's diagonal, as part of its mean: GPTQ's. Weights whose inputs never move stay next to the float ones."""
+"""Added to the covariance's diagonal, as part of its mean: GPTQ's. Weights whose inputs never move stay next
+to the float ones.
+"""
 _SWEEPS = 8
 
 
 def least_squares_codes(
-    weight: Tensor, covariance: Tensor, scales: Tensor, *, bits: int, least: Tensor | None = None, sweeps: int = _SWEEPS
+    weight: Tensor,
+    covariance: Tensor,
+    scales: Tensor,
+    *,
+    bits: int,
+    least: Tensor | None = None,
+    sweeps: int = _SWEEPS,
 ) -> tuple[Tensor, Tensor]:
-    """Codes and scales by coordinate descent from rounding to nearest; the damped error rises only where a scale's floor asks for it.
+    """Codes and scales by coordinate descent from rounding to nearest; the damped error rises only where a
+    scale's floor asks for it.
 
     Args:
         weight: float64 [G, O, n].
@@ -39,7 +49,9 @@ def least_squares_codes(
     damped = _damped(covariance)
     curvature = damped.diagonal(dim1=1, dim2=2)
     read = (weight != 0).flatten(0, 1).any(0)
-    columns = [int(column) for column in curvature.sum(0).argsort(descending=True, stable=True) if read[column]]
+    columns = [
+        int(column) for column in curvature.sum(0).argsort(descending=True, stable=True) if read[column]
+    ]
     codes = torch.round(weight / scales[..., None]).clamp_(kind.qmin, kind.qmax)
     target = weight @ damped
     for _ in range(sweeps):

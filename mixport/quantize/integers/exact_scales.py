@@ -1,7 +1,8 @@
-"""Weight scales moved by a few units in the last place, so that float32 requantisation gives the codes of exact arithmetic.
+"""Weight scales moved by a few units in the last place, so that float32 requantisation gives the codes of
+exact arithmetic.
 
-A weight scale belongs to one channel and to nothing else, so it can move alone; the codes of the weights stay, the bias is rounded
-again with it. The least move that works is taken.
+A weight scale belongs to one channel and to nothing else, so it can move alone; the codes of the weights
+stay, the bias is rounded again with it. The least move that works is taken.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def exact_scales(layer: Layer, scales: Float) -> Moved:
     for offsets in _offsets():
         if not open_channels.size:
             break
-        # The bits of positive floats are ordered as their values: one more is one unit in the last place more.
+        # The bits of positive floats are ordered as their values: one more is one unit in the last place
+        # more.
         tried = (bits[open_channels, None] + offsets).astype(np.int32).view(np.float32)
         rows = np.repeat(open_channels, len(offsets))
         good = (_wrong(layer, tried.reshape(-1), rows, smallest, largest) == 0).reshape(tried.shape)
@@ -81,7 +83,10 @@ def exact_scales(layer: Layer, scales: Float) -> Moved:
         open_channels = open_channels[~found]
     moved = (bits + moves).astype(np.int32).view(np.float32)
     return Moved(
-        scales=moved, channels=int((moves != 0).sum()), furthest=int(np.abs(moves).max(initial=0)), inexact=int(open_channels.size)
+        scales=moved,
+        channels=int((moves != 0).sum()),
+        furthest=int(np.abs(moves).max(initial=0)),
+        inexact=int(open_channels.size),
     )
 
 
@@ -103,7 +108,9 @@ def _wrong(layer: Layer, scales: Float, channels: Int, smallest: Int, largest: I
     """Wrong thresholds of scales[i] in channel channels[i]."""
     bias = np.zeros(len(channels), np.int64)
     if layer.bias is not None:
-        bias = integer.quantise_bias(layer.bias[channels], x_scale=layer.x.scale, w_scale=scales)[0].astype(np.int64)
+        bias = integer.quantise_bias(layer.bias[channels], x_scale=layer.x.scale, w_scale=scales)[0].astype(
+            np.int64
+        )
     rule = Requantisation(
         x_scale=layer.x.scale,
         w_scale=scales,

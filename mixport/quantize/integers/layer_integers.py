@@ -1,4 +1,6 @@
-"""The last word on a layer's integers: what the target's machines need of them, checked after every other choice."""
+"""The last word on a layer's integers: what the target's machines need of them, checked after every other
+choice.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,11 @@ class FixedScales:
     decisions: tuple[Decision, ...]
 
 
-def fix_scales(layer: RoundedLayer, scales: Float, *, x: QuantParams, y: QuantParams | None, pair_limit: int | None) -> FixedScales:
-    """Check the pair bound once more, then move scales until requantisation is exact. Codes are never touched.
+def fix_scales(
+    layer: RoundedLayer, scales: Float, *, x: QuantParams, y: QuantParams | None, pair_limit: int | None
+) -> FixedScales:
+    """Check the pair bound once more, then move scales until requantisation is exact. Codes are never
+    touched.
 
     Args:
         layer: codes and bias.
@@ -65,7 +70,15 @@ def fix_scales(layer: RoundedLayer, scales: Float, *, x: QuantParams, y: QuantPa
 
 
 def within_pairs(
-    name: str, weight: Float, scales: Float, codes: NDArray[np.int8], *, bits: int, groups: int, x: QuantParams, limit: int
+    name: str,
+    weight: Float,
+    scales: Float,
+    codes: NDArray[np.int8],
+    *,
+    bits: int,
+    groups: int,
+    x: QuantParams,
+    limit: int,
 ) -> tuple[Float, NDArray[np.int8], list[Decision]]:
     """Repair pairs of weights that could saturate; see `pair_bound`.
 
@@ -86,8 +99,14 @@ def within_pairs(
         return scales, codes, []
     decision = Decision(
         where=name,
-        what=f"{repaired.moved} pairs of neighbouring weights made smaller, scale of {repaired.channels} channels raised",
-        why=f"two products of {repaired.beyond} pairs could leave [{-limit - 1}, {limit}], where some machines saturate",
+        what=(
+            f"{repaired.moved} pairs of neighbouring weights made smaller, scale of {repaired.channels} "
+            "channels raised"
+        ),
+        why=(
+            f"two products of {repaired.beyond} pairs could leave [{-limit - 1}, {limit}], where some "
+            "machines saturate"
+        ),
     )
     return repaired.scales, repaired.codes, [decision]
 
@@ -105,7 +124,8 @@ def check_pairs(name: str, codes: NDArray[np.int8], *, bound: PairBound, groups:
     if broken.any():
         channel, pair = (int(i) for i in np.argwhere(broken)[0])
         raise InvariantError(
-            f"{name}: weights {2 * pair} and {2 * pair + 1} of channel {channel} drive two products beyond {bound.limit}, "
+            f"{name}: weights {2 * pair} and {2 * pair + 1} of channel {channel} drive two products "
+            f"beyond {bound.limit}, "
             f"allowed are positive sums up to {bound.up} and negative ones down to {-bound.down}"
         )
 
@@ -116,7 +136,9 @@ def _moves(name: str, *, channels: int, furthest: int, inexact: int) -> list[Dec
         found.append(
             Decision(
                 where=name,
-                what=f"weight scale of {channels} channels moved by at most {furthest} units in the last place",
+                what=(
+                    f"weight scale of {channels} channels moved by at most {furthest} units in the last place"
+                ),
                 why="float32 requantisation would round some reachable sum differently from exact arithmetic",
             )
         )

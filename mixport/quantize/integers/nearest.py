@@ -1,4 +1,6 @@
-"""Integers by rounding to nearest: what a layer ships with where nothing is learned, and what reconstruction starts from."""
+"""Integers by rounding to nearest: what a layer ships with where nothing is learned, and what reconstruction
+starts from.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +46,15 @@ class LayerIntegers:
 
 
 def nearest_integers(
-    graph: fx.GraphModule, plan: Plan, widths: LayerWidths, params: Mapping[str, QuantParams], *, pair_limit: int | None
+    graph: fx.GraphModule,
+    plan: Plan,
+    widths: LayerWidths,
+    params: Mapping[str, QuantParams],
+    *,
+    pair_limit: int | None,
 ) -> tuple[dict[fx.Node, LayerIntegers], list[Decision]]:
-    """Every layer rounded to nearest, at scales of least L_p error, with room for its bias and within the pair bound.
+    """Every layer rounded to nearest, at scales of least L_p error, with room for its bias and within the
+    pair bound.
 
     Args:
         graph: captured float graph.
@@ -64,10 +72,19 @@ def nearest_integers(
         scales, codes, raised = room_for_bias(weight, bias, scales, codes, x_scale=x.scale)
         if raised:
             why = "their bias would not fit int32"
-            decisions.append(Decision(where=width.name, what=f"weight scale of {raised} channels raised", why=why))
+            decisions.append(
+                Decision(where=width.name, what=f"weight scale of {raised} channels raised", why=why)
+            )
         if pair_limit is not None:
             scales, codes, changed = within_pairs(
-                width.name, weight, scales, codes, bits=width.bits, groups=groups_of(node), x=x, limit=pair_limit
+                width.name,
+                weight,
+                scales,
+                codes,
+                bits=width.bits,
+                groups=groups_of(node),
+                x=x,
+                limit=pair_limit,
             )
             decisions += changed
         found[node] = LayerIntegers(scales=scales, codes=codes, bias=bias)
@@ -89,11 +106,15 @@ def read_params(plan: Plan, layer: fx.Node, params: Mapping[str, QuantParams]) -
     found = params[site.name]
     if not site.chain:
         return found
-    return QuantParams(scale=found.scale, zero_point=found.zero_point, qmin=0, qmax=255, storage=found.storage)
+    return QuantParams(
+        scale=found.scale, zero_point=found.zero_point, qmin=0, qmax=255, storage=found.storage
+    )
 
 
 def read_site(plan: Plan, layer: fx.Node) -> SitePlan:
-    """The site whose codes a layer reads: the one made for it, else the first of the tensor behind its operand."""
+    """The site whose codes a layer reads: the one made for it, else the first of the tensor behind its
+    operand.
+    """
     operand = tensor_arg(layer, 0)
     for site in plan.sites:
         if (layer, operand) in site.consumers:
@@ -113,7 +134,8 @@ def read_site(plan: Plan, layer: fx.Node) -> SitePlan:
 def room_for_bias(
     weight: Float, bias: Float | None, scales: Float, codes: NDArray[np.int8], *, x_scale: float
 ) -> tuple[Float, NDArray[np.int8], int]:
-    """Raise scales of channels whose bias code would leave int32; all-zero channels take a scale that holds their bias finely.
+    """Raise scales of channels whose bias code would leave int32; all-zero channels take a scale that holds
+    their bias finely.
 
     Returns:
         scales, codes (rounded again in the channels that were raised), and the number of those channels.
@@ -126,7 +148,9 @@ def room_for_bias(
         return scales, codes, 0
     raised = np.where(low, least, scales).astype(np.float32)
     shape = (-1, *[1] * (weight.ndim - 1))
-    requantised = np.rint(weight.astype(np.float64) / raised.astype(np.float64).reshape(shape)).astype(np.int8)
+    requantised = np.rint(weight.astype(np.float64) / raised.astype(np.float64).reshape(shape)).astype(
+        np.int8
+    )
     return raised, np.where(low.reshape(shape), requantised, codes), int(low.sum())
 
 
@@ -137,7 +161,11 @@ def least_scales(bias: Float | None, channels: int, *, x_scale: float) -> Float:
 
 
 def scales_of_dead(bias: Float | None, scales: Float, codes: NDArray[np.int8], *, x_scale: float) -> Float:
-    """Scales with those of all-zero channels replaced: any would do for the weights, one holds the bias finely."""
+    """Scales with those of all-zero channels replaced: any would do for the weights, one holds the bias
+    finely.
+    """
     magnitude = (np.abs(bias) if bias is not None else np.zeros(len(scales), np.float32)).astype(np.float64)
     dead = ~codes.reshape(len(codes), -1).any(1)
-    return np.where(dead, np.maximum(magnitude / (float(x_scale) * _DEAD_BIAS_CODE), 2.0**-60), scales).astype(np.float32)
+    return np.where(
+        dead, np.maximum(magnitude / (float(x_scale) * _DEAD_BIAS_CODE), 2.0**-60), scales
+    ).astype(np.float32)

@@ -1,7 +1,9 @@
-"""Weights whose neighbouring products could saturate in 16 bits, repaired: only the pairs that can, at the scale that costs least.
+"""Weights whose neighbouring products could saturate in 16 bits, repaired: only the pairs that can, at the
+scale that costs least.
 
-A pair beyond the bound is moved to its nearest pair of codes on the bound: the excess is split between both. A larger scale leaves
-fewer pairs beyond it, at the cost of coarser codes; the search takes the scale with the least L_p error after the projection.
+A pair beyond the bound is moved to its nearest pair of codes on the bound: the excess is split between both.
+A larger scale leaves fewer pairs beyond it, at the cost of coarser codes; the search takes the scale with the
+least L_p error after the projection.
 """
 
 from __future__ import annotations
@@ -13,7 +15,13 @@ from numpy.typing import NDArray
 
 from mixport.arithmetic.dtypes import IntType
 from mixport.arithmetic.integer import Codes
-from mixport.arithmetic.neighbour_pairs import forms_pairs, from_kernel_order, in_pairs, kernel_order, pair_violations
+from mixport.arithmetic.neighbour_pairs import (
+    forms_pairs,
+    from_kernel_order,
+    in_pairs,
+    kernel_order,
+    pair_violations,
+)
 from mixport.quantize.scales.ranges import P
 
 _COARSE = (1.0, 1.01, 1.02, 1.035, 1.05, 1.075, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.65, 1.8, 2.0)
@@ -66,7 +74,9 @@ class Repaired:
     channels: int
 
 
-def repair_pairs(weight: Float, scales: Float, codes: NDArray[np.int8], *, bits: int, bound: PairBound, groups: int = 1) -> Repaired:
+def repair_pairs(
+    weight: Float, scales: Float, codes: NDArray[np.int8], *, bits: int, bound: PairBound, groups: int = 1
+) -> Repaired:
     """Change what the bound needs and nothing else.
 
     Args:
@@ -97,14 +107,16 @@ def repair_pairs(weight: Float, scales: Float, codes: NDArray[np.int8], *, bits:
     shape = (len(rows), *codes.shape[1:])
     new_codes[offending] = from_kernel_order(projected.astype(np.int8), shape=shape)
     raised_channels = int((new_scales > scales).sum())
-    return Repaired(scales=new_scales, codes=new_codes, beyond=int(broken.sum()), moved=moved, channels=raised_channels)
+    return Repaired(
+        scales=new_scales, codes=new_codes, beyond=int(broken.sum()), moved=moved, channels=raised_channels
+    )
 
 
 def project_pairs(values: NDArray[np.floating], *, kind: IntType, bound: PairBound) -> tuple[Codes, int]:
     """Nearest codes that keep the bound, pair by pair.
 
-    Where rounding each value by itself leaves the bound, the nearest pair of codes lies on it (the error is convex and the same
-    function of both values), with the excess split evenly.
+    Where rounding each value by itself leaves the bound, the nearest pair of codes lies on it (the error is
+    convex and the same function of both values), with the excess split evenly.
 
     Args:
         values: weights in units of their scale, [O, K] in kernel order.
@@ -116,7 +128,9 @@ def project_pairs(values: NDArray[np.floating], *, kind: IntType, bound: PairBou
     """
     pairs = in_pairs(values)
     codes = np.clip(np.rint(pairs), max(kind.qmin, -bound.down), min(kind.qmax, bound.up))
-    beyond = np.flatnonzero((np.maximum(codes, 0).sum(-1) > bound.up) | (np.minimum(codes, 0).sum(-1) < -bound.down))
+    beyond = np.flatnonzero(
+        (np.maximum(codes, 0).sum(-1) > bound.up) | (np.minimum(codes, 0).sum(-1) < -bound.down)
+    )
     flat, wanted = codes.reshape(-1, 2), pairs.reshape(-1, 2)[beyond]
     # Only two weights of one sign get here: opposite ones were clipped each by itself.
     sign = np.sign(wanted.sum(-1))

@@ -1,13 +1,17 @@
-"""Convolutions of few input channels, such as the first one of an image model, in forms that a target's kernels take directly.
+"""Convolutions of few input channels, such as the first one of an image model, in forms that a target's
+kernels take directly.
 
-MLAS (ONNX Runtime's kernels) convolves without a copy of its input only where the channels come in fours; else it copies each patch, a
-row of the kernel at a time, and multiplies rows of 27 bytes. Measured with onnxruntime 1.32 on x64, three channels to 16 or more:
+MLAS (ONNX Runtime's kernels) convolves without a copy of its input only where the channels come in fours;
+else it copies each patch, a row of the kernel at a time, and multiplies rows of 27 bytes. Measured with
+onnxruntime 1.32 on x64, three channels to 16 or more:
 
-1. Strides of 2 and 4: the pixels of one stride become channels (SpaceToDepth), the kernel is spread over them and moves by 1. A 3x3
-   kernel takes 0.66 of the time, 5x5 0.61, 7x7 0.60, 4x4 by steps of 4 0.68.
-2. Strides up to 3, or where 1. would multiply by many zeros: channels of zeros up to the next multiple. Between 0.4 and 0.9.
+1. Strides of 2 and 4: the pixels of one stride become channels (SpaceToDepth), the kernel is spread over them
+   and moves by 1. A 3x3 kernel takes 0.66 of the time, 5x5 0.61, 7x7 0.60, 4x4 by steps of 4 0.68.
+2. Strides up to 3, or where 1. would multiply by many zeros: channels of zeros up to the next multiple.
+  Between 0.4 and 0.9.
 
-Patches of 8 pixels and more, and convolutions of four channels, gain nothing by either, and stay. Each sum holds the same products.
+Patches of 8 pixels and more, and convolutions of four channels, gain nothing by either, and stay. Each sum
+holds the same products.
 """
 
 from __future__ import annotations
@@ -20,7 +24,17 @@ import torch
 from torch import Tensor, fx
 
 from mixport.arithmetic.torch_ops import OPS
-from mixport.model.programs.fx_graph import add_constant, arguments, aten, call, constant, each_axis, module_path, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import (
+    add_constant,
+    arguments,
+    aten,
+    call,
+    constant,
+    each_axis,
+    module_path,
+    shape_of,
+    tensor_arg,
+)
 from mixport.records.artifacts import Decision
 from mixport.records.targets import Target
 
@@ -29,7 +43,9 @@ _BLOCKS = (2, 4)
 _WIDEST_STEP = 3
 """Largest stride at which channels of zeros pay: patches overlap less with each more."""
 _MOST_ZEROS = 4 / 3
-"""Weights with the pixels as channels, against those with channels of zeros, up to which the former is no slower."""
+"""Weights with the pixels as channels, against those with channels of zeros, up to which the former is no
+slower.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +89,11 @@ class _Axis:
 
 
 def widen_few_channels(graph: fx.GraphModule, target: Target) -> list[Decision]:
-    """Rewrite the convolutions that read fewer channels than the target's kernels take at once; one decision each.
+    """Rewrite the convolutions that read fewer channels than the target's kernels take at once; one decision
+    each.
 
-    Weights are spread before anything is rounded: which of them are neighbours matters to sums of two products
-    (`mixport.arithmetic.neighbour_pairs`).
+    Weights are spread before anything is rounded: which of them are neighbours matters to sums of two
+    products (`mixport.arithmetic.neighbour_pairs`).
 
     Args:
         graph: captured float graph, with recorded shapes, channels levelled.
@@ -97,7 +114,10 @@ def widen_few_channels(graph: fx.GraphModule, target: Target) -> list[Decision]:
         stem = _Stem(graph=graph, node=node, weight=weight, made=made)
         what = stem.rewrite(rules.channel_multiple, operators=target.operators.integer)
         if what is not None:
-            why = f"integer convolutions take channels in groups of {rules.channel_multiple}; the added weights are 0"
+            why = (
+                f"integer convolutions take channels in groups of {rules.channel_multiple}; the added "
+                "weights are 0"
+            )
             decisions.append(Decision(where=module_path(node) or node.name, what=what, why=why))
     return decisions
 
@@ -113,14 +133,21 @@ class _Stem:
 
     def rewrite(self, multiple: int, *, operators: Sequence[str]) -> str | None:
         """Rewrite in place; what was done, None where nothing was."""
-        _, _, _, strides, padding, dilation, _ = arguments(self.node, None, [1, 1], [0, 0], [1, 1], 1, after=2)
+        _, _, _, strides, padding, dilation, _ = arguments(
+            self.node, None, [1, 1], [0, 0], [1, 1], 1, after=2
+        )
         stride, dilation = each_axis(strides, 2), each_axis(dilation, 2)
         source, (left, right, top, bottom) = self._source(each_axis(padding, 2))
         channels, *kernel = self.weight.shape[1:]
         filled = -(-channels // multiple) * multiple
         step = stride[0]
         sizes = shape_of(source)[2:]
-        divisible = stride[0] == stride[1] and step in _BLOCKS and dilation == [1, 1] and not any(size % step for size in sizes)
+        divisible = (
+            stride[0] == stride[1]
+            and step in _BLOCKS
+            and dilation == [1, 1]
+            and not any(size % step for size in sizes)
+        )
         if divisible and "SpaceToDepth" in operators and not step * step * channels % multiple:
             rows, columns = (
                 _Axis(before=before, after=after, kernel=taps, size=size, step=step)
@@ -130,7 +157,8 @@ class _Stem:
             if area <= _MOST_ZEROS * filled * kernel[0] * kernel[1]:
                 self._spread(source, rows, columns)
                 return (
-                    f"{step} x {step} pixels as {step * step * channels} channels, the kernel {kernel[0]} x {kernel[1]} with stride {step} "
+                    f"{step} x {step} pixels as {step * step * channels} channels, the kernel "
+                    f"{kernel[0]} x {kernel[1]} with stride {step} "
                     f"as {rows.blocks} x {columns.blocks}"
                 )
         if max(stride) > _WIDEST_STEP or "Pad" not in operators:
@@ -139,7 +167,9 @@ class _Stem:
         return f"{filled - channels} channels of zeros added to the {channels} that it reads"
 
     def _source(self, padding: list[int]) -> tuple[fx.Node, list[int]]:
-        """What lies in front of the convolution and of a pad by zeros, and the zeros left, right, top and bottom of it."""
+        """What lies in front of the convolution and of a pad by zeros, and the zeros left, right, top and
+        bottom of it.
+        """
         x, amounts = tensor_arg(self.node, 0), [0, 0, 0, 0]
         if x.target is aten.constant_pad_nd.default:
             source, pads, value = arguments(x, 0.0, after=2)
@@ -153,20 +183,28 @@ class _Stem:
         whole = self.weight.new_zeros((outputs, channels, rows.blocks * step, columns.blocks * step))
         taps = tuple(slice(axis.offset, axis.offset + axis.kernel) for axis in (rows, columns))
         whole[:, :, taps[0], taps[1]] = self.weight
-        blocks = whole.reshape(outputs, channels, rows.blocks, step, columns.blocks, step).permute(0, 3, 5, 1, 2, 4)
+        blocks = whole.reshape(outputs, channels, rows.blocks, step, columns.blocks, step).permute(
+            0, 3, 5, 1, 2, 4
+        )
         spread = blocks.reshape(outputs, step * step * channels, rows.blocks, columns.blocks).contiguous()
         x = self._once(OPS.space_to_depth.default, source, step)
         pads = [columns.blocks_before, columns.blocks_after, rows.blocks_before, rows.blocks_after]
         self._replace(x, spread, pads=pads, rest=([1, 1], [1, 1]))
 
-    def _fill(self, source: fx.Node, extra: int, *, pads: list[int], rest: tuple[list[int], list[int]]) -> None:
+    def _fill(
+        self, source: fx.Node, extra: int, *, pads: list[int], rest: tuple[list[int], list[int]]
+    ) -> None:
         outputs, _, *kernel = self.weight.shape
         filled = torch.cat([self.weight, self.weight.new_zeros((outputs, extra, *kernel))], dim=1)
         x = self._once(aten.constant_pad_nd.default, source, (0, 0, 0, 0, 0, extra), 0.0)
         self._replace(x, filled, pads=pads, rest=rest)
 
-    def _replace(self, x: fx.Node, weight: Tensor, *, pads: list[int], rest: tuple[list[int], list[int]]) -> None:
-        """Give the convolution its new operands; pads that differ on two sides are an operator of their own."""
+    def _replace(
+        self, x: fx.Node, weight: Tensor, *, pads: list[int], rest: tuple[list[int], list[int]]
+    ) -> None:
+        """Give the convolution its new operands; pads that differ on two sides are an operator of their
+        own.
+        """
         left, right, top, bottom = pads
         padding = [top, left]
         if (left, top) != (right, bottom):
@@ -184,5 +222,9 @@ class _Stem:
         """The input in its new form, made for the first convolution that reads it so."""
         key = (operator, source, args)
         if key not in self.made:
-            self.made[key] = self._emit(operator, source, *(list(cast("tuple[int, ...]", a)) if isinstance(a, tuple) else a for a in args))
+            self.made[key] = self._emit(
+                operator,
+                source,
+                *(list(cast("tuple[int, ...]", a)) if isinstance(a, tuple) else a for a in args),
+            )
         return self.made[key]

@@ -1,7 +1,8 @@
-"""Softmax in front of a matrix product: numerators of few bits, divided after the product; see mixport.arithmetic.attention_softmax.
+"""Softmax in front of a matrix product: numerators of few bits, divided after the product; see
+mixport.arithmetic.attention_softmax.
 
-`divide_after_product` rewrites the float graph, exactly in real arithmetic. Sites and statistics then follow as for any operator; the
-exponents are fixed when the scales of the scores are.
+`divide_after_product` rewrites the float graph, exactly in real arithmetic. Sites and statistics then follow
+as for any operator; the exponents are fixed when the scales of the scores are.
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ from mixport.records.artifacts import Decision
 from mixport.records.targets import Target
 
 _BITS = 8
-"""Narrower queries and keys make scores so noisy that cutting large probabilities, as a scale chosen for them does, helps some models."""
+"""Narrower queries and keys make scores so noisy that cutting large probabilities, as a scale chosen for them
+does, helps some models.
+"""
 
 _PRODUCTS = {aten.matmul.default, aten.bmm.default}
 
 
 def divide_after_product(graph: fx.GraphModule, target: Target, *, bits: int) -> list[Decision]:
-    """softmax(x) @ v becomes (e @ v) / sum(e) with e = exp(x - max(x)); returns what keeps a division before the product, and why.
+    """softmax(x) @ v becomes (e @ v) / sum(e) with e = exp(x - max(x)); returns what keeps a division before
+    the product, and why.
 
-    Only for a target that is portable, since others keep the runtime's own softmax, and that takes any scale: a step is no power of two.
+    Only for a target that is portable, since others keep the runtime's own softmax, and that takes any scale:
+    a step is no power of two.
 
     Args:
         graph: canonical, before its sites are planned.
@@ -41,11 +46,19 @@ def divide_after_product(graph: fx.GraphModule, target: Target, *, bits: int) ->
     for node in list(graph.graph.nodes):
         if node.target is not aten.softmax.int:
             continue
-        product = _product_behind(node) if bits == _BITS else f"probabilities of {bits} bits do better with a scale of their own"
+        product = (
+            _product_behind(node)
+            if bits == _BITS
+            else f"probabilities of {bits} bits do better with a scale of their own"
+        )
         chain = product if isinstance(product, str) else score_chain(graph, flow, node)
         if isinstance(product, str) or isinstance(chain, str):
             why = product if isinstance(product, str) else str(chain)
-            decisions.append(Decision(where=module_path(node) or node.name, what="softmax divided before what reads it", why=why))
+            decisions.append(
+                Decision(
+                    where=module_path(node) or node.name, what="softmax divided before what reads it", why=why
+                )
+            )
         else:
             _divide_after(graph, node, chain, product=product)
     return decisions
@@ -54,17 +67,30 @@ def divide_after_product(graph: fx.GraphModule, target: Target, *, bits: int) ->
 def _product_behind(softmax: fx.Node) -> fx.Node | str:
     """The matrix product whose rows the softmax weighs, or why there is none."""
     shape, dtype = shape_of(softmax), argument(softmax, 2, "dtype")
-    if not shape or int(argument(softmax, 1, "dim")) % len(shape) != len(shape) - 1 or dtype not in {None, torch.float32}:
+    if (
+        not shape
+        or int(argument(softmax, 1, "dim")) % len(shape) != len(shape) - 1
+        or dtype not in {None, torch.float32}
+    ):
         return "it is over another axis than the last"
     if shape[-1] > LONGEST_ROW:
         return f"it is over {shape[-1]} scores, allowed {LONGEST_ROW}"
     node = softmax
     while (reader := only_user(node)) is not None and keeps_rows(reader, shape[-1]):
         node = reader
-    if reader is None or reader.target not in _PRODUCTS or len(reader.args) != 2 or reader.args[0] is not node:
+    if (
+        reader is None
+        or reader.target not in _PRODUCTS
+        or len(reader.args) != 2
+        or reader.args[0] is not node
+    ):
         return "what reads it is not one matrix product that it is the left operand of"
     right = tensor_arg(reader, 1)
-    return reader if len(shape_of(right)) > 1 and not _is_constant(right) else "its product is with a vector or with constants"
+    return (
+        reader
+        if len(shape_of(right)) > 1 and not _is_constant(right)
+        else "its product is with a vector or with constants"
+    )
 
 
 def _divide_after(graph: fx.GraphModule, softmax: fx.Node, chain: ScoreChain, *, product: fx.Node) -> None:
@@ -75,7 +101,9 @@ def _divide_after(graph: fx.GraphModule, softmax: fx.Node, chain: ScoreChain, *,
     with graph.graph.inserting_after(product):
         divided = graph.graph.call_function(aten.div.Tensor, ())
     product.replace_all_uses_with(divided)
-    total = call(graph, aten.sum.dim_IntList, tensor_arg(product, 0), [-1], True, before=divided, like=product)
+    total = call(
+        graph, aten.sum.dim_IntList, tensor_arg(product, 0), [-1], True, before=divided, like=product
+    )
     divided.args = (product, total)
     divided.meta.update(product.meta)
     for node in (total, divided):

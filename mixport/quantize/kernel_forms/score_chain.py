@@ -1,4 +1,5 @@
-"""Scores in front of a softmax as one unscaled sum times one constant: factors move past offsets, into the exponent.
+"""Scores in front of a softmax as one unscaled sum times one constant: factors move past offsets, into the
+exponent.
 
     (q @ k a + b) c + m  =  (q @ k + b / a + m / (a c)) a c
 
@@ -11,7 +12,15 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from mixport.model.programs.fx_graph import add_constant, aten, call, constant, only_user, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import (
+    add_constant,
+    aten,
+    call,
+    constant,
+    only_user,
+    shape_of,
+    tensor_arg,
+)
 from mixport.quantize.graph.roles import Kind
 from mixport.quantize.sites.code_flow import CodeFlow
 
@@ -61,18 +70,32 @@ def unscaled(graph: fx.GraphModule, chain: ScoreChain, *, before: fx.Node) -> tu
         elif keeps_rows(step, shape_of(step)[-1]):
             node = call(graph, step.target, node, *step.args[1:], before=before, like=step)
         elif step.target is aten.masked_fill.Scalar:
-            node = call(graph, step.target, node, step.args[1], _number(step.args[2]) / factor, before=before, like=step)
+            node = call(
+                graph,
+                step.target,
+                node,
+                step.args[1],
+                _number(step.args[2]) / factor,
+                before=before,
+                like=step,
+            )
         else:
             values = _offset(graph, step)
             assert values is not None
-            shared = step.args[1] if factor == 1.0 else add_constant(graph, values / factor, name=f"{step.name}_offset", before=before)
+            shared = (
+                step.args[1]
+                if factor == 1.0
+                else add_constant(graph, values / factor, name=f"{step.name}_offset", before=before)
+            )
             node = call(graph, step.target, node, shared, before=before, like=step)
     return node, factor
 
 
 def keeps_rows(node: fx.Node, length: int) -> bool:
     """True for movement behind which rows, the last axis, are as long as before and hold the same values."""
-    return node.target in _KEEP_ROWS and shape_of(node)[-1:] == (length,) == shape_of(tensor_arg(node, 0))[-1:]
+    return (
+        node.target in _KEEP_ROWS and shape_of(node)[-1:] == (length,) == shape_of(tensor_arg(node, 0))[-1:]
+    )
 
 
 def _is_step(graph: fx.GraphModule, node: fx.Node, length: int) -> bool:
@@ -96,7 +119,9 @@ def _offset(graph: fx.GraphModule, node: fx.Node) -> Tensor | None:
     if node.target is not aten.add.Tensor or len(node.args) != 2 or node.kwargs:
         return None
     values = constant(graph, node.args[1])
-    fits = values is not None and values.is_floating_point() and shape_of(node) == shape_of(tensor_arg(node, 0))
+    fits = (
+        values is not None and values.is_floating_point() and shape_of(node) == shape_of(tensor_arg(node, 0))
+    )
     return values if fits else None
 
 

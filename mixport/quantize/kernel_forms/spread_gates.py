@@ -1,8 +1,10 @@
-"""Gates of few channels copied to every position before they are multiplied, where a target multiplies equal shapes faster.
+"""Gates of few channels copied to every position before they are multiplied, where a target multiplies equal
+shapes faster.
 
-A squeeze-and-excitation block multiplies [N, C, H, W] by [N, C, 1, 1]. With channels last, as ONNX Runtime's convolutions have them,
-QLinearMul broadcasts C values at a time: 16 channels of 56x56 take 0.05 ms, with the gate expanded first 0.02 ms; 32 of 112x112 0.22 and
-0.14 ms; 96 of 56x56 0.09 and 0.11 ms (onnxruntime 1.32, x64).
+A squeeze-and-excitation block multiplies [N, C, H, W] by [N, C, 1, 1]. With channels last, as ONNX Runtime's
+convolutions have them, QLinearMul broadcasts C values at a time: 16 channels of 56x56 take 0.05 ms, with the
+gate expanded first 0.02 ms; 32 of 112x112 0.22 and 0.14 ms; 96 of 56x56 0.09 and 0.11 ms (onnxruntime 1.32,
+x64).
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def spread_gates(graph: fx.GraphModule, target: Target) -> list[Decision]:
         return []
     decisions: list[Decision] = []
     for node in list(graph.graph.nodes):
-        if node.target is not aten.mul.Tensor or not all(_is_activation(operand) for operand in node.args[:2]):
+        if node.target is not aten.mul.Tensor or not all(
+            _is_activation(operand) for operand in node.args[:2]
+        ):
             continue
         gate, x = sorted(node.args[:2], key=lambda operand: math.prod(shape_of(operand)))
         (batch, channels, *positions), (*_, rows, columns) = shape_of(gate), shape_of(x)
@@ -52,4 +56,9 @@ def spread_gates(graph: fx.GraphModule, target: Target) -> list[Decision]:
 
 def _is_activation(operand: object) -> bool:
     """A float map [N, C, H, W] that depends on the image."""
-    return isinstance(operand, fx.Node) and operand.op != "get_attr" and len(shape_of(operand)) == 4 and bool(operand.meta.get("is_float"))
+    return (
+        isinstance(operand, fx.Node)
+        and operand.op != "get_attr"
+        and len(shape_of(operand)) == 4
+        and bool(operand.meta.get("is_float"))
+    )

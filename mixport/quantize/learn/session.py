@@ -1,4 +1,6 @@
-"""What one build learns with: its calibration images as pixels, its options, and where activations and finished parts are kept."""
+"""What one build learns with: its calibration images as pixels, its options, and where activations and
+finished parts are kept.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,9 @@ _BEND = 3.0
 """hardsigmoid(x) = clamp(x + 3, 0, 6) / 6 is 0 up to -3 and 1 from 3 on."""
 
 _LEAST_STEPS = 8
-"""Codes between 0 and 3, below which a scale that divides 3 would differ too much from the one that was chosen."""
+"""Codes between 0 and 3, below which a scale that divides 3 would differ too much from the one that was
+chosen.
+"""
 
 _WIDEST = 1.25
 """How much wider than its values a tensor's range may get for the sake of an exact gate."""
@@ -44,7 +46,12 @@ def settle_gates(plan: Plan, params: Mapping[str, QuantParams], rule: ScaleRule)
 
 
 def _is_hard_sigmoid(site: SitePlan) -> bool:
-    return len(site.chain) == 1 and site.chain[0].target is aten.hardsigmoid.default and site.base is None and site.bits == 8
+    return (
+        len(site.chain) == 1
+        and site.chain[0].target is aten.hardsigmoid.default
+        and site.base is None
+        and site.bits == 8
+    )
 
 
 def _linked(source: SitePlan, old: QuantParams) -> tuple[QuantParams, QuantParams] | None:
@@ -65,8 +72,18 @@ def _linked(source: SitePlan, old: QuantParams) -> tuple[QuantParams, QuantParam
         return None
     scale = float(np.float32(_BEND / steps))
     x = replace(old, scale=scale, zero_point=zero_point)
-    return x, QuantParams(scale=float(np.float32(scale / (2 * _BEND))), zero_point=zero_point - steps, qmin=0, qmax=255, storage="uint8")
+    return x, QuantParams(
+        scale=float(np.float32(scale / (2 * _BEND))),
+        zero_point=zero_point - steps,
+        qmin=0,
+        qmax=255,
+        storage="uint8",
+    )
 
 
 def _multiplies(user: fx.Node, tensor: fx.Node, gates: list[fx.Node]) -> bool:
-    return user.target is aten.mul.Tensor and set(user.all_input_nodes) <= {tensor, *gates} and tensor in user.all_input_nodes
+    return (
+        user.target is aten.mul.Tensor
+        and set(user.all_input_nodes) <= {tensor, *gates}
+        and tensor in user.all_input_nodes
+    )

@@ -16,7 +16,9 @@ from torch import Tensor, fx
 from mixport.records.errors import BadInputError
 
 BINS = 16384
-"""Bins over [-limit, limit]: at least 16 per 8-bit step even when the data fill only a quarter of the span."""
+"""Bins over [-limit, limit]: at least 16 per 8-bit step even when the data fill only a quarter of the
+span.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,9 @@ class Histogram:
         values, counts = centres[used], self.counts[used]
         if len(values) <= resolution:
             return np.clip(values, self.low, self.high), counts
-        index = np.minimum(((values - values[0]) / (values[-1] - values[0]) * resolution).astype(np.int64), resolution - 1)
+        index = np.minimum(
+            ((values - values[0]) / (values[-1] - values[0]) * resolution).astype(np.int64), resolution - 1
+        )
         weight = np.asarray(np.bincount(index, counts, resolution), np.float64)
         total = np.asarray(np.bincount(index, counts * values, resolution), np.float64)
         keep = weight > 0
@@ -81,7 +85,8 @@ class HistogramObserver:
         low, high = (float(v) for v in torch.aminmax(values))
         if not (np.isfinite(low) and np.isfinite(high)):
             raise BadInputError(
-                f"activation {self.name} holds NaN or infinity on the calibration images", hint="check the weights and the preprocessing"
+                f"activation {self.name} holds NaN or infinity on the calibration images",
+                hint="check the weights and the preprocessing",
             )
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._grow(max(abs(low), abs(high)))
@@ -92,7 +97,9 @@ class HistogramObserver:
 
     def result(self) -> Histogram:
         """What was seen so far."""
-        return Histogram(counts=self.counts.numpy().copy(), limit=self.limit or 1.0, low=self.low, high=self.high)
+        return Histogram(
+            counts=self.counts.numpy().copy(), limit=self.limit or 1.0, low=self.low, high=self.high
+        )
 
     def _grow(self, magnitude: float) -> None:
         if magnitude == 0.0 or magnitude <= self.limit:
@@ -139,7 +146,9 @@ class _Collector(fx.Interpreter):
 
 
 def within_reach(x: Tensor, reach: float) -> Tensor:
-    """x with what lies further than `reach` below the largest of its row (last axis) lifted to there; rows of -inf count as 0."""
+    """x with what lies further than `reach` below the largest of its row (last axis) lifted to there; rows of
+    -inf count as 0.
+    """
     largest = x.amax(-1, keepdim=True)
     return torch.where(largest == float("-inf"), torch.zeros_like(x), torch.maximum(x, largest - reach))
 
@@ -155,10 +164,12 @@ def collect(
     limits: Mapping[fx.Node, float] = _NONE,
     reaches: Mapping[fx.Node, float] = _NONE,
 ) -> Iterator[tuple[int, dict[fx.Node, HistogramObserver]]]:
-    """Run the float graph over `batches` and observe `nodes` (node -> name); values above a node's limit count as the limit,
-    and values further below the largest of their row than a node's reach count as if they lay there.
+    """Run the float graph over `batches` and observe `nodes` (node -> name); values above a node's limit
+    count as the limit, and values further below the largest of their row than a node's reach count as if they
+    lay there.
 
-    Yields (images done, observers) after each batch; memory is one batch's activations plus one histogram a tensor.
+    Yields (images done, observers) after each batch; memory is one batch's activations plus one histogram a
+    tensor.
     """
     observers = {node: HistogramObserver(name) for node, name in nodes.items()}
     collector = _Collector(graph, observers, limits, reaches)

@@ -1,8 +1,8 @@
 """Scales behind a global average pool, kept where the runtime's integer kernel accepts them.
 
-ONNX Runtime's QLinearGlobalAveragePool (1.32, mlas/lib/qlgavgpool.cpp) refuses to run where x_scale / (H W y_scale) is 256 or more. A
-pooled value that hardly varies, such as the mean of an instance norm, would get such a scale. A mean of H W codes is a multiple of
-x_scale / (H W), so a scale far below that holds nothing.
+ONNX Runtime's QLinearGlobalAveragePool (1.32, mlas/lib/qlgavgpool.cpp) refuses to run where x_scale / (H W
+y_scale) is 256 or more. A pooled value that hardly varies, such as the mean of an instance norm, would get
+such a scale. A mean of H W codes is a multiple of x_scale / (H W), so a scale far below that holds nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _STEPS_IN_A_SCALE = 128
 """Of the scale of what is pooled, divided by the pixels: half of what the kernel accepts."""
 
 
-def widen_pool_scales(plan: Plan, params: Mapping[str, QuantParams], rule: ScaleRule) -> dict[str, QuantParams]:
+def widen_pool_scales(
+    plan: Plan, params: Mapping[str, QuantParams], rule: ScaleRule
+) -> dict[str, QuantParams]:
     """All parameters, those behind global average pools with scales that the kernel accepts."""
     tied = {name for group in plan.groups for name in group.members}
     widened = dict(params)
@@ -46,7 +48,13 @@ def _least_scale(plan: Plan, site: SitePlan, params: Mapping[str, QuantParams]) 
 
 
 def _with_scale(site: SitePlan, old: QuantParams, least: float, rule: ScaleRule) -> QuantParams:
-    scale = float(2.0 ** np.ceil(np.log2(least))) if rule.power_of_two else float(np.nextafter(np.float32(least), np.float32(np.inf)))
+    scale = (
+        float(2.0 ** np.ceil(np.log2(least)))
+        if rule.power_of_two
+        else float(np.nextafter(np.float32(least), np.float32(np.inf)))
+    )
     if old.storage == "int16":
         return replace(old, scale=scale)
-    return finish_carrier(scale=scale, zero_point=old.zero_point, bits=site.bits, storage=old.storage, bounds=site.bounds)
+    return finish_carrier(
+        scale=scale, zero_point=old.zero_point, bits=site.bits, storage=old.storage, bounds=site.bounds
+    )

@@ -1,4 +1,6 @@
-"""Scales and zero points that minimise the L_p error (p = 2.4, as BRECQ and QDrop use) of weights and of activation histograms."""
+"""Scales and zero points that minimise the L_p error (p = 2.4, as BRECQ and QDrop use) of weights and of
+activation histograms.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,18 @@ from mixport.quantize.scales.histograms import Histogram
 
 P = 2.4
 ATTENTION_P = 2.0
-"""Of attention weights: they average values, so squared errors add up, and the many small ones together matter as the few large do."""
+"""Of attention weights: they average values, so squared errors add up, and the many small ones together
+matter as the few large do.
+"""
 _SHRINKS = np.linspace(1.0, 0.2, 81)
 _WIDTHS = np.geomspace(1.0, 0.1, 48)
 _ZERO_POINTS = 8
 """Tried for each width of a range with two sides."""
 
 OUTPUT_MARGIN = 1.25
-"""Of outputs that are codes: other images reach further than those of calibration, and the largest output is the one that counts.
-A step a quarter wider is 2 dB more noise."""
+"""Of outputs that are codes: other images reach further than those of calibration, and the largest output is
+the one that counts. A step a quarter wider is 2 dB more noise.
+"""
 
 Array = NDArray[np.float64]
 
@@ -56,7 +61,8 @@ def activation_params(
         bounds: of the absorbed clamp.
         rule: of the target.
         power: of the error that is least.
-        margin: codes reach so many times as far as the values seen, and cut none of them; None reaches where the error is least.
+        margin: codes reach so many times as far as the values seen, and cut none of them; None reaches where
+            the error is least.
     """
     low, high = _span(histogram, bounds)
     if storage == "int16":
@@ -68,15 +74,23 @@ def activation_params(
     values, counts = histogram.fine
     best, best_error = (max(high - low, 1e-8) / levels, 0), np.inf
     for low_shrink in _SHRINKS if low < 0 < high else (1.0,):
-        shrinks = _SHRINKS if not low < 0 < high else [s for s in (low_shrink, 1.0, 0.9, 0.8, 0.65, 0.5) if s <= 1.0]
+        shrinks = (
+            _SHRINKS
+            if not low < 0 < high
+            else [s for s in (low_shrink, 1.0, 0.9, 0.8, 0.65, 0.5) if s <= 1.0]
+        )
         for high_shrink in shrinks:
             scale, zero_point = _affine(low * low_shrink, high * high_shrink, levels, rule)
-            error = histogram_error(values, counts, scale=scale, zero_point=zero_point, levels=levels, power=power)
+            error = histogram_error(
+                values, counts, scale=scale, zero_point=zero_point, levels=levels, power=power
+            )
             if error < best_error:
                 best, best_error = (scale, zero_point), error
     if low < 0.0 < high and rule.zero_point == "any" and not rule.power_of_two:
         for scale, zero_point in _two_sided(low, high, levels):
-            error = histogram_error(values, counts, scale=scale, zero_point=zero_point, levels=levels, power=power)
+            error = histogram_error(
+                values, counts, scale=scale, zero_point=zero_point, levels=levels, power=power
+            )
             if error < best_error:
                 best, best_error = (scale, zero_point), error
     return _finish(*best, bits, storage, bounds)
@@ -85,23 +99,30 @@ def activation_params(
 def _two_sided(low: float, high: float, levels: int) -> Iterator[tuple[float, int]]:
     """Scales with zero points that cut one side alone.
 
-    The short side of a lopsided tensor (GELU: -0.17 to 9) must keep its one code when the long side is cut: shrinking both loses it.
+    The short side of a lopsided tensor (GELU: -0.17 to 9) must keep its one code when the long side is cut:
+    shrinking both loses it.
     """
     for width in _WIDTHS:
         scale = float(np.float32((high - low) / levels * width))
         whole_low, whole_high = int(np.ceil(-low / scale)), levels - int(np.ceil(high / scale))
         first, last = sorted(int(np.clip(z, 0, levels)) for z in (whole_high, whole_low))
-        for zero_point in np.unique(np.linspace(first, last, min(last - first + 1, _ZERO_POINTS)).astype(np.int64)):
+        for zero_point in np.unique(
+            np.linspace(first, last, min(last - first + 1, _ZERO_POINTS)).astype(np.int64)
+        ):
             yield scale, int(zero_point)
 
 
-def histogram_error(values: Array, counts: Array, *, scale: float, zero_point: int, levels: int, power: float = P) -> float:
+def histogram_error(
+    values: Array, counts: Array, *, scale: float, zero_point: int, levels: int, power: float = P
+) -> float:
     """Sum of counts * |dequantised - value|^power."""
     codes = np.clip(np.rint(values / scale), -zero_point, levels - zero_point)
     return float((counts * np.abs(codes * scale - values) ** power).sum())
 
 
-def carrier_zero_point(histogram: Histogram, *, scale: float, levels: int, bounds: tuple[float, float | None] | None) -> tuple[int, float]:
+def carrier_zero_point(
+    histogram: Histogram, *, scale: float, levels: int, bounds: tuple[float, float | None] | None
+) -> tuple[int, float]:
     """Best zero point for a given scale, and its error. Relu-like carriers take 0."""
     low, high = _span(histogram, bounds)
     values, counts = histogram.coarse
@@ -115,7 +136,9 @@ def carrier_zero_point(histogram: Histogram, *, scale: float, levels: int, bound
     return candidates[best], errors[best]
 
 
-def finish_carrier(*, scale: float, zero_point: int, bits: int, storage: Storage, bounds: tuple[float, float | None] | None) -> QuantParams:
+def finish_carrier(
+    *, scale: float, zero_point: int, bits: int, storage: Storage, bounds: tuple[float, float | None] | None
+) -> QuantParams:
     """Parameters of a carrier whose scale was chosen by its group."""
     return _finish(scale, zero_point, bits, storage, bounds)
 
@@ -123,8 +146,8 @@ def finish_carrier(*, scale: float, zero_point: int, bits: int, storage: Storage
 def weight_scales(weight: NDArray[np.float32], *, bits: int) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
     """Per-output-channel symmetric scales that minimise the L_p error, and the codes.
 
-    8-bit weights use [-127, 127]; narrower ones their full two's complement range. The search is coarse, then fine around each
-    channel's best; an all-zero channel gets zeros.
+    8-bit weights use [-127, 127]; narrower ones their full two's complement range. The search is coarse, then
+    fine around each channel's best; an all-zero channel gets zeros.
 
     Args:
         weight: float32 [O, ...].
@@ -161,7 +184,9 @@ def weight_scales(weight: NDArray[np.float32], *, bits: int) -> tuple[NDArray[np
 
 
 def short_mantissa(scale: float, *, bits: int = 12) -> float:
-    """Nearest float with `bits` bits of mantissa: products with codes and small integers then stay exact in float32."""
+    """Nearest float with `bits` bits of mantissa: products with codes and small integers then stay exact in
+    float32.
+    """
     mantissa, exponent = np.frexp(scale)
     return float(np.ldexp(np.rint(np.ldexp(mantissa, bits)), int(exponent) - bits))
 
@@ -185,11 +210,15 @@ def _affine(low: float, high: float, levels: int, rule: ScaleRule) -> tuple[floa
         zero_point = int(np.clip(np.rint(-low / scale), 0, levels))
     if rule.power_of_two:
         scale = float(2.0 ** np.ceil(np.log2(scale)))
-        zero_point = zero_point if rule.zero_point == "zero" else int(np.clip(np.rint(-low / scale), 0, levels))
+        zero_point = (
+            zero_point if rule.zero_point == "zero" else int(np.clip(np.rint(-low / scale), 0, levels))
+        )
     return float(np.float32(scale)), zero_point
 
 
-def _finish(scale: float, zero_point: int, bits: int, storage: Storage, bounds: tuple[float, float | None] | None) -> QuantParams:
+def _finish(
+    scale: float, zero_point: int, bits: int, storage: Storage, bounds: tuple[float, float | None] | None
+) -> QuantParams:
     scale = float(np.float32(scale))
     low, high = STORAGE_RANGE[storage] if storage == "int16" else (0, 2**bits - 1)
     if bounds is not None:

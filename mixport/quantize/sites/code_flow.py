@@ -1,4 +1,5 @@
-"""How codes flow through the float graph: where tensors are born, who reads them, and which operators run on integers.
+"""How codes flow through the float graph: where tensors are born, who reads them, and which operators run on
+integers.
 
 Quantisers sit where a tensor is born, behind an absorbed Relu, and data movement in between passes codes on.
 """
@@ -68,7 +69,9 @@ class CodeFlow:
                 yield user, node
 
     def carrier_tensor(self, node: fx.Node) -> fx.Node:
-        """Where the result of an operator is quantised: behind a clamp that is its only reader, else at once."""
+        """Where the result of an operator is quantised: behind a clamp that is its only reader, else at
+        once.
+        """
         user = only_user(node)
         return user if user is not None and self.kinds[user] is Kind.CLAMP else node
 
@@ -92,7 +95,8 @@ class CodeFlow:
         if kind is Kind.UNARY:
             return [tensor_arg(node, 0)] if len(self.chain(node)) == 1 else []
         if kind is Kind.CLAMP:
-            # A clamp that shares its input with others requantises it; alone, it is absorbed into the producer's quantiser.
+            # A clamp that shares its input with others requantises it; alone, it is absorbed into the
+            # producer's quantiser.
             source = tensor_arg(node, 0)
             return [source] if only_user(source) is None and self.birth(source) in self.integer else []
         if kind is Kind.ADD and node in self.streams:
@@ -104,7 +108,9 @@ class CodeFlow:
         return [tensor_arg(node, 0)]
 
     def reads_stream(self, norm: fx.Node) -> bool:
-        """True where a normalisation reads 16-bit codes: everywhere but behind operators whose own result is 8-bit codes."""
+        """True where a normalisation reads 16-bit codes: everywhere but behind operators whose own result is
+        8-bit codes.
+        """
         birth = self.birth(tensor_arg(norm, 0))
         if self.kinds[birth] is Kind.CLAMP:
             birth = self.birth(tensor_arg(birth, 0))
@@ -138,7 +144,11 @@ class CodeFlow:
                 other = by_tensor.get(self.birth(tensor_arg(add, index)))
                 if other is not None:
                     parent[find(add)] = find(other)
-        tainted = {find(add) for add in adds if any(self._wants_stream(user) for user, _ in self.readers(self.carrier_tensor(add)))}
+        tainted = {
+            find(add)
+            for add in adds
+            if any(self._wants_stream(user) for user, _ in self.readers(self.carrier_tensor(add)))
+        }
         return frozenset(add for add in adds if find(add) in tainted)
 
     def _wants_stream(self, node: fx.Node) -> bool:

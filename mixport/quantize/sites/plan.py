@@ -1,8 +1,10 @@
-"""Decide which tensors get codes, at which width, and which of them share a scale: from the graph alone, before any statistics.
+"""Decide which tensors get codes, at which width, and which of them share a scale: from the graph alone,
+before any statistics.
 
-Demand flows backwards. A layer or product asks its inputs for codes of A bits ("compute"); an add, multiply, pool, concat or
-table asks for 8-bit carriers; float operators ask for nothing. Adds whose result feeds a float normalisation are streams: 16-bit
-codes, and the addition itself is plain IEEE float between DequantizeLinear and QuantizeLinear.
+Demand flows backwards. A layer or product asks its inputs for codes of A bits ("compute"); an add, multiply,
+pool, concat or table asks for 8-bit carriers; float operators ask for nothing. Adds whose result feeds a
+float normalisation are streams: 16-bit codes, and the addition itself is plain IEEE float between
+DequantizeLinear and QuantizeLinear.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ class _Planner:
             if node in demands:
                 yield from self._sites_of(node, demands[node], used)
 
-    # -- demands ----------------------------------------------------------------------------------------------------------
+    # -- demands ---------------------------------------------------------------------------------------------
 
     def _demands(self) -> dict[fx.Node, _Demands]:
         tensors: dict[fx.Node, _Demands] = {}
@@ -93,10 +95,11 @@ class _Planner:
         if node in self.flow.streams:
             demands.setdefault(("stream", self.stream_bits), [])
         elif kind is Kind.ADD or not demands:
-            # The sum of two carriers stays a carrier: its scale divides theirs, which 4-bit codes could not keep.
+            # The sum of two carriers stays a carrier: its scale divides theirs, which 4-bit codes could not
+            # keep.
             demands.setdefault(("carrier", self.scheme.carrier_bits), [])
 
-    # -- sites ------------------------------------------------------------------------------------------------------------
+    # -- sites -----------------------------------------------------------------------------------------------
 
     def _sites_of(self, node: fx.Node, demands: _Demands, used: set[str]) -> Iterator[SitePlan]:
         kind = self.flow.kinds[node]
@@ -104,13 +107,16 @@ class _Planner:
             return
         bounds = clamp_bounds(node) if kind is Kind.CLAMP else None
         producer = tensor_arg(node, 0) if bounds is not None else node
-        born = producer if only_user(producer) is not None else node  # a clamp among other readers is its own birth
+        born = (
+            producer if only_user(producer) is not None else node
+        )  # a clamp among other readers is its own birth
         op = "input" if kind is Kind.INPUT else short_op(born)
         first: SitePlan | None = None
         for use, bits in self._ordered(demands, kind):
             reason = _reason(use, bits, self.scheme)
             if use == "stream":
-                # Codes of 16 bits have no integer Clip in ONNX Runtime: the clamp itself stays, in float before the quantiser.
+                # Codes of 16 bits have no integer Clip in ONNX Runtime: the clamp itself stays, in float
+                # before the quantiser.
                 bounds, producer = None, node
             if first is None:
                 chain = self.flow.chain(node) if kind is Kind.UNARY else ()
@@ -155,15 +161,22 @@ class _Planner:
         return reach(self.scheme.activation_bits) / float(argument(readers[0], 1, "factor"))
 
     def _ordered(self, demands: _Demands, kind: Kind) -> list[tuple[_Use, int]]:
-        """Demands from the widest use to the narrowest; the codes of a concat start as its operands' carriers."""
+        """Demands from the widest use to the narrowest; the codes of a concat start as its operands'
+        carriers.
+        """
         ordered = sorted(demands, key=lambda demand: (_WIDEST_FIRST.index(demand[0]), -demand[1]))
         if kind is Kind.CONCAT:
-            return [("carrier", self.scheme.carrier_bits), *(demand for demand in ordered if demand[0] == "compute")]
+            return [
+                ("carrier", self.scheme.carrier_bits),
+                *(demand for demand in ordered if demand[0] == "compute"),
+            ]
         return ordered
 
 
 def _ends(flow: CodeFlow) -> frozenset[fx.Node]:
-    """Nodes behind which nothing runs on integers: what they give is the output, or a float function of them is."""
+    """Nodes behind which nothing runs on integers: what they give is the output, or a float function of them
+    is.
+    """
     ends: set[fx.Node] = set()
     for node in reversed(flow.nodes):
         if all(user in ends and user not in flow.integer for user in node.users):
@@ -192,7 +205,20 @@ def _reason(use: _Use, bits: int, scheme: Scheme) -> str:
 def _float_decisions(flow: CodeFlow) -> Iterator[Decision]:
     for node, kind in flow.kinds.items():
         ours = DIVIDES_LATER in node.meta
-        is_value = node.op == "call_function" and not ours and kind not in {Kind.CONSTANT, Kind.MOVE} and node.meta.get("is_float", False)
-        if is_value and node not in flow.integer and node.target is not aten.softmax.int:  # portable_forms says what became of it
-            why = "no integer consumer behind it" if kind is not Kind.FLOAT else "no exact integer form in this version"
-            yield Decision(where=module_path(node) or node.name, what=f"{short_op(node)} left in float", why=why)
+        is_value = (
+            node.op == "call_function"
+            and not ours
+            and kind not in {Kind.CONSTANT, Kind.MOVE}
+            and node.meta.get("is_float", False)
+        )
+        if (
+            is_value and node not in flow.integer and node.target is not aten.softmax.int
+        ):  # portable_forms says what became of it
+            why = (
+                "no integer consumer behind it"
+                if kind is not Kind.FLOAT
+                else "no exact integer form in this version"
+            )
+            yield Decision(
+                where=module_path(node) or node.name, what=f"{short_op(node)} left in float", why=why
+            )

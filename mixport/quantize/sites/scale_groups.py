@@ -1,4 +1,6 @@
-"""Which carriers share a scale: tensors that meet in an add or lie side by side in a concat, joined transitively."""
+"""Which carriers share a scale: tensors that meet in an add or lie side by side in a concat, joined
+transitively.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from mixport.records.scheme import Role
 
 
 def scale_groups(flow: CodeFlow, sites: Iterable[SitePlan], *, portable: bool) -> tuple[ScaleGroup, ...]:
-    """Groups in the order in which the graph first meets them; a residual stream is float between its codes and ties nothing.
+    """Groups in the order in which the graph first meets them; a residual stream is float between its codes
+    and ties nothing.
 
     Adds tie their operands only where sums have to be portable.
     """
@@ -58,7 +61,9 @@ def scale_groups(flow: CodeFlow, sites: Iterable[SitePlan], *, portable: bool) -
 
 
 def _carrier_names(flow: CodeFlow, sites: Iterable[SitePlan]) -> Callable[[fx.Node], list[str]]:
-    """A function from an operand to the sites that carry it: its carrier, else its first site; several behind a concat."""
+    """A function from an operand to the sites that carry it: its carrier, else its first site; several behind
+    a concat.
+    """
     first: dict[fx.Node, SitePlan] = {}
     by_role: dict[tuple[fx.Node, Role], SitePlan] = {}
     for site in sites:

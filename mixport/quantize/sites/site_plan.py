@@ -1,4 +1,6 @@
-"""What a plan consists of: the quantisers to insert, the carriers that share a scale, and how sites get their names."""
+"""What a plan consists of: the quantisers to insert, the carriers that share a scale, and how sites get their
+names.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,14 @@ class SitePlan:
         bits: width.
         bounds: (0, upper) of the absorbed clamp, None without.
         base: site whose dequantised value is requantised, None for the first quantiser of the tensor.
-        consumers: (node, operand) pairs that read this site where it is not the tensor's first; empty otherwise.
+        consumers: (node, operand) pairs that read this site where it is not the tensor's first; empty
+            otherwise.
         chain: nodes of the function that a table replaces, first to last.
         reason: why the site exists and has this width.
-        is_output: nothing behind these codes runs on integers: they are the output, or a float function of them is.
-        reach: how far below the largest of its row (last axis) a value still counts; None where every value does.
+        is_output: nothing behind these codes runs on integers: they are the output, or a float function of
+            them is.
+        reach: how far below the largest of its row (last axis) a value still counts; None where every value
+            does.
         fixed: parameters that what the codes are leaves no choice of; None for others.
     """
 
@@ -89,7 +94,9 @@ class Plan:
 
 
 def birth_name(node: fx.Node, kind: Kind) -> str:
-    """Name wanted for the codes born at `node`: its module path, with the operator where the path alone says too little."""
+    """Name wanted for the codes born at `node`: its module path, with the operator where the path alone says
+    too little.
+    """
     if kind is Kind.INPUT:
         return "input.codes"
     path = module_path(node)

@@ -23,7 +23,8 @@ class LayerWidth:
         name: of the layer, and of its WeightSite; born here.
         bits: of its codes, 2 to 8.
         reason: why this width.
-        fixed: True where a rule sets the width whatever the scheme: first and last layer, one weight a channel.
+        fixed: True where a rule sets the width whatever the scheme: first and last layer, one weight a
+            channel.
     """
 
     name: str
@@ -62,5 +63,10 @@ def _width(graph: fx.GraphModule, node: fx.Node, name: str, *, plan: Plan, schem
     if weight[0].numel() == 1:
         return LayerWidth(name=name, bits=8, reason="one weight a channel: exact at any width", fixed=True)
     if node in plan.edges:
-        return LayerWidth(name=name, bits=scheme.edge_bits, reason=f"first or last layer: {scheme.edge_bits} edge bits", fixed=True)
+        return LayerWidth(
+            name=name,
+            bits=scheme.edge_bits,
+            reason=f"first or last layer: {scheme.edge_bits} edge bits",
+            fixed=True,
+        )
     return LayerWidth(name=name, bits=scheme.weight_bits, reason=scheme.name, fixed=False)

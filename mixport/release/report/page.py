@@ -30,7 +30,8 @@ class _Proof:
 
 
 def render(manifest: Manifest, *, strip: Sequence[StripImage] = ()) -> str:
-    """The page as text. Everything from the manifest is escaped; the same manifest and strip give the same page.
+    """The page as text. Everything from the manifest is escaped; the same manifest and strip give the same
+    page.
 
     Args:
         manifest: of the bundle.
@@ -38,12 +39,19 @@ def render(manifest: Manifest, *, strip: Sequence[StripImage] = ()) -> str:
     """
     # StrictUndefined: a name missing from the template's data is our bug, and shows at once.
     environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(bytes=_bytes, number=_number, percent=_percent)
     weights = [site for site in manifest.sites if site.kind == "weight"]
     activations = [site for site in manifest.sites if site.kind == "activation"]
-    measured = sorted((site for site in activations if site.sqnr_db is not None), key=lambda site: cast("float", site.sqnr_db))
+    measured = sorted(
+        (site for site in activations if site.sqnr_db is not None),
+        key=lambda site: cast("float", site.sqnr_db),
+    )
     float_bytes = manifest.metrics.float_bytes
     figure = sqnr_figure(activations)
     units = unit_figure(manifest.reconstruction.units) if manifest.reconstruction is not None else None
@@ -56,8 +64,12 @@ def render(manifest: Manifest, *, strip: Sequence[StripImage] = ()) -> str:
         failed_gates=[gate for gate in manifest.gates if not gate.passed],
         sqnr_figure=Markup(figure) if figure else None,
         unit_figure=Markup(units) if units else None,
-        size_figure=Markup(size_figure(float_bytes=float_bytes, size_bytes=manifest.metrics.size_bytes)) if float_bytes else None,
-        proofs=[_proof(name, value) for name, value in manifest.validation.proofs.items() if name not in _TABLES],
+        size_figure=Markup(size_figure(float_bytes=float_bytes, size_bytes=manifest.metrics.size_bytes))
+        if float_bytes
+        else None,
+        proofs=[
+            _proof(name, value) for name, value in manifest.validation.proofs.items() if name not in _TABLES
+        ],
         proved_nodes=_rows(manifest, "nodes"),
         violations=_rows(manifest, "violations"),
         script=recheck_script(manifest.validation.session_policy),
@@ -70,7 +82,11 @@ def render(manifest: Manifest, *, strip: Sequence[StripImage] = ()) -> str:
 
 def _drawing(calibration: CalibrationEntry) -> list[tuple[str, str]]:
     """What is known of how the images were drawn, in rows; empty for images that were not."""
-    parts = {"generator": calibration.generator_details, "prompts": calibration.prompts, "filters": calibration.filters}
+    parts = {
+        "generator": calibration.generator_details,
+        "prompts": calibration.prompts,
+        "filters": calibration.filters,
+    }
     return [
         (f"{title}: {name.replace('_', ' ')}", _setting(value))
         for title, part in parts.items()
@@ -89,7 +105,9 @@ def _setting(value: object) -> str:
 def _rows(manifest: Manifest, name: str) -> list[Mapping[str, Any]]:
     """Records of one proof; none where the manifest has none of that name."""
     rows = manifest.validation.proofs.get(name, ())
-    return [cast("Mapping[str, Any]", row) for row in cast("Sequence[object]", rows) if isinstance(row, Mapping)]
+    return [
+        cast("Mapping[str, Any]", row) for row in cast("Sequence[object]", rows) if isinstance(row, Mapping)
+    ]
 
 
 def _proof(name: str, value: object) -> _Proof:

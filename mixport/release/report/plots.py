@@ -18,7 +18,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from mixport.release.manifest import SiteEntry, UnitEntry
 
-#: Colours that no figure uses otherwise, and what the page puts in their place, so that light and dark mode both work.
+#: Colours that no figure uses otherwise, and what the page puts in their place, so that light and dark mode
+#: both work.
 _INK, _ACCENT, _MUTED, _WARN = "#010203", "#010204", "#010205", "#010206"
 _PAGE_COLOURS = {_INK: "currentColor", _ACCENT: "var(--accent)", _MUTED: "var(--muted)", _WARN: "var(--warn)"}
 _SETTINGS: dict[Any, Any] = {
@@ -42,7 +43,9 @@ _WEAK_DB = 10.0
 
 
 def sqnr_figure(sites: Sequence[SiteEntry]) -> str | None:
-    """Bars of SQNR in dB, one a site, in graph order; None where no site has one. Sites below 10 dB stand out."""
+    """Bars of SQNR in dB, one a site, in graph order; None where no site has one. Sites below 10 dB stand
+    out.
+    """
     measured = [(site.name, site.sqnr_db) for site in sites if site.sqnr_db is not None]
     if not measured:
         return None
@@ -58,7 +61,13 @@ def sqnr_figure(sites: Sequence[SiteEntry]) -> str | None:
         axes.grid(axis="y", color=_MUTED, alpha=0.3, linewidth=0.6)
         axes.set_axisbelow(True)
         if named:
-            axes.set_xticks(range(len(names)), [_shortened(name) for name in names], rotation=55, ha="right", rotation_mode="anchor")
+            axes.set_xticks(
+                range(len(names)),
+                [_shortened(name) for name in names],
+                rotation=55,
+                ha="right",
+                rotation_mode="anchor",
+            )
             axes.tick_params(axis="x", length=0)
         else:
             axes.set_xlabel("activation site, in graph order")
@@ -67,8 +76,14 @@ def sqnr_figure(sites: Sequence[SiteEntry]) -> str | None:
 
 
 def unit_figure(units: Sequence[UnitEntry]) -> str | None:
-    """Two bars a unit, in graph order: the error of its output before, and with what was learned; None without any."""
-    measured = [(unit.name, unit.error_before, unit.error_after) for unit in units if unit.error_before and unit.error_after]
+    """Two bars a unit, in graph order: the error of its output before, and with what was learned; None
+    without any.
+    """
+    measured = [
+        (unit.name, unit.error_before, unit.error_after)
+        for unit in units
+        if unit.error_before and unit.error_after
+    ]
     if not measured:
         return None
     names, before, after = zip(*measured, strict=True)
@@ -76,8 +91,12 @@ def unit_figure(units: Sequence[UnitEntry]) -> str | None:
         named = len(names) <= _NAMED_SITES
         figure = Figure(figsize=(10.0, 3.9 if named else 2.8), layout="constrained")
         axes = figure.subplots()
-        axes.bar([place - 0.2 for place in range(len(names))], before, color=_MUTED, width=0.4, label="before")
-        axes.bar([place + 0.2 for place in range(len(names))], after, color=_ACCENT, width=0.4, label="learned")
+        axes.bar(
+            [place - 0.2 for place in range(len(names))], before, color=_MUTED, width=0.4, label="before"
+        )
+        axes.bar(
+            [place + 0.2 for place in range(len(names))], after, color=_ACCENT, width=0.4, label="learned"
+        )
         axes.set_yscale("log")
         _plain_log_ticks(axes, low=min((*before, *after)), high=max((*before, *after)))
         axes.set_ylabel("relative squared error")
@@ -86,7 +105,13 @@ def unit_figure(units: Sequence[UnitEntry]) -> str | None:
         axes.set_axisbelow(True)
         axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0))
         if named:
-            axes.set_xticks(range(len(names)), [_shortened(name) for name in names], rotation=55, ha="right", rotation_mode="anchor")
+            axes.set_xticks(
+                range(len(names)),
+                [_shortened(name) for name in names],
+                rotation=55,
+                ha="right",
+                rotation_mode="anchor",
+            )
             axes.tick_params(axis="x", length=0)
         else:
             axes.set_xlabel("unit, in graph order")
@@ -101,7 +126,9 @@ def size_figure(*, float_bytes: int, size_bytes: int) -> str:
         axes = figure.subplots()
         labels = ["float32 parameters", "model.onnx"]
         bars = axes.barh(labels, [float_bytes / 1e6, size_bytes / 1e6], color=[_MUTED, _ACCENT], height=0.62)
-        axes.bar_label(bars, labels=[f"{value / 1e6:.3f} MB" for value in (float_bytes, size_bytes)], padding=5)
+        axes.bar_label(
+            bars, labels=[f"{value / 1e6:.3f} MB" for value in (float_bytes, size_bytes)], padding=5
+        )
         axes.invert_yaxis()
         axes.margins(x=0.12)
         axes.set_xticks([])
@@ -111,7 +138,9 @@ def size_figure(*, float_bytes: int, size_bytes: int) -> str:
 
 
 def _plain_log_ticks(axes: Axes, *, low: float, high: float) -> None:
-    """Decades as 0.01, and what lies between them only where there are less than two: matplotlib writes powers as TeX, unasked."""
+    """Decades as 0.01, and what lies between them only where there are less than two: matplotlib writes
+    powers as TeX, unasked.
+    """
     plain = FuncFormatter(_plain)
     axes.yaxis.set_major_formatter(plain)
     axes.yaxis.set_minor_formatter(plain if high < 10.0 * low else NullFormatter())
@@ -130,14 +159,17 @@ def _svg(figure: Figure, *, label: str) -> str:
     figure.set_facecolor("none")
     for axes in figure.axes:
         axes.set_facecolor("none")
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    FigureCanvasSVG(figure).print_svg(
+        buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # Inside HTML the namespaces are implied, and the size is the page's matter.
     text = re.sub(r'\s(xmlns(:\w+)?|version)="[^"]*"', "", text)
     text = re.sub(r'\s(width|height)="[^"]*pt"', "", text, count=2)
-    # Two figures on one page must not share names: only those that something refers to stay, and they hold a hash.
+    # Two figures on one page must not share names: only those that something refers to stay, and they hold a
+    # hash.
     used = set(re.findall(r"#([\w-]+)[\")]", text))
     text = re.sub(r'\sid="([^"]*)"', lambda match: match[0] if match[1] in used else "", text)
     text = text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).replace("xlink:href", "href")

@@ -14,13 +14,20 @@ _LEVELS = {
 
 
 def recheck_script(policy: SessionPolicy) -> str:
-    """Python that compares every golden code with ONNX Runtime under the claim's session policy; run inside the bundle.
+    """Python that compares every golden code with ONNX Runtime under the claim's session policy; run inside
+    the bundle.
 
-    It needs numpy, onnx and onnxruntime, prints the number of mismatches, and exits with 1 where there are any.
+    It needs numpy, onnx and onnxruntime, prints the number of mismatches, and exits with 1 where there are
+    any.
     """
     if policy.optimization_level not in _LEVELS:
-        raise InvariantError(f"optimization level {policy.optimization_level!r}, allowed {', '.join(_LEVELS)}")
-    entries = [f"options.add_session_config_entry({key!r}, {value!r})" for key, value in sorted(policy.config.items())]
+        raise InvariantError(
+            f"optimization level {policy.optimization_level!r}, allowed {', '.join(_LEVELS)}"
+        )
+    entries = [
+        f"options.add_session_config_entry({key!r}, {value!r})"
+        for key, value in sorted(policy.config.items())
+    ]
     lines = [
         "import numpy as np, onnx, onnxruntime as ort",
         "",
@@ -32,7 +39,10 @@ def recheck_script(policy: SessionPolicy) -> str:
         f"options.graph_optimization_level = ort.GraphOptimizationLevel.{_LEVELS[policy.optimization_level]}",
         f"options.intra_op_num_threads = {policy.threads}",
         *entries,
-        'session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])',
+        (
+            "session = ort.InferenceSession(model.SerializeToString(), options, "
+            'providers=["CPUExecutionProvider"])'
+        ),
         'images = np.load("golden/inputs.npz")["input"]',
         'parts = [session.run(codes.files, {"input": images[i : i + 1]}) for i in range(len(images))]',
         "got = [np.concatenate(values) for values in zip(*parts)]",

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _SHOWN = 12
-#: Up to this many pixels an image stays as it is; larger ones get this longest side and 256 colours. Twelve then need less than
+#: Up to this many pixels an image stays as it is; larger ones get this longest side and 256 colours. Twelve
+#: then need less than
 #: 160 KB of text, whatever they show.
 _SMALL_PIXELS = 52 * 52
 _LONGEST = 96
@@ -38,7 +39,10 @@ def strip_images(images: NDArray[np.uint8], prompts: Sequence[str]) -> tuple[Str
     count = min(len(images), len(prompts))
     shown = min(_SHOWN, count)
     chosen = [position * count // shown for position in range(shown)]
-    return tuple(StripImage(uri=_data_uri(np.asarray(images[index])), prompt=_shortened(prompts[index])) for index in chosen)
+    return tuple(
+        StripImage(uri=_data_uri(np.asarray(images[index])), prompt=_shortened(prompts[index]))
+        for index in chosen
+    )
 
 
 def _data_uri(pixels: NDArray[np.uint8]) -> str:

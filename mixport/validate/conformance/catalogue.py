@@ -1,4 +1,6 @@
-"""Every form of the kit, in the order of the tables. Seeds follow from the names, so a new form changes no other."""
+"""Every form of the kit, in the order of the tables. Seeds follow from the names, so a new form changes no
+other.
+"""
 
 from __future__ import annotations
 
@@ -53,9 +55,12 @@ def choose(prefixes: Sequence[str]) -> tuple[Form, ...]:
         if not any(form.name.startswith(prefix) for form in FORMS):
             families = ", ".join(sorted({form.name.split(".")[0] for form in FORMS}))
             raise BadOptionError(
-                f"--form is {prefix}, and no form's name starts so, allowed {families} ...", hint="mixport conformance --list"
+                f"--form is {prefix}, and no form's name starts so, allowed {families} ...",
+                hint="mixport conformance --list",
             )
-    return tuple(form for form in FORMS if not prefixes or any(form.name.startswith(prefix) for prefix in prefixes))
+    return tuple(
+        form for form in FORMS if not prefixes or any(form.name.startswith(prefix) for prefix in prefixes)
+    )
 
 
 def emitted_forms() -> frozenset[str]:

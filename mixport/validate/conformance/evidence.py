@@ -6,17 +6,27 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mixport.validate.conformance.measured import ConformanceResult, form_evidence, portable_forms, shipped_results
+from mixport.validate.conformance.measured import (
+    ConformanceResult,
+    form_evidence,
+    portable_forms,
+    shipped_results,
+)
 from mixport.validate.conformance.used_forms import UsedForm
 
 
 def with_evidence(
-    proofs: Mapping[str, Any], used: Sequence[UsedForm], *, portable: bool, results: Sequence[ConformanceResult] | None = None
+    proofs: Mapping[str, Any],
+    used: Sequence[UsedForm],
+    *,
+    portable: bool,
+    results: Sequence[ConformanceResult] | None = None,
 ) -> dict[str, Any]:
     """The proofs of a file, with the measurements added.
 
-    Every node record gets its `form`. A node that is exact only as far as measured gets the evidence as part of its reason, or, where a
-    runtime differs, becomes `not portable`. Such a node breaks a portable target's promise and is added to `violations`.
+    Every node record gets its `form`. A node that is exact only as far as measured gets the evidence as part
+    of its reason, or, where a runtime differs, becomes `not portable`. Such a node breaks a portable target's
+    promise and is added to `violations`.
 
     Args:
         proofs: as `mixport.validate.proof.prove` gives them.
@@ -28,18 +38,27 @@ def with_evidence(
     exact = portable_forms(measured)
     forms = {one.node: one.form for one in used}
     nodes = [_node(record, forms.get(record["node"]), exact, measured) for record in proofs["nodes"]]
-    broken = [_violation(node) for node in nodes if node["portability"] == "not portable" and node["form"] not in exact]
+    broken = [
+        _violation(node)
+        for node in nodes
+        if node["portability"] == "not portable" and node["form"] not in exact
+    ]
     named = {one["node"] for one in proofs["violations"]}
     return {
         **proofs,
         "nodes": nodes,
         "portability": dict(Counter(node["portability"] for node in nodes)),
         "forms": dict(sorted(Counter(one.form for one in used if one.form is not None).items())),
-        "violations": [*proofs["violations"], *(one for one in broken if portable and one["node"] not in named)],
+        "violations": [
+            *proofs["violations"],
+            *(one for one in broken if portable and one["node"] not in named),
+        ],
     }
 
 
-def _node(record: Mapping[str, Any], form: str | None, exact: frozenset[str], results: Sequence[ConformanceResult]) -> dict[str, Any]:
+def _node(
+    record: Mapping[str, Any], form: str | None, exact: frozenset[str], results: Sequence[ConformanceResult]
+) -> dict[str, Any]:
     node = {**record, "form": form}
     if form is None or record["portability"] != "exact on measured runtimes":
         return node

@@ -53,7 +53,10 @@ def make_kit(forms: Sequence[Form] = FORMS, *, progress: Progress | None = None)
         for form in forms:
             made.append((form, cases_of(form)))
             advance(1)
-    return Kit(forms=tuple(made), sha256=sha256_json({form.name: [_case_sha256(case) for case in cases] for form, cases in made}))
+    return Kit(
+        forms=tuple(made),
+        sha256=sha256_json({form.name: [_case_sha256(case) for case in cases] for form, cases in made}),
+    )
 
 
 def run_kit(kit: Kit, runtime: Runtime, *, policy: SessionRules) -> ConformanceResult:
@@ -70,7 +73,8 @@ def run_kit(kit: Kit, runtime: Runtime, *, policy: SessionRules) -> ConformanceR
     info, answers = runtime.run(jobs, policy=policy)
     if len(answers) != len(jobs):
         raise RuntimeUnavailableError(
-            f"runtime {runtime.name} gave {len(answers)} answers to {len(jobs)} jobs", hint=f"mixport runtimes install {runtime.name}"
+            f"runtime {runtime.name} gave {len(answers)} answers to {len(jobs)} jobs",
+            hint=f"mixport runtimes install {runtime.name}",
         )
     forms: dict[str, FormResult] = {}
     position = 0
@@ -88,7 +92,9 @@ def run_kit(kit: Kit, runtime: Runtime, *, policy: SessionRules) -> ConformanceR
 
 
 def judge(cases: Sequence[Case], answers: Sequence[RuntimeAnswer], *, runtime: str) -> FormResult:
-    """Compare one form's answers; an answer that is missing, of another shape or of another type counts as wholly different."""
+    """Compare one form's answers; an answer that is missing, of another shape or of another type counts as
+    wholly different.
+    """
     total = Comparison()
     hashes: list[str] = []
     refused: list[str] = []
@@ -99,14 +105,22 @@ def judge(cases: Sequence[Case], answers: Sequence[RuntimeAnswer], *, runtime: s
             continue
         for position, run in enumerate(case.runs):
             got = answer.runs[position] if position < len(answer.runs) else _NOTHING
-            typed = {name: array for name, array in got.items() if name in run.expected and array.dtype == run.expected[name].dtype}
+            typed = {
+                name: array
+                for name, array in got.items()
+                if name in run.expected and array.dtype == run.expected[name].dtype
+            }
             inputs = f"{case.name}: {run.kind}"
-            total = join(total, compare(run.expected, typed, order=case.outputs, executor=runtime, inputs=inputs))
+            total = join(
+                total, compare(run.expected, typed, order=case.outputs, executor=runtime, inputs=inputs)
+            )
             hashes.append(_answer_sha256(got))
     first = total.first
     difference = None
     if first is not None:
-        difference = FormDifference(case=first.inputs, index=first.index, expected=_finite(first.expected), got=_finite(first.got))
+        difference = FormDifference(
+            case=first.inputs, index=first.index, expected=_finite(first.expected), got=_finite(first.got)
+        )
     return FormResult(
         cases=len(cases),
         values=sum(case.values for case in cases),
@@ -120,8 +134,13 @@ def judge(cases: Sequence[Case], answers: Sequence[RuntimeAnswer], *, runtime: s
 
 
 def _case_sha256(case: Case) -> list[str]:
-    # Without the inputs' values: which of two equally near ties a crafted input aims at depends on NumPy's partition.
-    shapes = [f"{run.kind}: " + ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in run.feeds.items()) for run in case.runs]
+    # Without the inputs' values: which of two equally near ties a crafted input aims at depends on NumPy's
+    # partition.
+    shapes = [
+        f"{run.kind}: "
+        + ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in run.feeds.items())
+        for run in case.runs
+    ]
     return [case.name, sha256_bytes(case.model), *shapes]
 
 

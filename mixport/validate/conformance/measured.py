@@ -1,4 +1,5 @@
-"""What the conformance kit measured: one result a runtime and version, checked in, and what follows for the forms that lowering may use.
+"""What the conformance kit measured: one result a runtime and version, checked in, and what follows for the
+forms that lowering may use.
 
 `mixport conformance` writes these files; nothing here is a list written by hand.
 """
@@ -22,8 +23,9 @@ from mixport.records.targets import SessionRules
 SCHEMA_VERSION = 1
 
 SHIPPED = ("native", "x64-avx2", "wasm", "arm64")
-"""Runtimes whose results are part of mixport, each of one version or more: a form is portable where all of them agree with the
-arithmetic."""
+"""Runtimes whose results are part of mixport, each of one version or more: a form is portable where all of
+them agree with the arithmetic.
+"""
 
 _MAX_BYTES = 4 << 20
 
@@ -99,7 +101,9 @@ class ConformanceResult:
 
     @property
     def file_name(self) -> str:
-        """Name of its file in a folder of results: evidence is of one version, and a new version's result leaves the older one."""
+        """Name of its file in a folder of results: evidence is of one version, and a new version's result
+        leaves the older one.
+        """
         text = f"{self.name}-{self.runtime.version}"
         return f"{''.join(c if c.isalnum() or c in '-_.' else '-' for c in text)}.json"
 
@@ -119,21 +123,29 @@ def read_result(path: Path) -> ConformanceResult:
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise BadInputError(f"conformance result {path} is larger than {_MAX_BYTES} bytes", hint="mixport conformance --out FILE.json")
+            raise BadInputError(
+                f"conformance result {path} is larger than {_MAX_BYTES} bytes",
+                hint="mixport conformance --out FILE.json",
+            )
         return _RESULT.validate_json(path.read_bytes())
     except OSError as error:
-        raise BadInputError(f"conformance result {path} cannot be read: {error}", hint="mixport conformance --out FILE.json") from error
+        raise BadInputError(
+            f"conformance result {path} cannot be read: {error}", hint="mixport conformance --out FILE.json"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole file"
         raise BadInputError(
-            f"conformance result {path} is damaged at {where}: {first['msg']}", hint="mixport conformance --out FILE.json"
+            f"conformance result {path} is damaged at {where}: {first['msg']}",
+            hint="mixport conformance --out FILE.json",
         ) from error
 
 
 def write_result(path: Path, result: ConformanceResult) -> None:
     """Write one result file; the same result gives the same bytes. Raises OSError."""
-    path.write_bytes(json.dumps(result.document(), indent=1, sort_keys=False, allow_nan=False).encode("ascii") + b"\n")
+    path.write_bytes(
+        json.dumps(result.document(), indent=1, sort_keys=False, allow_nan=False).encode("ascii") + b"\n"
+    )
 
 
 def shipped_results() -> tuple[ConformanceResult, ...]:
@@ -146,7 +158,8 @@ def shipped_results() -> tuple[ConformanceResult, ...]:
 
 
 def read_results(folder: Path) -> tuple[ConformanceResult, ...]:
-    """The results in a folder of those runtimes that are part of mixport, in the order of SHIPPED, newest version first.
+    """The results in a folder of those runtimes that are part of mixport, in the order of SHIPPED, newest
+    version first.
 
     Raises:
         BadInputError: one is damaged, or a runtime of SHIPPED has none.
@@ -155,7 +168,8 @@ def read_results(folder: Path) -> tuple[ConformanceResult, ...]:
     for name in SHIPPED:
         if all(one.name != name for one in found):
             raise BadInputError(
-                f"{folder} has no conformance result of {name}", hint=f"mixport conformance --runtime {name} --out {folder}"
+                f"{folder} has no conformance result of {name}",
+                hint=f"mixport conformance --runtime {name} --out {folder}",
             )
     newest_first = sorted(found, key=lambda one: _version_key(one.runtime.version), reverse=True)
     return tuple(sorted(newest_first, key=lambda one: SHIPPED.index(one.name)))
@@ -165,11 +179,14 @@ def _version_key(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)))
 
 
-def unmeasured(runtimes: Iterable[tuple[str, str]], results: Sequence[ConformanceResult] | None = None) -> tuple[str, ...]:
+def unmeasured(
+    runtimes: Iterable[tuple[str, str]], results: Sequence[ConformanceResult] | None = None
+) -> tuple[str, ...]:
     """Versions without a result among runtimes that were run, each in words with the versions that have one.
 
-    What they compute was not measured form by form: that a portable file is exact there rests on the comparison of the file itself.
-    Libraries of which no version was measured are left out, as the simulation is.
+    What they compute was not measured form by form: that a portable file is exact there rests on the
+    comparison of the file itself. Libraries of which no version was measured are left out, as the simulation
+    is.
 
     Args:
         runtimes: library and version of each.
@@ -178,9 +195,14 @@ def unmeasured(runtimes: Iterable[tuple[str, str]], results: Sequence[Conformanc
     known: dict[str, list[str]] = {}
     for result in shipped_results() if results is None else results:
         known.setdefault(result.runtime.name, []).append(result.runtime.version)
-    missing = [(library, version) for library, version in dict.fromkeys(runtimes) if library in known and version not in known[library]]
+    missing = [
+        (library, version)
+        for library, version in dict.fromkeys(runtimes)
+        if library in known and version not in known[library]
+    ]
     return tuple(
-        f"{library} {version} (measured: {', '.join(sorted(set(known[library]), key=_version_key))})" for library, version in missing
+        f"{library} {version} (measured: {', '.join(sorted(set(known[library]), key=_version_key))})"
+        for library, version in missing
     )
 
 
@@ -193,12 +215,15 @@ def portable_forms(results: Sequence[ConformanceResult]) -> frozenset[str]:
         BadInputError: no results, or results of different kits.
     """
     if not results:
-        raise BadInputError("no conformance results", hint="mixport conformance --runtime native --out FILE.json")
+        raise BadInputError(
+            "no conformance results", hint="mixport conformance --runtime native --out FILE.json"
+        )
     kits = {result.kit_sha256 for result in results}
     if len(kits) > 1:
         names = ", ".join(f"{result.name} ({result.mixport})" for result in results)
         raise BadInputError(
-            f"conformance results of different kits: {names}", hint="mixport conformance --runtime NAME --out FILE.json for each"
+            f"conformance results of different kits: {names}",
+            hint="mixport conformance --runtime NAME --out FILE.json for each",
         )
     first, *others = (result.exact_forms for result in results)
     return first.intersection(*others)
@@ -212,7 +237,8 @@ class FormEvidence:
         form: its name.
         exact: on every runtime.
         values: numbers compared, over all runtimes.
-        differs: runtimes on which it is not exact, as `name version`, or `name version, version` where results have several.
+        differs: runtimes on which it is not exact, as `name version`, or `name version, version` where
+            results have several.
         equal: runtimes on which it is, spelt alike; one name can be in both, with other versions.
     """
 
@@ -242,7 +268,9 @@ def form_evidence(form: str, results: Sequence[ConformanceResult] | None = None)
     found = shipped_results() if results is None else tuple(results)
     for result in found:
         if form not in result.forms:
-            raise BadInputError(f"no result for form {form} on {_spelt([result])[0]}", hint="mixport conformance --list")
+            raise BadInputError(
+                f"no result for form {form} on {_spelt([result])[0]}", hint="mixport conformance --list"
+            )
     return FormEvidence(
         form=form,
         exact=bool(found) and all(result.forms[form].exact for result in found),

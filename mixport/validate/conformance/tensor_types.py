@@ -1,4 +1,6 @@
-"""Element types and lengths of a file's tensors by ONNX's own inference, and which float sums are sums of integers."""
+"""Element types and lengths of a file's tensors by ONNX's own inference, and which float sums are sums of
+integers.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ class TensorTypes:
         return count * largest <= limit
 
     def _magnitude(self, tensor: str) -> int | None:
-        """Largest |value| where the values are integers, or all of them so many times a power of two: codes, and products of such."""
+        """Largest |value| where the values are integers, or all of them so many times a power of two: codes,
+        and products of such.
+        """
         node = self.graph.producer.get(tensor)
         if node is None:
             return None
@@ -87,7 +91,9 @@ def tensor_types(graph: Graph, *, input_shape: tuple[int, ...] | None = None) ->
     model = onnx.ModelProto()
     model.CopyFrom(graph.proto)
     if input_shape is not None:
-        dims = next(value for value in model.graph.input if value.name == graph.inputs[0].name).type.tensor_type.shape.dim
+        dims = next(
+            value for value in model.graph.input if value.name == graph.inputs[0].name
+        ).type.tensor_type.shape.dim
         del dims[:]
         for size in input_shape:
             dims.add().dim_value = size
@@ -99,5 +105,7 @@ def tensor_types(graph: Graph, *, input_shape: tuple[int, ...] | None = None) ->
         if tensor.elem_type:
             dtypes[value.name] = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
         if tensor.HasField("shape"):
-            shapes[value.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+            shapes[value.name] = tuple(
+                d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim
+            )
     return TensorTypes(graph=graph, dtypes=dtypes, shapes=shapes)

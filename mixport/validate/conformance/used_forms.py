@@ -47,12 +47,20 @@ _MOVES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_TABLES: Mapping[str, str] = MappingProxyType({"Gather": "table.gather", "GatherElements": "table.gather-elements"})
+_TABLES: Mapping[str, str] = MappingProxyType(
+    {"Gather": "table.gather", "GatherElements": "table.gather-elements"}
+)
 
 _FLOAT_OPERATORS: Mapping[str, str] = MappingProxyType(
     {
-        **{op: op.lower() for op in ("Add", "Sub", "Mul", "Div", "Min", "Max", "Sqrt", "Neg", "Abs", "Relu", "Clip")},
-        **{op: op.lower() for op in ("Softmax", "Exp", "Tanh", "Erf", "Sigmoid", "Gelu", "Reciprocal", "MatMul")},
+        **{
+            op: op.lower()
+            for op in ("Add", "Sub", "Mul", "Div", "Min", "Max", "Sqrt", "Neg", "Abs", "Relu", "Clip")
+        },
+        **{
+            op: op.lower()
+            for op in ("Softmax", "Exp", "Tanh", "Erf", "Sigmoid", "Gelu", "Reciprocal", "MatMul")
+        },
         "Gemm": "matmul",
         "LayerNormalization": "layer-normalization",
         "ReduceMax": "reduce-max",
@@ -78,8 +86,11 @@ class UsedForm:
     form: str | None
 
 
-def used_forms(model: Path | str | onnx.ModelProto, *, input_shape: tuple[int, ...] | None = None) -> tuple[UsedForm, ...]:
-    """The form of every operator that gives codes or floats, in graph order; shape arithmetic and constants are left out.
+def used_forms(
+    model: Path | str | onnx.ModelProto, *, input_shape: tuple[int, ...] | None = None
+) -> tuple[UsedForm, ...]:
+    """The form of every operator that gives codes or floats, in graph order; shape arithmetic and constants
+    are left out.
 
     Args:
         model: the file.
@@ -119,19 +130,29 @@ class _Reader:
     def forms(self) -> Iterator[UsedForm]:
         for step in self.plan.steps:
             node = step.node
-            if step.how in ("constant", "shape", "source") or node.index in self.absorbed or self._is_inside(step):
+            if (
+                step.how in ("constant", "shape", "source")
+                or node.index in self.absorbed
+                or self._is_inside(step)
+            ):
                 continue
             types = {self.types.dtype(name) for name in node.outputs if name}
             if not types & (_CODES | _FLOATS.keys()) and node.op != "Cast":
                 continue
             form = self._form(step)
             if form is not None or node.op != "Cast":
-                yield UsedForm(node=node.name, op=node.op, output=node.outputs[0], form=form if form in _NAMES else None)
+                yield UsedForm(
+                    node=node.name, op=node.op, output=node.outputs[0], form=form if form in _NAMES else None
+                )
 
     def _is_inside(self, step: Step) -> bool:
         """A DequantizeLinear that only integer operators and requantisations read is part of them."""
         readers = self.plan.graph.consumers.get(step.node.outputs[0], ())
-        return step.node.op == "DequantizeLinear" and bool(readers) and all(reader.index in self.integers for reader in readers)
+        return (
+            step.node.op == "DequantizeLinear"
+            and bool(readers)
+            and all(reader.index in self.integers for reader in readers)
+        )
 
     def _form(self, step: Step) -> str | None:
         node = step.node
@@ -149,7 +170,11 @@ class _Reader:
         if node.op == "DequantizeLinear":
             return f"dequantize.{source}" if step.how == "dequantise" else f"dequantize.rows.{source}"
         if node.op == "Cast":
-            return f"cast.{_type_word(source)}-to-{_type_word(result)}" if source in _CODES or source == "float64" else None
+            return (
+                f"cast.{_type_word(source)}-to-{_type_word(result)}"
+                if source in _CODES or source == "float64"
+                else None
+            )
         if node.op == "Clip" and source in _CODES:
             return "clip.codes"
         if node.op in _TABLES and node.input(0) in self.plan.constants and result in _CODES:
@@ -161,7 +186,9 @@ class _Reader:
         if node.op == "ReduceMax" and source in _CODES:
             return "reduce-max.codes"
         if node.op == "ReduceSum":
-            return f"{_FLOATS.get(result, result)}.reduce-sum{'.integers' if self.types.exact_sum(node) else ''}"
+            return (
+                f"{_FLOATS.get(result, result)}.reduce-sum{'.integers' if self.types.exact_sum(node) else ''}"
+            )
         operator = _FLOAT_OPERATORS.get(node.op)
         return None if operator is None else f"{_FLOATS.get(result, result)}.{operator}"
 
@@ -189,7 +216,8 @@ def _fused_form(unit: FusedUnit, bits: int) -> str | None:
     if unit.kind == "average":
         return "global-average-pool"
     if unit.kind == "matmul":
-        # A constant operand has int8 codes in mixport's files, which is another kernel than two uint8 tensors.
+        # A constant operand has int8 codes in mixport's files, which is another kernel than two uint8
+        # tensors.
         both = len(unit.inputs) == 2
         return ("matmul.float-output" if unit.saturation is None else "matmul.dynamic") if both else None
     if unit.weight is None:
@@ -199,7 +227,13 @@ def _fused_form(unit: FusedUnit, bits: int) -> str | None:
         base = "gemm.float-output" if unit.saturation is None else f"gemm.{width}"
     else:
         groups = int(unit.node.attributes.get("group", 1))
-        base = f"conv.{width}" if groups == 1 else "conv.depthwise" if unit.weight.shape[:2] == (groups, 1) else "conv.grouped"
+        base = (
+            f"conv.{width}"
+            if groups == 1
+            else "conv.depthwise"
+            if unit.weight.shape[:2] == (groups, 1)
+            else "conv.grouped"
+        )
     return base if _is_pair_safe(unit) else f"{base}.pair-saturation"
 
 

@@ -1,4 +1,6 @@
-"""Adversarial inputs for one fused unit, from its actual integers: near ties, saturation, all codes, all pairs, random."""
+"""Adversarial inputs for one fused unit, from its actual integers: near ties, saturation, all codes, all
+pairs, random.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +35,15 @@ class Case:
     feeds: Mapping[str, Array]
 
 
-def cases_for(unit: FusedUnit, *, shapes: Mapping[str, tuple[int | None, ...]], rng: np.random.Generator) -> tuple[Case, ...]:
+def cases_for(
+    unit: FusedUnit, *, shapes: Mapping[str, tuple[int | None, ...]], rng: np.random.Generator
+) -> tuple[Case, ...]:
     """All cases of a unit.
 
     Args:
         unit: what to stress.
-        shapes: shapes of the file's tensors, as far as known: pooling windows and inner sizes come from there.
+        shapes: shapes of the file's tensors, as far as known: pooling windows and inner sizes come from
+            there.
         rng: source of every random choice.
     """
     if unit.kind in ("requantise", "table", "function"):
@@ -88,11 +93,16 @@ def _layer(unit: FusedUnit, rng: np.random.Generator) -> tuple[Case, ...]:
     kinds["saturation"] = np.concatenate([*both, *flat])
     rows, windows = _rows(unit, layout, RANDOM)
     kinds["random"] = random_codes(rows, rng).reshape(windows, layout.groups, -1)
-    return tuple(Case(kind=kind, feeds={source.name: place(codes, layout, source, rng)}) for kind, codes in kinds.items())
+    return tuple(
+        Case(kind=kind, feeds={source.name: place(codes, layout, source, rng)})
+        for kind, codes in kinds.items()
+    )
 
 
 def _rows(unit: FusedUnit, layout: Layout, most: int) -> tuple[Rows, int]:
-    """Rows for `windows` windows: in window t every group serves its output channel number t (evenly spaced where there are more)."""
+    """Rows for `windows` windows: in window t every group serves its output channel number t (evenly spaced
+    where there are more).
+    """
     assert unit.weight is not None and unit.weight_scale is not None
     source = unit.inputs[0]
     channels = unit.weight.shape[0]
@@ -115,7 +125,9 @@ def _rows(unit: FusedUnit, layout: Layout, most: int) -> tuple[Rows, int]:
     return rows, windows
 
 
-def _average(unit: FusedUnit, shape: tuple[int | None, ...] | None, rng: np.random.Generator) -> tuple[Case, ...]:
+def _average(
+    unit: FusedUnit, shape: tuple[int | None, ...] | None, rng: np.random.Generator
+) -> tuple[Case, ...]:
     assert unit.saturation is not None
     source = unit.inputs[0]
     height, width = (shape[2] or 7, shape[3] or 7) if shape is not None and len(shape) == 4 else (7, 7)
@@ -132,7 +144,9 @@ def _average(unit: FusedUnit, shape: tuple[int | None, ...] | None, rng: np.rand
     targets = tie_targets(rows, zero_point=unit.saturation.zero_point, low=unit.low, high=unit.high)
     kinds = {
         "near-tie": reach_targets(rows, targets, rng)[0],
-        "saturation": np.concatenate([extreme(rows, largest=True)[:channels], extreme(rows, largest=False)[:channels]]),
+        "saturation": np.concatenate(
+            [extreme(rows, largest=True)[:channels], extreme(rows, largest=False)[:channels]]
+        ),
         "random": random_codes(rows, rng)[: RANDOM * channels],
     }
     return tuple(
@@ -141,7 +155,9 @@ def _average(unit: FusedUnit, shape: tuple[int | None, ...] | None, rng: np.rand
     )
 
 
-def _product(unit: FusedUnit, shape: tuple[int | None, ...] | None, rng: np.random.Generator) -> tuple[Case, ...]:
+def _product(
+    unit: FusedUnit, shape: tuple[int | None, ...] | None, rng: np.random.Generator
+) -> tuple[Case, ...]:
     """Products of two code tensors: row i of the left one is crafted against column i of the right one."""
     a, b = unit.inputs
     inner = (shape[-1] if shape else None) or 64
@@ -157,7 +173,9 @@ def _product(unit: FusedUnit, shape: tuple[int | None, ...] | None, rng: np.rand
     )
 
     def case(kind: str, left: Int, other: Int) -> Case:
-        return Case(kind=kind, feeds={a.name: left.astype(a.dtype)[None], b.name: other.astype(b.dtype)[None]})
+        return Case(
+            kind=kind, feeds={a.name: left.astype(a.dtype)[None], b.name: other.astype(b.dtype)[None]}
+        )
 
     cases = [case("random", random_codes(rows, rng), right)]
     cases += [case("saturation", extreme(rows, largest=largest), right) for largest in (True, False)]

@@ -71,7 +71,11 @@ Prepared = tuple[tuple[UnitCheck, ...], tuple[Decision, ...]]
 
 
 def prepare_units(
-    model: Path | str | onnx.ModelProto, *, input_shape: tuple[int, ...], seed: int = 0, progress: Progress | None = None
+    model: Path | str | onnx.ModelProto,
+    *,
+    input_shape: tuple[int, ...],
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Prepared:
     """Cut out every fused unit, craft its inputs and compute what they give.
 
@@ -88,7 +92,9 @@ def prepare_units(
     shapes = interpreter.inferred_shapes(input_shape)
     checks: list[UnitCheck] = []
     skipped: list[Decision] = []
-    with (progress or SilentProgress()).track("checking operators", total=len(interpreter.units), unit="operators") as advance:
+    with (progress or SilentProgress()).track(
+        "checking operators", total=len(interpreter.units), unit="operators"
+    ) as advance:
         for number, unit in enumerate(interpreter.units):
             advance(1)
             if unit.uncut:
@@ -116,7 +122,9 @@ def check_sites(
         seed: of every random choice.
         progress: told after every unit.
     """
-    return check_prepared(prepare_units(model, input_shape=input_shape, seed=seed, progress=progress), policy=policy)
+    return check_prepared(
+        prepare_units(model, input_shape=input_shape, seed=seed, progress=progress), policy=policy
+    )
 
 
 def check_prepared(prepared: Prepared, *, policy: SessionRules) -> SiteChecks:
@@ -132,23 +140,36 @@ def check_prepared(prepared: Prepared, *, policy: SessionRules) -> SiteChecks:
             found.setdefault(f"{check.unit.kind}: {kind}", []).append(comparison)
             if first is None and comparison.first is not None:
                 first, located = comparison.first, localise_unit(check, got, comparison.first)
-    return SiteChecks(counts={kind: _count(parts) for kind, parts in sorted(found.items())}, first=first, skipped=skipped, located=located)
+    return SiteChecks(
+        counts={kind: _count(parts) for kind, parts in sorted(found.items())},
+        first=first,
+        skipped=skipped,
+        located=located,
+    )
 
 
-def compare_unit(check: UnitCheck, got: Sequence[Mapping[str, Array]], *, executor: str) -> dict[str, Comparison]:
+def compare_unit(
+    check: UnitCheck, got: Sequence[Mapping[str, Array]], *, executor: str
+) -> dict[str, Comparison]:
     """Compare one unit's outputs, one mapping a case, by kind of case."""
     found: dict[str, Comparison] = {}
     for case, expected, arrays in zip(check.cases, check.expected, got, strict=True):
-        comparison = compare({check.output: expected}, arrays, order=[check.output], executor=executor, inputs=case.kind)
+        comparison = compare(
+            {check.output: expected}, arrays, order=[check.output], executor=executor, inputs=case.kind
+        )
         found[case.kind] = join(found.get(case.kind, Comparison()), comparison)
     return found
 
 
-def localise_unit(check: UnitCheck, got: Sequence[Mapping[str, Array]], divergence: Divergence, *, refused: str = "") -> Localisation:
+def localise_unit(
+    check: UnitCheck, got: Sequence[Mapping[str, Array]], divergence: Divergence, *, refused: str = ""
+) -> Localisation:
     """Place a unit's first divergence: the case that shows it tells the codes that it read."""
     for case, expected, arrays in zip(check.cases, check.expected, got, strict=True):
         wanted = {check.output: expected}
-        alone = compare(wanted, arrays, order=[check.output], executor=divergence.executor, inputs=case.kind).first
+        alone = compare(
+            wanted, arrays, order=[check.output], executor=divergence.executor, inputs=case.kind
+        ).first
         if case.kind == divergence.inputs and alone is not None:
             evidence = Evidence(feeds=case.feeds, expected=wanted, got=arrays, refused=refused)
             return localise(onnx.ModelProto.FromString(check.model), alone, evidence)
@@ -163,7 +184,9 @@ def _prepare(unit: FusedUnit, whole: Interpreter, cases: tuple[Case, ...]) -> Un
     for case in cases:
         output = interpreter.run_feeds(case.feeds).outputs[unit.output]
         if output is None:
-            raise BadInputError(f"unit {unit.output} holds a float island: {', '.join(interpreter.island_names)}")
+            raise BadInputError(
+                f"unit {unit.output} holds a float island: {', '.join(interpreter.island_names)}"
+            )
         expected.append(output)
     return UnitCheck(unit=unit, model=model.SerializeToString(), cases=cases, expected=tuple(expected))
 

@@ -1,6 +1,7 @@
 """Codes built for a purpose: sums that land next to a rounding tie, and sums that saturate.
 
-All functions work on rows: one row is everything that one output value reads, K codes against K integer weights.
+All functions work on rows: one row is everything that one output value reads, K codes against K integer
+weights.
 """
 
 from __future__ import annotations
@@ -68,11 +69,13 @@ def tie_targets(rows: Rows, *, zero_point: int, low: int, high: int) -> Int:
         high: largest output code.
 
     Returns:
-        [R, attempts], best first, rotated so that neighbouring rows aim at different ties. A row without any reachable tie
-        repeats its smallest sum.
+        [R, attempts], best first, rotated so that neighbouring rows aim at different ties. A row without any
+        reachable tie repeats its smallest sum.
     """
     first, last = rows.reach()
-    k = np.unique(np.linspace(low - zero_point, high - 1 - zero_point, min(_MAX_TIES, high - low)).astype(np.int64))
+    k = np.unique(
+        np.linspace(low - zero_point, high - 1 - zero_point, min(_MAX_TIES, high - low)).astype(np.int64)
+    )
     exact = (k + 0.5)[None, :] / rows.multiplier.astype(np.float64)[:, None]
     # Beyond int64 nothing is reachable; the clip only keeps the conversion defined.
     bounded = np.clip(exact, -(2.0**40), 2.0**40)
@@ -95,8 +98,8 @@ def tie_targets(rows: Rows, *, zero_point: int, low: int, high: int) -> Int:
 def reach_targets(rows: Rows, targets: Int, rng: np.random.Generator) -> tuple[Int, NDArray[np.bool_]]:
     """Codes whose sums are exactly the targets.
 
-    From a random start, the weights in descending magnitude take up as much of the difference as their codes allow; the
-    small weights at the end take the rest.
+    From a random start, the weights in descending magnitude take up as much of the difference as their codes
+    allow; the small weights at the end take the rest.
 
     Args:
         rows: the output values.
@@ -115,11 +118,17 @@ def reach_targets(rows: Rows, targets: Int, rng: np.random.Generator) -> tuple[I
         if open_rows.size == 0:
             break
         start = rng.integers(rows.low, rows.high + 1, (open_rows.size, codes.shape[1]))
-        moved = _descend(weights[open_rows], start, targets[open_rows, attempt] - rows.bias[open_rows], rows=rows)
+        moved = _descend(
+            weights[open_rows], start, targets[open_rows, attempt] - rows.bias[open_rows], rows=rows
+        )
         back = np.empty_like(moved)
         np.put_along_axis(back, order[open_rows], moved, axis=1)
         codes[open_rows] = back
-        done = rows.sums(codes) == targets[:, attempt] if attempt == 0 else done | (rows.sums(codes) == targets[:, attempt])
+        done = (
+            rows.sums(codes) == targets[:, attempt]
+            if attempt == 0
+            else done | (rows.sums(codes) == targets[:, attempt])
+        )
     return codes, done
 
 

@@ -1,4 +1,6 @@
-"""Cut one fused unit out of a file: a model whose inputs are code tensors and whose output is the unit's own."""
+"""Cut one fused unit out of a file: a model whose inputs are code tensors and whose output is the unit's
+own.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def cut_unit(unit: FusedUnit, graph: Graph, *, ranks: Sequence[int]) -> onnx.Mod
         [helper.make_tensor_value_info(unit.output, elem_type, None)],
         [initializer for initializer in graph.proto.graph.initializer if initializer.name in needed],
     )
-    return helper.make_model(small, opset_imports=list(graph.proto.opset_import), ir_version=graph.proto.ir_version)
+    return helper.make_model(
+        small, opset_imports=list(graph.proto.opset_import), ir_version=graph.proto.ir_version
+    )
 
 
 def input_names(unit: FusedUnit) -> tuple[str, ...]:

@@ -1,4 +1,6 @@
-"""Adversarial images: constants at the input quantiser's extremes, exact ties, huge values, checkerboards and noise."""
+"""Adversarial images: constants at the input quantiser's extremes, exact ties, huge values, checkerboards and
+noise.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from mixport.validate.interpreter.values import Saturation
 _HUGE = np.float32(1e30)
 
 
-def adversarial_images(plan: Plan, *, shape: tuple[int, int, int], multiple: int = 1, seed: int = 0) -> NDArray[np.float32]:
+def adversarial_images(
+    plan: Plan, *, shape: tuple[int, int, int], multiple: int = 1, seed: int = 0
+) -> NDArray[np.float32]:
     """Build the images.
 
     Args:
@@ -25,7 +29,9 @@ def adversarial_images(plan: Plan, *, shape: tuple[int, int, int], multiple: int
     """
     quantiser = _input_quantiser(plan)
     scale = np.float32(0.05) if quantiser is None else quantiser.scale
-    low, high, zero = (-128, 127, 0) if quantiser is None else (quantiser.low, quantiser.high, quantiser.zero_point)
+    low, high, zero = (
+        (-128, 127, 0) if quantiser is None else (quantiser.low, quantiser.high, quantiser.zero_point)
+    )
     rng = np.random.default_rng(seed)
     levels = np.arange(low - zero, high - zero + 1, dtype=np.float64)
     size = int(np.prod(shape))

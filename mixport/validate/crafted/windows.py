@@ -1,4 +1,6 @@
-"""Where a crafted window goes: the input of a layer in which one output position reads exactly the window, free of padding."""
+"""Where a crafted window goes: the input of a layer in which one output position reads exactly the window,
+free of padding.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,14 @@ def layout_of(unit: FusedUnit) -> Layout:
         position = -(-pads[axis] // strides[axis])
         starts.append(position * strides[axis] - pads[axis])
         sizes.append(starts[axis] + dilations[axis] * (kernel[axis] - 1) + 1 + margin * strides[axis])
-    outputs = int(np.prod([_outputs(sizes[i], kernel[i], strides[i], dilations[i], pads[i] + pads[rank + i]) for i in range(rank)]))
+    outputs = int(
+        np.prod(
+            [
+                _outputs(sizes[i], kernel[i], strides[i], dilations[i], pads[i] + pads[rank + i])
+                for i in range(rank)
+            ]
+        )
+    )
     return Layout(
         groups=groups,
         channels=unit.weight.shape[1],

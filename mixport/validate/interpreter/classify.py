@@ -1,4 +1,6 @@
-"""What a node outside the fused operators is to the plan: movement, IEEE arithmetic, shape arithmetic, table, or float island."""
+"""What a node outside the fused operators is to the plan: movement, IEEE arithmetic, shape arithmetic, table,
+or float island.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,19 @@ def classify(node: Node, around: Surroundings) -> Classified:
     if node.op in ("Shape", "Size"):
         return Classified(how="shape", info=_INDEX)
     if node.op in SOURCES:
-        kind = _FLOAT if np.asarray(node.attributes.get("value", np.zeros(1, np.float32))).dtype.kind == "f" else _INDEX
+        kind = (
+            _FLOAT
+            if np.asarray(node.attributes.get("value", np.zeros(1, np.float32))).dtype.kind == "f"
+            else _INDEX
+        )
         return Classified(how="source", info=kind if node.op == "ConstantOfShape" else infos[0])
     if node.op in TABLES and _is_table(infos):
         table = infos[0]
         return Classified(how="move", info=replace(table, kind="codes", constant=False), site=True)
     if node.op == "MaxPool" and len(node.outputs) > 1:
-        return Classified(how="island", info=_UNKNOWN, reason="MaxPool that gives the places of its maxima, too")
+        return Classified(
+            how="island", info=_UNKNOWN, reason="MaxPool that gives the places of its maxima, too"
+        )
     if node.op in MOVES:
         return _move(node, infos)
     if node.op in JOINS:
@@ -55,7 +63,9 @@ def classify(node: Node, around: Surroundings) -> Classified:
         return _elementwise(node, infos, around)
     if node.op in REDUCTIONS:
         return _reduction(node, infos, around)
-    return Classified(how="island", info=_UNKNOWN, reason=f"{node.op} is not bit-portable, or not known to the interpreter")
+    return Classified(
+        how="island", info=_UNKNOWN, reason=f"{node.op} is not bit-portable, or not known to the interpreter"
+    )
 
 
 def _is_table(infos: Sequence[TensorInfo]) -> bool:
@@ -99,9 +109,13 @@ def _elementwise(node: Node, infos: Sequence[TensorInfo], around: Surroundings) 
     if "codes" in kinds:
         if node.op == "Clip":
             return _clip_codes(node, infos[0], around)
-        return Classified(how="island", info=_UNKNOWN, reason=f"{node.op} on codes is not part of the lowered forms")
+        return Classified(
+            how="island", info=_UNKNOWN, reason=f"{node.op} on codes is not part of the lowered forms"
+        )
     if any(i.kind == "float" and i.dtype is not None and i.dtype not in _FLOATS for i in infos):
-        return Classified(how="island", info=_UNKNOWN, reason=f"{node.op} on floats other than float32 and float64")
+        return Classified(
+            how="island", info=_UNKNOWN, reason=f"{node.op} on floats other than float32 and float64"
+        )
     if node.op == "Div" and _may_divide_by_zero(node, infos[1], around):
         reason = "division by a value that may be 0: runtimes quantise the NaN of 0 / 0 differently"
         return Classified(how="island", info=_UNKNOWN, reason=reason)
@@ -109,12 +123,17 @@ def _elementwise(node: Node, infos: Sequence[TensorInfo], around: Surroundings) 
     floats = any(i.kind in ("float", "dequantised") for i in data)
     if node.op == "Mul" and all(i.integers for i in infos):
         corners = [a * b for a in (infos[0].low, infos[0].high) for b in (infos[1].low, infos[1].high)]
-        return Classified(how="elementwise", info=TensorInfo(kind="float", low=min(corners), high=max(corners), integers=True))
+        return Classified(
+            how="elementwise",
+            info=TensorInfo(kind="float", low=min(corners), high=max(corners), integers=True),
+        )
     return Classified(how="elementwise", info=_FLOAT if floats else _INDEX)
 
 
 def _may_divide_by_zero(node: Node, divisor: TensorInfo, around: Surroundings) -> bool:
-    """Float divisors are constants; or sums of softmax numerators, of which the largest is not 0; or square roots (LayerNorm)."""
+    """Float divisors are constants; or sums of softmax numerators, of which the largest is not 0; or square
+    roots (LayerNorm).
+    """
     if divisor.kind == "index" or divisor.constant:
         return False
     producer = around.graph.producer.get(node.input(1))
@@ -128,16 +147,31 @@ def _reduction(node: Node, infos: Sequence[TensorInfo], around: Surroundings) ->
         return Classified(how="island", info=_UNKNOWN, reason=f"{node.op} over axes that are not constant")
     if node.op == "ReduceMax" and infos[0].kind == "codes":
         return Classified(how="elementwise", info=replace(infos[0], constant=False))
-    if node.op == "ReduceSum" and infos[0].kind != "index" and not infos[0].integers and not _are_multiples(infos[0]):
-        return Classified(how="island", info=_UNKNOWN, reason="the order of a float sum matters unless its values are known to be integers")
+    if (
+        node.op == "ReduceSum"
+        and infos[0].kind != "index"
+        and not infos[0].integers
+        and not _are_multiples(infos[0])
+    ):
+        return Classified(
+            how="island",
+            info=_UNKNOWN,
+            reason="the order of a float sum matters unless its values are known to be integers",
+        )
     return Classified(how="elementwise", info=_INDEX if infos[0].kind == "index" else _FLOAT)
 
 
 def _are_multiples(info: TensorInfo) -> bool:
-    """8-bit codes behind a scale that is a power of two: sums are exact while there are at most 2^16 of them."""
+    """8-bit codes behind a scale that is a power of two: sums are exact while there are at most 2^16 of
+    them.
+    """
     if info.kind != "dequantised" or info.quantisation is None or not info.quantisation.per_tensor:
         return False
-    return info.dtype is not None and info.dtype.itemsize == 1 and bool(np.frexp(info.quantisation.one_scale)[0] == 0.5)
+    return (
+        info.dtype is not None
+        and info.dtype.itemsize == 1
+        and bool(np.frexp(info.quantisation.one_scale)[0] == 0.5)
+    )
 
 
 def _cast(node: Node, info: TensorInfo) -> Classified:
@@ -147,8 +181,13 @@ def _cast(node: Node, info: TensorInfo) -> Classified:
     if np.dtype(to) in _FLOATS:
         # float32 holds codes of 16 bits exactly, float64 those of 32.
         bounded = info.kind == "codes"
-        return Classified(how="elementwise", info=replace(_FLOAT, low=info.low, high=info.high, integers=True) if bounded else _FLOAT)
-    return Classified(how="elementwise", info=TensorInfo(kind="index", low=info.low, high=info.high, dtype=np.dtype(to)))
+        return Classified(
+            how="elementwise",
+            info=replace(_FLOAT, low=info.low, high=info.high, integers=True) if bounded else _FLOAT,
+        )
+    return Classified(
+        how="elementwise", info=TensorInfo(kind="index", low=info.low, high=info.high, dtype=np.dtype(to))
+    )
 
 
 def _clip_codes(node: Node, info: TensorInfo, around: Surroundings) -> Classified:

@@ -1,8 +1,10 @@
-"""Float functions between codes: a cone of elementwise operators from one 8-bit code tensor to QuantizeLinear, proved to be a table.
+"""Float functions between codes: a cone of elementwise operators from one 8-bit code tensor to
+QuantizeLinear, proved to be a table.
 
-The cone starts at DequantizeLinear nodes of one code tensor, holds at least one function of mixport.arithmetic.float_functions, and ends at
-QuantizeLinear nodes alone. It is evaluated for every code: correctly rounded operations in float32 as they are, functions in float64 with
-the bound of their error carried along. Where both ends of the resulting interval round to one code, every runtime gives that code.
+The cone starts at DequantizeLinear nodes of one code tensor, holds at least one function of
+mixport.arithmetic.float_functions, and ends at QuantizeLinear nodes alone. It is evaluated for every code:
+correctly rounded operations in float32 as they are, functions in float64 with the bound of their error
+carried along. Where both ends of the resulting interval round to one code, every runtime gives that code.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ class Cone:
 
 @dataclass(frozen=True, kw_only=True)
 class _Range:
-    """Values of a tensor for every code: float32 where `error` is None, else float64 that a runtime may miss by `error`."""
+    """Values of a tensor for every code: float32 where `error` is None, else float64 that a runtime may miss
+    by `error`.
+    """
 
     values: Array
     error: Double | None = None
@@ -63,7 +67,9 @@ class _Unproved(Exception):
 def float_function(node: Node) -> FloatFunction | None:
     """The function that a node computes, with these attributes; None for one that is not known."""
     for function in FLOAT_FUNCTIONS.values():
-        if function.op_type == node.op and _attributes(node) == {k: _plain(v) for k, v in function.attributes.items()}:
+        if function.op_type == node.op and _attributes(node) == {
+            k: _plain(v) for k, v in function.attributes.items()
+        }:
             return function
     return None
 
@@ -93,7 +99,10 @@ def evaluate_function(function: FloatFunction, x: Array) -> Array:
 
 def _attributes(node: Node) -> dict[str, Any]:
     defaults = {"HardSigmoid": {"alpha": 0.2, "beta": 0.5}}.get(node.op, {})
-    given = {**defaults, **{k: v for k, v in node.attributes.items() if not (node.op == "Gelu" and v == "none")}}
+    given = {
+        **defaults,
+        **{k: v for k, v in node.attributes.items() if not (node.op == "Gelu" and v == "none")},
+    }
     return {k: _plain(v) for k, v in given.items()}
 
 
@@ -134,12 +143,19 @@ def _prove(end: Node, around: Surroundings) -> Cone:
     first, last = (np.clip(np.rint(edge), limits.min - zero, limits.max - zero) for edge in (low, high))
     if not np.array_equal(first, last):
         at = int(np.flatnonzero(first != last)[0])
-        raise _Unproved(f"for code {reader.code(at)} its value lies within its error of the boundary of two codes")
+        raise _Unproved(
+            f"for code {reader.code(at)} its value lies within its error of the boundary of two codes"
+        )
     nodes = {one.index: one for one in (*reader.nodes, end)}
     reached = (int(first.min()) + zero, int(first.max()) + zero)
     if reached[0] == reached[1]:  # a range holds two codes
         reached = (max(reached[0] - 1, limits.min), max(reached[1], limits.min + 1))
-    return Cone(codes=reader.source, nodes=tuple(nodes[index] for index in sorted(nodes)), low=reached[0], high=reached[1])
+    return Cone(
+        codes=reader.source,
+        nodes=tuple(nodes[index] for index in sorted(nodes)),
+        low=reached[0],
+        high=reached[1],
+    )
 
 
 class _ConeReader:

@@ -48,9 +48,11 @@ class FusedUnit:
 
     Attributes:
         kind: what it computes.
-        node: the compute node; QuantizeLinear for requantise, Gather or GatherElements for a table, the float operator for a function.
+        node: the compute node; QuantizeLinear for requantise, Gather or GatherElements for a table, the float
+            operator for a function.
         inputs: code tensors that change with the model's input, in order.
-        weight: centred integers, output channels first: [O, I / groups, ...] or [N, K]; None without a constant weight.
+        weight: centred integers, output channels first: [O, I / groups, ...] or [N, K]; None without a
+            constant weight.
         weight_scale: float32 [O] or one value.
         weight_zero_point: what was subtracted from the stored weights.
         weight_signed: whether they are stored as signed integers.
@@ -84,7 +86,9 @@ class FusedUnit:
 
     @property
     def site(self) -> str:
-        """Name of the code tensor that the file is known by: a table's flat codes get their shape back in a tensor of their own."""
+        """Name of the code tensor that the file is known by: a table's flat codes get their shape back in a
+        tensor of their own.
+        """
         return self.named or self.output
 
 
@@ -114,7 +118,9 @@ def _fused(plan: Plan, step: Step) -> FusedUnit:
     return _unit(plan, step, kind=step.kernel, data=data, chain=(node, *step.absorbed))
 
 
-def _unit(plan: Plan, step: Step, *, kind: UnitKind, data: tuple[str, ...], chain: tuple[Node, ...]) -> FusedUnit:
+def _unit(
+    plan: Plan, step: Step, *, kind: UnitKind, data: tuple[str, ...], chain: tuple[Node, ...]
+) -> FusedUnit:
     uncut, inputs, before = "", list[CodeInput](), list[Node]()
     for name in data:
         if plan.tensors[name].constant:
@@ -168,7 +174,9 @@ def _function(plan: Plan, step: Step, cone: Cone) -> FusedUnit:
         high=info.high,
         output=output,
         nodes=nodes,
-        uncut="data movement stands between the codes and the quantiser" if any(node.op in MOVES for node in nodes) else "",
+        uncut="data movement stands between the codes and the quantiser"
+        if any(node.op in MOVES for node in nodes)
+        else "",
     )
 
 
@@ -217,9 +225,15 @@ def _code_input(name: str, info: TensorInfo) -> CodeInput:
 
 
 def _weight_zero_point(plan: Plan, node: Node) -> int:
-    """Of the whole weight; 0 where there is none, and where each channel has its own, which kernels take only as 0."""
+    """Of the whole weight; 0 where there is none, and where each channel has its own, which kernels take only
+    as 0.
+    """
     value = _weight(plan, node)
-    return int(value.quantisation.zero_point.reshape(-1)[0]) if value is not None and value.quantisation.zero_point.size == 1 else 0
+    return (
+        int(value.quantisation.zero_point.reshape(-1)[0])
+        if value is not None and value.quantisation.zero_point.size == 1
+        else 0
+    )
 
 
 def _weight_signed(plan: Plan, node: Node) -> bool:
@@ -246,4 +260,8 @@ def _integers(plan: Plan, node: Node) -> Integers:
     bias = plan.constants.get(node.input(2))
     if node.op == "MatMul" or (node.op == "Gemm" and not node.attributes.get("transB", 0)):
         codes = np.moveaxis(codes, -1, 0)
-    return codes, value.quantisation.scale, bias.codes.astype(np.int64) if isinstance(bias, Dequantised) else None
+    return (
+        codes,
+        value.quantisation.scale,
+        bias.codes.astype(np.int64) if isinstance(bias, Dequantised) else None,
+    )

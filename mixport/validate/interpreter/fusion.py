@@ -1,8 +1,12 @@
-"""What ONNX Runtime 1.31 and 1.32 fuse into one integer operator, as conditions on the graph (each put to it in test_fusion_rules.py).
+"""What ONNX Runtime 1.31 and 1.32 fuse into one integer operator, as conditions on the graph (each put to it
+in test_fusion_rules.py).
 
-1. Conv, Gemm, MatMul, Add, Mul and GlobalAveragePool read DequantizeLinear outputs, possibly behind data movement in PROPAGATES.
-2. Their only consumer is a QuantizeLinear, possibly behind such movement, or behind a Relu when the zero point is the type's minimum.
-3. Gemm and MatMul may also have no QuantizeLinear: then they give floats. A Gemm weight needs an explicit zero point.
+1. Conv, Gemm, MatMul, Add, Mul and GlobalAveragePool read DequantizeLinear outputs, possibly behind data
+  movement in PROPAGATES.
+2. Their only consumer is a QuantizeLinear, possibly behind such movement, or behind a Relu when the zero
+  point is the type's minimum.
+3. Gemm and MatMul may also have no QuantizeLinear: then they give floats. A Gemm weight needs an explicit
+  zero point.
 4. Everything is 8 bits wide, and the output has the type of the (first) input.
 """
 
@@ -43,7 +47,8 @@ class Fused:
     Attributes:
         saturation: output quantiser, None where the result is float32(acc) * float32(x_scale * w_scale).
         absorbed: nodes between the compute node and its QuantizeLinear, which comes last.
-        warning: something in the file that the kernels ignore, or that keeps some of them from fusing; empty as a rule.
+        warning: something in the file that the kernels ignore, or that keeps some of them from fusing; empty
+            as a rule.
     """
 
     saturation: Saturation | None
@@ -110,26 +115,41 @@ def fuse(node: Node, around: Surroundings) -> Fused | NotFused:
     return _check_output(node, saturation, absorbed, around)
 
 
-def _check_output(node: Node, saturation: Saturation, absorbed: tuple[Node, ...], around: Surroundings) -> Fused | NotFused:
+def _check_output(
+    node: Node, saturation: Saturation, absorbed: tuple[Node, ...], around: Surroundings
+) -> Fused | NotFused:
     first = around.tensors[node.input(0)]
     if saturation.dtype != first.dtype:
-        return NotFused(reason=f"input codes are {first.dtype}, output codes are {saturation.dtype}: the fused operator needs one type")
+        return NotFused(
+            reason=(
+                f"input codes are {first.dtype}, output codes are {saturation.dtype}: the fused operator "
+                "needs one type"
+            )
+        )
     if any(n.op == "Relu" for n in absorbed) and saturation.zero_point != saturation.low:
-        return NotFused(reason=f"a Relu stands before a QuantizeLinear whose zero point {saturation.zero_point} is not {saturation.low}")
+        return NotFused(
+            reason=(
+                f"a Relu stands before a QuantizeLinear whose zero point {saturation.zero_point} is not "
+                f"{saturation.low}"
+            )
+        )
     if node.op == "Add":
         for name in node.inputs:
             quantisation = around.tensors[name].quantisation
             assert quantisation is not None
             if integer.add_ratio(float(quantisation.one_scale), float(saturation.scale)) is None:
                 return NotFused(
-                    reason=f"scale {quantisation.one_scale!s} of {name} is not an integer multiple of the output scale "
+                    reason=f"scale {quantisation.one_scale!s} of {name} is not an integer multiple of the "
+                    "output scale "
                     f"{saturation.scale!s}, and runtimes round such sums differently"
                 )
     return Fused(saturation=saturation, absorbed=absorbed, warning=_bias_warning(node, around))
 
 
 def _bias_warning(node: Node, around: Surroundings) -> str:
-    """Gemm adds the stored bias whatever its scale; Conv fuses only while the scale is within some percent of the product."""
+    """Gemm adds the stored bias whatever its scale; Conv fuses only while the scale is within some percent of
+    the product.
+    """
     if node.op not in ("Conv", "Gemm") or not node.input(2):
         return ""
     x, w, bias = (around.tensors[node.input(i)].quantisation for i in range(3))
@@ -194,7 +214,11 @@ def _activation_problem(name: str, around: Surroundings, *, weight_like: bool) -
     if info.dtype not in EIGHT_BIT:
         return f"input {name} has {info.dtype} codes, allowed 8 bits"
     if weight_like and info.constant:
-        return None if not info.quantisation.zero_point.any() or info.quantisation.per_tensor else f"{name} has several zero points"
+        return (
+            None
+            if not info.quantisation.zero_point.any() or info.quantisation.per_tensor
+            else f"{name} has several zero points"
+        )
     return None if info.quantisation.per_tensor else f"input {name} is quantised per axis"
 
 
@@ -203,10 +227,15 @@ def _layer_problem(node: Node, around: Surroundings) -> str | None:
     if weight is None or weight.kind != "dequantised" or weight.quantisation is None or not weight.constant:
         return f"weight {node.input(1)} is not a dequantised constant"
     if weight.dtype not in EIGHT_BIT:
-        return f"weight {node.input(1)} has {weight.dtype} codes, allowed int8 (cast narrow types before DequantizeLinear)"
+        return (
+            f"weight {node.input(1)} has {weight.dtype} codes, allowed int8 (cast narrow types before "
+            "DequantizeLinear)"
+        )
     out_axis = 0 if node.op == "Conv" or node.attributes.get("transB", 0) else 1
     if not weight.quantisation.per_tensor and weight.quantisation.axis != out_axis:
-        return f"weight {node.input(1)} is quantised along axis {weight.quantisation.axis}, allowed {out_axis}"
+        return (
+            f"weight {node.input(1)} is quantised along axis {weight.quantisation.axis}, allowed {out_axis}"
+        )
     if bias:
         info = around.tensors.get(bias)
         if info is None or info.kind != "dequantised" or info.dtype != np.dtype("int32") or not info.constant:
@@ -214,8 +243,15 @@ def _layer_problem(node: Node, around: Surroundings) -> str | None:
     attributes = node.attributes
     if node.op == "Gemm":
         if not weight.quantisation.explicit_zero_point:
-            return f"DequantizeLinear of weight {node.input(1)} has no explicit zero point, so Gemm does not fuse"
-        plain = attributes.get("alpha", 1.0) == 1.0 and attributes.get("beta", 1.0) == 1.0 and not attributes.get("transA", 0)
+            return (
+                f"DequantizeLinear of weight {node.input(1)} has no explicit zero point, so Gemm does "
+                "not fuse"
+            )
+        plain = (
+            attributes.get("alpha", 1.0) == 1.0
+            and attributes.get("beta", 1.0) == 1.0
+            and not attributes.get("transA", 0)
+        )
         return None if plain else "alpha, beta or transA differ from their defaults"
     if attributes.get("auto_pad", "NOTSET") != "NOTSET":
         return f"auto_pad is {attributes['auto_pad']}, allowed explicit pads"

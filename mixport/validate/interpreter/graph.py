@@ -1,4 +1,6 @@
-"""An ONNX file as plain records: nodes in order, constants as NumPy arrays, who produces and who reads each tensor."""
+"""An ONNX file as plain records: nodes in order, constants as NumPy arrays, who produces and who reads each
+tensor.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Port:
-    """A graph input or output: name, ONNX element type (TensorProto number) and shape (None where symbolic or unknown)."""
+    """A graph input or output: name, ONNX element type (TensorProto number) and shape (None where symbolic or
+    unknown).
+    """
 
     name: str
     elem_type: int
@@ -100,9 +104,14 @@ def load_model(model: Path | str | onnx.ModelProto) -> onnx.ModelProto:
         return model
     path = Path(model)
     if not path.is_file():
-        raise BadInputError(f"model file {path} does not exist", hint="mixport build ... writes model.onnx into its bundle")
+        raise BadInputError(
+            f"model file {path} does not exist", hint="mixport build ... writes model.onnx into its bundle"
+        )
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise BadInputError(f"model file {path} has {path.stat().st_size} bytes, allowed {MAX_FILE_BYTES}", hint="use a smaller model")
+        raise BadInputError(
+            f"model file {path} has {path.stat().st_size} bytes, allowed {MAX_FILE_BYTES}",
+            hint="use a smaller model",
+        )
     try:
         proto = onnx.ModelProto.FromString(path.read_bytes())
     except DecodeError as error:
@@ -133,7 +142,10 @@ def read_graph(model: Path | str | onnx.ModelProto) -> Graph:
         for name in node.inputs:
             if name not in known:
                 raise BadInputError(
-                    f"node {node.name} ({node.op}) reads {name}, which no earlier node, input or initialiser gives",
+                    (
+                        f"node {node.name} ({node.op}) reads {name}, which no earlier node, input or "
+                        "initialiser gives"
+                    ),
                     hint="check the file with onnx.checker.check_model",
                 )
             consumers.setdefault(name, []).append(node)
@@ -153,8 +165,12 @@ def read_graph(model: Path | str | onnx.ModelProto) -> Graph:
     )
 
 
-def infer_shapes(model: onnx.ModelProto, *, feeds: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int | None, ...]]:
-    """Shapes of all tensors when the graph inputs have these shapes, as far as ONNX shape inference knows them."""
+def infer_shapes(
+    model: onnx.ModelProto, *, feeds: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int | None, ...]]:
+    """Shapes of all tensors when the graph inputs have these shapes, as far as ONNX shape inference knows
+    them.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for value in copy.graph.input:
@@ -173,7 +189,10 @@ def infer_shapes(model: onnx.ModelProto, *, feeds: Mapping[str, tuple[int, ...]]
 
 def _array(tensor: onnx.TensorProto) -> Array:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise BadInputError(f"initialiser {tensor.name} is external data, which mixport does not read", hint="save the model in one file")
+        raise BadInputError(
+            f"initialiser {tensor.name} is external data, which mixport does not read",
+            hint="save the model in one file",
+        )
     array: Array = numpy_helper.to_array(tensor)
     if tensor.data_type in _NARROW:
         return array.astype(np.int8)
@@ -204,5 +223,9 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
 
 def _port(value: onnx.ValueInfoProto) -> Port:
     tensor = value.type.tensor_type
-    shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim) if tensor.HasField("shape") else None
+    shape = (
+        tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+        if tensor.HasField("shape")
+        else None
+    )
     return Port(name=value.name, elem_type=tensor.elem_type, shape=shape)

@@ -1,4 +1,6 @@
-"""The integer interpreter: executes an ONNX file on NumPy and mixport.arithmetic.integer, independently of torch and of any runtime."""
+"""The integer interpreter: executes an ONNX file on NumPy and mixport.arithmetic.integer, independently of
+torch and of any runtime.
+"""
 
 from __future__ import annotations
 
@@ -72,20 +74,28 @@ class Interpreter:
         self.plan: Plan = build_plan(read_graph(model))
         self.sites = tuple(site.name for site in self.plan.sites)
         self.entry_sites = tuple(site.name for site in self.plan.sites if site.entry)
-        self.island_reasons: Mapping[str, str] = {f"{s.node.name} ({s.node.op})": s.reason for s in self.plan.islands}
+        self.island_reasons: Mapping[str, str] = {
+            f"{s.node.name} ({s.node.op})": s.reason for s in self.plan.islands
+        }
         self.island_names = tuple(self.island_reasons)
         self.units = fused_units(self.plan)
         self._recorded = frozenset((*self.sites, *watch))
         self._shapes: dict[tuple[tuple[str, tuple[int, ...]], ...], dict[str, tuple[int | None, ...]]] = {}
 
-    def run(self, images: NDArray[np.float32], *, overrides: Mapping[str, Array] = _NO_OVERRIDES) -> Execution:
+    def run(
+        self, images: NDArray[np.float32], *, overrides: Mapping[str, Array] = _NO_OVERRIDES
+    ) -> Execution:
         """Run on preprocessed images, float32 [N, C, H, W]; see `run_feeds`."""
         ports = self.plan.graph.inputs
         if len(ports) != 1:
-            raise BadInputError(f"the model has {len(ports)} inputs, allowed one", hint="mixport inspect MODEL.onnx")
+            raise BadInputError(
+                f"the model has {len(ports)} inputs, allowed one", hint="mixport inspect MODEL.onnx"
+            )
         return self.run_feeds({ports[0].name: np.asarray(images, np.float32)}, overrides=overrides)
 
-    def run_feeds(self, feeds: Mapping[str, Array], *, overrides: Mapping[str, Array] = _NO_OVERRIDES) -> Execution:
+    def run_feeds(
+        self, feeds: Mapping[str, Array], *, overrides: Mapping[str, Array] = _NO_OVERRIDES
+    ) -> Execution:
         """Run on inputs by name.
 
         Args:
@@ -94,11 +104,14 @@ class Interpreter:
 
         Raises:
             BadInputError: an input is missing, or an override has the wrong shape.
-            UnsupportedModelError: a form that the plan accepted cannot be executed with these shapes, or a sum leaves int32.
+            UnsupportedModelError: a form that the plan accepted cannot be executed with these shapes, or a
+                sum leaves int32.
         """
         missing = [port.name for port in self.plan.graph.inputs if port.name not in feeds]
         if missing:
-            raise BadInputError(f"no array for input {missing[0]}, got {', '.join(feeds)}", hint="mixport inspect MODEL.onnx")
+            raise BadInputError(
+                f"no array for input {missing[0]}, got {', '.join(feeds)}", hint="mixport inspect MODEL.onnx"
+            )
         values: dict[str, Value] = dict(feeds)
         codes: dict[str, Array] = {name: feeds[name] for name in feeds if name in self._recorded}
         for step in self.plan.steps:
@@ -134,7 +147,9 @@ class Interpreter:
             return None
         return values[name] if name in values else self.plan.constants[name]
 
-    def _execute(self, step: Step, values: Mapping[str, Value], feeds: Mapping[str, Array]) -> tuple[Value, ...]:
+    def _execute(
+        self, step: Step, values: Mapping[str, Value], feeds: Mapping[str, Array]
+    ) -> tuple[Value, ...]:
         args = [self._value(name, values) for name in step.node.inputs]
         if step.how == "shape":
             return (self._shape(step, args[0], feeds),)
@@ -146,7 +161,10 @@ class Interpreter:
         except (ValueError, IndexError, KeyError, TypeError) as error:
             shapes = [getattr(getattr(arg, "codes", arg), "shape", None) for arg in known]
             raise UnsupportedModelError(
-                f"node {step.node.name} ({step.node.op}) cannot be executed on inputs of shapes {shapes}: {error}",
+                (
+                    f"node {step.node.name} ({step.node.op}) cannot be executed on inputs of shapes "
+                    f"{shapes}: {error}"
+                ),
                 hint="mixport inspect MODEL.onnx",
             ) from error
 
@@ -155,11 +173,16 @@ class Interpreter:
             return shape_of(step.node, value.codes.shape)
         if isinstance(value, np.ndarray):
             return shape_of(step.node, value.shape)
-        shape = self._shapes_of({name: tuple(array.shape) for name, array in feeds.items()}).get(step.node.inputs[0])
+        shape = self._shapes_of({name: tuple(array.shape) for name, array in feeds.items()}).get(
+            step.node.inputs[0]
+        )
         sizes = () if shape is None else tuple(size for size in shape if size is not None)
         if shape is None or len(sizes) != len(shape):
             raise UnsupportedModelError(
-                f"node {step.node.name} ({step.node.op}): the shape of {step.node.inputs[0]}, behind a float island, cannot be inferred",
+                (
+                    f"node {step.node.name} ({step.node.op}): the shape of {step.node.inputs[0]}, behind "
+                    "a float island, cannot be inferred"
+                ),
                 hint="give the model static shapes",
             )
         return shape_of(step.node, sizes)
@@ -231,5 +254,7 @@ def _arrays(args: Known) -> list[Array | None]:
 
 def _override(name: str, value: Value, given: Array) -> Array:
     if isinstance(value, np.ndarray) and value.shape != given.shape:
-        raise BadInputError(f"codes given for site {name} have shape {given.shape}, the model gives {value.shape}")
+        raise BadInputError(
+            f"codes given for site {name} have shape {given.shape}, the model gives {value.shape}"
+        )
     return given

@@ -1,4 +1,6 @@
-"""Elementwise operators whose float result IEEE-754 fixes, and the integer arithmetic of shapes; each is one NumPy call."""
+"""Elementwise operators whose float result IEEE-754 fixes, and the integer arithmetic of shapes; each is one
+NumPy call.
+"""
 
 from __future__ import annotations
 
@@ -74,14 +76,19 @@ def _cast(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
 
 
 def _dequantise(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
-    """DequantizeLinear (21) whose scale, and zero point where it has one, are computed: per tensor, or along one axis."""
+    """DequantizeLinear (21) whose scale, and zero point where it has one, are computed: per tensor, or along
+    one axis.
+    """
     codes, scale, zero_point = (*args, None)[:3]
     assert codes is not None and scale is not None
     zero_point = np.zeros((), np.int64) if zero_point is None else zero_point.astype(np.int64)
     if scale.ndim == 1:
         shape = [1] * codes.ndim
         shape[int(node.attributes.get("axis", 1))] = -1
-        scale, zero_point = scale.reshape(shape), zero_point if zero_point.ndim == 0 else zero_point.reshape(shape)
+        scale, zero_point = (
+            scale.reshape(shape),
+            zero_point if zero_point.ndim == 0 else zero_point.reshape(shape),
+        )
     return (integer.dequantise(codes, scale=scale, zero_point=zero_point),)
 
 
@@ -127,7 +134,12 @@ def _constant(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
     attributes = node.attributes
     if "value" in attributes:
         return (np.asarray(attributes["value"]),)
-    for name, kind in (("value_int", "int64"), ("value_ints", "int64"), ("value_float", "float32"), ("value_floats", "float32")):
+    for name, kind in (
+        ("value_int", "int64"),
+        ("value_ints", "int64"),
+        ("value_float", "float32"),
+        ("value_floats", "float32"),
+    ):
         if name in attributes:
             return (np.asarray(attributes[name], kind),)
     raise KeyError(node.name)
@@ -146,4 +158,6 @@ def _range(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
 
 
 #: Operators that make a tensor out of sizes or attributes.
-SOURCES: Mapping[str, Kernel] = MappingProxyType({"Constant": _constant, "ConstantOfShape": _constant_of_shape, "Range": _range})
+SOURCES: Mapping[str, Kernel] = MappingProxyType(
+    {"Constant": _constant, "ConstantOfShape": _constant_of_shape, "Range": _range}
+)

@@ -1,4 +1,6 @@
-"""The fused integer operators, each a few calls into mixport.arithmetic.integer: codes in, codes out (or the exact floats of the sums)."""
+"""The fused integer operators, each a few calls into mixport.arithmetic.integer: codes in, codes out (or the
+exact floats of the sums).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _CHUNK_ELEMENTS = 1 << 24
 FusedKernel = Callable[[Node, Saturation | None, Sequence["Array | Dequantised | None"]], Array]
 
 
-def convolution(node: Node, saturation: Saturation | None, args: Sequence[Array | Dequantised | None]) -> Array:
+def convolution(
+    node: Node, saturation: Saturation | None, args: Sequence[Array | Dequantised | None]
+) -> Array:
     """QLinearConv, 1-D and 2-D."""
     assert saturation is not None
     x, w, bias = _dequantised(args[0]), _dequantised(args[1]), _bias(args, 2)
@@ -34,8 +38,12 @@ def convolution(node: Node, saturation: Saturation | None, args: Sequence[Array 
     if rank == 1:
         codes, weights = codes[:, :, None, :], weights[:, :, None, :]
         strides, dilations, pads = (1, *strides), (1, *dilations), (0, pads[0], 0, pads[1])
-    multiplier = integer.conv_multiplier(x.quantisation.one_scale, w.quantisation.scale, saturation.scale).reshape(1, -1, 1, 1)
-    per_image = max(1, int(np.prod(codes.shape[1:])) * 2 + weights.shape[0] * codes.shape[2] * codes.shape[3] * 2)
+    multiplier = integer.conv_multiplier(
+        x.quantisation.one_scale, w.quantisation.scale, saturation.scale
+    ).reshape(1, -1, 1, 1)
+    per_image = max(
+        1, int(np.prod(codes.shape[1:])) * 2 + weights.shape[0] * codes.shape[2] * codes.shape[3] * 2
+    )
     chunk = max(1, _CHUNK_ELEMENTS // per_image)
     parts: list[Array] = []
     for start in range(0, max(1, codes.shape[0]), chunk):
@@ -99,7 +107,9 @@ def multiply(node: Node, saturation: Saturation | None, args: Sequence[Array | D
         b.codes,
         a_zero_point=a.quantisation.one_zero_point,
         b_zero_point=b.quantisation.one_zero_point,
-        multiplier=integer.conv_multiplier(a.quantisation.one_scale, b.quantisation.one_scale, saturation.scale),
+        multiplier=integer.conv_multiplier(
+            a.quantisation.one_scale, b.quantisation.one_scale, saturation.scale
+        ),
         zero_point=saturation.zero_point,
         qmin=saturation.low,
         qmax=saturation.high,
@@ -111,20 +121,36 @@ def average(node: Node, saturation: Saturation | None, args: Sequence[Array | De
     assert saturation is not None
     x = _dequantised(args[0])
     if x.codes.ndim != 4:
-        raise UnsupportedModelError(f"node {node.name} (GlobalAveragePool): input has {x.codes.ndim} axes, allowed 4")
+        raise UnsupportedModelError(
+            f"node {node.name} (GlobalAveragePool): input has {x.codes.ndim} axes, allowed 4"
+        )
     acc = integer.spatial_sum(x.codes, x_zero_point=x.quantisation.one_zero_point)
     count = x.codes.shape[2] * x.codes.shape[3]
-    return _finish(node, acc, saturation, multiplier=integer.average_multiplier(x.quantisation.one_scale, saturation.scale, count))
+    return _finish(
+        node,
+        acc,
+        saturation,
+        multiplier=integer.average_multiplier(x.quantisation.one_scale, saturation.scale, count),
+    )
 
 
 def quantise(x: Array, saturation: Saturation) -> Array:
     """QuantizeLinear of floats."""
-    codes = integer.quantise(x, scale=saturation.scale, zero_point=saturation.zero_point, qmin=saturation.low, qmax=saturation.high)
+    codes = integer.quantise(
+        x, scale=saturation.scale, zero_point=saturation.zero_point, qmin=saturation.low, qmax=saturation.high
+    )
     return codes.astype(saturation.dtype)
 
 
 FUSED: Mapping[str, FusedKernel] = MappingProxyType(
-    {"conv": convolution, "gemm": gemm, "matmul": matmul, "add": add, "multiply": multiply, "average": average}
+    {
+        "conv": convolution,
+        "gemm": gemm,
+        "matmul": matmul,
+        "add": add,
+        "multiply": multiply,
+        "average": average,
+    }
 )
 
 
@@ -149,18 +175,32 @@ def _centred_weights(w: Dequantised) -> NDArray[np.int64]:
 
 
 def _finish_product(
-    node: Node, acc: integer.Accumulator, saturation: Saturation | None, x_scale: np.float32, w_scale: NDArray[Any]
+    node: Node,
+    acc: integer.Accumulator,
+    saturation: Saturation | None,
+    x_scale: np.float32,
+    w_scale: NDArray[Any],
 ) -> Array:
     scale = w_scale if w_scale.size > 1 else np.float32(w_scale.reshape(-1)[0])
     if saturation is not None:
-        return _finish(node, acc, saturation, multiplier=integer.conv_multiplier(x_scale, scale, saturation.scale))
+        return _finish(
+            node, acc, saturation, multiplier=integer.conv_multiplier(x_scale, scale, saturation.scale)
+        )
     _check(node, acc)
     return acc.astype(np.float32) * np.asarray(x_scale * scale, np.float32)
 
 
-def _finish(node: Node, acc: integer.Accumulator, saturation: Saturation, *, multiplier: integer.Float) -> Array:
+def _finish(
+    node: Node, acc: integer.Accumulator, saturation: Saturation, *, multiplier: integer.Float
+) -> Array:
     _check(node, acc)
-    codes = integer.requantise(acc, multiplier=multiplier, zero_point=saturation.zero_point, qmin=saturation.low, qmax=saturation.high)
+    codes = integer.requantise(
+        acc,
+        multiplier=multiplier,
+        zero_point=saturation.zero_point,
+        qmin=saturation.low,
+        qmax=saturation.high,
+    )
     return codes.astype(saturation.dtype)
 
 

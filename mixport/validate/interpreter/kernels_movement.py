@@ -1,4 +1,6 @@
-"""Data movement: operators that copy values and compute nothing, so they act on codes and on floats alike (opset 13 to 25)."""
+"""Data movement: operators that copy values and compute nothing, so they act on codes and on floats alike
+(opset 13 to 25).
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ def _slice(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
     steps = _ints(node, args, 4) or (1,) * len(starts)
     index = [slice(None)] * data.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        # A negative step that runs past the front is an open end for Python, and a very negative one for ONNX.
+        # A negative step that runs past the front is an open end for Python, and a very negative one for
+        # ONNX.
         index[axis] = slice(start, None if step < 0 and end < -data.shape[axis] else end, step)
     return (data[tuple(index)],)
 
@@ -102,7 +105,9 @@ def _pad(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
     data = _data(args)
     pads, mode = _ints(node, args, 1) or (), node.attributes.get("mode", "constant")
     if any(p < 0 for p in pads):
-        raise UnsupportedModelError(f"node {node.name} (Pad): a negative pad is not interpreted", hint="write it as a Slice")
+        raise UnsupportedModelError(
+            f"node {node.name} (Pad): a negative pad is not interpreted", hint="write it as a Slice"
+        )
     axes = _ints(node, args, 3) or tuple(range(data.ndim))
     widths = [(0, 0)] * data.ndim
     for i, axis in enumerate(axes):
@@ -126,7 +131,11 @@ def _depth_to_space(node: Node, args: Sequence[Array | None]) -> tuple[Array, ..
 def _space_to_depth(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
     data, b = _data(args), node.attributes["blocksize"]
     n, c, h, w = data.shape
-    return (data.reshape(n, c, h // b, b, w // b, b).transpose(0, 3, 5, 1, 2, 4).reshape(n, c * b * b, h // b, w // b),)
+    return (
+        data.reshape(n, c, h // b, b, w // b, b)
+        .transpose(0, 3, 5, 1, 2, 4)
+        .reshape(n, c * b * b, h // b, w // b),
+    )
 
 
 def _identity(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
@@ -138,7 +147,9 @@ def _max_pool(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
     kernel: tuple[int, ...] = attributes["kernel_shape"]
     axes = range(len(kernel))
     if attributes.get("auto_pad", "NOTSET") != "NOTSET":
-        raise UnsupportedModelError(f"node {node.name} (MaxPool): only explicit pads are interpreted", hint="write the pads out")
+        raise UnsupportedModelError(
+            f"node {node.name} (MaxPool): only explicit pads are interpreted", hint="write the pads out"
+        )
     strides = attributes.get("strides", (1,) * len(kernel))
     dilations = attributes.get("dilations", (1,) * len(kernel))
     pads = attributes.get("pads", (0, 0) * len(kernel))
@@ -158,7 +169,9 @@ def _max_pool(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
     result: Array | None = None
     for tap in np.ndindex(*kernel):
         starts = [tap[i] * dilations[i] for i in axes]
-        window = padded[(..., *(slice(starts[i], starts[i] + strides[i] * (sizes[i] - 1) + 1, strides[i]) for i in axes))]
+        window = padded[
+            (..., *(slice(starts[i], starts[i] + strides[i] * (sizes[i] - 1) + 1, strides[i]) for i in axes))
+        ]
         result = window.copy() if result is None else np.maximum(result, window, out=result)
     assert result is not None
     return (result,)

@@ -1,4 +1,6 @@
-"""Reductions whose result does not depend on their order: maxima, and sums of integers that the float type holds exactly."""
+"""Reductions whose result does not depend on their order: maxima, and sums of integers that the float type
+holds exactly.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +30,17 @@ def _exact_sum(x: Array, *, axis: tuple[int, ...] | None, keepdims: bool) -> Arr
     limit = FLOAT32_INTEGERS if x.dtype == np.float32 else FLOAT64_INTEGERS
     reach = np.abs(x).sum(axis=axis, dtype=np.float64).max(initial=0.0) / _unit(x)
     if not np.isfinite(x).all() or not reach <= limit:
-        raise ValueError(f"a sum of {x.dtype} values that reaches {reach:.0f} times what all are multiples of, allowed {limit}")
+        raise ValueError(
+            f"a sum of {x.dtype} values that reaches {reach:.0f} times what all are multiples of, "
+            f"allowed {limit}"
+        )
     return x.sum(axis=axis, dtype=x.dtype, keepdims=keepdims)
 
 
 def _unit(x: Array) -> float:
-    """The largest power of two that all values are multiples of, at most 1: their sum is exact where it holds in so many units."""
+    """The largest power of two that all values are multiples of, at most 1: their sum is exact where it holds
+    in so many units.
+    """
     mantissas, exponents = np.frexp(np.abs(x[x != 0]).astype(np.float64))
     if mantissas.size == 0:
         return 1.0
@@ -42,4 +49,6 @@ def _unit(x: Array) -> float:
 
 
 #: ReduceMax (18) and ReduceSum (13).
-REDUCTIONS: Mapping[str, Kernel] = MappingProxyType({"ReduceMax": _reduction(np.max), "ReduceSum": _reduction(_exact_sum)})
+REDUCTIONS: Mapping[str, Kernel] = MappingProxyType(
+    {"ReduceMax": _reduction(np.max), "ReduceSum": _reduction(_exact_sum)}
+)

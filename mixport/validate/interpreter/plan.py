@@ -1,4 +1,6 @@
-"""From a graph to a plan: how each node is executed, which tensors are code sites, where float islands are, all before running."""
+"""From a graph to a plan: how each node is executed, which tensors are code sites, where float islands are,
+all before running.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,27 @@ from mixport.arithmetic.float_functions import FLOAT_FUNCTIONS, FloatFunction
 from mixport.validate.interpreter.classify import classify
 from mixport.validate.interpreter.exponentials import unproved_pairs
 from mixport.validate.interpreter.float_tables import Cone, float_function, prove_cones
-from mixport.validate.interpreter.fusion import FUSED_OPERATORS, Fused, FusedKind, NotFused, Surroundings, fuse, saturation_of
+from mixport.validate.interpreter.fusion import (
+    FUSED_OPERATORS,
+    Fused,
+    FusedKind,
+    NotFused,
+    Surroundings,
+    fuse,
+    saturation_of,
+)
 from mixport.validate.interpreter.graph import Array, Graph, Node
 from mixport.validate.interpreter.kernels_elementwise import CAST_TYPES, ELEMENTWISE, SOURCES, shape_of
 from mixport.validate.interpreter.kernels_movement import JOINS, MOVES
-from mixport.validate.interpreter.values import CODE_TYPES, Dequantised, Quantisation, Saturation, TensorInfo, Value, as_array
+from mixport.validate.interpreter.values import (
+    CODE_TYPES,
+    Dequantised,
+    Quantisation,
+    Saturation,
+    TensorInfo,
+    Value,
+    as_array,
+)
 
 How = Literal[
     "constant",
@@ -50,7 +68,8 @@ class Step:
         absorbed: nodes between a fused node and its QuantizeLinear.
         expiring: tensors that nobody needs after this step.
         function: of a `function` step.
-        pairs: of a `function` step: it reads the distance of codes from the largest of their row, and is proved for every pair.
+        pairs: of a `function` step: it reads the distance of codes from the largest of their row, and is
+            proved for every pair.
         cone: of a `quantise` step, whose codes are a function of one code tensor.
     """
 
@@ -108,7 +127,9 @@ class _Planner:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.constants: dict[str, Value] = dict(graph.constants)
-        self.tensors: dict[str, TensorInfo] = {name: _constant_info(array) for name, array in graph.constants.items()}
+        self.tensors: dict[str, TensorInfo] = {
+            name: _constant_info(array) for name, array in graph.constants.items()
+        }
         self.sites: list[Site] = []
         self.absorbed: dict[int, Step] = {}
         self.cones: dict[int, Cone] = {}
@@ -118,7 +139,9 @@ class _Planner:
             self.tensors[port.name] = TensorInfo(kind="float")
             if dtype in CODE_TYPES:
                 limits = np.iinfo(dtype)
-                self.tensors[port.name] = TensorInfo(kind="codes", low=int(limits.min), high=int(limits.max), dtype=dtype)
+                self.tensors[port.name] = TensorInfo(
+                    kind="codes", low=int(limits.min), high=int(limits.max), dtype=dtype
+                )
             elif dtype.kind in "iub":
                 self.tensors[port.name] = TensorInfo(kind="index", dtype=dtype)
 
@@ -156,7 +179,9 @@ class _Planner:
 
     def _fold(self, node: Node) -> bool:
         """Compute a node whose inputs are all constant."""
-        if (not node.inputs and node.op != "Constant") or any(name and name not in self.constants for name in node.inputs):
+        if (not node.inputs and node.op != "Constant") or any(
+            name and name not in self.constants for name in node.inputs
+        ):
             return False
         if node.op == "DequantizeLinear":
             return self._fold_dequantise(node)
@@ -181,13 +206,23 @@ class _Planner:
         self.constants[node.outputs[0]] = Dequantised(codes=codes, quantisation=quantisation)
         low, high = (int(codes.min()), int(codes.max())) if codes.size else (0, 0)
         self.tensors[node.outputs[0]] = TensorInfo(
-            kind="dequantised", low=low, high=high, dtype=codes.dtype, quantisation=quantisation, constant=True
+            kind="dequantised",
+            low=low,
+            high=high,
+            dtype=codes.dtype,
+            quantisation=quantisation,
+            constant=True,
         )
         return True
 
     def _quantisation(self, node: Node) -> Quantisation | None:
         scale, zero_point = self.around.constant(node.input(1)), self.around.constant(node.input(2))
-        if scale is None or scale.dtype != np.float32 or scale.ndim > 1 or node.attributes.get("block_size", 0):
+        if (
+            scale is None
+            or scale.dtype != np.float32
+            or scale.ndim > 1
+            or node.attributes.get("block_size", 0)
+        ):
             return None
         if node.input(2) and zero_point is None:
             return None
@@ -204,14 +239,22 @@ class _Planner:
             self.tensors[node.outputs[0]] = TensorInfo(kind="float")
             return Step(node=node, how="elementwise")
         if info.kind != "codes" or quantisation is None:
-            return self._island(node, "it reads something other than codes, or its scale is not constant", unless_unknown=info)
+            return self._island(
+                node, "it reads something other than codes, or its scale is not constant", unless_unknown=info
+            )
         self.tensors[node.outputs[0]] = replace(info, kind="dequantised", quantisation=quantisation)
         return Step(node=node, how="dequantise", quantisation=quantisation)
 
     def _has_computed_scale(self, node: Node) -> bool:
-        """Floats for a scale, and codes, if anything, for a zero point: one subtraction of integers and one IEEE multiplication."""
+        """Floats for a scale, and codes, if anything, for a zero point: one subtraction of integers and one
+        IEEE multiplication.
+        """
         scale, zero_point = self.tensors[node.input(1)], self.tensors.get(node.input(2))
-        known = scale.kind == "float" and not scale.constant and (zero_point is None or zero_point.kind in ("codes", "index"))
+        known = (
+            scale.kind == "float"
+            and not scale.constant
+            and (zero_point is None or zero_point.kind in ("codes", "index"))
+        )
         return known and not node.attributes.get("block_size", 0)
 
     def _quantise(self, node: Node) -> Step:
@@ -244,7 +287,9 @@ class _Planner:
         )
 
     def _rounds_differently(self, node: Node, refused: NotFused) -> bool:
-        """An Add that the runtime would fuse although its sums are not portable must not be computed as two float steps."""
+        """An Add that the runtime would fuse although its sums are not portable must not be computed as two
+        float steps.
+        """
         return node.op == "Add" and "not an integer multiple" in refused.reason
 
     def _plain(self, node: Node, refused: str) -> Step:
@@ -270,7 +315,9 @@ class _Planner:
         return Step(node=node, how="island", reason=reason)
 
     def _note_site(self, quantiser: Node, *, entry: bool) -> None:
-        """A quantiser's codes are a site, unless an integer Clip is their only reader: then the Clip's are."""
+        """A quantiser's codes are a site, unless an integer Clip is their only reader: then the Clip's
+        are.
+        """
         name = quantiser.outputs[0]
         readers = self.graph.consumers.get(name, ())
         clipped = len(readers) == 1 and readers[0].op == "Clip" and not self.graph.is_output(name)
@@ -278,26 +325,37 @@ class _Planner:
         if info.dtype is None or info.kind != "codes":
             return
         target = readers[0] if clipped else quantiser
-        site = Site(name=target.outputs[0], node=target, low=info.low, high=info.high, dtype=info.dtype, entry=entry)
+        site = Site(
+            name=target.outputs[0], node=target, low=info.low, high=info.high, dtype=info.dtype, entry=entry
+        )
         self.sites.append(site)
 
     def _note_clip(self, node: Node) -> None:
         info = self.tensors[node.outputs[0]]
         name = node.outputs[0]
         if any(site.name == name for site in self.sites):
-            self.sites = [replace(site, low=info.low, high=info.high) if site.name == name else site for site in self.sites]
+            self.sites = [
+                replace(site, low=info.low, high=info.high) if site.name == name else site
+                for site in self.sites
+            ]
         elif info.dtype is not None:  # one reader of the codes among several: a table that bounds its index
-            self.sites.append(Site(name=name, node=node, low=info.low, high=info.high, dtype=info.dtype, entry=False))
+            self.sites.append(
+                Site(name=name, node=node, low=info.low, high=info.high, dtype=info.dtype, entry=False)
+            )
 
     def _note_table(self, node: Node) -> None:
         info = self.tensors[node.outputs[0]]
         assert info.dtype is not None
         entry = self.tensors[node.input(1)].kind == "unknown"
         name = _unflattened(node, self.graph)
-        self.sites.append(Site(name=name, node=node, low=info.low, high=info.high, dtype=info.dtype, entry=entry))
+        self.sites.append(
+            Site(name=name, node=node, low=info.low, high=info.high, dtype=info.dtype, entry=entry)
+        )
 
     def _function(self, node: Node, function: FloatFunction) -> Step:
-        """A float function: computed where it lies behind codes and every runtime is proved to give the same codes behind it."""
+        """A float function: computed where it lies behind codes and every runtime is proved to give the same
+        codes behind it.
+        """
         cones, refused = prove_cones(node, self.around)
         fault = unproved_pairs(node, self.around) if refused and function is FLOAT_FUNCTIONS["Exp"] else None
         refused = refused if fault is None else fault
@@ -330,7 +388,9 @@ def _port_dtype(elem_type: int) -> np.dtype[Any]:
 
 
 def _unflattened(table: Node, graph: Graph) -> str:
-    """Name of the codes that a table gives: behind the Reshape, and the Transpose of channels-last codes, that undo flattening."""
+    """Name of the codes that a table gives: behind the Reshape, and the Transpose of channels-last codes,
+    that undo flattening.
+    """
     name, index = table.outputs[0], graph.producer.get(table.input(1))
     flat = graph.producer.get(index.input(0)) if index is not None and index.op == "Cast" else index
     if table.op != "GatherElements" or flat is None or flat.op != "Reshape":
@@ -340,7 +400,9 @@ def _unflattened(table: Node, graph: Graph) -> str:
         return name
     before = graph.producer.get(flat.input(0))
     back = _only_reader(shaped.outputs[0], "Transpose", graph)
-    undone = before is not None and before.op == "Transpose" and back is not None and _are_inverse(before, back)
+    undone = (
+        before is not None and before.op == "Transpose" and back is not None and _are_inverse(before, back)
+    )
     return back.outputs[0] if undone and back is not None else shaped.outputs[0]
 
 

@@ -1,4 +1,6 @@
-"""What flows through the interpreter: arrays, integer codes that have not been turned into floats yet, and unknowns."""
+"""What flows through the interpreter: arrays, integer codes that have not been turned into floats yet, and
+unknowns.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ from mixport.validate.interpreter.graph import Array
 Kind = Literal["codes", "dequantised", "float", "index", "unknown"]
 """Static kind of a tensor.
 
-codes: integers of a quantised tensor. dequantised: codes behind DequantizeLinear, which a fused kernel may read as integers.
-float: exactly known IEEE floats. index: shapes, indices and booleans. unknown: behind a float island.
+codes: integers of a quantised tensor. dequantised: codes behind DequantizeLinear, which a fused kernel may
+read as integers. float: exactly known IEEE floats. index: shapes, indices and booleans. unknown: behind a
+float island.
 """
 
 #: NumPy types that code tensors have.
@@ -49,7 +52,9 @@ class Quantisation:
 
 @dataclass(frozen=True, kw_only=True)
 class Saturation:
-    """What an output quantiser does to a fused kernel's sums: scale, zero point, the code type and its range."""
+    """What an output quantiser does to a fused kernel's sums: scale, zero point, the code type and its
+    range.
+    """
 
     scale: np.float32
     zero_point: int
@@ -105,7 +110,9 @@ def as_array(value: Array | Dequantised) -> Array:
         return value
     quantisation = value.quantisation
     if quantisation.per_tensor:
-        return integer.dequantise(value.codes, scale=quantisation.one_scale, zero_point=quantisation.one_zero_point)
+        return integer.dequantise(
+            value.codes, scale=quantisation.one_scale, zero_point=quantisation.one_zero_point
+        )
     shape = [1] * value.codes.ndim
     shape[quantisation.axis] = -1
     zero_point = quantisation.zero_point

@@ -1,4 +1,6 @@
-"""Why a runtime may give another value than the exact one: causes told apart by recomputing what each would give."""
+"""Why a runtime may give another value than the exact one: causes told apart by recomputing what each would
+give.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from mixport.validate.interpreter.fused_units import FusedUnit
 from mixport.validate.interpreter.graph import Array
 from mixport.validate.localise.element import Element
 
-#: A value counts as near a tie when it lies this close to the middle of two codes. float32 arithmetic on sums below 2^24 errs by
+#: A value counts as near a tie when it lies this close to the middle of two codes. float32 arithmetic on sums
+#: below 2^24 errs by
 #: far less; scales that are one unit in the last place off err by 255 * 2^-23 at most.
 NEAR_TIE = 1e-3
 
@@ -31,7 +34,9 @@ class Finding:
 def refused(message: str) -> Finding:
     """The runtime did not load or run the model."""
     return Finding(
-        cause="refused", explanation=f"the runtime refuses the model: {message}", repair="build for a target that this runtime can load"
+        cause="refused",
+        explanation=f"the runtime refuses the model: {message}",
+        repair="build for a target that this runtime can load",
     )
 
 
@@ -39,13 +44,21 @@ def wrong_shape(expected: int, got: int) -> Finding:
     """A tensor that is missing or has another shape: sizes are given."""
     return Finding(
         cause="shape",
-        explanation=f"the tensor has {got} values instead of {expected}" if got != expected else f"its {got} values come in another shape",
+        explanation=f"the tensor has {got} values instead of {expected}"
+        if got != expected
+        else f"its {got} values come in another shape",
         repair="check that the runtime runs this very file, with this batch size",
     )
 
 
 def find_cause(
-    unit: FusedUnit, element: Element, *, expected: float, got: float, tensors: tuple[Array, Array] | None, index: tuple[int, ...]
+    unit: FusedUnit,
+    element: Element,
+    *,
+    expected: float,
+    got: float,
+    tensors: tuple[Array, Array] | None,
+    index: tuple[int, ...],
 ) -> Finding:
     """The likeliest cause of one wrong element.
 
@@ -70,12 +83,18 @@ def find_cause(
     if unit.saturation is None:
         return Finding(
             cause="unfused-float",
-            explanation="the exact integer sum times one float32 scale gives the expected value: this runtime sums floats",
+            explanation=(
+                "the exact integer sum times one float32 scale gives the expected value: this runtime "
+                "sums floats"
+            ),
             repair="quantise this output, or compare its integer inputs only",
         )
     return Finding(
         cause="other-data",
-        explanation=f"a difference of {abs(got - expected):g} codes is no rounding: weights, bias, scale or order of the data are others",
+        explanation=(
+            f"a difference of {abs(got - expected):g} codes is no rounding: weights, bias, scale or "
+            "order of the data are others"
+        ),
         repair="check that the runtime runs this very file (its SHA-256), and the layout of its inputs",
     )
 
@@ -85,14 +104,22 @@ def float_operators(names: tuple[str, ...], *, difference: float) -> Finding:
     if not names:
         return Finding(
             cause="other-data",
-            explanation="no arithmetic stands between this tensor and the codes it is made of: the data or their order are others",
+            explanation=(
+                "no arithmetic stands between this tensor and the codes it is made of: the data or their "
+                "order are others"
+            ),
             repair="check that the runtime runs this very file (its SHA-256), and the layout of its inputs",
         )
     listed = ", ".join(names[:6])
     return Finding(
         cause="float-operators",
-        explanation=f"the codes round what float operators give ({listed}), off by {difference:g}; runtimes compute these differently",
-        repair="write this part as integer or table operators, or accept it as a float island outside the claim",
+        explanation=(
+            f"the codes round what float operators give ({listed}), off by {difference:g}; runtimes "
+            "compute these differently"
+        ),
+        repair=(
+            "write this part as integer or table operators, or accept it as a float island outside the claim"
+        ),
     )
 
 
@@ -100,7 +127,10 @@ def fused_add(where: str) -> Finding:
     """One code of difference in an add; `where` says how far from a tie, empty where that is not known."""
     return Finding(
         cause="fused-multiply-add",
-        explanation=f"one code of difference in an add{f', {where}' if where else ''}: a fused multiply-add rounds once, two steps twice",
+        explanation=(
+            f"one code of difference in an add{f', {where}' if where else ''}: a fused multiply-add "
+            "rounds once, two steps twice"
+        ),
         repair="choose input scales that are integer multiples of the output scale, with zero points 0",
     )
 
@@ -114,8 +144,13 @@ def _one_code(unit: FusedUnit, element: Element, got: float) -> Finding:
     if near and element.unfused is not None and element.unfused == got:
         return Finding(
             cause="unfused-float",
-            explanation=f"{where}, and float32 arithmetic without integer kernels gives {got:g}: this runtime does not fuse the node",
-            repair="run at the optimisation level of the session policy, or choose a scale that moves the tie",
+            explanation=(
+                f"{where}, and float32 arithmetic without integer kernels gives {got:g}: this runtime "
+                "does not fuse the node"
+            ),
+            repair=(
+                "run at the optimisation level of the session policy, or choose a scale that moves the tie"
+            ),
         )
     if near:
         return Finding(
@@ -125,8 +160,14 @@ def _one_code(unit: FusedUnit, element: Element, got: float) -> Finding:
         )
     return Finding(
         cause="other-arithmetic",
-        explanation=f"one code of difference, {where or 'position unknown'}, which rounding does not explain: a bias or a scale is another",
-        repair="check that the runtime runs this very file (its SHA-256); then see the node's integers with mixport inspect",
+        explanation=(
+            f"one code of difference, {where or 'position unknown'}, which rounding does not explain: a "
+            "bias or a scale is another"
+        ),
+        repair=(
+            "check that the runtime runs this very file (its SHA-256); then see the node's integers with "
+            "mixport inspect"
+        ),
     )
 
 
@@ -155,14 +196,21 @@ def _saturation(unit: FusedUnit, element: Element, got: float) -> _Saturated | N
     if worst <= _INT16_MAX:
         return None
     certain = any(
-        _requantised(unit, element, int(np.clip(_pairs(left * right), _INT16_MIN, _INT16_MAX).sum()) + element.rest) == got
+        _requantised(
+            unit, element, int(np.clip(_pairs(left * right), _INT16_MIN, _INT16_MAX).sum()) + element.rest
+        )
+        == got
         for left, right in orders.values()
     )
     finding = Finding(
         cause="pair-saturation",
-        explanation=f"two adjacent products sum to {worst}, beyond int16{'; saturating them gives the very value' if certain else ''}: "
+        explanation=f"two adjacent products sum to {worst}, beyond "
+        f"int16{'; saturating them gives the very value' if certain else ''}: "
         "this processor multiplies 8-bit pairs without VNNI",
-        repair="narrow the weights of this layer to 7 bits (--edge-bits 7 for the first and last layer), or run on a processor with VNNI",
+        repair=(
+            "narrow the weights of this layer to 7 bits (--edge-bits 7 for the first and last layer), or "
+            "run on a processor with VNNI"
+        ),
     )
     return _Saturated(finding=finding, certain=certain)
 

@@ -1,4 +1,6 @@
-"""One output element of a fused unit recomputed from the codes it reads: its window, its exact sum, its value before rounding."""
+"""One output element of a fused unit recomputed from the codes it reads: its window, its exact sum, its value
+before rounding.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,13 @@ class Element:
     Attributes:
         operands: the code tensors read, with the code where it is one.
         accumulator: exact sum with the bias; None for operators without one.
-        exact: value before rounding, in output codes (or floats where no quantiser follows); None where it cannot be told.
+        exact: value before rounding, in output codes (or floats where no quantiser follows); None where it
+            cannot be told.
         codes: [..., K] raw codes of the window with the channels last, None without a constant weight.
         weights: the centred weights in the same order.
         rest: what the sum holds besides codes times weights: bias minus zero point times weights.
-        unfused: output code by float32 arithmetic, as a runtime that fuses nothing computes it; None where it is not modelled.
+        unfused: output code by float32 arithmetic, as a runtime that fuses nothing computes it; None where it
+            is not modelled.
     """
 
     operands: tuple[Operand, ...]
@@ -54,7 +58,11 @@ def element_of(unit: FusedUnit, feeds: Mapping[str, Array], index: tuple[int, ..
         codes = feeds[source.name][index[0], index[1]].astype(np.int64)
         total = int((codes - source.zero_point).sum())
         multiplier = integer.average_multiplier(source.scale, _scale(unit), codes.size)
-        return Element(operands=(_many(source, codes.size),), accumulator=total, exact=total * float(multiplier) + _zero(unit))
+        return Element(
+            operands=(_many(source, codes.size),),
+            accumulator=total,
+            exact=total * float(multiplier) + _zero(unit),
+        )
     if unit.weight is None:
         return _product(unit, feeds, index)
     return _layer(unit, feeds[unit.inputs[0].name], index)
@@ -64,12 +72,17 @@ def _pointwise(unit: FusedUnit, feeds: Mapping[str, Array], index: tuple[int, ..
     operands = tuple(_one(source, feeds[source.name], index) for source in unit.inputs)
     if unit.uncut or unit.kind in ("table", "function") or any(operand.code is None for operand in operands):
         return Element(operands=operands)
-    reals = [(operand.code or 0) - source.zero_point for operand, source in zip(operands, unit.inputs, strict=True)]
+    reals = [
+        (operand.code or 0) - source.zero_point for operand, source in zip(operands, unit.inputs, strict=True)
+    ]
     scales = [float(source.scale) for source in unit.inputs]
     if unit.kind == "multiply":
         total = int(np.prod(reals))
         return Element(
-            operands=operands, accumulator=total, exact=total * float(np.prod(scales)) / float(_scale(unit)) + _zero(unit), unfused=None
+            operands=operands,
+            accumulator=total,
+            exact=total * float(np.prod(scales)) / float(_scale(unit)) + _zero(unit),
+            unfused=None,
         )
     real = sum(value * scale for value, scale in zip(reals, scales, strict=True))
     return Element(operands=operands, exact=real / float(_scale(unit)) + _zero(unit))
@@ -80,10 +93,16 @@ def _product(unit: FusedUnit, feeds: Mapping[str, Array], index: tuple[int, ...]
     left, right = feeds[a.name], feeds[b.name]
     batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     row = np.broadcast_to(left, (*batch, *left.shape[-2:]))[(*index[:-2], index[-2])].astype(np.int64)
-    column = np.broadcast_to(right, (*batch, *right.shape[-2:]))[(*index[:-2], slice(None), index[-1])].astype(np.int64)
+    column = np.broadcast_to(right, (*batch, *right.shape[-2:]))[
+        (*index[:-2], slice(None), index[-1])
+    ].astype(np.int64)
     total = int(((row - a.zero_point) * (column - b.zero_point)).sum())
     multiplier = float(integer.conv_multiplier(a.scale, b.scale, _scale(unit)))
-    return Element(operands=(_many(a, row.size), _many(b, column.size)), accumulator=total, exact=total * multiplier + _zero(unit))
+    return Element(
+        operands=(_many(a, row.size), _many(b, column.size)),
+        accumulator=total,
+        exact=total * multiplier + _zero(unit),
+    )
 
 
 def _layer(unit: FusedUnit, x: Array, index: tuple[int, ...]) -> Element:
@@ -100,7 +119,9 @@ def _layer(unit: FusedUnit, x: Array, index: tuple[int, ...]) -> Element:
     rest = bias - source.zero_point * int(weights.sum())
     total = int((codes * weights).sum()) + rest
     multiplier = float(integer.conv_multiplier(source.scale, scale, _scale(unit)))
-    real = ((codes - source.zero_point).astype(np.float32) * source.scale * (weights.astype(np.float32) * scale)).sum(dtype=np.float32)
+    real = (
+        (codes - source.zero_point).astype(np.float32) * source.scale * (weights.astype(np.float32) * scale)
+    ).sum(dtype=np.float32)
     unfused = None
     if unit.saturation is not None:
         quotient = (real + np.float32(bias) * (source.scale * scale)) / unit.saturation.scale
@@ -117,7 +138,9 @@ def _layer(unit: FusedUnit, x: Array, index: tuple[int, ...]) -> Element:
 
 
 def _window(unit: FusedUnit, x: Array, index: tuple[int, ...]) -> Codes:
-    """[C / groups, *kernel] codes that one output position of a convolution reads; padding reads the zero point."""
+    """[C / groups, *kernel] codes that one output position of a convolution reads; padding reads the zero
+    point.
+    """
     assert unit.weight is not None
     kernel, attributes = unit.weight.shape[2:], unit.node.attributes
     rank, groups = len(kernel), int(attributes.get("group", 1))

@@ -13,7 +13,14 @@ from mixport.validate.interpreter.fused_units import FusedUnit
 from mixport.validate.interpreter.graph import Array, Graph, Node
 from mixport.validate.interpreter.interpreter import Interpreter
 from mixport.validate.interpreter.kernels_movement import MOVES
-from mixport.validate.localise.causes import Finding, find_cause, float_operators, fused_add, refused, wrong_shape
+from mixport.validate.localise.causes import (
+    Finding,
+    find_cause,
+    float_operators,
+    fused_add,
+    refused,
+    wrong_shape,
+)
 from mixport.validate.localise.element import Element, element_of
 
 _MOST_NODES = 64
@@ -52,7 +59,9 @@ def localise(model: Path | str | onnx.ModelProto, divergence: Divergence, eviden
     site, index = divergence.site, divergence.index
     unit = next((unit for unit in interpreter.units if site in (unit.output, unit.site)), None)
     node = unit.node if unit is not None else graph.producer.get(site)
-    operands: tuple[Operand, ...] = () if unit is None else tuple(Operand(name=i.name, code=None, count=0) for i in unit.inputs)
+    operands: tuple[Operand, ...] = (
+        () if unit is None else tuple(Operand(name=i.name, code=None, count=0) for i in unit.inputs)
+    )
     element = Element(operands=operands)
     if evidence.refused:
         found = refused(evidence.refused)
@@ -80,9 +89,12 @@ def localise(model: Path | str | onnx.ModelProto, divergence: Divergence, eviden
     )
 
 
-def _in_unit(model: Path | str | onnx.ModelProto, unit: FusedUnit, divergence: Divergence, evidence: Evidence) -> tuple[Element, Finding]:
+def _in_unit(
+    model: Path | str | onnx.ModelProto, unit: FusedUnit, divergence: Divergence, evidence: Evidence
+) -> tuple[Element, Finding]:
     names = [code_input.name for code_input in unit.inputs]
-    # What a unit reads need not be a site: a pooled or transposed code tensor is recorded only where it is asked for.
+    # What a unit reads need not be a site: a pooled or transposed code tensor is recorded only where it is
+    # asked for.
     watching = Interpreter(model, watch=names)
     codes = watching.run_feeds(evidence.feeds, overrides=evidence.overrides).codes
     if any(name not in codes for name in names):
@@ -92,27 +104,48 @@ def _in_unit(model: Path | str | onnx.ModelProto, unit: FusedUnit, divergence: D
     tensors = None
     if divergence.site in evidence.expected and divergence.site in evidence.got:
         tensors = (evidence.expected[divergence.site], evidence.got[divergence.site])
-    return element, find_cause(unit, element, expected=divergence.expected, got=divergence.got, tensors=tensors, index=divergence.index)
+    return element, find_cause(
+        unit,
+        element,
+        expected=divergence.expected,
+        got=divergence.got,
+        tensors=tensors,
+        index=divergence.index,
+    )
 
 
-def _in_floats(interpreter: Interpreter, divergence: Divergence, evidence: Evidence) -> tuple[Element, Finding]:
+def _in_floats(
+    interpreter: Interpreter, divergence: Divergence, evidence: Evidence
+) -> tuple[Element, Finding]:
     """A tensor that no fused unit gives: the float operators before it, back to the codes they start from."""
-    nodes, sources = _ancestors(interpreter.plan.graph, divergence.site, frozenset(interpreter.sites) - {divergence.site})
+    nodes, sources = _ancestors(
+        interpreter.plan.graph, divergence.site, frozenset(interpreter.sites) - {divergence.site}
+    )
     operands: list[Operand] = []
     for name in sources:
         codes = evidence.expected.get(name)
-        same = codes is not None and codes.shape == evidence.expected[divergence.site].shape and codes.dtype.kind in "iu"
-        operands.append(
-            Operand(name=name, code=int(codes[divergence.index]) if codes is not None and same else None, count=1 if same else 0)
+        same = (
+            codes is not None
+            and codes.shape == evidence.expected[divergence.site].shape
+            and codes.dtype.kind in "iu"
         )
-    names = tuple(f"{node.op} {node.name}" for node in nodes if node.op not in MOVES and node.op not in _CODE_OPERATORS)
+        operands.append(
+            Operand(
+                name=name,
+                code=int(codes[divergence.index]) if codes is not None and same else None,
+                count=1 if same else 0,
+            )
+        )
+    names = tuple(
+        f"{node.op} {node.name}" for node in nodes if node.op not in MOVES and node.op not in _CODE_OPERATORS
+    )
     if not names and any(name in {port.name for port in interpreter.plan.graph.inputs} for name in sources):
         names = ("QuantizeLinear of the input",)
     difference = abs(divergence.got - divergence.expected)
     only_adds = bool(names) and all(name.startswith("Add ") for name in names)
-    return Element(operands=tuple(operands)), fused_add("") if only_adds and difference == 1 else float_operators(
-        names, difference=difference
-    )
+    return Element(operands=tuple(operands)), fused_add(
+        ""
+    ) if only_adds and difference == 1 else float_operators(names, difference=difference)
 
 
 def _ancestors(graph: Graph, site: str, stops: frozenset[str]) -> tuple[list[Node], list[str]]:

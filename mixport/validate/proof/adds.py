@@ -1,9 +1,10 @@
-"""Sums of two code tensors: exact everywhere when both input scales are integer multiples of the output's, and not otherwise.
+"""Sums of two code tensors: exact everywhere when both input scales are integer multiples of the output's,
+and not otherwise.
 
-Runtimes compute a * r_a + b * r_b + offset in float32, some with a fused multiply-add and some without, and the offset
-z_y - (r_a z_a + r_b z_b) rounded once (ONNX Runtime's QLinearAdd). With integer ratios each of these is an integer; below 2^24
-float32 holds them all, so no order and no fusion changes anything. With fractional ratios the two orders round differently, and
-an odd output zero point sends ties the other way.
+Runtimes compute a * r_a + b * r_b + offset in float32, some with a fused multiply-add and some without, and
+the offset z_y - (r_a z_a + r_b z_b) rounded once (ONNX Runtime's QLinearAdd). With integer ratios each of
+these is an integer; below 2^24 float32 holds them all, so no order and no fusion changes anything. With
+fractional ratios the two orders round differently, and an odd output zero point sends ties the other way.
 """
 
 from __future__ import annotations
@@ -28,11 +29,20 @@ def add_fault(node: NodeFacts) -> str:
     for position, ratio in enumerate(ratios):
         if ratio is None:
             odd = node.zero_points[2] % 2
-            tie = f"; output zero point {node.zero_points[2]} is odd, so ties go the other way too" if odd else ""
-            return (
-                f"scale {inputs[position]!r} of input {position} is {inputs[position] / output:.9g} times the output scale, no integer{tie}"
+            tie = (
+                f"; output zero point {node.zero_points[2]} is odd, so ties go the other way too"
+                if odd
+                else ""
             )
-    reach = sum(ratio * (_WIDEST + abs(zero)) for ratio, zero in zip(ratios, node.zero_points, strict=False) if ratio is not None)
+            return (
+                f"scale {inputs[position]!r} of input {position} is {inputs[position] / output:.9g} "
+                f"times the output scale, no integer{tie}"
+            )
+    reach = sum(
+        ratio * (_WIDEST + abs(zero))
+        for ratio, zero in zip(ratios, node.zero_points, strict=False)
+        if ratio is not None
+    )
     if reach + abs(node.zero_points[2]) > FLOAT32_LIMIT:
         return f"its sums reach {reach}, beyond 2^24"
     return ""

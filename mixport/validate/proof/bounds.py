@@ -58,7 +58,10 @@ def sum_bound(layer: LayerIntegers) -> SumBound:
     low, high, zero_point = layer.left
     if low > high or (layer.weights is not None and layer.weights.ndim < 2):
         shape = None if layer.weights is None else layer.weights.shape
-        raise ValueError(f"{layer.site}: codes [{low}, {high}] and weights of shape {shape}: low <= high and two axes are needed")
+        raise ValueError(
+            f"{layer.site}: codes [{low}, {high}] and weights of shape {shape}: low <= high and two "
+            "axes are needed"
+        )
     smallest, largest = reach(layer)
     bias = 0 if layer.bias is None else int(np.abs(layer.bias).max(initial=0))
     widest = max(abs(low), abs(high), abs(zero_point))
@@ -67,6 +70,11 @@ def sum_bound(layer: LayerIntegers) -> SumBound:
         stored = layer.products * widest * max(abs(code) for code in layer.right)
     else:
         rows = layer.weights.reshape(len(layer.weights), -1)
-        stored = int(max(np.maximum(rows, 0).sum(1).max(initial=0), -np.minimum(rows, 0).sum(1).min(initial=0))) * widest
+        stored = (
+            int(max(np.maximum(rows, 0).sum(1).max(initial=0), -np.minimum(rows, 0).sum(1).min(initial=0)))
+            * widest
+        )
     ends = int(smallest.min()), int(largest.max())
-    return SumBound(smallest=ends[0], largest=ends[1], magnitude=max(abs(ends[0]), abs(ends[1]), bias), stored=stored)
+    return SumBound(
+        smallest=ends[0], largest=ends[1], magnitude=max(abs(ends[0]), abs(ends[1]), bias), stored=stored
+    )

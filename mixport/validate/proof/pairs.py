@@ -1,4 +1,6 @@
-"""Can two neighbouring products of a layer leave int16, where x64 without VNNI adds them? From the weights and the code range."""
+"""Can two neighbouring products of a layer leave int16, where x64 without VNNI adds them? From the weights
+and the code range.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from mixport.records.graph_facts import LayerIntegers
 INT16_LIMIT = 2**15 - 1
 
 _SHIFT = 128
-"""x64 kernels multiply unsigned by signed codes: signed input codes are shifted by this first, and the sum is corrected afterwards."""
+"""x64 kernels multiply unsigned by signed codes: signed input codes are shifted by this first, and the sum is
+corrected afterwards.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +22,12 @@ class PairBound:
     """Pairs of one layer.
 
     Attributes:
-        largest: largest sum of two products that meet in a kernel, over every pair and all codes; 0 where no kernel forms pairs.
+        largest: largest sum of two products that meet in a kernel, over every pair and all codes; 0 where no
+            kernel forms pairs.
         smallest: smallest one.
         broken: how many pairs go beyond the limit.
-        first: the first of them: its channel, its two weights and their positions in kernel order; empty where there is none.
+        first: the first of them: its channel, its two weights and their positions in kernel order; empty
+            where there is none.
     """
 
     largest: int
@@ -33,8 +39,9 @@ class PairBound:
 def pair_bound(layer: LayerIntegers, *, limit: int = INT16_LIMIT) -> PairBound:
     """Bound the pairs of a layer.
 
-    Unsigned weights, or a second tensor of unsigned codes, are widened to 16 bits before they are multiplied, so they form no pairs.
-    Signed ones do, as stored: the zero point is corrected in the sum. Signed input codes are shifted to unsigned ones first.
+    Unsigned weights, or a second tensor of unsigned codes, are widened to 16 bits before they are multiplied,
+    so they form no pairs. Signed ones do, as stored: the zero point is corrected in the sum. Signed input
+    codes are shifted to unsigned ones first.
 
     Args:
         layer: its integers.
@@ -50,7 +57,12 @@ def pair_bound(layer: LayerIntegers, *, limit: int = INT16_LIMIT) -> PairBound:
         widest = 0 if layer.right is None else max(abs(code) for code in layer.right[:2])
         reach = 2 * largest_code * widest
         beyond = reach > limit
-        return PairBound(largest=reach, smallest=-reach, broken=int(beyond), first="any two products of signed codes" if beyond else "")
+        return PairBound(
+            largest=reach,
+            smallest=-reach,
+            broken=int(beyond),
+            first="any two products of signed codes" if beyond else "",
+        )
     if not forms_pairs(layer.weights.shape, groups=layer.groups):
         return nothing
     stored = layer.weights + layer.weight_zero_point
@@ -59,5 +71,13 @@ def pair_bound(layer: LayerIntegers, *, limit: int = INT16_LIMIT) -> PairBound:
     first = ""
     if broken.any():
         channel, pair = (int(i) for i in divmod(int(broken.argmax()), broken.shape[1]))
-        first = f"channel {channel}, weights {2 * pair} and {2 * pair + 1}: sums from {smallest[channel, pair]} to {largest[channel, pair]}"
-    return PairBound(largest=int(largest.max(initial=0)), smallest=int(smallest.min(initial=0)), broken=int(broken.sum()), first=first)
+        first = (
+            f"channel {channel}, weights {2 * pair} and {2 * pair + 1}: sums from "
+            f"{smallest[channel, pair]} to {largest[channel, pair]}"
+        )
+    return PairBound(
+        largest=int(largest.max(initial=0)),
+        smallest=int(smallest.min(initial=0)),
+        broken=int(broken.sum()),
+        first=first,
+    )

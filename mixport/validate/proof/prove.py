@@ -42,8 +42,8 @@ def prove(facts: FileFacts, /, *, enumerate_up_to: int = ENUMERATED) -> Mapping[
         enumerate_up_to: layers with at most so many sums are also requantised sum by sum.
 
     Returns:
-        plain data: a summary of each bound; `violations`; `sites`, a record for each layer; `nodes`, a portability class and its
-        reason for each node.
+        plain data: a summary of each bound; `violations`; `sites`, a record for each layer; `nodes`, a
+        portability class and its reason for each node.
 
     Raises:
         ValueError: impossible code ranges.
@@ -62,7 +62,11 @@ def prove(facts: FileFacts, /, *, enumerate_up_to: int = ENUMERATED) -> Mapping[
     nodes = [_node_record(node, proofs, adds) for node in facts.nodes]
     return {
         **_summaries(proofs, limit=limit),
-        "add_ratios": {"holds": not any(adds.values()), "sites": len(adds), "exceptions": [site for site, fault in adds.items() if fault]},
+        "add_ratios": {
+            "holds": not any(adds.values()),
+            "sites": len(adds),
+            "exceptions": [site for site, fault in adds.items() if fault],
+        },
         "portability": dict(Counter(record["portability"] for record in nodes)),
         "violations": [asdict(violation) for violation in violations],
         "sites": [_site_record(layer, proofs[layer.site]) for layer in facts.layers],
@@ -88,7 +92,10 @@ def _summaries(proofs: Mapping[str, LayerProof], *, limit: int) -> dict[str, Any
             **exceptions({site: one.sums.exact_in_float32 for site, one in proofs.items()}),
             "limit": FLOAT32_LIMIT,
         },
-        "int16_pairs": {**exceptions({site: not one.pairs.broken for site, one in proofs.items()}), "limit": limit},
+        "int16_pairs": {
+            **exceptions({site: not one.pairs.broken for site, one in proofs.items()}),
+            "limit": limit,
+        },
         "requantisation": {
             **exceptions({site: one.exact for site, one in requantised.items()}),
             "sums": sum(one.sums for one in requantised.values()),
@@ -103,10 +110,22 @@ def _of_layers(facts: FileFacts, proofs: Mapping[str, LayerProof]) -> list[Viola
         sums, pairs = proofs[layer.site].sums, proofs[layer.site].pairs
         if not sums.fits_int32:
             reached = f"sums reach {max(sums.magnitude, sums.stored)}, allowed {INT32_LIMIT}"
-            found.append(_violation(layer, "int32 accumulator", reached, "narrower weights or inputs for this layer"))
+            found.append(
+                _violation(layer, "int32 accumulator", reached, "narrower weights or inputs for this layer")
+            )
         if pairs.broken and facts.pair_limit is not None:
-            what = f"{pairs.broken} pairs of products leave [{-facts.pair_limit - 1}, {facts.pair_limit}], first {pairs.first}"
-            found.append(_violation(layer, "pair saturation", what, "build again: quantisation repairs such pairs; or 7-bit weights"))
+            what = (
+                f"{pairs.broken} pairs of products leave [{-facts.pair_limit - 1}, {facts.pair_limit}], "
+                f"first {pairs.first}"
+            )
+            found.append(
+                _violation(
+                    layer,
+                    "pair saturation",
+                    what,
+                    "build again: quantisation repairs such pairs; or 7-bit weights",
+                )
+            )
     return found
 
 
@@ -114,9 +133,18 @@ def _of_nodes(nodes: Sequence[NodeFacts], adds: Mapping[str, str]) -> list[Viola
     found: list[Violation] = []
     for node in nodes:
         if adds.get(node.site) and node.form == "add":
-            found.append(_violation(node, "add ratio", adds[node.site], "input scales that are 1, 2, 3 ... times the output scale"))
+            found.append(
+                _violation(
+                    node,
+                    "add ratio",
+                    adds[node.site],
+                    "input scales that are 1, 2, 3 ... times the output scale",
+                )
+            )
         if node.wrong:
-            found.append(_violation(node, "scales", node.wrong, "build again: the file's scales contradict each other"))
+            found.append(
+                _violation(node, "scales", node.wrong, "build again: the file's scales contradict each other")
+            )
     return found
 
 
@@ -137,11 +165,23 @@ def _site_record(layer: LayerIntegers, proof: LayerProof) -> dict[str, Any]:
         "pair": max(proof.pairs.largest, -proof.pairs.smallest),
         "pairs_broken": proof.pairs.broken,
         "pair_safe": not proof.pairs.broken,
-        "requantisation": None if requantisation is None else {**asdict(requantisation), "exact": requantisation.exact},
+        "requantisation": None
+        if requantisation is None
+        else {**asdict(requantisation), "exact": requantisation.exact},
     }
 
 
-def _node_record(node: NodeFacts, proofs: Mapping[str, LayerProof], adds: Mapping[str, str]) -> dict[str, Any]:
-    portability, why = portability_of(node, layer=proofs.get(node.site), add=adds.get(node.site, "") if node.form == "add" else "")
+def _node_record(
+    node: NodeFacts, proofs: Mapping[str, LayerProof], adds: Mapping[str, str]
+) -> dict[str, Any]:
+    portability, why = portability_of(
+        node, layer=proofs.get(node.site), add=adds.get(node.site, "") if node.form == "add" else ""
+    )
     wrong = f"; {node.wrong}" if node.wrong else ""
-    return {"node": node.node, "op": node.op, "site": node.site, "portability": portability, "why": f"{why}{wrong}"}
+    return {
+        "node": node.node,
+        "op": node.op,
+        "site": node.site,
+        "portability": portability,
+        "why": f"{why}{wrong}",
+    }

@@ -1,4 +1,5 @@
-"""Is a layer's float32 requantisation exact for every reachable sum? By thresholds always, and sum by sum where they are few.
+"""Is a layer's float32 requantisation exact for every reachable sum? By thresholds always, and sum by sum
+where they are few.
 
 Both ways look at every integer in [smallest, largest] of each channel, which holds every reachable sum.
 """
@@ -20,7 +21,9 @@ ENUMERATED = 1 << 22
 """Layers with at most this many sums are also computed sum by sum."""
 _BLOCK = 1 << 19
 _CERTAIN = 1e-9
-"""Distance from a tie beyond which float64, whose error is below 1e-12 for codes of 8 bits, names the right code."""
+"""Distance from a tie beyond which float64, whose error is below 1e-12 for codes of 8 bits, names the right
+code.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +31,14 @@ class RequantisationProof:
     """What was found.
 
     Attributes:
-        method: `enumerated`, every sum computed in both ways; `thresholds`, both sides of every threshold between codes.
+        method: `enumerated`, every sum computed in both ways; `thresholds`, both sides of every threshold
+            between codes.
         sums: integers between the smallest and the largest sum, over all channels.
         wrong_thresholds: thresholds that float32 puts elsewhere than exact arithmetic; 0 is the proof.
         wrong_channels: channels that have some.
         wrong_sums: sums with another code; None where not enumerated.
-        finite: the float32 multiplier of every channel is; infinity times a sum of 0 is NaN, whose code depends on the machine.
+        finite: the float32 multiplier of every channel is; infinity times a sum of 0 is NaN, whose code
+            depends on the machine.
     """
 
     method: Literal["enumerated", "thresholds"]
@@ -49,7 +54,9 @@ class RequantisationProof:
         return self.wrong_thresholds == 0
 
 
-def prove_requantisation(layer: LayerIntegers, *, enumerate_up_to: int = ENUMERATED) -> RequantisationProof | None:
+def prove_requantisation(
+    layer: LayerIntegers, *, enumerate_up_to: int = ENUMERATED
+) -> RequantisationProof | None:
     """Prove a layer, or count what is wrong; None where its output is float.
 
     Args:
@@ -89,7 +96,8 @@ def prove_requantisation(layer: LayerIntegers, *, enumerate_up_to: int = ENUMERA
         counted = int(per_channel.sum())
         if ((per_channel > 0) != (wrong > 0)).any():
             raise InvariantError(
-                f"{layer.site}: thresholds and enumeration disagree on channel {int(((per_channel > 0) != (wrong > 0)).argmax())}"
+                f"{layer.site}: thresholds and enumeration disagree on channel "
+                f"{int(((per_channel > 0) != (wrong > 0)).argmax())}"
             )
     return RequantisationProof(
         method="thresholds" if counted is None else "enumerated",
@@ -137,7 +145,9 @@ def count_wrong_sums(rule: Requantisation, *, low: Int, high: Int) -> Int:
         )
         for start in range(int(low[channel]), int(high[channel]) + 1, _BLOCK):
             sums = np.arange(start, min(start + _BLOCK, int(high[channel]) + 1))
-            got = integer.requantise(sums, multiplier=one.multiplier, zero_point=one.zero_point, qmin=one.qmin, qmax=one.qmax)
+            got = integer.requantise(
+                sums, multiplier=one.multiplier, zero_point=one.zero_point, qmin=one.qmin, qmax=one.qmax
+            )
             wrong[channel] += int((got != _exact_codes(sums, one)).sum())
     return wrong
 

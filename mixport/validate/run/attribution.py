@@ -1,8 +1,8 @@
 """Which module of the float model a node of the optimised graph works for.
 
-The runtime fuses, renames and inserts nodes: fused ones keep the layer in front of the slash (`blocks.1.conv/Conv_token_15`), but
-what moves codes has a generated name or none. Such a node is put to the module that reads what it gives, or else to the one that gives
-what it reads.
+The runtime fuses, renames and inserts nodes: fused ones keep the layer in front of the slash
+(`blocks.1.conv/Conv_token_15`), but what moves codes has a generated name or none. Such a node is put to the
+module that reads what it gives, or else to the one that gives what it reads.
 """
 
 from __future__ import annotations
@@ -26,14 +26,18 @@ def modules_of(nodes: Sequence[OptimisedNode], sites: Collection[str]) -> tuple[
 
     1. By its own name, where what stands in front of a slash is a site, or a module that holds one.
     2. By the site whose codes it gives.
-    3. By its readers: their module, or the innermost one that holds all of them. Readers that have no module in common say nothing.
+    3. By its readers: their module, or the innermost one that holds all of them. Readers that have no module
+      in common say nothing.
     4. By what gives its inputs, in the same way.
 
     Args:
         nodes: of the optimised graph, in the order in which they run: readers come after what they read.
-        sites: names of the sites, which are module paths (`blocks.0.mlp.fc1`), or paths with what `forward` does there (`blocks.0.add_2`).
+        sites: names of the sites, which are module paths (`blocks.0.mlp.fc1`), or paths with what `forward`
+            does there (`blocks.0.add_2`).
     """
-    paths = _Paths(sites=frozenset(sites), known=frozenset(path for site in sites for path in _ancestry(site)))
+    paths = _Paths(
+        sites=frozenset(sites), known=frozenset(path for site in sites for path in _ancestry(site))
+    )
     modules = [_own_module(node, paths) for node in nodes]
     readers: dict[str, list[int]] = {}
     givers: dict[str, int] = {}
@@ -43,7 +47,9 @@ def modules_of(nodes: Sequence[OptimisedNode], sites: Collection[str]) -> tuple[
         givers.update(dict.fromkeys(node.outputs, index))
     for index in reversed(range(len(nodes))):
         if modules[index] is None:
-            modules[index] = _shared([modules[reader] for name in nodes[index].outputs for reader in readers.get(name, ())])
+            modules[index] = _shared(
+                [modules[reader] for name in nodes[index].outputs for reader in readers.get(name, ())]
+            )
     for index, node in enumerate(nodes):
         if modules[index] is None:
             modules[index] = _shared([modules[givers[name]] for name in node.inputs if name in givers])
@@ -69,7 +75,10 @@ def _shared(found: Sequence[str | None]) -> str | None:
         return None
     common = named[0]
     for parts in named[1:]:
-        length = next((i for i, (a, b) in enumerate(zip(common, parts, strict=False)) if a != b), min(len(common), len(parts)))
+        length = next(
+            (i for i, (a, b) in enumerate(zip(common, parts, strict=False)) if a != b),
+            min(len(common), len(parts)),
+        )
         common = common[:length]
     return ".".join(common) or None
 

@@ -36,7 +36,13 @@ class Comparison:
 
 
 def compare(
-    expected: Mapping[str, Array], got: Mapping[str, Array], *, order: Sequence[str], executor: str, inputs: str, offset: int = 0
+    expected: Mapping[str, Array],
+    got: Mapping[str, Array],
+    *,
+    order: Sequence[str],
+    executor: str,
+    inputs: str,
+    offset: int = 0,
 ) -> Comparison:
     """Compare tensors by name.
 
@@ -51,7 +57,9 @@ def compare(
     total = Comparison()
     for name in order:
         if name in expected:
-            total = join(total, _compare_one(name, expected[name], got.get(name), executor=executor, inputs=inputs))
+            total = join(
+                total, _compare_one(name, expected[name], got.get(name), executor=executor, inputs=inputs)
+            )
     if total.first is not None and total.first.index and offset:
         index = (total.first.index[0] + offset, *total.first.index[1:])
         return replace(total, first=replace(total.first, index=index))

@@ -1,4 +1,6 @@
-"""All float islands of a file, and what stands between the last codes and the output, as one model that reads codes."""
+"""All float islands of a file, and what stands between the last codes and the output, as one model that reads
+codes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from mixport.validate.interpreter.plan import Plan
 
 @dataclass(frozen=True, kw_only=True)
 class CutIslands:
-    """The model, the inputs it has, by name, with the code tensor of the whole file (or the image) that each reads, and its outputs."""
+    """The model, the inputs it has, by name, with the code tensor of the whole file (or the image) that each
+    reads, and its outputs.
+    """
 
     model: onnx.ModelProto
     inputs: Mapping[str, str]
@@ -44,7 +48,8 @@ def cut_islands(plan: Plan, *, sites: Sequence[str], outputs: Sequence[str]) -> 
                 waiting.append(name)
     made = {name for index in indices for name in graph.nodes[index].outputs}
     inputs = sorted(name for name in needed if name in given and name not in made)
-    # A site that the cut both gives and reads is read as given: downstream of it, the codes are those of the whole file.
+    # A site that the cut both gives and reads is read as given: downstream of it, the codes are those of the
+    # whole file.
     renamed = {name: f"{name}/given" for name in needed & made & given}
     nodes: list[onnx.NodeProto] = []
     for index in sorted(indices):
@@ -53,7 +58,9 @@ def cut_islands(plan: Plan, *, sites: Sequence[str], outputs: Sequence[str]) -> 
         for position, name in enumerate(node.input):
             node.input[position] = renamed.get(name, name)
         nodes.append(node)
-    ports = [_port(plan, name, name) for name in inputs] + [_port(plan, name, new) for name, new in sorted(renamed.items())]
+    ports = [_port(plan, name, name) for name in inputs] + [
+        _port(plan, name, new) for name, new in sorted(renamed.items())
+    ]
     small = helper.make_graph(
         nodes,
         "float islands",
@@ -61,9 +68,13 @@ def cut_islands(plan: Plan, *, sites: Sequence[str], outputs: Sequence[str]) -> 
         [_port(plan, name, name) for name in outputs],
         [initializer for initializer in graph.proto.graph.initializer if initializer.name in needed],
     )
-    model = helper.make_model(small, opset_imports=list(graph.proto.opset_import), ir_version=graph.proto.ir_version)
+    model = helper.make_model(
+        small, opset_imports=list(graph.proto.opset_import), ir_version=graph.proto.ir_version
+    )
     return CutIslands(
-        model=model, inputs={name: name for name in inputs} | {new: name for name, new in renamed.items()}, outputs=tuple(outputs)
+        model=model,
+        inputs={name: name for name in inputs} | {new: name for name, new in renamed.items()},
+        outputs=tuple(outputs),
     )
 
 

@@ -23,7 +23,9 @@ from mixport.validate.run.session import CodeRunner, open_session, static_batch
 
 OUTPUT = "output"
 _UNFUSED = "basic"
-"""Optimisation level at which every operator between DequantizeLinear and QuantizeLinear runs as it stands in the file."""
+"""Optimisation level at which every operator between DequantizeLinear and QuantizeLinear runs as it stands in
+the file.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,10 @@ class Executors:
         tensors = self.interpreter.plan.tensors
         wrong = [name for name in lowered.sites if name not in tensors or tensors[name].kind != "codes"]
         if wrong:
-            raise InvariantError(f"site {wrong[0]} is no code tensor of {lowered.model_path}, known: {', '.join(self.interpreter.sites)}")
+            raise InvariantError(
+                f"site {wrong[0]} is no code tensor of {lowered.model_path}, known: "
+                f"{', '.join(self.interpreter.sites)}"
+            )
         self._sites = tuple(dict.fromkeys((*lowered.sites, *self.interpreter.entry_sites)))
         self._order = (*lowered.sites, OUTPUT)
         self._ports = {port.name for port in self.interpreter.plan.graph.inputs}
@@ -92,11 +97,15 @@ class Executors:
         self._simulation = simulation
         plan = self.interpreter.plan
         self._cut = cut_islands(plan, sites=self._sites, outputs=(*self.interpreter.entry_sites, OUTPUT))
-        self._unfused = open_session(self._cut.model, policy=policy.model_copy(update={"optimization_level": _UNFUSED}))
+        self._unfused = open_session(
+            self._cut.model, policy=policy.model_copy(update={"optimization_level": _UNFUSED})
+        )
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Code tensors that the instrumented file gives: those of the lowering, and those directly behind float islands."""
+        """Code tensors that the instrumented file gives: those of the lowering, and those directly behind
+        float islands.
+        """
         return self._sites
 
     @property
@@ -113,61 +122,101 @@ class Executors:
             offset: position of the first image.
 
         Returns:
-            comparisons against the interpreter. Sites directly behind a float island are given to all executors, and not counted.
+            comparisons against the interpreter. Sites directly behind a float island are given to all
+            executors, and not counted.
         """
         runtime = self._instrumented.run(images)
         given = {name: runtime[name] for name in self.interpreter.entry_sites}
         execution = self.interpreter.run(images, overrides=given)
         expected = self._expected(execution.codes, given, execution.output)
-        native = compare(expected, runtime, order=self._order, executor="onnxruntime", inputs=inputs, offset=offset)
-        deployed_output = self._deployed.run([OUTPUT], {self.interpreter.plan.graph.inputs[0].name: images})[0]
+        native = compare(
+            expected, runtime, order=self._order, executor="onnxruntime", inputs=inputs, offset=offset
+        )
+        deployed_output = self._deployed.run([OUTPUT], {self.interpreter.plan.graph.inputs[0].name: images})[
+            0
+        ]
         wanted = {OUTPUT: expected.get(OUTPUT, runtime[OUTPUT])}
         deployed = compare(
-            wanted, {OUTPUT: deployed_output}, order=[OUTPUT], executor="onnxruntime, without code outputs", inputs=inputs, offset=offset
+            wanted,
+            {OUTPUT: deployed_output},
+            order=[OUTPUT],
+            executor="onnxruntime, without code outputs",
+            inputs=inputs,
+            offset=offset,
         )
         located = None
         if native.first is not None:
             local = replace(native.first, index=_without_offset(native.first.index, offset))
-            evidence = Evidence(feeds={self.interpreter.plan.graph.inputs[0].name: images}, expected=expected, got=runtime, overrides=given)
+            evidence = Evidence(
+                feeds={self.interpreter.plan.graph.inputs[0].name: images},
+                expected=expected,
+                got=runtime,
+                overrides=given,
+            )
             located = replace(localise(self._path, local, evidence), index=native.first.index)
         native = join(native, deployed)
         batch = Batch(images=images, expected=expected, inputs=inputs, offset=offset)
         if self._simulation is None:
-            return Compared(native=native, simulated=Comparison(), floats=Comparison(), batch=batch, located=located)
+            return Compared(
+                native=native, simulated=Comparison(), floats=Comparison(), batch=batch, located=located
+            )
         run = self._simulation.simulate(images, overrides=given)
         simulated = run.codes
         common = {name: array for name, array in expected.items() if name in simulated}
         if not common:
             raise InvariantError(f"the simulation knows none of the sites {', '.join(self._sites[:5])}")
-        other = compare(common, simulated, order=self._order, executor="simulation", inputs=inputs, offset=offset)
+        other = compare(
+            common, simulated, order=self._order, executor="simulation", inputs=inputs, offset=offset
+        )
         floats = self._compare_floats(batch, run, runtime, execution.output)
         return Compared(native=native, simulated=other, floats=floats, batch=batch, located=located)
 
-    def _compare_floats(self, batch: Batch, run: SimulatedRun, runtime: Mapping[str, Array], output: Array | None) -> Comparison:
-        """Float islands, as the session policy's optimiser runs them and unfused; of an exact output, the unfused result."""
-        islands = self.interpreter.entry_sites if output is not None else (*self.interpreter.entry_sites, OUTPUT)
+    def _compare_floats(
+        self, batch: Batch, run: SimulatedRun, runtime: Mapping[str, Array], output: Array | None
+    ) -> Comparison:
+        """Float islands, as the session policy's optimiser runs them and unfused; of an exact output, the
+        unfused result.
+        """
+        islands = (
+            self.interpreter.entry_sites if output is not None else (*self.interpreter.entry_sites, OUTPUT)
+        )
         missing = [name for name in islands if name not in run.floats]
         if missing:
             raise InvariantError(f"the simulation evaluates no float operator in front of {missing[0]}")
         floats = {name: run.floats[name] for name in islands}
         fused = compare_floats(
-            floats, runtime, names=islands, executor="onnxruntime, float island", inputs=batch.inputs, offset=batch.offset
+            floats,
+            runtime,
+            names=islands,
+            executor="onnxruntime, float island",
+            inputs=batch.inputs,
+            offset=batch.offset,
         )
         if output is not None:
             floats[OUTPUT] = FloatEvaluation(values=output.astype(np.float64), error=0.0)
         codes = {**runtime, **batch.expected}
-        feeds = {port: batch.images if name in self._ports else codes[name] for port, name in self._cut.inputs.items()}
+        feeds = {
+            port: batch.images if name in self._ports else codes[name]
+            for port, name in self._cut.inputs.items()
+        }
         names = self._cut.outputs
         unfused = dict(zip(names, self._unfused.run(list(names), feeds), strict=True))
         executor = f"onnxruntime, optimisation level {_UNFUSED}"
-        return join(fused, compare_floats(floats, unfused, names=names, executor=executor, inputs=batch.inputs, offset=batch.offset))
+        return join(
+            fused,
+            compare_floats(
+                floats, unfused, names=names, executor=executor, inputs=batch.inputs, offset=batch.offset
+            ),
+        )
 
     def expected(self, images: NDArray[np.float32], given: Mapping[str, Array]) -> dict[str, Array]:
         """What the interpreter gives where these codes stand behind the float islands."""
         execution = self.interpreter.run(images, overrides=given)
         return self._expected(execution.codes, given, execution.output)
 
-    def _expected(self, codes: Mapping[str, Array], given: Mapping[str, Array], output: Array | None) -> dict[str, Array]:
+    def _expected(
+        self, codes: Mapping[str, Array], given: Mapping[str, Array], output: Array | None
+    ) -> dict[str, Array]:
         missing = [name for name in self._sites if name not in codes]
         if missing:
             raise InvariantError(f"the interpreter gave no codes for site {missing[0]}")

@@ -1,4 +1,6 @@
-"""Latency of ONNX files side by side: one process, one thread, batch 1, rounds interleaved so that all meet the same machine."""
+"""Latency of ONNX files side by side: one process, one thread, batch 1, rounds interleaved so that all meet
+the same machine.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ def measure(
 
 
 def timing_job(path: Path, *, seed: int) -> RuntimeJob:
-    """The file with one image of noise, for a runtime that is not this process. Raises BadInputError as `measure` does."""
+    """The file with one image of noise, for a runtime that is not this process. Raises BadInputError as
+    `measure` does.
+    """
     session = open_session(path, policy=SessionRules(optimization_level="disabled", threads=1))
     outputs = tuple(str(one.name) for one in session.get_outputs())
     return RuntimeJob(model=path.read_bytes(), feeds=(image_feed(path, session, seed),), outputs=outputs)
@@ -115,16 +119,23 @@ def summarise(path: Path, times_ms: Sequence[float]) -> Latency:
 
 
 def timing_policy(config: Mapping[str, str]) -> SessionRules:
-    """One thread at the highest optimisation level, whatever the file's own policy: ratios are of equal sessions."""
+    """One thread at the highest optimisation level, whatever the file's own policy: ratios are of equal
+    sessions.
+    """
     return SessionRules(optimization_level="all", threads=1, config=dict(config))
 
 
 def image_feed(path: Path, session: Any, seed: int) -> dict[str, NDArray[np.float32]]:
-    """One image of normal noise, by the input's name. Raises BadInputError where the file takes anything else."""
+    """One image of normal noise, by the input's name. Raises BadInputError where the file takes anything
+    else.
+    """
     inputs = session.get_inputs()
     if len(inputs) != 1 or inputs[0].type != "tensor(float)" or not inputs[0].shape:
         found = ", ".join(f"{item.name} {item.type} {item.shape}" for item in inputs)
-        raise BadInputError(f"{path} has the inputs {found}, allowed one float32 image batch", hint="export the model with one image input")
+        raise BadInputError(
+            f"{path} has the inputs {found}, allowed one float32 image batch",
+            hint="export the model with one image input",
+        )
     batch, *rest = inputs[0].shape
     if not all(isinstance(side, int) for side in rest) or (isinstance(batch, int) and batch != 1):
         raise BadInputError(

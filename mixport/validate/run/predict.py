@@ -15,13 +15,20 @@ from mixport.validate.run.session import batches, open_session, static_batch
 
 
 def predict(
-    model_path: Path, images: NDArray[np.uint8], *, preprocessing: Preprocessing, target: Target, progress: Progress, batch: int = 32
+    model_path: Path,
+    images: NDArray[np.uint8],
+    *,
+    preprocessing: Preprocessing,
+    target: Target,
+    progress: Progress,
+    batch: int = 32,
 ) -> NDArray[np.float32]:
     """Outputs of the file on the target's session policy.
 
     Args:
         model_path: the ONNX file.
-        images: uint8 [N, H, W, 3], normalised here batch by batch, since their float form may not fit in memory.
+        images: uint8 [N, H, W, 3], normalised here batch by batch, since their float form may not fit in
+            memory.
         preprocessing: of the model's input.
         target: names the session policy.
         progress: shows images.
@@ -40,6 +47,8 @@ def predict(
     with progress.track("quantised model", total=len(images)) as advance:
         for start in range(0, len(images), fixed or batch):
             pixels = normalise(images[start : start + (fixed or batch)], preprocessing=preprocessing)
-            parts += [session.run(None, {name: chunk})[0] for chunk in batches(pixels, batch=batch, fixed=fixed)]
+            parts += [
+                session.run(None, {name: chunk})[0] for chunk in batches(pixels, batch=batch, fixed=fixed)
+            ]
             advance(len(pixels))
     return np.concatenate(parts)

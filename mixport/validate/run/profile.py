@@ -1,4 +1,6 @@
-"""Where one inference's time goes: ONNX Runtime's own profiler, node by node, with the module that each node works for."""
+"""Where one inference's time goes: ONNX Runtime's own profiler, node by node, with the module that each node
+works for.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ INTEGER_COMPUTE = frozenset(
         "QAttention",
     }
 )
-"""Sums of products of codes: what quantisation is for. All the rest (sums of two tensors, tables, pools, moves) is not."""
+"""Sums of products of codes: what quantisation is for. All the rest (sums of two tensors, tables, pools,
+moves) is not.
+"""
 
 _EVENTS = 60_000
 """About how many node events a profile has: each takes a kilobyte of the runtime's file."""
@@ -99,17 +103,26 @@ class Total:
     share: float
 
 
-def totals(profile: Profile, key: Callable[[NodeTime], str], *, nodes: Sequence[NodeTime] | None = None) -> tuple[Total, ...]:
-    """Sums over nodes (all of them by default) of equal key, the largest first; shares are of the whole profile."""
+def totals(
+    profile: Profile, key: Callable[[NodeTime], str], *, nodes: Sequence[NodeTime] | None = None
+) -> tuple[Total, ...]:
+    """Sums over nodes (all of them by default) of equal key, the largest first; shares are of the whole
+    profile.
+    """
     groups: dict[str, list[float]] = {}
     for node in profile.nodes if nodes is None else nodes:
         groups.setdefault(key(node), []).append(node.ms)
     whole = profile.total_ms or 1.0
-    found = [Total(key=name, count=len(times), ms=sum(times), share=sum(times) / whole) for name, times in groups.items()]
+    found = [
+        Total(key=name, count=len(times), ms=sum(times), share=sum(times) / whole)
+        for name, times in groups.items()
+    ]
     return tuple(sorted(found, key=lambda total: (-total.ms, total.key)))
 
 
-def profile(path: Path, *, config: Mapping[str, str], sites: Collection[str], seed: int, progress: Progress) -> Profile:
+def profile(
+    path: Path, *, config: Mapping[str, str], sites: Collection[str], seed: int, progress: Progress
+) -> Profile:
     """Run a file under the runtime's profiler, in a temporary folder.
 
     Args:
@@ -126,7 +139,9 @@ def profile(path: Path, *, config: Mapping[str, str], sites: Collection[str], se
         folder = Path(name)
         optimised = folder / "optimised.onnx"
         policy = timing_policy(config)
-        session = open_session(path, policy=policy, optimized_path=optimised, profile_prefix=folder / "profile")
+        session = open_session(
+            path, policy=policy, optimized_path=optimised, profile_prefix=folder / "profile"
+        )
         nodes = read_optimised(load_model(optimised))
         rounds = max(_FEWEST, min(_MOST, _EVENTS // max(1, len(nodes))))
         feed = image_feed(path, session, seed)
@@ -138,18 +153,30 @@ def profile(path: Path, *, config: Mapping[str, str], sites: Collection[str], se
     return read_profile(events, nodes, sites=sites, rounds=rounds)
 
 
-def read_profile(events: Sequence[Mapping[str, Any]], nodes: Sequence[OptimisedNode], *, sites: Collection[str], rounds: int) -> Profile:
-    """Times of nodes from the runtime's events of `rounds` runs, behind `WARMUP_RUNS` others that do not count.
+def read_profile(
+    events: Sequence[Mapping[str, Any]],
+    nodes: Sequence[OptimisedNode],
+    *,
+    sites: Collection[str],
+    rounds: int,
+) -> Profile:
+    """Times of nodes from the runtime's events of `rounds` runs, behind `WARMUP_RUNS` others that do not
+    count.
 
-    The runtime runs nodes one by one in the order of the graph that it wrote (measured: onnxruntime 1.32), so that the nth node of the
-    events is the nth of the graph: names alone would not do, since it leaves many empty. Where operators differ all the same, as
-    inside branches, a node of a name of its own is found by that, and the others have no module.
+    The runtime runs nodes one by one in the order of the graph that it wrote (measured: onnxruntime 1.32), so
+    that the nth node of the events is the nth of the graph: names alone would not do, since it leaves many
+    empty. Where operators differ all the same, as inside branches, a node of a name of its own is found by
+    that, and the others have no module.
     """
     durations: dict[tuple[str, str, str], list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and str(event["name"]).endswith(_SUFFIX):
             arguments = event["args"]
-            key = (str(event["name"]).removesuffix(_SUFFIX), str(arguments["op_name"]), str(arguments["node_index"]))
+            key = (
+                str(event["name"]).removesuffix(_SUFFIX),
+                str(arguments["op_name"]),
+                str(arguments["node_index"]),
+            )
             durations.setdefault(key, []).append(float(event["dur"]) / 1000.0)
     runs = WARMUP_RUNS + rounds
     places = _places([*durations], nodes)

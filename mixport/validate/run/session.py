@@ -37,11 +37,17 @@ _LOG_ERRORS_ONLY = 3
 def runtime_info() -> RuntimeInfo:
     """The native runtime of this machine."""
     parts = dict.fromkeys((platform.machine(), cpu_name(), *vector_features()))
-    return RuntimeInfo(name="onnxruntime", version=str(_ort.__version__), cpu=" ".join(part for part in parts if part))
+    return RuntimeInfo(
+        name="onnxruntime", version=str(_ort.__version__), cpu=" ".join(part for part in parts if part)
+    )
 
 
 def open_session(
-    model: Path | str | onnx.ModelProto, *, policy: SessionRules, optimized_path: Path | None = None, profile_prefix: Path | None = None
+    model: Path | str | onnx.ModelProto,
+    *,
+    policy: SessionRules,
+    optimized_path: Path | None = None,
+    profile_prefix: Path | None = None,
 ) -> Any:
     """Open a CPU session.
 
@@ -55,7 +61,9 @@ def open_session(
         BadInputError: the runtime refuses the model.
     """
     options = _ort.SessionOptions()
-    options.graph_optimization_level = getattr(_ort.GraphOptimizationLevel, _LEVELS[policy.optimization_level])
+    options.graph_optimization_level = getattr(
+        _ort.GraphOptimizationLevel, _LEVELS[policy.optimization_level]
+    )
     options.intra_op_num_threads = policy.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_ERRORS_ONLY
@@ -70,7 +78,9 @@ def open_session(
     try:
         return _ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common public base
-        raise BadInputError(f"onnxruntime {_ort.__version__} refuses the model: {error}", hint="mixport inspect MODEL.onnx") from error
+        raise BadInputError(
+            f"onnxruntime {_ort.__version__} refuses the model: {error}", hint="mixport inspect MODEL.onnx"
+        ) from error
 
 
 def with_code_outputs(model: Path | str | onnx.ModelProto, sites: Sequence[str]) -> onnx.ModelProto:
@@ -92,7 +102,11 @@ def with_code_outputs(model: Path | str | onnx.ModelProto, sites: Sequence[str])
                 hint="mixport inspect MODEL.onnx",
             )
         if name not in existing:
-            proto.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(info.dtype), None))
+            proto.graph.output.append(
+                onnx.helper.make_tensor_value_info(
+                    name, onnx.helper.np_dtype_to_tensor_dtype(info.dtype), None
+                )
+            )
     return proto
 
 
@@ -115,7 +129,8 @@ def batches(images: NDArray[np.float32], *, batch: int, fixed: int | None) -> It
     size = fixed or batch
     if fixed and images.shape[0] % fixed:
         raise BadInputError(
-            f"{images.shape[0]} images do not fill batches of {fixed}, the model's fixed batch", hint="give a multiple of it"
+            f"{images.shape[0]} images do not fill batches of {fixed}, the model's fixed batch",
+            hint="give a multiple of it",
         )
     for start in range(0, images.shape[0], size):
         yield images[start : start + size]
@@ -124,7 +139,9 @@ def batches(images: NDArray[np.float32], *, batch: int, fixed: int | None) -> It
 class CodeRunner:
     """A session that gives the codes of every site, and the model's outputs."""
 
-    def __init__(self, model: Path | str | onnx.ModelProto, sites: Sequence[str], *, policy: SessionRules) -> None:
+    def __init__(
+        self, model: Path | str | onnx.ModelProto, sites: Sequence[str], *, policy: SessionRules
+    ) -> None:
         """Open the instrumented model."""
         self._session = open_session(with_code_outputs(model, sites), policy=policy)
         self._input: str = self._session.get_inputs()[0].name
@@ -134,13 +151,15 @@ class CodeRunner:
         """Every site and every output, for one batch.
 
         Raises:
-            UnsupportedModelError: the runtime has no kernel for a form of a float operator (Resize with cubic weights that shrinks).
+            UnsupportedModelError: the runtime has no kernel for a form of a float operator (Resize with cubic
+                weights that shrinks).
         """
         try:
             arrays = self._session.run(self._outputs, {self._input: images})
         except Exception as error:  # ONNX Runtime's exceptions have no common public base
             raise UnsupportedModelError(
-                f"onnxruntime {_ort.__version__} cannot run the model: {error}", hint="replace the operator that it names in the model"
+                f"onnxruntime {_ort.__version__} cannot run the model: {error}",
+                hint="replace the operator that it names in the model",
             ) from error
         return dict(zip(self._outputs, arrays, strict=True))
 

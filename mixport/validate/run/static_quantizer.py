@@ -38,7 +38,8 @@ class _Images:
 
 
 def quantize_static_file(source: Path, target: Path, *, images: NDArray[np.float32]) -> None:
-    """Write the QDQ file of quantize_static: per channel, uint8 activations, int8 weights, min-max, after its own preprocessing.
+    """Write the QDQ file of quantize_static: per channel, uint8 activations, int8 weights, min-max, after its
+    own preprocessing.
 
     Latency does not depend on the images; ranges do.
 
@@ -68,7 +69,10 @@ def quantize_static_file(source: Path, target: Path, *, images: NDArray[np.float
     except Exception as error:  # it raises many types, bare Exception among them
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise UnsupportedModelError(
-            f"onnxruntime's quantize_static fails on the float model: {(lines or [type(error).__name__])[0][:300]}",
+            (
+                "onnxruntime's quantize_static fails on the float model: "
+                f"{(lines or [type(error).__name__])[0][:300]}"
+            ),
             hint="--against FILE.onnx takes a file of your own",
         ) from error
 

@@ -1,4 +1,6 @@
-"""`ssh:HOST`: a board elsewhere that has python3, numpy and onnxruntime; nothing else needs to be there, and nothing stays."""
+"""`ssh:HOST`: a board elsewhere that has python3, numpy and onnxruntime; nothing else needs to be there, and
+nothing stays.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ def open_ssh(name: str) -> FolderRuntime:
     """
     host = name.removeprefix(SSH)
     if not _HOST.fullmatch(host):
-        raise BadInputError(f"runtime {name}: host {host!r} is not allowed, use a name of ~/.ssh/config or USER@HOST", hint="ssh:board1")
+        raise BadInputError(
+            f"runtime {name}: host {host!r} is not allowed, use a name of ~/.ssh/config or USER@HOST",
+            hint="ssh:board1",
+        )
     return FolderRuntime(name=name, execute=lambda folder: _execute(name, host, folder))
 
 
@@ -46,12 +51,17 @@ def _execute(name: str, host: str, folder: Path) -> None:
         raise RuntimeUnavailableError(f"{what}: mktemp gave {there[:100]!r}, not a folder", hint=hint)
     try:
         sent = sorted(path for path in folder.iterdir() if path.name != WEB_RUNNER.name)
-        run_program(["scp", "-q", *_OPTIONS, "--", *sent, f"{host}:{there}/"], what=what, timeout_s=_COPY_S, hint=hint)
+        run_program(
+            ["scp", "-q", *_OPTIONS, "--", *sent, f"{host}:{there}/"], what=what, timeout_s=_COPY_S, hint=hint
+        )
         remote(f"cd {shlex.quote(there)} && python3 {RUNNER.name} .", _RUN_S)
         # By name and one by one: what else the other side may offer is not taken.
         for wanted in (ANSWER, OUTPUTS):
             run_program(
-                ["scp", "-q", *_OPTIONS, "--", f"{host}:{there}/{wanted}", folder / wanted], what=what, timeout_s=_COPY_S, hint=hint
+                ["scp", "-q", *_OPTIONS, "--", f"{host}:{there}/{wanted}", folder / wanted],
+                what=what,
+                timeout_s=_COPY_S,
+                hint=hint,
             )
     finally:
         remote(f"rm -rf -- {shlex.quote(there)}", _SHORT_S)

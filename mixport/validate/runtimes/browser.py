@@ -1,4 +1,6 @@
-"""onnxruntime-web in headless Chromium: the job folder behind a server of this machine, for as long as the job runs."""
+"""onnxruntime-web in headless Chromium: the job folder behind a server of this machine, for as long as the
+job runs.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 _TIMEOUT_S = 3600.0
 _POLL_S = 0.2
 _PIECE = 1 << 20
-_TYPES: Mapping[str, str] = MappingProxyType({".html": "text/html", ".mjs": "text/javascript", ".wasm": "application/wasm"})
+_TYPES: Mapping[str, str] = MappingProxyType(
+    {".html": "text/html", ".mjs": "text/javascript", ".wasm": "application/wasm"}
+)
 
 
 def open_chromium(version: str | None = None) -> FolderRuntime:
@@ -34,9 +38,15 @@ def open_chromium(version: str | None = None) -> FolderRuntime:
     name = CHROMIUM if version is None else f"{CHROMIUM}@{version}"
     browser = find_program(*BROWSERS)
     if browser is None:
-        raise RuntimeUnavailableError(f"runtime {name} cannot run: no {BROWSERS[0]} on PATH", hint="apt-get install chromium")
+        raise RuntimeUnavailableError(
+            f"runtime {name} cannot run: no {BROWSERS[0]} on PATH", hint="apt-get install chromium"
+        )
     dist = need_dist(name, version)
-    return FolderRuntime(name=name, execute=lambda folder: _execute(name, browser, dist, folder), version=version or ONNXRUNTIME_WEB)
+    return FolderRuntime(
+        name=name,
+        execute=lambda folder: _execute(name, browser, dist, folder),
+        version=version or ONNXRUNTIME_WEB,
+    )
 
 
 def _execute(name: str, browser: str, dist: Path, folder: Path) -> None:
@@ -45,13 +55,20 @@ def _execute(name: str, browser: str, dist: Path, folder: Path) -> None:
         thread = threading.Thread(target=server.serve_forever, args=(_POLL_S,), daemon=True)
         thread.start()
         try:
-            with tempfile.TemporaryFile() as log, started(_command(browser, profile, server.page), what=what, log=log) as process:
+            with (
+                tempfile.TemporaryFile() as log,
+                started(_command(browser, profile, server.page), what=what, log=log) as process,
+            ):
                 deadline = time.monotonic() + _TIMEOUT_S
                 while not server.done.wait(_POLL_S):
                     if process.poll() is not None:
-                        raise RuntimeUnavailableError(f"{what}: the browser ended before its answer: {tail(log)}", hint=hint)
+                        raise RuntimeUnavailableError(
+                            f"{what}: the browser ended before its answer: {tail(log)}", hint=hint
+                        )
                     if time.monotonic() > deadline:
-                        raise RuntimeUnavailableError(f"{what}: the browser was stopped after {_TIMEOUT_S:g} s", hint=hint)
+                        raise RuntimeUnavailableError(
+                            f"{what}: the browser was stopped after {_TIMEOUT_S:g} s", hint=hint
+                        )
         finally:
             server.shutdown()
             thread.join()
@@ -60,8 +77,19 @@ def _execute(name: str, browser: str, dist: Path, folder: Path) -> None:
 
 
 def _command(browser: str, profile: str, page: str) -> list[str]:
-    flags = ["--headless=new", "--disable-gpu", "--no-first-run", "--disable-extensions", "--disable-dev-shm-usage"]
-    flags += ["--disable-background-networking", "--disable-component-update", "--no-default-browser-check", "--no-proxy-server"]
+    flags = [
+        "--headless=new",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-extensions",
+        "--disable-dev-shm-usage",
+    ]
+    flags += [
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--no-default-browser-check",
+        "--no-proxy-server",
+    ]
     # Chromium refuses its sandbox to root; the page is ours and reaches nothing but this server.
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         flags.append("--no-sandbox")
@@ -69,7 +97,9 @@ def _command(browser: str, profile: str, page: str) -> list[str]:
 
 
 class _Server(ThreadingHTTPServer):
-    """Serves one job below a path that cannot be guessed, since every process of this machine can reach the port."""
+    """Serves one job below a path that cannot be guessed, since every process of this machine can reach the
+    port.
+    """
 
     daemon_threads = True
 
@@ -95,7 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 600
 
     def do_GET(self) -> None:
-        path = self.server.files.get(self.path.removeprefix(self.server.root)) if self.path.startswith(self.server.root) else None
+        path = (
+            self.server.files.get(self.path.removeprefix(self.server.root))
+            if self.path.startswith(self.server.root)
+            else None
+        )
         if path is None:
             self._reply(404)
             return
@@ -117,7 +151,11 @@ class _Handler(BaseHTTPRequestHandler):
         name = self.path.removeprefix(self.server.root) if self.path.startswith(self.server.root) else ""
         length = int(self.headers.get("Content-Length") or -1)
         outputs = self.server.folder / OUTPUTS
-        most = {"outputs": MAX_OUTPUT_BYTES - outputs.stat().st_size, "answer": MAX_DOCUMENT_BYTES, "failed": 1 << 16}.get(name, -1)
+        most = {
+            "outputs": MAX_OUTPUT_BYTES - outputs.stat().st_size,
+            "answer": MAX_DOCUMENT_BYTES,
+            "failed": 1 << 16,
+        }.get(name, -1)
         if not 0 <= length <= most:
             self.close_connection = True
             self._reply(404 if most < 0 else 413)
@@ -144,7 +182,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _range(header: str | None, size: int) -> tuple[int, int]:
-    """First byte and the byte after the last of `bytes=A-B`; the whole file where the header says nothing else."""
+    """First byte and the byte after the last of `bytes=A-B`; the whole file where the header says nothing
+    else.
+    """
     first, _, last = (header or "").removeprefix("bytes=").partition("-")
     if not first.isdecimal() or not last.isdecimal():
         return 0, size

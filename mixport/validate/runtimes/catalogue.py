@@ -68,14 +68,18 @@ class RuntimeEntry:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raise BadInputError for the first name that no runtime has, or whose version, host or command line has a wrong form."""
+    """Raise BadInputError for the first name that no runtime has, or whose version, host or command line has
+    a wrong form.
+    """
     for name in names:
         if name.startswith(board.SSH):
             board.open_ssh(name)
         elif name.startswith(local.COMMAND):
             local.open_command(name)
         elif split_name(name).base not in NAMES:
-            raise BadInputError(f"unknown runtime {name!r}, known: {', '.join(FORMS)}", hint="mixport runtimes list")
+            raise BadInputError(
+                f"unknown runtime {name!r}, known: {', '.join(FORMS)}", hint="mixport runtimes list"
+            )
 
 
 def open_runtimes(names: Sequence[str]) -> tuple[FolderRuntime, ...]:
@@ -120,7 +124,13 @@ def _look_at(name: str) -> RuntimeEntry:
         programs = ("node", "nodejs") if base == WASM else browser.BROWSERS
         where = find_program(*programs) or programs[0]
     return RuntimeEntry(
-        name=name, present=not missing, runtime=runtime, where=where, missing=missing, hint=hint, download_mb=download_mb([name])
+        name=name,
+        present=not missing,
+        runtime=runtime,
+        where=where,
+        missing=missing,
+        hint=hint,
+        download_mb=download_mb([name]),
     )
 
 
@@ -142,7 +152,10 @@ def install(names: Sequence[str], *, progress: Progress | None = None) -> None:
     """
     for name in names:
         if split_name(name).base not in NAMES:
-            raise BadInputError(f"runtime {name!r} cannot be installed, known: {', '.join(NAMES)}", hint="mixport runtimes list")
+            raise BadInputError(
+                f"runtime {name!r} cannot be installed, known: {', '.join(NAMES)}",
+                hint="mixport runtimes list",
+            )
     parts = _parts(names)
     total = sum(part.steps for part in parts)
     with (progress or SilentProgress()).track("fetching runtimes", total=total, unit="parts") as advance:
@@ -168,10 +181,14 @@ def _parts(names: Sequence[str]) -> list[_Part]:
             parts[QEMU_FOLDER] = _Part(steps=1, megabytes=_QEMU_MB, fetch=install_qemu)
         if machine is not None and not machine.at_home:
             if kept(machine.folder(name.version)) is None:
-                parts[machine.folder(name.version)] = _Part(steps=2, megabytes=_ROOT_MB, fetch=_root(machine, name.version))
+                parts[machine.folder(name.version)] = _Part(
+                    steps=2, megabytes=_ROOT_MB, fetch=_root(machine, name.version)
+                )
         elif machine is not None or name.base == NATIVE:
             if name.version is not None and not wheel.is_here(name.version):
-                parts[wheel.folder_of(name.version)] = _Part(steps=1, megabytes=_WHEEL_MB, fetch=_wheel(name.version))
+                parts[wheel.folder_of(name.version)] = _Part(
+                    steps=1, megabytes=_WHEEL_MB, fetch=_wheel(name.version)
+                )
         elif web.find_dist(name.version) is None:
             parts[web.folder_of(name.version)] = _Part(steps=1, megabytes=_WEB_MB, fetch=_web(name.version))
     return list(parts.values())

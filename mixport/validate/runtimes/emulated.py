@@ -1,4 +1,6 @@
-"""Runtimes under qemu's user emulation: AVX2 without VNNI on the host's own wheel, and arm64 on the real aarch64 wheel."""
+"""Runtimes under qemu's user emulation: AVX2 without VNNI on the host's own wheel, and arm64 on the real
+aarch64 wheel.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,21 @@ from mixport.validate.runtimes.fetching.cache_folder import installing, kept
 from mixport.validate.runtimes.fetching.debian import host_architecture, unpack_packages
 from mixport.validate.runtimes.fetching.wheel import environment_of, fetch_wheels
 from mixport.validate.runtimes.folder_runtime import FolderRuntime
-from mixport.validate.runtimes.pins import NUMPY, ONNXRUNTIME, PYTHON_PACKAGES, QEMU_NAMES, QEMU_PACKAGES, RUNNER
+from mixport.validate.runtimes.pins import (
+    NUMPY,
+    ONNXRUNTIME,
+    PYTHON_PACKAGES,
+    QEMU_NAMES,
+    QEMU_PACKAGES,
+    RUNNER,
+)
 from mixport.validate.runtimes.processes import find_program, run_program
 
 QEMU_FOLDER = "qemu-user"
 
 _TIMEOUT_S = 4 * 3600.0
-#: The runtime's processor library reads these; behind it, the host's would describe another architecture, and crash it.
+#: The runtime's processor library reads these; behind it, the host's would describe another architecture, and
+#: crash it.
 _CPUINFO = """processor\t: 0
 model name\t: QEMU -cpu max
 Features\t: fp asimd
@@ -62,8 +72,20 @@ class Machine:
         return f"{self.architecture}-onnxruntime-{version or ONNXRUNTIME}-numpy-{NUMPY}"
 
 
-X64_AVX2 = Machine(name="x64-avx2", qemu="qemu-x86_64", architecture="amd64", wheel="manylinux_2_28_x86_64", features=("avx2",))
-ARM64 = Machine(name="arm64", qemu="qemu-aarch64", architecture="arm64", wheel="manylinux_2_28_aarch64", features=("asimddp",))
+X64_AVX2 = Machine(
+    name="x64-avx2",
+    qemu="qemu-x86_64",
+    architecture="amd64",
+    wheel="manylinux_2_28_x86_64",
+    features=("avx2",),
+)
+ARM64 = Machine(
+    name="arm64",
+    qemu="qemu-aarch64",
+    architecture="arm64",
+    wheel="manylinux_2_28_aarch64",
+    features=("asimddp",),
+)
 
 
 def find_qemu(machine: Machine) -> str | None:
@@ -79,7 +101,8 @@ def open_emulated(machine: Machine, version: str | None = None) -> FolderRuntime
 
     Args:
         machine: which.
-        version: of onnxruntime; the pinned one where None, or, on the host's own architecture, the installed one.
+        version: of onnxruntime; the pinned one where None, or, on the host's own architecture, the installed
+            one.
 
     Raises:
         RuntimeUnavailableError: the emulator or what it runs is not installed.
@@ -88,33 +111,48 @@ def open_emulated(machine: Machine, version: str | None = None) -> FolderRuntime
     hint = f"mixport runtimes install {name}"
     qemu = find_qemu(machine)
     if qemu is None:
-        raise RuntimeUnavailableError(f"runtime {name} is not installed: {machine.qemu}-static is missing", hint=hint)
+        raise RuntimeUnavailableError(
+            f"runtime {name} is not installed: {machine.qemu}-static is missing", hint=hint
+        )
     base = [qemu, "-cpu", "max"]
     if machine.at_home:
         execute = _executor(name, [*base, sys.executable], environment_of(version, runtime=name))
-        return FolderRuntime(name=name, execute=execute, features=machine.features, version=version, emulated=True)
+        return FolderRuntime(
+            name=name, execute=execute, features=machine.features, version=version, emulated=True
+        )
     root = kept(machine.folder(version))
     if root is None:
-        raise RuntimeUnavailableError(f"runtime {name} is not installed: {machine.folder(version)} is missing", hint=hint)
+        raise RuntimeUnavailableError(
+            f"runtime {name} is not installed: {machine.folder(version)} is missing", hint=hint
+        )
     command = [*base, "-L", str(root / "sysroot"), str(_python(root / "sysroot"))]
     environment = {"PYTHONPATH": str(root / "site"), "PYTHONNOUSERSITE": "1"}
     execute = _executor(name, command, environment)
-    return FolderRuntime(name=name, execute=execute, features=machine.features, version=version or ONNXRUNTIME, emulated=True)
+    return FolderRuntime(
+        name=name, execute=execute, features=machine.features, version=version or ONNXRUNTIME, emulated=True
+    )
 
 
 def install_qemu(step: Callable[[int], None]) -> None:
     """Fetch the emulator for this host. Raises RuntimeUnavailableError."""
     architecture = host_architecture()
     if architecture is None or platform.system() != "Linux":
-        raise RuntimeUnavailableError(f"user emulation does not run on {platform.system()} {platform.machine()}", hint="use Linux")
+        raise RuntimeUnavailableError(
+            f"user emulation does not run on {platform.system()} {platform.machine()}", hint="use Linux"
+        )
     with installing(QEMU_FOLDER) as folder:
-        unpack_packages(QEMU_PACKAGES, architecture=architecture, into=folder / "root", workdir=folder / "apt")
+        unpack_packages(
+            QEMU_PACKAGES, architecture=architecture, into=folder / "root", workdir=folder / "apt"
+        )
         for name in QEMU_NAMES:
             binaries = folder / "root" / "usr" / "bin"
-            found = next((binaries / text for text in (f"{name}-static", name) if (binaries / text).is_file()), None)
+            found = next(
+                (binaries / text for text in (f"{name}-static", name) if (binaries / text).is_file()), None
+            )
             if found is None:
                 raise RuntimeUnavailableError(
-                    f"package {', '.join(QEMU_PACKAGES)} holds no {name}", hint="apt-get install qemu-user-static"
+                    f"package {', '.join(QEMU_PACKAGES)} holds no {name}",
+                    hint="apt-get install qemu-user-static",
                 )
             shutil.copy2(found, folder / name)
         for name in ("root", "apt"):
@@ -123,7 +161,9 @@ def install_qemu(step: Callable[[int], None]) -> None:
 
 
 def install_machine(machine: Machine, step: Callable[[int], None], version: str | None = None) -> None:
-    """Fetch a Python of the architecture and the wheels, the pinned onnxruntime where None. Raises RuntimeUnavailableError."""
+    """Fetch a Python of the architecture and the wheels, the pinned onnxruntime where None. Raises
+    RuntimeUnavailableError.
+    """
     with installing(machine.folder(version)) as folder:
         root = folder / "sysroot"
         unpack_packages(PYTHON_PACKAGES, architecture=machine.architecture, into=root, workdir=folder / "apt")
@@ -156,7 +196,11 @@ def _executor(name: str, command: list[str], environment: Mapping[str, str]) -> 
 
 
 def _python(root: Path) -> Path:
-    found = [path for path in sorted((root / "usr" / "bin").glob("python3.*")) if re.fullmatch(r"python3\.\d+", path.name)]
+    found = [
+        path
+        for path in sorted((root / "usr" / "bin").glob("python3.*"))
+        if re.fullmatch(r"python3\.\d+", path.name)
+    ]
     if not found:
         raise RuntimeUnavailableError(f"{root} holds no Python", hint="mixport runtimes install arm64")
     return found[-1]

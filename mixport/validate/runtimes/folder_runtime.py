@@ -19,7 +19,8 @@ class FolderRuntime:
 
     Attributes:
         name: as in `--runtime NAME`.
-        execute: gets the job folder, runs it, and leaves answer.json and outputs.bin there; raises RuntimeUnavailableError.
+        execute: gets the job folder, runs it, and leaves answer.json and outputs.bin there; raises
+            RuntimeUnavailableError.
         features: CPU features that the answer must name, or else the run shows nothing of what it is for.
         version: of the library, which the answer must name; any where None.
         emulated: its times are those of an emulator.
@@ -31,7 +32,9 @@ class FolderRuntime:
     version: str | None = None
     emulated: bool = False
 
-    def run(self, jobs: Sequence[RuntimeJob], *, policy: SessionRules) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
+    def run(
+        self, jobs: Sequence[RuntimeJob], *, policy: SessionRules
+    ) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
         """Run every job in one process of the runtime; see `mixport.records.runtime.Runtime`."""
         with tempfile.TemporaryDirectory(prefix="mixport-job-") as name:
             folder = Path(name)
@@ -41,11 +44,13 @@ class FolderRuntime:
         lacking = [feature for feature in self.features if feature not in info.cpu.split()]
         if lacking:
             raise RuntimeUnavailableError(
-                f"runtime {self.name} runs on a processor without {lacking[0]} ({info.cpu})", hint=f"mixport runtimes install {self.name}"
+                f"runtime {self.name} runs on a processor without {lacking[0]} ({info.cpu})",
+                hint=f"mixport runtimes install {self.name}",
             )
         if self.version not in (None, info.version):
             raise RuntimeUnavailableError(
-                f"runtime {self.name} ran {info.name} {info.version}, not {self.version}", hint=f"mixport runtimes install {self.name}"
+                f"runtime {self.name} ran {info.name} {info.version}, not {self.version}",
+                hint=f"mixport runtimes install {self.name}",
             )
         return info, answers
 
@@ -55,11 +60,13 @@ class FolderRuntime:
         """Time every job's model on its first feed, in one process of the runtime, rounds interleaved.
 
         Raises:
-            RuntimeUnavailableError: the runtime is emulated, does not start, breaks off, or has a runner that knows no timing.
+            RuntimeUnavailableError: the runtime is emulated, does not start, breaks off, or has a runner that
+                knows no timing.
         """
         if self.emulated:
             raise RuntimeUnavailableError(
-                f"runtime {self.name} is emulated: its times say nothing of a processor", hint="--runtime native, wasm, or ssh:HOST"
+                f"runtime {self.name} is emulated: its times say nothing of a processor",
+                hint="--runtime native, wasm, or ssh:HOST",
             )
         with tempfile.TemporaryDirectory(prefix="mixport-job-") as name:
             folder = Path(name)

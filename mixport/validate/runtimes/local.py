@@ -44,7 +44,8 @@ def open_native(version: str | None = None) -> FolderRuntime:
 
 
 def open_command(name: str) -> FolderRuntime:
-    """`command:LINE`: LINE is run without a shell; {job} in it becomes the job folder, {runner} the runner's path.
+    """`command:LINE`: LINE is run without a shell; {job} in it becomes the job folder, {runner} the runner's
+    path.
 
     Raises:
         BadInputError: LINE cannot be split into words, or has no {job}.
@@ -56,10 +57,21 @@ def open_command(name: str) -> FolderRuntime:
     except ValueError as error:
         raise BadInputError(f"runtime {name}: {error}", hint=hint) from error
     if not words or not any("{job}" in word for word in words):
-        raise BadInputError(f"runtime {name} does not say where the job folder goes, allowed is a command line with {{job}}", hint=hint)
+        raise BadInputError(
+            f"runtime {name} does not say where the job folder goes, allowed is a command line with {{job}}",
+            hint=hint,
+        )
 
     def execute(folder: Path) -> None:
-        filled = [word.replace("{runner}", str(folder / RUNNER.name)).replace("{job}", str(folder)) for word in words]
-        run_program(filled, what=f"runtime {name}", timeout_s=_TIMEOUT_S, hint="run the command by hand on a job folder")
+        filled = [
+            word.replace("{runner}", str(folder / RUNNER.name)).replace("{job}", str(folder))
+            for word in words
+        ]
+        run_program(
+            filled,
+            what=f"runtime {name}",
+            timeout_s=_TIMEOUT_S,
+            hint="run the command by hand on a job folder",
+        )
 
     return FolderRuntime(name=name, execute=execute)

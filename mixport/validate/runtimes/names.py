@@ -39,6 +39,7 @@ def split_name(name: str) -> RuntimeName:
         return RuntimeName(base=name)
     if _VERSION.fullmatch(version) is None:
         raise BadInputError(
-            f"runtime {name!r} has version {version!r}, allowed is three numbers as in {base}@1.31.1", hint="mixport runtimes list"
+            f"runtime {name!r} has version {version!r}, allowed is three numbers as in {base}@1.31.1",
+            hint="mixport runtimes list",
         )
     return RuntimeName(base=base, version=version)

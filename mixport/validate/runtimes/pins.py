@@ -6,17 +6,25 @@ from pathlib import Path
 
 #: The wheel that runs under arm64 emulation.
 ONNXRUNTIME = "1.32.0"
-#: The last version of every older minor one that pyproject.toml allows: results of the conformance kit are kept of these too.
+#: The last version of every older minor one that pyproject.toml allows: results of the conformance kit are
+#: kept of these too.
 OLDER_ONNXRUNTIME = ("1.31.1",)
 #: NumPy beside it.
 NUMPY = "2.4.6"
 #: The npm package; WASM builds follow the native ones some weeks later.
 ONNXRUNTIME_WEB = "1.30.0"
 
-#: Files of onnxruntime-web's dist that are kept: the Node entry, the browser entry, and the WASM build without WebGPU.
-WEB_FILES = ("ort.node.min.mjs", "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+#: Files of onnxruntime-web's dist that are kept: the Node entry, the browser entry, and the WASM build
+#: without WebGPU.
+WEB_FILES = (
+    "ort.node.min.mjs",
+    "ort.wasm.min.mjs",
+    "ort-wasm-simd-threaded.mjs",
+    "ort-wasm-simd-threaded.wasm",
+)
 
-#: Debian and Ubuntu packages: a static emulator for the host; an interpreter with the C++ library for what it runs.
+#: Debian and Ubuntu packages: a static emulator for the host; an interpreter with the C++ library for what it
+#: runs.
 QEMU_PACKAGES = ("qemu-user-static",)
 PYTHON_PACKAGES = ("python3", "libstdc++6")
 #: Binaries of the emulator package that are kept, 12 MB each out of 370.

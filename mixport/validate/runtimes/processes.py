@@ -46,14 +46,20 @@ def run_program(
         what it wrote on stdout and stderr.
 
     Raises:
-        RuntimeUnavailableError: it cannot be started, fails, or takes too long; the end of what it wrote is in the message.
+        RuntimeUnavailableError: it cannot be started, fails, or takes too long; the end of what it wrote is
+            in the message.
     """
     name = Path(command[0]).name
-    with tempfile.TemporaryFile() as log, started(command, what=what, log=log, environment=environment, folder=folder) as process:
+    with (
+        tempfile.TemporaryFile() as log,
+        started(command, what=what, log=log, environment=environment, folder=folder) as process,
+    ):
         try:
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise RuntimeUnavailableError(f"{what}: {name} was stopped after {timeout_s:g} s", hint=hint) from error
+            raise RuntimeUnavailableError(
+                f"{what}: {name} was stopped after {timeout_s:g} s", hint=hint
+            ) from error
         if code:
             end = f"signal {-code}" if code < 0 else f"exit code {code}"
             raise RuntimeUnavailableError(f"{what}: {name} ended with {end}: {tail(log)}", hint=hint)
@@ -70,7 +76,9 @@ def started(
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Generator[subprocess.Popen[bytes]]:
-    """A program while it is needed: it and its children are killed at the end. Raises RuntimeUnavailableError."""
+    """A program while it is needed: it and its children are killed at the end. Raises
+    RuntimeUnavailableError.
+    """
     try:
         process = subprocess.Popen(
             [str(word) for word in command],
@@ -82,7 +90,9 @@ def started(
             start_new_session=sys.platform != "win32",
         )
     except OSError as error:
-        raise RuntimeUnavailableError(f"{what}: {command[0]} does not start: {error}", hint="mixport runtimes list") from error
+        raise RuntimeUnavailableError(
+            f"{what}: {command[0]} does not start: {error}", hint="mixport runtimes list"
+        ) from error
     try:
         yield process
     finally:
@@ -93,7 +103,12 @@ def tail(log: IO[bytes]) -> str:
     """The end of what a program wrote, as one line."""
     log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
     lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines()]
-    return " / ".join("".join(c if c.isprintable() else " " for c in line) for line in lines if line)[-_TAIL_BYTES:] or "it wrote nothing"
+    return (
+        " / ".join("".join(c if c.isprintable() else " " for c in line) for line in lines if line)[
+            -_TAIL_BYTES:
+        ]
+        or "it wrote nothing"
+    )
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,7 +1,9 @@
-"""The job folder: what goes to a runtime and what comes back, the same for every runtime. docs/runtimes.md describes it.
+"""The job folder: what goes to a runtime and what comes back, the same for every runtime. docs/runtimes.md
+describes it.
 
-Two files of ours carry everything but the models: job.json with inputs.bin, and answer.json with outputs.bin comes back. The
-answer names no files, so that it cannot lead anywhere; it comes from outside, so that every size and name in it is checked.
+Two files of ours carry everything but the models: job.json with inputs.bin, and answer.json with outputs.bin
+comes back. The answer names no files, so that it cannot lead anywhere; it comes from outside, so that every
+size and name in it is checked.
 """
 
 from __future__ import annotations
@@ -38,8 +40,22 @@ _ALIGNMENT = 64
 _MAX_AXES = 16
 _MAX_TEXT = 400
 
-Dtype = Literal["float32", "float64", "uint8", "int8", "uint16", "int16", "int32", "uint32", "int64", "uint64", "bool"]
-DTYPES: tuple[str, ...] = ("float32", "float64", "uint8", "int8", "uint16", "int16", "int32", "uint32", "int64", "uint64", "bool")
+Dtype = Literal[
+    "float32", "float64", "uint8", "int8", "uint16", "int16", "int32", "uint32", "int64", "uint64", "bool"
+]
+DTYPES: tuple[str, ...] = (
+    "float32",
+    "float64",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "int32",
+    "uint32",
+    "int64",
+    "uint64",
+    "bool",
+)
 
 
 class _Part(BaseModel):
@@ -71,7 +87,9 @@ class _Document(_Part):
     answers: list[_Answer]
 
 
-def write_job(folder: Path, jobs: Sequence[RuntimeJob], *, policy: SessionRules, timing: TimingRules | None = None) -> tuple[str, ...]:
+def write_job(
+    folder: Path, jobs: Sequence[RuntimeJob], *, policy: SessionRules, timing: TimingRules | None = None
+) -> tuple[str, ...]:
     """Fill an empty folder with jobs and both runners.
 
     Args:
@@ -93,7 +111,9 @@ def write_job(folder: Path, jobs: Sequence[RuntimeJob], *, policy: SessionRules,
             model = f"{number}.onnx"
             (folder / model).write_bytes(job.model)
             names.append(model)
-            runs = [[_write_tensor(name, array, sink) for name, array in feeds.items()] for feeds in job.feeds]
+            runs = [
+                [_write_tensor(name, array, sink) for name, array in feeds.items()] for feeds in job.feeds
+            ]
             documents.append({"model": model, "runs": runs, "outputs": list(job.outputs)})
     document = {"protocol": PROTOCOL, "policy": policy.model_dump(mode="json"), "jobs": documents}
     if timing is not None:
@@ -104,7 +124,9 @@ def write_job(folder: Path, jobs: Sequence[RuntimeJob], *, policy: SessionRules,
     return tuple(names)
 
 
-def read_answer(folder: Path, jobs: Sequence[RuntimeJob], *, runtime: str) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
+def read_answer(
+    folder: Path, jobs: Sequence[RuntimeJob], *, runtime: str
+) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
     """Read and check an answer.
 
     Args:
@@ -113,7 +135,8 @@ def read_answer(folder: Path, jobs: Sequence[RuntimeJob], *, runtime: str) -> tu
         runtime: name, for messages.
 
     Returns:
-        who computed, and one answer a job. Arrays are read-only maps of outputs.bin, which may be deleted afterwards.
+        who computed, and one answer a job. Arrays are read-only maps of outputs.bin, which may be deleted
+        afterwards.
 
     Raises:
         RuntimeUnavailableError: no answer, or one that does not answer what was asked.
@@ -121,21 +144,28 @@ def read_answer(folder: Path, jobs: Sequence[RuntimeJob], *, runtime: str) -> tu
     with _checking(runtime):
         document = _document(folder, jobs)
         data = _map(folder / OUTPUTS)
-        return _info(document), tuple(_answer(job, answer, data) for job, answer in zip(jobs, document.answers, strict=True))
+        return _info(document), tuple(
+            _answer(job, answer, data) for job, answer in zip(jobs, document.answers, strict=True)
+        )
 
 
-def read_times(folder: Path, jobs: Sequence[RuntimeJob], *, runtime: str) -> tuple[RuntimeInfo, tuple[RuntimeTimes, ...]]:
+def read_times(
+    folder: Path, jobs: Sequence[RuntimeJob], *, runtime: str
+) -> tuple[RuntimeInfo, tuple[RuntimeTimes, ...]]:
     """Read and check the answer to a job that asked for times; see `read_answer`.
 
     Raises:
-        RuntimeUnavailableError: no answer, or one that does not hold the times of every model in as many rounds.
+        RuntimeUnavailableError: no answer, or one that does not hold the times of every model in as many
+            rounds.
     """
     with _checking(runtime):
         document = _document(folder, jobs)
         times = tuple(_times(answer) for answer in document.answers)
         counts = {len(one.times_ms) for one in times if not one.refused}
         if len(counts) > 1:
-            raise ValueError(f"models were timed in {min(counts)} and {max(counts)} rounds, allowed equal numbers")
+            raise ValueError(
+                f"models were timed in {min(counts)} and {max(counts)} rounds, allowed equal numbers"
+            )
         return _info(document), times
 
 
@@ -144,7 +174,12 @@ def _write_tensor(name: str, array: NDArray[np.generic], sink: Any) -> dict[str,
     if kind not in DTYPES:
         raise BadInputError(f"input {name} has dtype {array.dtype}, a job may hold {', '.join(DTYPES)}")
     sink.write(b"\0" * (-sink.tell() % _ALIGNMENT))
-    entry: dict[str, object] = {"name": name, "dtype": kind, "shape": list(array.shape), "offset": sink.tell()}
+    entry: dict[str, object] = {
+        "name": name,
+        "dtype": kind,
+        "shape": list(array.shape),
+        "offset": sink.tell(),
+    }
     sink.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
     return entry
 
@@ -203,7 +238,9 @@ def _times(answer: _Answer) -> RuntimeTimes:
 
 def _answer(job: RuntimeJob, answer: _Answer, data: memoryview) -> RuntimeAnswer:
     if answer.runs is None:
-        return RuntimeAnswer(runs=(), refused=_plain(answer.refused, most=4000) or "refused without a message")
+        return RuntimeAnswer(
+            runs=(), refused=_plain(answer.refused, most=4000) or "refused without a message"
+        )
     if answer.refused:
         raise ValueError("an answer has both runs and a refusal")
     if len(answer.runs) != len(job.feeds):
@@ -211,13 +248,23 @@ def _answer(job: RuntimeJob, answer: _Answer, data: memoryview) -> RuntimeAnswer
     return RuntimeAnswer(runs=tuple(_run(job.outputs, run, data) for run in answer.runs))
 
 
-def _run(outputs: Sequence[str], run: Sequence[_Tensor], data: memoryview) -> Mapping[str, NDArray[np.generic]]:
+def _run(
+    outputs: Sequence[str], run: Sequence[_Tensor], data: memoryview
+) -> Mapping[str, NDArray[np.generic]]:
     found = {tensor.name: tensor for tensor in run}
     if len(found) != len(run) or found.keys() != set(outputs):
         missing = sorted(set(outputs) - found.keys())
         other = sorted(found.keys() - set(outputs))
-        what = f"lacks tensor {missing[0]!r}" if missing else f"has tensor {_plain(other[0])!r}" if other else "names a tensor twice"
-        raise ValueError(f"a run {what}, asked for {', '.join(outputs[:8])}{' ...' if len(outputs) > 8 else ''}")
+        what = (
+            f"lacks tensor {missing[0]!r}"
+            if missing
+            else f"has tensor {_plain(other[0])!r}"
+            if other
+            else "names a tensor twice"
+        )
+        raise ValueError(
+            f"a run {what}, asked for {', '.join(outputs[:8])}{' ...' if len(outputs) > 8 else ''}"
+        )
     return {name: _array(found[name], data) for name in outputs}
 
 
@@ -225,7 +272,10 @@ def _array(tensor: _Tensor, data: memoryview) -> NDArray[np.generic]:
     dtype = np.dtype(tensor.dtype).newbyteorder("<")
     size = math.prod(tensor.shape) * dtype.itemsize  # Python's integers: no shape makes it wrap
     if tensor.offset + size > len(data):
-        raise ValueError(f"tensor {tensor.name!r} of {size} bytes at {tensor.offset} reaches beyond the {len(data)} bytes of {OUTPUTS}")
+        raise ValueError(
+            f"tensor {tensor.name!r} of {size} bytes at {tensor.offset} reaches beyond the "
+            f"{len(data)} bytes of {OUTPUTS}"
+        )
     raw = np.frombuffer(data[tensor.offset : tensor.offset + size], np.uint8)
     if tensor.dtype == "bool":
         return (raw != 0).reshape(tensor.shape)
@@ -238,4 +288,6 @@ def _plain(text: str, *, most: int = _MAX_TEXT) -> str:
 
 
 def _bad(runtime: str, reason: str) -> RuntimeUnavailableError:
-    return RuntimeUnavailableError(f"runtime {runtime} gave no usable answer: {reason}", hint="docs/runtimes.md describes the answer")
+    return RuntimeUnavailableError(
+        f"runtime {runtime} gave no usable answer: {reason}", hint="docs/runtimes.md describes the answer"
+    )

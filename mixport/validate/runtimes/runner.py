@@ -1,7 +1,7 @@
 """Runs a job folder on the ONNX Runtime of this machine and writes the answer beside it.
 
-One file for any Python from 3.9 that has numpy and onnxruntime: it imports nothing of mixport. docs/runtimes.md describes
-the folder. Usage: python3 runner.py FOLDER
+One file for any Python from 3.9 that has numpy and onnxruntime: it imports nothing of mixport.
+docs/runtimes.md describes the folder. Usage: python3 runner.py FOLDER
 """
 
 from __future__ import annotations
@@ -22,14 +22,32 @@ import numpy as np
 import onnxruntime
 
 PROTOCOL = 1
-DTYPES = ("float32", "float64", "uint8", "int8", "uint16", "int16", "int32", "uint32", "int64", "uint64", "bool")
+DTYPES = (
+    "float32",
+    "float64",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "int32",
+    "uint32",
+    "int64",
+    "uint64",
+    "bool",
+)
 ALIGNMENT = 64
-LEVELS = {"disabled": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
+LEVELS = {
+    "disabled": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
 LONGEST_MESSAGE = 4000
 
 _ort: Any = onnxruntime
 
-# rdi: leaf, rsi: subleaf, rdx: where the four registers go. /proc/cpuinfo does not do: an emulator shows the host's there.
+# rdi: leaf, rsi: subleaf, rdx: where the four registers go. /proc/cpuinfo does not do: an emulator shows the
+# host's there.
 _CPUID = bytes.fromhex("53 4989d0 89f8 89f1 0fa2 418900 41895804 41894808 4189500c 5b c3")
 _AT_HWCAP, _AT_HWCAP2 = 16, 26
 
@@ -49,12 +67,16 @@ def main(folder: Path) -> None:
     runtime = {"name": "onnxruntime", "version": str(_ort.__version__), "cpu": describe_cpu()}
     # The document comes last and at once: where it is, everything it names is there.
     unfinished = folder / "answer.json.part"
-    unfinished.write_text(json.dumps({"protocol": PROTOCOL, "runtime": runtime, "answers": answers}), encoding="utf-8")
+    unfinished.write_text(
+        json.dumps({"protocol": PROTOCOL, "runtime": runtime, "answers": answers}), encoding="utf-8"
+    )
     unfinished.replace(folder / "answer.json")
 
 
 def time_jobs(folder: Path, document: dict[str, Any], source: BinaryIO) -> list[dict[str, Any]]:
-    """Time every model on its first run, rounds interleaved: {"times_ms": ...} each, or {"refused": message}."""
+    """Time every model on its first run, rounds interleaved: {"times_ms": ...} each, or {"refused":
+    message}.
+    """
     timing = document["timing"]
     answers: list[dict[str, Any]] = []
     runs: list[Any] = []
@@ -91,8 +113,12 @@ def model_path(folder: Path, job: dict[str, Any]) -> Path:
     return folder / name
 
 
-def answer(folder: Path, job: dict[str, Any], policy: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> dict[str, Any]:
-    """Run one job: {"runs": ...}, or {"refused": message} where the runtime does not load or run the model."""
+def answer(
+    folder: Path, job: dict[str, Any], policy: dict[str, Any], source: BinaryIO, sink: BinaryIO
+) -> dict[str, Any]:
+    """Run one job: {"runs": ...}, or {"refused": message} where the runtime does not load or run the
+    model.
+    """
     path = model_path(folder, job)
     try:
         session = open_session(path, policy)
@@ -109,7 +135,9 @@ def answer(folder: Path, job: dict[str, Any], policy: dict[str, Any], source: Bi
 def open_session(path: Path, policy: dict[str, Any]) -> Any:
     """A CPU session at the policy of the job."""
     options = _ort.SessionOptions()
-    options.graph_optimization_level = getattr(_ort.GraphOptimizationLevel, LEVELS[policy["optimization_level"]])
+    options.graph_optimization_level = getattr(
+        _ort.GraphOptimizationLevel, LEVELS[policy["optimization_level"]]
+    )
     options.intra_op_num_threads = policy["threads"]
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -152,13 +180,16 @@ def describe_cpu() -> str:
             name, features = x86()
         elif machine in ("aarch64", "arm64"):
             features = arm()
-            # A processor's own list has no vendor_id on arm64: then it is the list of the machine that emulates it.
+            # A processor's own list has no vendor_id on arm64: then it is the list of the machine that
+            # emulates it.
             name = "emulated on " + name if "vendor_id" in fields else name
         else:
             features: list[str] = []
     except Exception:  # no executable memory, or another system: the list that the system gives has to do
         flags = (fields.get("flags") or fields.get("Features") or "").split()
-        features = sorted({"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}.intersection(flags))
+        features = sorted(
+            {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}.intersection(flags)
+        )
     return " ".join(dict.fromkeys(part for part in (machine, name, *features) if part))
 
 
@@ -184,7 +215,9 @@ def x86() -> tuple[str, list[str]]:
         "amx_int8": edx >> 25 & 1,
     }
     brand = b"".join(struct.pack("<4I", *cpuid(leaf)) for leaf in (0x80000002, 0x80000003, 0x80000004))
-    return brand.split(b"\0")[0].decode("ascii", "replace").strip(), sorted(name for name, bit in found.items() if bit)
+    return brand.split(b"\0")[0].decode("ascii", "replace").strip(), sorted(
+        name for name, bit in found.items() if bit
+    )
 
 
 def arm() -> list[str]:
@@ -198,7 +231,12 @@ def arm() -> list[str]:
 def cpuinfo() -> dict[str, str]:
     """Fields of the first processor in /proc/cpuinfo; empty where the system has no such file."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0].splitlines()
+        lines = (
+            Path("/proc/cpuinfo")
+            .read_text(encoding="utf-8", errors="replace")
+            .split("\n\n", 1)[0]
+            .splitlines()
+        )
     except OSError:
         return {}
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

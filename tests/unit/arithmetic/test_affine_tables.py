@@ -40,7 +40,8 @@ def test_gates_of_narrow_inputs_are_found() -> None:
     rng = np.random.default_rng(0)
     gates = [hard_sigmoid(rng.uniform(0.003, 0.03), int(rng.integers(20, 236)), 1 / 255) for _ in range(100)]
     found = [find_requantisation(gate) for gate in gates]
-    # Where a line has to pass within 1/500 of a code, no pair of integer zero points may do; another scale then does.
+    # Where a line has to pass within 1/500 of a code, no pair of integer zero points may do; another scale
+    # then does.
     assert sum(one is not None for one in found) >= 90
     for gate, one in zip(gates, found, strict=True):
         if one is not None:
@@ -72,6 +73,7 @@ def test_other_tables_are_none(table: np.ndarray) -> None:
 
 
 def test_ties_rounded_to_even_are_no_proof() -> None:
-    # Half of each odd distance is a tie: the table is what QuantizeLinear gives, and no line comes clear of the boundaries.
+    # Half of each odd distance is a tie: the table is what QuantizeLinear gives, and no line comes clear of
+    # the boundaries.
     table = np.clip(np.rint((np.arange(256) - 100) * 0.5) + 60, 0, 255).astype(np.uint8)
     assert find_requantisation(table) is None

@@ -1,4 +1,6 @@
-"""Softmax divided behind its product: close to the real function, and the same codes for every exp that keeps its bound."""
+"""Softmax divided behind its product: close to the real function, and the same codes for every exp that keeps
+its bound.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +110,9 @@ def test_it_is_close_to_attention(kind: str, length: int) -> None:
     assert (np.abs(found - wanted) <= bound * 1.01 + 1e-5).all()
     assert found.dtype == np.float32
     if kind == "equal":
-        np.testing.assert_allclose(found, np.broadcast_to(v.mean(0) * 0.01, found.shape), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            found, np.broadcast_to(v.mean(0) * 0.01, found.shape), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_the_torch_operator_gives_the_same_numerators() -> None:

@@ -17,7 +17,9 @@ from mixport.arithmetic.dtypes import STORAGE_RANGE, IntType
         (32, True, False, (-(2**31), 2**31 - 1)),
     ],
 )
-def test_range_follows_width_and_sign(bits: int, signed: bool, narrow: bool, expected: tuple[int, int]) -> None:
+def test_range_follows_width_and_sign(
+    bits: int, signed: bool, narrow: bool, expected: tuple[int, int]
+) -> None:
     kind = IntType(bits=bits, signed=signed, narrow=narrow)
     assert (kind.qmin, kind.qmax) == expected
 

@@ -27,7 +27,9 @@ REFERENCES = {
 
 
 def params(scale: float, zero_point: int) -> QuantParams:
-    return QuantParams(scale=float(np.float32(scale)), zero_point=zero_point, qmin=0, qmax=255, storage="uint8")
+    return QuantParams(
+        scale=float(np.float32(scale)), zero_point=zero_point, qmin=0, qmax=255, storage="uint8"
+    )
 
 
 def test_every_function_has_a_reference() -> None:
@@ -66,7 +68,9 @@ def test_results_beyond_the_range_saturate_whatever_their_error() -> None:
     scale=st.floats(1e-3, 0.1),
     zero=st.integers(0, 255),
 )
-def test_proved_codes_are_those_of_float32_and_of_float64(key: str, in_scale: float, in_zero: int, scale: float, zero: int) -> None:
+def test_proved_codes_are_those_of_float32_and_of_float64(
+    key: str, in_scale: float, in_zero: int, scale: float, zero: int
+) -> None:
     source, target = params(in_scale, in_zero), params(scale, zero)
     codes = proved_codes(FLOAT_FUNCTIONS[key], source, target)
     if codes is None:

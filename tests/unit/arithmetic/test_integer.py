@@ -28,7 +28,13 @@ def test_quantise_rounds_ties_to_even(k: int, exponent: int, zero_point: int) ->
     assert got == half_even(Fraction(2 * k + 1, 2)) + zero_point
 
 
-@given(x=st.floats(width=32, allow_nan=False), scale=scales, zero_point=codes8, low=st.integers(0, 100), high=st.integers(101, 255))
+@given(
+    x=st.floats(width=32, allow_nan=False),
+    scale=scales,
+    zero_point=codes8,
+    low=st.integers(0, 100),
+    high=st.integers(101, 255),
+)
 def test_quantise_saturates(x: float, scale: f32, zero_point: int, low: int, high: int) -> None:
     with np.errstate(over="ignore"):
         got = int(integer.quantise(f32(x), scale=scale, zero_point=zero_point, qmin=low, qmax=high))
@@ -47,13 +53,18 @@ def test_quantise_divides_and_does_not_multiply_by_a_reciprocal() -> None:
     scale = f32(0.049)
     x = ((np.arange(-127, 128) + 0.5) * np.float64(scale)).astype(f32)
     by_reciprocal = np.rint(x * (f32(1) / scale))
-    assert np.count_nonzero(by_reciprocal != integer.quantise(x, scale=scale, zero_point=0, qmin=-128, qmax=128)) > 0
+    assert (
+        np.count_nonzero(by_reciprocal != integer.quantise(x, scale=scale, zero_point=0, qmin=-128, qmax=128))
+        > 0
+    )
 
 
 @given(code=st.integers(-(2**15), 2**15 - 1), scale=scales, zero_point=st.integers(-128, 255))
 def test_round_trip(code: int, scale: f32, zero_point: int) -> None:
     real = integer.dequantise(np.int16(code), scale=scale, zero_point=zero_point)
-    assert int(integer.quantise(real, scale=scale, zero_point=zero_point, qmin=-(2**15), qmax=2**15 - 1)) == code
+    assert (
+        int(integer.quantise(real, scale=scale, zero_point=zero_point, qmin=-(2**15), qmax=2**15 - 1)) == code
+    )
 
 
 @given(
@@ -104,9 +115,16 @@ def test_add_ratio_refuses_fractions(ratio: float) -> None:
 @settings(max_examples=60, deadline=None)
 def test_convolution_equals_a_naive_loop(data: st.DataObject) -> None:
     draw = data.draw
-    groups, per_group, out_per_group = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    groups, per_group, out_per_group = (
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 2)),
+    )
     kernel = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-    strides, dilations = draw(st.tuples(st.integers(1, 3), st.integers(1, 3))), draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
+    strides, dilations = (
+        draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
+        draw(st.tuples(st.integers(1, 2), st.integers(1, 2))),
+    )
     pads = draw(st.tuples(*[st.integers(0, 2)] * 4))
     zero_point = draw(codes8)
     spans = [dilations[i] * (kernel[i] - 1) + 1 for i in (0, 1)]
@@ -114,33 +132,48 @@ def test_convolution_equals_a_naive_loop(data: st.DataObject) -> None:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     x = rng.integers(0, 256, (2, groups * per_group, *sizes)).astype(np.uint8)
     w = rng.integers(-128, 128, (groups * out_per_group, per_group, *kernel)).astype(np.int8)
-    got = integer.conv_accumulate(x, w, x_zero_point=zero_point, strides=strides, pads=pads, dilations=dilations, groups=groups)
+    got = integer.conv_accumulate(
+        x, w, x_zero_point=zero_point, strides=strides, pads=pads, dilations=dilations, groups=groups
+    )
     rows = (sizes[0] + pads[0] + pads[2] - spans[0]) // strides[0] + 1
     columns = (sizes[1] + pads[1] + pads[3] - spans[1]) // strides[1] + 1
     assert got.shape == (2, groups * out_per_group, rows, columns)
     for n, o, r, c in np.ndindex(*got.shape):
         total = 0
         for k, i, j in np.ndindex(per_group, *kernel):
-            row, column = r * strides[0] - pads[0] + i * dilations[0], c * strides[1] - pads[1] + j * dilations[1]
+            row, column = (
+                r * strides[0] - pads[0] + i * dilations[0],
+                c * strides[1] - pads[1] + j * dilations[1],
+            )
             if 0 <= row < sizes[0] and 0 <= column < sizes[1]:
                 channel = (o // out_per_group) * per_group + k
                 total += (int(x[n, channel, row, column]) - zero_point) * int(w[o, k, i, j])
         assert int(got[n, o, r, c]) == total
 
 
-@given(m=st.integers(1, 4), k=st.integers(1, 40), n=st.integers(1, 4), zeros=st.tuples(codes8, codes8), seed=st.integers(0, 2**32))
+@given(
+    m=st.integers(1, 4),
+    k=st.integers(1, 40),
+    n=st.integers(1, 4),
+    zeros=st.tuples(codes8, codes8),
+    seed=st.integers(0, 2**32),
+)
 @settings(max_examples=50, deadline=None)
 def test_matmul_equals_python_integers(m: int, k: int, n: int, zeros: tuple[int, int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     a, b = rng.integers(0, 256, (2, m, k)).astype(np.uint8), rng.integers(0, 256, (k, n)).astype(np.uint8)
     got = integer.matmul_accumulate(a, b, a_zero_point=zeros[0], b_zero_point=zeros[1])
     for batch, i, j in np.ndindex(2, m, n):
-        assert int(got[batch, i, j]) == sum((int(a[batch, i, p]) - zeros[0]) * (int(b[p, j]) - zeros[1]) for p in range(k))
+        assert int(got[batch, i, j]) == sum(
+            (int(a[batch, i, p]) - zeros[0]) * (int(b[p, j]) - zeros[1]) for p in range(k)
+        )
 
 
 @given(acc=st.integers(-(2**31), 2**31 - 1), multiplier=scales, zero_point=codes8)
 def test_requantise_is_two_float32_steps(acc: int, multiplier: f32, zero_point: int) -> None:
-    got = int(integer.requantise(np.array([acc]), multiplier=multiplier, zero_point=zero_point, qmin=0, qmax=255)[0])
+    got = int(
+        integer.requantise(np.array([acc]), multiplier=multiplier, zero_point=zero_point, qmin=0, qmax=255)[0]
+    )
     product = f32(acc) * multiplier
     assert got == min(max(half_even(Fraction(float(product))) + zero_point, 0), 255)
 
@@ -148,9 +181,13 @@ def test_requantise_is_two_float32_steps(acc: int, multiplier: f32, zero_point: 
 def test_multiply_adds_the_zero_point_before_rounding() -> None:
     # 1 * 1 * 0.5 = 0.5: alone it rounds to 0, with an odd zero point 7.5 rounds to 8.
     a = np.uint8([1])
-    got = integer.multiply(a, a, a_zero_point=0, b_zero_point=0, multiplier=f32(0.5), zero_point=7, qmin=0, qmax=255)
+    got = integer.multiply(
+        a, a, a_zero_point=0, b_zero_point=0, multiplier=f32(0.5), zero_point=7, qmin=0, qmax=255
+    )
     assert got.tolist() == [8]
-    assert integer.requantise(np.array([1]), multiplier=f32(0.5), zero_point=7, qmin=0, qmax=255).tolist() == [7]
+    assert integer.requantise(
+        np.array([1]), multiplier=f32(0.5), zero_point=7, qmin=0, qmax=255
+    ).tolist() == [7]
 
 
 def test_multiplier_order_of_operations_matters() -> None:

@@ -1,4 +1,6 @@
-"""Products of codes: where a fused multiplication and addition would give another code, the proof must not hold."""
+"""Products of codes: where a fused multiplication and addition would give another code, the proof must not
+hold.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,33 @@ from mixport.arithmetic.quant_params import QuantParams
 
 
 def params(scale: float, zero_point: int) -> QuantParams:
-    return QuantParams(scale=float(np.float32(scale)), zero_point=zero_point, qmin=0, qmax=255, storage="uint8")
+    return QuantParams(
+        scale=float(np.float32(scale)), zero_point=zero_point, qmin=0, qmax=255, storage="uint8"
+    )
 
 
 def codes_all_ways(a: QuantParams, b: QuantParams, y: QuantParams) -> tuple[np.ndarray, ...]:
-    """Two roundings, as mixport.arithmetic.integer has it; one, as a fused multiply-add has it; one after the other, as under WASM."""
+    """Two roundings, as mixport.arithmetic.integer has it; one, as a fused multiply-add has it; one after the
+    other, as under WASM.
+    """
     left, right = np.arange(256)[:, None], np.arange(256)[None, :]
     multiplier = integer.conv_multiplier(a.scale, b.scale, y.scale)
     twice = integer.multiply(
-        left, right, a_zero_point=a.zero_point, b_zero_point=b.zero_point, multiplier=multiplier, zero_point=y.zero_point, qmin=0, qmax=255
+        left,
+        right,
+        a_zero_point=a.zero_point,
+        b_zero_point=b.zero_point,
+        multiplier=multiplier,
+        zero_point=y.zero_point,
+        qmin=0,
+        qmax=255,
     )
     products = (left - a.zero_point).astype(np.float64) * (right - b.zero_point)
     once = np.clip(np.rint((products * float(multiplier) + y.zero_point).astype(np.float32)), 0, 255)
-    reals = [((codes - one.zero_point).astype(np.float32) * np.float32(one.scale)) for codes, one in ((left, a), (right, b))]
+    reals = [
+        ((codes - one.zero_point).astype(np.float32) * np.float32(one.scale))
+        for codes, one in ((left, a), (right, b))
+    ]
     single = np.rint(reals[0] * reals[1] / np.float32(y.scale) + np.float32(y.zero_point))
     return twice, once.astype(np.int64), np.clip(single, 0, 255).astype(np.int64)
 
@@ -50,7 +66,11 @@ def test_scales_near_a_tie_are_found_and_moved() -> None:
             continue
         seen += 1
         assert not is_product_proved(a, b, y)
-        moved = next(params(scale, y.zero_point) for scale in moved_scales(y.scale) if is_product_proved(a, b, params(scale, y.zero_point)))
+        moved = next(
+            params(scale, y.zero_point)
+            for scale in moved_scales(y.scale)
+            if is_product_proved(a, b, params(scale, y.zero_point))
+        )
         assert abs(moved.scale / y.scale - 1) < 5e-4
         assert agree(codes_all_ways(a, b, moved))
     assert seen >= 3
@@ -61,7 +81,9 @@ def test_scales_near_a_tie_are_found_and_moved() -> None:
     scales=st.tuples(*[st.floats(1e-3, 1.0)] * 3),
     zeros=st.tuples(*[st.integers(0, 255)] * 3),
 )
-def test_what_is_proved_is_the_same_in_any_order(scales: tuple[float, float, float], zeros: tuple[int, int, int]) -> None:
+def test_what_is_proved_is_the_same_in_any_order(
+    scales: tuple[float, float, float], zeros: tuple[int, int, int]
+) -> None:
     a, b, y = (params(scale, zero) for scale, zero in zip(scales, zeros, strict=True))
     if is_product_proved(a, b, y):
         assert agree(codes_all_ways(a, b, y))

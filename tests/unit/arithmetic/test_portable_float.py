@@ -1,4 +1,6 @@
-"""Softmax and LayerNorm of IEEE operations: close to the real functions, and the same in NumPy, torch and ONNX Runtime."""
+"""Softmax and LayerNorm of IEEE operations: close to the real functions, and the same in NumPy, torch and
+ONNX Runtime.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,8 @@ def test_layer_norm_is_close_to_the_function(kind: str, length: int) -> None:
     case = normalised(kind, length)
     values = case["codes"].astype(np.float64) * case["scale"]
     wanted = layer_norm64(values, case["weight"], case["bias"], case["epsilon"])
-    # The mean is rounded to an integer (16 bits) or to float32 (8 bits: 2^-16 of a code), everything else to 2^-24 of the result.
+    # The mean is rounded to an integer (16 bits) or to float32 (8 bits: 2^-16 of a code), everything else to
+    # 2^-24 of the result.
     factor = case["scale"] / np.sqrt(values.var(-1, keepdims=True) + case["epsilon"])
     half_step = 0.5 if case["codes"].dtype == np.int16 else 2.0**-16
     allowed = np.abs(case["weight"]) * (factor * half_step + np.abs(wanted - case["bias"]) * 2.0**-21) + 1e-6
@@ -107,7 +110,8 @@ def test_the_mean_of_wide_codes_is_the_nearest_integer_and_that_of_bytes_is_not(
 
 
 @pytest.mark.parametrize(
-    ("length", "storage", "fits"), [(258, "uint8", True), (259, "uint8", False), (1024, "int8", True), (2, "int16", False)]
+    ("length", "storage", "fits"),
+    [(258, "uint8", True), (259, "uint8", False), (1024, "int8", True), (2, "int16", False)],
 )
 def test_squares_that_float32_adds_up_exactly(length: int, storage: str, fits: bool) -> None:
     """258 * 255^2 = 16,776,450 and 1024 * 128^2 = 2^24 are the last below or at 2^24."""
@@ -118,13 +122,17 @@ def test_squares_that_float32_adds_up_exactly(length: int, storage: str, fits: b
 def test_equal_codes_are_normalised_to_the_bias_whatever_epsilon_is(epsilon: float, scale: float) -> None:
     """0 / 0 would be NaN, whose 16-bit code is 0 in WebAssembly and -32768 elsewhere (measured)."""
     case = normalised("constant", 5) | {"epsilon": epsilon, "scale": float(f32(scale))}
-    np.testing.assert_array_equal(portable.layer_norm(**case), np.broadcast_to(case["bias"], case["codes"].shape))
+    np.testing.assert_array_equal(
+        portable.layer_norm(**case), np.broadcast_to(case["bias"], case["codes"].shape)
+    )
 
 
-# -- three executions, one result -------------------------------------------------------------------------------------------
+# -- three executions, one result ----------------------------------------------------------------------------
 
 
-def file_of(build: Callable[[ir.Graph, ir.Value], None], shape: tuple[int | str, ...], dtype: ir.DataType) -> Any:
+def file_of(
+    build: Callable[[ir.Graph, ir.Value], None], shape: tuple[int | str, ...], dtype: ir.DataType
+) -> Any:
     """A file of one expanded placeholder."""
     x = ir.Value(name="input", type=ir.TensorType(dtype), shape=ir.Shape(["n", *shape[1:]]))
     graph = ir.Graph([x], [], nodes=[], opset_imports={"": 21}, name="g")
@@ -136,7 +144,9 @@ def file_of(build: Callable[[ir.Graph, ir.Value], None], shape: tuple[int | str,
 
 def softmax_file(x: np.ndarray, bits: int) -> Any:
     def build(graph: ir.Graph, source: ir.Value) -> None:
-        old = ir.Node("mixport", "Softmax", [source], [ir.AttrInt64("bits", bits)], num_outputs=1, name="attn")
+        old = ir.Node(
+            "mixport", "Softmax", [source], [ir.AttrInt64("bits", bits)], num_outputs=1, name="attn"
+        )
         graph.append(old)
         graph.outputs.append(old.outputs[0])
         expand_softmax(graph, old)
@@ -203,14 +213,25 @@ def test_layer_norm_has_the_same_bits_everywhere(kind: str, length: int, biased:
     assert same(interpreter.run_feeds({"input": x}).outputs["output"], wanted)
     assert same(runtime(model, x), wanted)
     weight, bias = torch.from_numpy(case["weight"]), torch.from_numpy(case["bias"])
-    assert same(OPS.layer_norm(torch.from_numpy(x), weight, bias, "norm", case["epsilon"], scale, 0, str(codes.dtype)).numpy(), wanted)
+    assert same(
+        OPS.layer_norm(
+            torch.from_numpy(x), weight, bias, "norm", case["epsilon"], scale, 0, str(codes.dtype)
+        ).numpy(),
+        wanted,
+    )
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 5, 6), (4, 5, 6), (4, 6)])
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8])
 def test_layer_norm_keeps_its_shape_and_treats_every_row_alone(shape: tuple[int, ...], dtype: Any) -> None:
     codes = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
-    case: dict[str, Any] = {"codes": codes, "weight": np.arange(1, 7, dtype=f32), "bias": np.zeros(6, f32), "epsilon": 1e-6, "scale": 0.5}
+    case: dict[str, Any] = {
+        "codes": codes,
+        "weight": np.arange(1, 7, dtype=f32),
+        "bias": np.zeros(6, f32),
+        "epsilon": 1e-6,
+        "scale": 0.5,
+    }
     rows = [portable.layer_norm(**case | {"codes": row[None]}) for row in codes.reshape(-1, 6)]
     found = runtime(layer_norm_file(case), codes.astype(f32) * f32(0.5))
     assert same(found, np.concatenate(rows).reshape(shape))
@@ -224,26 +245,37 @@ def test_layer_norm_of_unknown_sizes_takes_its_shape_from_its_input() -> None:
 
 
 def test_passes_of_a_layer_norm_of_wide_codes() -> None:
-    """Over the whole tensor: Cast, a product and two sums in double; one DequantizeLinear in place of Cast, Sub and Mul; Mul by gamma."""
+    """Over the whole tensor: Cast, a product and two sums in double; one DequantizeLinear in place of Cast,
+    Sub and Mul; Mul by gamma.
+    """
     case = normalised("int16", 192)
     case["bias"] = np.zeros(192, f32)
     operators = Counter(node.op_type for node in layer_norm_file(case).graph.node)
-    row_operators = Counter({"Mul": 2, "Sub": 1, "Add": 1, "Sqrt": 1, "Div": 1, "Cast": 2, "QuantizeLinear": 1})
-    assert operators - row_operators == Counter({"QuantizeLinear": 1, "Cast": 1, "ReduceSum": 2, "Mul": 2, "DequantizeLinear": 1})
+    row_operators = Counter(
+        {"Mul": 2, "Sub": 1, "Add": 1, "Sqrt": 1, "Div": 1, "Cast": 2, "QuantizeLinear": 1}
+    )
+    assert operators - row_operators == Counter(
+        {"QuantizeLinear": 1, "Cast": 1, "ReduceSum": 2, "Mul": 2, "DequantizeLinear": 1}
+    )
 
 
 @pytest.mark.parametrize(
-    ("shape", "together"), [((3, 56, 56, 40), 16), ((3, 49, 96), 7), ((3, 196, 129), 1), ((3, 40), 1), ((3, 8, 1024), 1)]
+    ("shape", "together"),
+    [((3, 56, 56, 40), 16), ((3, 49, 96), 7), ((3, 196, 129), 1), ((3, 40), 1), ((3, 8, 1024), 1)],
 )
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8])
 def test_short_rows_are_scaled_several_at_once(shape: tuple[int, ...], together: int, dtype: Any) -> None:
-    """16 * 40 and 7 * 96 values are the most below 1024 that divide the 3136 and 49 rows of an image; 129 are long enough alone."""
+    """16 * 40 and 7 * 96 values are the most below 1024 that divide the 3136 and 49 rows of an image; 129 are
+    long enough alone.
+    """
     rng, length = np.random.default_rng(0), shape[-1]
     codes = rng.integers(0, 256, shape).astype(dtype)
     weight, bias = rng.normal(1, 0.3, length).astype(f32), rng.normal(0, 0.3, length).astype(f32)
     case: dict[str, Any] = {"codes": codes, "weight": weight, "bias": bias, "epsilon": 1e-6, "scale": 0.5}
     model = layer_norm_file(case)
-    sizes = [tuple(tensor.dims) for tensor in model.graph.initializer if tensor.name in {"norm/gamma", "norm/beta"}]
+    sizes = [
+        tuple(tensor.dims) for tensor in model.graph.initializer if tensor.name in {"norm/gamma", "norm/beta"}
+    ]
     assert sizes == [(length * together,)] * 2
     assert same(runtime(model, codes.astype(f32) * f32(0.5)), portable.layer_norm(**case))
 
@@ -259,7 +291,11 @@ def test_a_weight_of_ones_is_not_multiplied_by() -> None:
 @pytest.mark.parametrize(("length", "casts_to_double"), [(258, 2), (259, 1)])
 def test_short_rows_of_bytes_are_summed_in_float32(length: int, casts_to_double: int) -> None:
     """Two sums a row are cast to double, or else every code."""
-    casts = [node.attribute[0].i for node in layer_norm_file(normalised("uint8", length)).graph.node if node.op_type == "Cast"]
+    casts = [
+        node.attribute[0].i
+        for node in layer_norm_file(normalised("uint8", length)).graph.node
+        if node.op_type == "Cast"
+    ]
     assert casts.count(ir.DataType.DOUBLE) == casts_to_double
 
 
@@ -281,6 +317,8 @@ def test_layer_norm_of_any_codes_is_the_same_in_torch(codes: list[int], scale: f
     ones, zeros = np.ones(array.shape[1], f32), np.zeros(array.shape[1], f32)
     wanted = portable.layer_norm(array, weight=ones, bias=zeros, epsilon=1e-5, scale=scale)
     x = torch.from_numpy(array.astype(f32) * f32(scale))
-    found = OPS.layer_norm(x, torch.from_numpy(ones), torch.from_numpy(zeros), "norm", 1e-5, scale, 0, "int16")
+    found = OPS.layer_norm(
+        x, torch.from_numpy(ones), torch.from_numpy(zeros), "norm", 1e-5, scale, 0, "int16"
+    )
     assert same(found.numpy(), wanted)
     assert np.isfinite(wanted).all()

@@ -59,7 +59,14 @@ def prompt_recipe(**changes: object) -> PromptRecipe:
 
 
 def settings(folder: Path, **changes: object) -> GeneratorSettings:
-    values: dict[str, object] = {"source": str(folder), "steps": 1, "guidance": 2.0, "batch": 4, "device": "cpu", **changes}
+    values: dict[str, object] = {
+        "source": str(folder),
+        "steps": 1,
+        "guidance": 2.0,
+        "batch": 4,
+        "device": "cpu",
+        **changes,
+    }
     return GeneratorSettings(**values)  # pyright: ignore[reportArgumentType]
 
 

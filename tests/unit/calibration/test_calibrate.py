@@ -37,7 +37,9 @@ class Steps:
         yield advance
 
 
-def run(text: str, store: Store, *, images: int = 6, seed: int = 0, preprocessing: Preprocessing = SMALL) -> CalibrationSet:
+def run(
+    text: str, store: Store, *, images: int = 6, seed: int = 0, preprocessing: Preprocessing = SMALL
+) -> CalibrationSet:
     recipe = parse_calibration(text, images=images, seed=seed, preprocessing=preprocessing)
     return calibrate(recipe, store=store, progress=SilentProgress())
 
@@ -79,7 +81,9 @@ def test_the_same_recipe_comes_from_the_cache(store: Store, folder: Path) -> Non
         assert steps.totals == [6]
 
 
-def test_a_longer_noise_set_serves_a_shorter_one_and_the_other_way(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_longer_noise_set_serves_a_shorter_one_and_the_other_way(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[int] = []
     original = noise.noise_image
 
@@ -109,7 +113,9 @@ def test_the_key_follows_content_and_not_place(store: Store, folder: Path) -> No
     assert run(f"images:{moved}", store) == first
     assert run(f"images:{moved}", store, seed=1).recipe_key != first.recipe_key
     assert run(f"images:{moved}", store, images=7).recipe_key != first.recipe_key
-    chosen = next(path for path in sorted(moved.iterdir()) if (np.asarray(Image.open(path)) == pixels(first)[0]).all())
+    chosen = next(
+        path for path in sorted(moved.iterdir()) if (np.asarray(Image.open(path)) == pixels(first)[0]).all()
+    )
     Image.new("RGB", (8, 8)).save(chosen)
     changed = run(f"images:{moved}", store)
     assert changed.recipe_key != first.recipe_key
@@ -123,7 +129,10 @@ def test_a_smaller_folder_gives_what_it_has(store: Store, folder: Path) -> None:
 def test_npz_and_folder(store: Store, folder: Path, tmp_path: Path) -> None:
     images = np.stack([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())])
     np.savez(tmp_path / "set.npz", images=images)
-    assert run(f"images:{tmp_path / 'set.npz'}", store).content_sha256 == run(f"images:{folder}", store).content_sha256
+    assert (
+        run(f"images:{tmp_path / 'set.npz'}", store).content_sha256
+        == run(f"images:{folder}", store).content_sha256
+    )
 
 
 def test_a_damaged_set_is_made_again(store: Store, folder: Path) -> None:

@@ -15,7 +15,15 @@ from mixport.storage.store import Store
 from tests.unit.calibration.conftest import drawn_recipe, prompt_recipe
 
 ENDS, INSIDE = 12, 60
-FILES = ("entry.json", "images.npy", "prompts.json", "recipe.json", "manifest.json", "000004-000007.zip", SIMILARITY_FILE)
+FILES = (
+    "entry.json",
+    "images.npy",
+    "prompts.json",
+    "recipe.json",
+    "manifest.json",
+    "000004-000007.zip",
+    SIMILARITY_FILE,
+)
 
 
 @pytest.fixture(scope="module")

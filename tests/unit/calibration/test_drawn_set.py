@@ -60,7 +60,9 @@ def recipe(tiny_pipeline: Path) -> Callable[..., CalibrationRecipe]:
     return making
 
 
-def draw(recipe: CalibrationRecipe, store: Store, *, progress: Any = None, scores: Any = None) -> CalibrationSet:
+def draw(
+    recipe: CalibrationRecipe, store: Store, *, progress: Any = None, scores: Any = None
+) -> CalibrationSet:
     return calibrate(recipe, store=store, progress=progress or SilentProgress(), scores=scores)
 
 
@@ -101,7 +103,12 @@ def test_the_folder_of_drawn_images_explains_itself(store: Store, recipe: Any) -
     asked = recipe(images=6)
     draw(asked, store)
     (folder,) = families(store)
-    assert {path.name for path in folder.iterdir()} == {"recipe.json", "manifest.json", "000000-000003.zip", "000004-000007.zip"}
+    assert {path.name for path in folder.iterdir()} == {
+        "recipe.json",
+        "manifest.json",
+        "000000-000003.zip",
+        "000004-000007.zip",
+    }
     described = json.loads((folder / "recipe.json").read_text())
     assert described["key"] == folder.name
     assert described["asked"]["prompts"]["class_names"] == list(asked.prompts.class_names)
@@ -132,7 +139,10 @@ def test_growing_draws_what_is_missing(store: Store, tmp_path: Path, recipe: Any
     steps = Steps()
     draw(recipe(images=6), store, progress=steps)
     grown = draw(recipe(images=13), store, progress=steps)
-    assert [(total, done) for (_, total), done in zip(steps.bars, steps.done, strict=True)] == [(8, 8), (8, 8)]
+    assert [(total, done) for (_, total), done in zip(steps.bars, steps.done, strict=True)] == [
+        (8, 8),
+        (8, 8),
+    ]
     assert len(opens) == 2
     at_once = draw(recipe(images=13), Store(tmp_path / "other"))
     assert grown.content_sha256 == at_once.content_sha256
@@ -152,7 +162,9 @@ def test_fewer_images_draw_nothing(store: Store, recipe: Any, opens: list[str]) 
     assert cached_images(recipe(images=4, steps=2), store=store) == 0
 
 
-def test_a_moved_pipeline_is_found_again(store: Store, tmp_path: Path, recipe: Any, tiny_pipeline: Path, opens: list[str]) -> None:
+def test_a_moved_pipeline_is_found_again(
+    store: Store, tmp_path: Path, recipe: Any, tiny_pipeline: Path, opens: list[str]
+) -> None:
     first = draw(recipe(images=4), store)
     moved = Path(shutil.copytree(tiny_pipeline, tmp_path / "moved"))
     second = draw(drawn_recipe(moved, images=4), store)
@@ -266,7 +278,9 @@ def test_a_changed_recipe_is_kept_told_and_written_again(store: Store, recipe: A
     assert verify_family(folder) == []
 
 
-def test_a_manifest_that_contradicts_itself_is_kept_told_and_written_again(store: Store, recipe: Any, opens: list[str]) -> None:
+def test_a_manifest_that_contradicts_itself_is_kept_told_and_written_again(
+    store: Store, recipe: Any, opens: list[str]
+) -> None:
     draw(recipe(images=4), store)
     (folder,) = families(store)
     before = manifest(store).content_sha256
@@ -275,7 +289,9 @@ def test_a_manifest_that_contradicts_itself_is_kept_told_and_written_again(store
     assert verify_family(folder) == ["manifest.json: content_sha256 does not fit its shards"]
     opens.clear()
     draw(recipe(images=3), store)
-    assert [one.problems for one in store.damaged] == [("manifest.json: content_sha256 does not fit its shards",)]
+    assert [one.problems for one in store.damaged] == [
+        ("manifest.json: content_sha256 does not fit its shards",)
+    ]
     assert opens == []
     assert manifest(store).content_sha256 == before
 
@@ -301,7 +317,10 @@ def test_two_at_once_draw_once(store: Store, recipe: Any, opens: list[str]) -> N
     sets: list[CalibrationSet] = []
     steps = [Steps(), Steps()]
     threads = [
-        threading.Thread(target=lambda one=one: sets.append(draw(recipe(images=8), Store(store.root), progress=one))) for one in steps
+        threading.Thread(
+            target=lambda one=one: sets.append(draw(recipe(images=8), Store(store.root), progress=one))
+        )
+        for one in steps
     ]
     for thread in threads:
         thread.start()
@@ -348,14 +367,18 @@ def test_blackened_images_are_counted(store: Store, recipe: Any, monkeypatch: py
     counts: list[tuple[int, Any]] = []
     for images in (8, 6, 1):
         made = draw(recipe(images=images), store)
-        counts.append((made.blackened, (set_details(store, made.recipe_key).generator or {}).get("blackened")))
+        counts.append(
+            (made.blackened, (set_details(store, made.recipe_key).generator or {}).get("blackened"))
+        )
     assert counts == [(3, 3), (2, 2), (0, None)]
     (drawn,) = list_families(store)
     assert (details_of(store, drawn).generator or {})["blackened"] == 3
     assert draw(recipe(images=6), store).blackened == 2, "from the cache too"
 
 
-def test_blackened_images_are_counted_among_those_that_filters_keep(store: Store, recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blackened_images_are_counted_among_those_that_filters_keep(
+    store: Store, recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     some_blackened(monkeypatch, {1, 4, 6})
     made = draw(recipe(images=4, filters=FilterSettings(keep_energy=0.5)), store, scores=Brightness())
     assert (pixels(made).max(axis=(1, 2, 3)) == 0).sum() == 3, "the darkest are kept here"
@@ -382,7 +405,9 @@ class Brightness:
     def energy(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         return images.astype(np.float64).mean(axis=(1, 2, 3))
 
-    def statistics(self, images: NDArray[np.uint8], *, chosen: Sequence[int] | None = None) -> tuple[NDArray[np.float64], str]:
+    def statistics(
+        self, images: NDArray[np.uint8], *, chosen: Sequence[int] | None = None
+    ) -> tuple[NDArray[np.float64], str]:
         return -self.energy(images if chosen is None else images[list(chosen)]), "brightness"
 
 
@@ -414,7 +439,9 @@ def test_another_model_keeps_other_images(store: Store, recipe: Any) -> None:
             return -super().energy(images)
 
     asked = recipe(images=4, filters=FilterSettings(keep_energy=0.5))
-    assert draw(asked, store, scores=Brightness()).recipe_key != draw(asked, store, scores=Reverse()).recipe_key
+    assert (
+        draw(asked, store, scores=Brightness()).recipe_key != draw(asked, store, scores=Reverse()).recipe_key
+    )
 
 
 def test_filters_without_scores_are_our_mistake(store: Store, recipe: Any) -> None:
@@ -422,7 +449,9 @@ def test_filters_without_scores_are_our_mistake(store: Store, recipe: Any) -> No
         draw(recipe(images=4, filters=FilterSettings(keep_energy=0.5)), store)
 
 
-def test_a_recipe_that_makes_no_prompts_fails_before_anything_is_loaded(store: Store, recipe: Any, opens: list[str]) -> None:
+def test_a_recipe_that_makes_no_prompts_fails_before_anything_is_loaded(
+    store: Store, recipe: Any, opens: list[str]
+) -> None:
     with pytest.raises(BadOptionError):
         draw(recipe(images=4, prompts=prompt_recipe(classes_per_prompt=9)), store)
     assert opens == []
@@ -435,7 +464,9 @@ def test_a_generator_that_cannot_draw_leaves_nothing(store: Store, recipe: Any) 
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_a_cache_that_cannot_be_written(store: Store, recipe: Any, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_a_cache_that_cannot_be_written(
+    store: Store, recipe: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     def refuse(_: int) -> None:
         raise OSError(number, os.strerror(number))
 

@@ -25,7 +25,9 @@ class Counted:
         self.seen.append(("energy", images[:, 0, 0, 2].tolist()))
         return images[:, 0, 0, 0].astype(np.float64)
 
-    def statistics(self, images: NDArray[np.uint8], *, chosen: Sequence[int] | None = None) -> tuple[NDArray[np.float64], str]:
+    def statistics(
+        self, images: NDArray[np.uint8], *, chosen: Sequence[int] | None = None
+    ) -> tuple[NDArray[np.float64], str]:
         # The pool comes as it is: a copy of the survivors could be as large.
         assert chosen is not None
         self.pools.append(images)
@@ -35,14 +37,25 @@ class Counted:
 
 
 def pool(energy: list[int], statistics: list[int]) -> NDArray[np.uint8]:
-    return np.array([[[[e, s, index]]] for index, (e, s) in enumerate(zip(energy, statistics, strict=True))], np.uint8)
+    return np.array(
+        [[[[e, s, index]]] for index, (e, s) in enumerate(zip(energy, statistics, strict=True))], np.uint8
+    )
 
 
 @pytest.mark.parametrize(
     ("energy", "statistics", "images", "drawn"),
-    [(1.0, 1.0, 512, 512), (0.5, 1.0, 512, 1024), (0.5, 0.5, 512, 2048), (0.7, 1.0, 7, 10), (0.9, 0.9, 100, 125), (0.1, 0.1, 1, 100)],
+    [
+        (1.0, 1.0, 512, 512),
+        (0.5, 1.0, 512, 1024),
+        (0.5, 0.5, 512, 2048),
+        (0.7, 1.0, 7, 10),
+        (0.9, 0.9, 100, 125),
+        (0.1, 0.1, 1, 100),
+    ],
 )
-def test_pool_size_takes_shares_as_they_are_written(energy: float, statistics: float, images: int, drawn: int) -> None:
+def test_pool_size_takes_shares_as_they_are_written(
+    energy: float, statistics: float, images: int, drawn: int
+) -> None:
     assert pool_size(FilterSettings(keep_energy=energy, keep_statistics=statistics), images=images) == drawn
 
 
@@ -67,25 +80,38 @@ def test_energy_comes_first_and_statistics_see_the_survivors_only() -> None:
     assert kept == (2,)
     assert [one is images for one in scores.pools] == [True]
     assert scores.seen == [("energy", [0, 1, 2, 3]), ("statistics", [1, 2])]
-    assert record == FilterRecord(asked=1, drawn=4, dropped_by_energy=2, dropped_by_statistics=1, statistic="some statistic")
+    assert record == FilterRecord(
+        asked=1, drawn=4, dropped_by_energy=2, dropped_by_statistics=1, statistic="some statistic"
+    )
 
 
 def test_filters_that_are_off_score_nothing() -> None:
     scores = Counted()
     kept, record = filter_images(pool([3, 1], [0, 0]), filters=OFF, images=2, scores=scores)
     assert (kept, scores.seen) == ((0, 1), [])
-    assert record == FilterRecord(asked=2, drawn=2, dropped_by_energy=0, dropped_by_statistics=0, statistic="")
-    kept, record = filter_images(pool([3, 1], [0, 0]), filters=FilterSettings(keep_energy=0.5), images=1, scores=scores)
+    assert record == FilterRecord(
+        asked=2, drawn=2, dropped_by_energy=0, dropped_by_statistics=0, statistic=""
+    )
+    kept, record = filter_images(
+        pool([3, 1], [0, 0]), filters=FilterSettings(keep_energy=0.5), images=1, scores=scores
+    )
     assert (kept, record.statistic, [name for name, _ in scores.seen]) == ((1,), "", ["energy"])
 
 
 def test_equal_scores_go_by_order() -> None:
-    kept, _ = keep(FilterSettings(keep_energy=0.5), images=2, energy=np.array([1.0, 0.0, 1.0, 1.0]), statistics=None)
+    kept, _ = keep(
+        FilterSettings(keep_energy=0.5), images=2, energy=np.array([1.0, 0.0, 1.0, 1.0]), statistics=None
+    )
     assert kept == (0, 1)
 
 
 def test_negative_and_signed_zero_scores() -> None:
-    kept, _ = keep(FilterSettings(keep_statistics=0.5), images=2, energy=None, statistics=np.array([0.0, -0.0, -3.0, 2.0]))
+    kept, _ = keep(
+        FilterSettings(keep_statistics=0.5),
+        images=2,
+        energy=None,
+        statistics=np.array([0.0, -0.0, -3.0, 2.0]),
+    )
     assert kept == (0, 2)
 
 
@@ -102,7 +128,10 @@ def test_negative_and_signed_zero_scores() -> None:
     ],
 )
 def test_scores_that_do_not_fit_are_our_bug(
-    filters: FilterSettings, energy: NDArray[np.float64] | None, statistics: NDArray[np.float64] | None, message: str
+    filters: FilterSettings,
+    energy: NDArray[np.float64] | None,
+    statistics: NDArray[np.float64] | None,
+    message: str,
 ) -> None:
     with pytest.raises(InvariantError, match=message):
         keep(filters, images=1, energy=energy, statistics=statistics)

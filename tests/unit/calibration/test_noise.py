@@ -27,7 +27,9 @@ def test_small_sizes(size: tuple[int, int]) -> None:
 
 
 def test_the_spectrum_falls_and_colours_go_together() -> None:
-    images = np.stack([noise_image(seed=0, index=index, size=(64, 64)) for index in range(40)]).astype(np.float64)
+    images = np.stack([noise_image(seed=0, index=index, size=(64, 64)) for index in range(40)]).astype(
+        np.float64
+    )
     assert 60 < images.mean() < 180
     grey = images.mean(axis=3) - images.mean(axis=(1, 2, 3))[:, None, None]
     amplitude = np.abs(np.fft.fft2(grey)).mean(axis=0)

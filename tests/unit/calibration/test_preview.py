@@ -24,7 +24,9 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "cache")
 
 
-def drawn(source: str, *, images: int = 6, filters: FilterSettings | None = None, together: int = 2) -> CalibrationRecipe:
+def drawn(
+    source: str, *, images: int = 6, filters: FilterSettings | None = None, together: int = 2
+) -> CalibrationRecipe:
     return parse_calibration(
         "mixup",
         images=images,
@@ -88,7 +90,10 @@ def test_what_is_said_to_be_drawn_is_drawn(store: Store, tiny_pipeline: Path, st
 def test_a_set_whose_drawn_images_were_deleted_needs_no_drawing(store: Store, tiny_pipeline: Path) -> None:
     calibrate(drawn(str(tiny_pipeline), images=3), store=store, progress=SilentProgress())
     shutil.rmtree(store.root / "drawn")
-    assert [preview(drawn(str(tiny_pipeline), images=count), store=store).to_draw for count in (3, 4)] == [0, 4]
+    assert [preview(drawn(str(tiny_pipeline), images=count), store=store).to_draw for count in (3, 4)] == [
+        0,
+        4,
+    ]
 
 
 def test_filters_draw_more(store: Store, tiny_pipeline: Path) -> None:

@@ -12,7 +12,12 @@ SMALL = Preprocessing(size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))
 
 @pytest.mark.parametrize(
     ("text", "method", "source"),
-    [("noise", "noise", None), ("images:a/b", "images", "a/b"), ("images:C:/x.npz", "images", "C:/x.npz"), (" noise ", "noise", None)],
+    [
+        ("noise", "noise", None),
+        ("images:a/b", "images", "a/b"),
+        ("images:C:/x.npz", "images", "C:/x.npz"),
+        (" noise ", "noise", None),
+    ],
 )
 def test_what_may_be_asked(text: str, method: str, source: str | None) -> None:
     recipe = parse_calibration(text, images=3, seed=4, preprocessing=SMALL)
@@ -26,7 +31,9 @@ def test_drawn_sets_take_their_parts_or_the_defaults(method: Strategy) -> None:
     assert (plain.method, plain.source, plain.prompts) == (method, None, prompts)
     assert (plain.generator, plain.filters) == (GeneratorSettings(), FilterSettings())
     generator, filters = GeneratorSettings(source="here"), FilterSettings(keep_energy=0.5)
-    full = parse_calibration(method, images=3, seed=4, preprocessing=SMALL, prompts=prompts, generator=generator, filters=filters)
+    full = parse_calibration(
+        method, images=3, seed=4, preprocessing=SMALL, prompts=prompts, generator=generator, filters=filters
+    )
     assert (full.generator, full.filters) == (generator, filters)
 
 
@@ -36,7 +43,13 @@ def test_a_drawn_set_needs_prompts_of_its_method() -> None:
     assert caught.value.hint is not None
     assert all(word in caught.value.hint for word in ("--classes FILE.json", "images:DIR", "noise"))
     with pytest.raises(BadOptionError, match="its prompts are for single"):
-        parse_calibration("mixup", images=3, seed=4, preprocessing=SMALL, prompts=PromptRecipe(strategy="single", class_names=("a",)))
+        parse_calibration(
+            "mixup",
+            images=3,
+            seed=4,
+            preprocessing=SMALL,
+            prompts=PromptRecipe(strategy="single", class_names=("a",)),
+        )
 
 
 def test_methods_to_come_say_so() -> None:
@@ -47,7 +60,9 @@ def test_methods_to_come_say_so() -> None:
 
 @pytest.mark.parametrize("text", ["", "images", "images:", "noise:x", "mixup:x", "Noise", "photos:a", ":a"])
 def test_other_texts_list_what_is_allowed(text: str) -> None:
-    with pytest.raises(BadOptionError, match=r"allowed mixup, single, genq, images:DIR, images:FILE\.npz or noise"):
+    with pytest.raises(
+        BadOptionError, match=r"allowed mixup, single, genq, images:DIR, images:FILE\.npz or noise"
+    ):
         parse_calibration(text, images=3, seed=4, preprocessing=SMALL)
 
 

@@ -46,14 +46,26 @@ def test_large_images_are_made_smaller(tmp_path: Path) -> None:
 def test_prompts_stand_below_their_images_and_the_title_above(tmp_path: Path) -> None:
     where, images = folder(tmp_path, images=2, size=(32, 32))
     contact_sheet(where, tmp_path / "plain.png")
-    contact_sheet(where, tmp_path / "full.png", title=["calibration", "recipe abc"], prompts=["a photo of a cat and a dog", ""])
+    contact_sheet(
+        where,
+        tmp_path / "full.png",
+        title=["calibration", "recipe abc"],
+        prompts=["a photo of a cat and a dog", ""],
+    )
     plain, full = sheet(tmp_path / "plain.png"), sheet(tmp_path / "full.png")
     paper = full[0, 0]
-    top = next(row for row in range(len(full)) if (full[row : row + 96 : 3, MARGIN : MARGIN + 96 : 3] == images[0]).all())
+    top = next(
+        row
+        for row in range(len(full))
+        if (full[row : row + 96 : 3, MARGIN : MARGIN + 96 : 3] == images[0]).all()
+    )
     assert top > MARGIN + 40, "room for two lines of title"
     assert (full[MARGIN:top] != paper).any(), "the title is written"
     assert len(full) - top > len(plain) - MARGIN, "room for captions"
-    caption, none = full[top + 97 : -MARGIN, MARGIN : MARGIN + 96], full[top + 97 : -MARGIN, MARGIN + 96 + GAP : MARGIN + 2 * 96 + GAP]
+    caption, none = (
+        full[top + 97 : -MARGIN, MARGIN : MARGIN + 96],
+        full[top + 97 : -MARGIN, MARGIN + 96 + GAP : MARGIN + 2 * 96 + GAP],
+    )
     assert (caption != paper).any()
     assert (none == paper).all(), "an empty prompt writes nothing"
     assert (full[-MARGIN:] == paper).all(), "even margins"
@@ -79,7 +91,9 @@ def test_text_is_wrapped(text: str, width: int, lines: int, expected: list[str])
     assert wrap(text, font=FONT, width=width, lines=lines) == expected
 
 
-@pytest.mark.parametrize("text", ["one two three four five six seven eight nine ten", "x" * 200, "a " + "y" * 90, "WWWWWWWW " * 9])
+@pytest.mark.parametrize(
+    "text", ["one two three four five six seven eight nine ten", "x" * 200, "a " + "y" * 90, "WWWWWWWW " * 9]
+)
 @pytest.mark.parametrize("lines", [1, 2, 4])
 def test_every_line_fits_and_cut_text_says_so(text: str, lines: int) -> None:
     made = wrap(text, font=FONT, width=60, lines=lines)

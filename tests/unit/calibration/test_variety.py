@@ -49,4 +49,6 @@ def test_frames_of_one_scene_are_alike() -> None:
 
 
 def test_one_image_is_few_but_not_alike() -> None:
-    assert [one.about for one in variety_warnings(Variety(images=1, distinct=1, spread=0.0, flat=0.0))] == ["calibration images"]
+    assert [one.about for one in variety_warnings(Variety(images=1, distinct=1, spread=0.0, flat=0.0))] == [
+        "calibration images"
+    ]

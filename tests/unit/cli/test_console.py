@@ -75,7 +75,11 @@ def test_long_errors_are_not_wrapped_where_a_program_reads_them() -> None:
 def test_a_table_sets_numbers_to_the_right() -> None:
     output = Output()
     output.console.table(["name", "count"], [["a", 7], ["b", 1234]])
-    assert [line.rstrip() for line in output.text[0].splitlines()] == ["name  count", "a         7", "b      1234"]
+    assert [line.rstrip() for line in output.text[0].splitlines()] == [
+        "name  count",
+        "a         7",
+        "b      1234",
+    ]
 
 
 def test_an_empty_table_is_its_head() -> None:

@@ -75,4 +75,10 @@ def test_a_pipe_has_one_row_a_node() -> None:
     lines = shown(io.StringIO())
     assert len(lines) == 4
     assert lines[0].split()[:2] == ["output", "op"]
-    assert re.search(r"t2 +Add +float +4 +8 +exact by proof +IEEE; no integer operator, since input t1 is not dequantised codes", lines[3])
+    assert re.search(
+        (
+            r"t2 +Add +float +4 +8 +exact by proof +IEEE; no integer operator, since input t1 is not "
+            r"dequantised codes"
+        ),
+        lines[3],
+    )

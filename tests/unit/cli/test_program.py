@@ -23,7 +23,13 @@ from mixport.cli.commands import build as build_command
 from mixport.cli.commands import doctor as doctor_command
 from mixport.cli.panels import PanelCommand
 from mixport.cli.program import app, run
-from mixport.records.errors import BadInputError, ExitCode, InvariantError, MixportError, ValidationFailedError
+from mixport.records.errors import (
+    BadInputError,
+    ExitCode,
+    InvariantError,
+    MixportError,
+    ValidationFailedError,
+)
 from mixport.storage.store import Store
 
 COMMANDS = ["build", "validate", "inspect", "bench", "conformance", "doctor", "calib", "targets", "runtimes"]
@@ -43,12 +49,14 @@ SUBCOMMANDS = [
 
 #: Options of drawn calibration images, of build and of calib generate.
 DRAWING = (
-    "classes-per-prompt template pairing label-text gen-revision gen-scheduler gen-steps gen-guidance gen-negative gen-size gen-dtype "
+    "classes-per-prompt template pairing label-text gen-revision gen-scheduler gen-steps "
+    "gen-guidance gen-negative gen-size gen-dtype "
     "gen-batch gen-safety-checker no-gen-safety-checker keep-energy keep-statistics"
 )
 #: Further options of calib generate.
 OF_CALIBRATION = (
-    "calib generator classes images seed device weights random-weights model-arg input-size mean std crop cache config json quiet"
+    "calib generator classes images seed device weights random-weights model-arg input-size mean std "
+    "crop cache config json quiet"
 )
 
 Capture = pytest.CaptureFixture[str]
@@ -73,8 +81,14 @@ def test_version(capsys: Capture) -> None:
 
 
 def test_the_contract_s_commands_are_all_there() -> None:
-    assert [command.name for command in app.registered_commands] + [group.name for group in app.registered_groups] == COMMANDS
-    found = [[group.name, command.name] for group in app.registered_groups for command in group.typer_instance.registered_commands]
+    assert [command.name for command in app.registered_commands] + [
+        group.name for group in app.registered_groups
+    ] == COMMANDS
+    found = [
+        [group.name, command.name]
+        for group in app.registered_groups
+        for command in group.typer_instance.registered_commands
+    ]
     assert found == SUBCOMMANDS
 
 
@@ -88,7 +102,8 @@ def test_build_help_names_every_option_of_the_contract(capsys: Capture) -> None:
     run(["build", "--help"])
     text = capsys.readouterr().out
     options = (
-        "weights random-weights model-arg scheme edge-bits target calib generator classes images seed device iters reconstruction "
+        "weights random-weights model-arg scheme edge-bits target calib generator classes images "
+        "seed device iters reconstruction "
         "mlp-reconstruction no-mlp-reconstruction "
         "eval gate runtime out cache config json quiet " + DRAWING
     )
@@ -98,10 +113,25 @@ def test_build_help_names_every_option_of_the_contract(capsys: Capture) -> None:
 def test_calib_generate_has_the_options_of_build_in_groups(capsys: Capture) -> None:
     run(["calib", "generate", "--help"])
     text = capsys.readouterr().out
-    assert [name for name in f"{OF_CALIBRATION} {DRAWING}".split() if not re.search(rf"--{name}\s", text)] == []
+    assert [
+        name for name in f"{OF_CALIBRATION} {DRAWING}".split() if not re.search(rf"--{name}\s", text)
+    ] == []
     heads = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert heads == ["Arguments:", "Model:", "Calibration images:", "Prompts:", "Generator:", "Filters of drawn images:", "Options:"]
-    assert text.index("Generator:") < text.index("--gen-steps") < text.index("Filters of drawn images:") < text.index("--keep-energy")
+    assert heads == [
+        "Arguments:",
+        "Model:",
+        "Calibration images:",
+        "Prompts:",
+        "Generator:",
+        "Filters of drawn images:",
+        "Options:",
+    ]
+    assert (
+        text.index("Generator:")
+        < text.index("--gen-steps")
+        < text.index("Filters of drawn images:")
+        < text.index("--keep-energy")
+    )
 
 
 def test_build_s_options_come_in_groups_too(capsys: Capture) -> None:
@@ -110,12 +140,15 @@ def test_build_s_options_come_in_groups_too(capsys: Capture) -> None:
     grouped(["--help"], standalone_mode=False)
     text = capsys.readouterr().out
     assert [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")] == [
-        "Arguments:", "Model:", "Quantisation:", "Calibration images:", "Prompts:", "Generator:", "Filters of drawn images:",
+        "Arguments:", "Model:", "Quantisation:", "Calibration images:", "Prompts:", "Generator:",
+        "Filters of drawn images:",
         "Validation and gates:", "Files:", "Options:",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("words", [[], ["calib"], ["targets"], ["runtimes"]], ids=lambda words: " ".join(words) or "mixport")
+@pytest.mark.parametrize(
+    "words", [[], ["calib"], ["targets"], ["runtimes"]], ids=lambda words: " ".join(words) or "mixport"
+)
 def test_no_command_shows_help_as_a_usage_error(words: list[str], capsys: Capture) -> None:
     assert run(words) == 2
     captured = capsys.readouterr()
@@ -133,10 +166,26 @@ def test_no_command_shows_help_as_a_usage_error(words: list[str], capsys: Captur
         (["build", "--seed"], "requires an argument", "mixport build --help"),
         (["targets", "show"], "Missing argument", "mixport targets show --help"),
         (["build", "--scheme", "w9a9"], "--scheme is 'w9a9'", "mixport build --scheme w4a8 ..."),
-        (["build", "--calib", "distill"], "--calib distill is not part of this version yet", "mixport build --calib mixup"),
-        (["build", "--calib", "noise", "--gen-steps", "5"], "--gen-steps has no effect with --calib noise", "--calib mixup, or leave"),
-        (["calib", "generate", "--calib", "noise", "--template", "{classes}"], "--template has no effect", "--calib mixup, or leave"),
-        (["build", "--calib", "single", "--classes-per-prompt", "3"], "has no effect with --calib single", "--calib mixup, or leave"),
+        (
+            ["build", "--calib", "distill"],
+            "--calib distill is not part of this version yet",
+            "mixport build --calib mixup",
+        ),
+        (
+            ["build", "--calib", "noise", "--gen-steps", "5"],
+            "--gen-steps has no effect with --calib noise",
+            "--calib mixup, or leave",
+        ),
+        (
+            ["calib", "generate", "--calib", "noise", "--template", "{classes}"],
+            "--template has no effect",
+            "--calib mixup, or leave",
+        ),
+        (
+            ["build", "--calib", "single", "--classes-per-prompt", "3"],
+            "has no effect with --calib single",
+            "--calib mixup, or leave",
+        ),
         (
             ["build", "--gate", "top1_drop<=1"],
             "--gate 'top1_drop<=1' needs labelled images",
@@ -144,19 +193,32 @@ def test_no_command_shows_help_as_a_usage_error(words: list[str], capsys: Captur
         ),
         (["build", "--gate", "speed>1"], "unknown metric speed", "mixport build --gate"),
         (["build", "--calib", "noise", "--iters", "-5"], "--iters: ", "mixport build --help"),
-        (["build", "--reconstruction", "best"], "--reconstruction is 'best', allowed mixport", "mixport build --help"),
+        (
+            ["build", "--reconstruction", "best"],
+            "--reconstruction is 'best', allowed mixport",
+            "mixport build --help",
+        ),
         (
             ["build", "--calib", "noise", "--iters", "0", "--mlp-reconstruction"],
             "--mlp-reconstruction has no effect with --iters 0",
             "--iters N, or leave --mlp-reconstruction out",
         ),
-        (["build", "--calib", "noise", "--iters", "0", "--device", "cuda"], "--device cuda has no effect", "leave --device out"),
+        (
+            ["build", "--calib", "noise", "--iters", "0", "--device", "cuda"],
+            "--device cuda has no effect",
+            "leave --device out",
+        ),
         (["build", "--calib", "noise", "--device", "tpu"], "--device: ", "mixport build --help"),
         (["calib", "prune"], "nothing", "mixport calib prune --stages"),
     ],
 )
 def test_usage_errors_exit_with_2_and_say_what_to_type(
-    words: list[str], message: str, hint: str, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str],
+    message: str,
+    hint: str,
+    capsys: Capture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(words) == 2
@@ -182,13 +244,38 @@ def test_usage_errors_in_json_mode_are_one_document(capsys: Capture) -> None:
         (MixportError("no hint"), ExitCode.USER, "no hint", None),
         (ValidationFailedError("codes differ"), ExitCode.FAILED, "codes differ", None),
         (InvariantError("a pass broke"), ExitCode.BUG, "a pass broke", "this is our bug"),
-        (OSError(errno.ENOSPC, "No space left on device"), ExitCode.USER, "No space left on device", "free some space"),
-        (PermissionError(errno.EACCES, "Permission denied", "dist"), ExitCode.USER, "Permission denied: 'dist'", "free some space"),
-        (OSError(errno.ENAMETOOLONG, "File name too long"), ExitCode.USER, "File name too long", "free some space"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            ExitCode.USER,
+            "No space left on device",
+            "free some space",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "dist"),
+            ExitCode.USER,
+            "Permission denied: 'dist'",
+            "free some space",
+        ),
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long"),
+            ExitCode.USER,
+            "File name too long",
+            "free some space",
+        ),
         (MemoryError(), ExitCode.USER, "not enough memory", "fewer --images"),
-        (ZeroDivisionError("division by zero"), ExitCode.BUG, "ZeroDivisionError: division by zero", "this is our bug"),
+        (
+            ZeroDivisionError("division by zero"),
+            ExitCode.BUG,
+            "ZeroDivisionError: division by zero",
+            "this is our bug",
+        ),
         (FileNotFoundError(errno.ENOENT, "gone"), ExitCode.BUG, "FileNotFoundError", "this is our bug"),
-        (KeyboardInterrupt(), ExitCode.INTERRUPTED, "interrupted", "the same command goes on where it stopped"),
+        (
+            KeyboardInterrupt(),
+            ExitCode.INTERRUPTED,
+            "interrupted",
+            "the same command goes on where it stopped",
+        ),
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])
@@ -246,7 +333,9 @@ def test_doctor_lists_what_is_installed(capsys: Capture) -> None:
     assert found["torch"]["status"] == "ok"
 
 
-def test_doctor_fails_and_says_what_to_type_when_a_package_is_missing(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_fails_and_says_what_to_type_when_a_package_is_missing(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from importlib import metadata
 
     real = metadata.version
@@ -298,7 +387,9 @@ def test_runtimes_list_imports_nothing_heavy(tmp_path: Path) -> None:
     heavy = "print(sorted({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
     code = f"import sys; from mixport.cli.program import run; run(['runtimes', 'list']); {heavy}"
     environment = {**os.environ, "MIXPORT_RUNTIMES": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
+    )
     assert done.stdout.splitlines()[-1] == "[]"
 
 
@@ -352,7 +443,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_prune_without_a_terminal_wants_a_yes(capsys: Capture, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_without_a_terminal_wants_a_yes(
+    capsys: Capture, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert run(["calib", "prune", "--stages", "--cache", str(cache)]) == 2
     captured = capsys.readouterr()
@@ -366,7 +459,9 @@ def test_prune_without_a_terminal_wants_a_yes(capsys: Capture, cache: Path, monk
     assert kept(cache) == []
 
 
-@pytest.mark.parametrize(("answer", "left"), [("y\n", []), ("n\n", ["aa", "bb"]), ("\n", ["aa", "bb"]), ("", ["aa", "bb"])])
+@pytest.mark.parametrize(
+    ("answer", "left"), [("y\n", []), ("n\n", ["aa", "bb"]), ("\n", ["aa", "bb"]), ("", ["aa", "bb"])]
+)
 @pytest.mark.parametrize("as_json", [False, True])
 def test_prune_asks_on_a_terminal(
     answer: str, left: list[str], as_json: bool, capsys: Capture, cache: Path, monkeypatch: pytest.MonkeyPatch

@@ -34,6 +34,8 @@ class Forks(nn.Module):
 
 
 def test_what_torch_cannot_write_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="torch's ONNX exporter cannot write the float model") as caught:
+    with pytest.raises(
+        UnsupportedModelError, match="torch's ONNX exporter cannot write the float model"
+    ) as caught:
         export_float(Forks().eval(), tmp_path / "float.onnx", input_shape=(1, 3, 4, 4))
     assert caught.value.hint == "--against FILE.onnx takes a float file of your own"

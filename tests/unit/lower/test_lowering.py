@@ -25,7 +25,9 @@ Made = tuple[QuantizedModel, LoweredGraph, onnx.ModelProto]
 def make(folder: Path, *, scheme: str, target: str = "ort-cpu") -> Made:
     images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
     np.save(folder / "images.npy", images)
-    calibration = CalibrationSet(images_path=folder / "images.npy", count=16, method="images", recipe_key="", content_sha256="")
+    calibration = CalibrationSet(
+        images_path=folder / "images.npy", count=16, method="images", recipe_key="", content_sha256=""
+    )
     model = load_model("tests.models:tiny")
     quantized = quantize(model, calibration, load_target(target), scheme=Scheme.parse(scheme), workdir=folder)
     lowered = lower(quantized, load_target(target), workdir=folder)

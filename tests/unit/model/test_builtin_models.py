@@ -18,7 +18,9 @@ from mixport.model.timm_model import create_timm
 from mixport.records.errors import BadInputError
 
 
-@pytest.mark.parametrize("name", ["cifar10-resnet20", "cifar10-resnet32", "cifar10-resnet44", "cifar10-resnet56", "cifar10-vit"])
+@pytest.mark.parametrize(
+    "name", ["cifar10-resnet20", "cifar10-resnet32", "cifar10-resnet44", "cifar10-resnet56", "cifar10-vit"]
+)
 def test_every_builtin_model_can_be_made(name: str) -> None:
     module = create_builtin(name, arguments={}).eval()
     assert module(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
@@ -34,7 +36,9 @@ def test_a_builtin_model_takes_the_weights_that_ship(tmp_path: Path, monkeypatch
     shipped = create_builtin("cifar10-resnet20", arguments={}).state_dict()
     file = tmp_path / "cifar10-resnet20.safetensors"
     save_file(shipped, file)
-    monkeypatch.setattr(builtin_models, "weights_file", lambda name: file if name == "cifar10-resnet20" else None)
+    monkeypatch.setattr(
+        builtin_models, "weights_file", lambda name: file if name == "cifar10-resnet20" else None
+    )
     model = load_model("builtin:cifar10-resnet20")
     assert torch.equal(model.module.state_dict()["conv1.weight"], shipped["conv1.weight"])
     assert (model.class_names, model.glosses, model.assumed) == (CIFAR10_CLASSES, None, ())
@@ -45,7 +49,9 @@ def test_a_builtin_model_takes_the_weights_that_ship(tmp_path: Path, monkeypatch
 
 
 def test_what_is_no_builtin_model() -> None:
-    with pytest.raises(BadInputError, match=r"unknown builtin model 'cifar10-resnet21', known: .*cifar10-vit"):
+    with pytest.raises(
+        BadInputError, match=r"unknown builtin model 'cifar10-resnet21', known: .*cifar10-vit"
+    ):
         builtin_weights("cifar10-resnet21")
     with pytest.raises(BadInputError, match="refused its arguments"):
         create_builtin("cifar10-resnet20", arguments={"depth": 3})
@@ -62,7 +68,9 @@ def test_preprocessing_that_nobody_states_is_marked(tmp_path: Path) -> None:
 
 def plain() -> torch.nn.Module:
     """A factory that says nothing of its preprocessing."""
-    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2)
+    )
 
 
 def test_imagenet_classes_have_distinct_names_and_meanings() -> None:
@@ -76,7 +84,9 @@ def test_imagenet_classes_have_distinct_names_and_meanings() -> None:
     assert classes.names[134].startswith("crane (large long-necked wading bird")
     assert classes.names[517] == "crane (lifts and moves heavy objects)"
     assert classes.glosses[21].startswith("any of several small graceful hawks")
-    _, _, none = create_timm("mobilenetv3_small_050", size=None, pretrained=False, arguments={"num_classes": 10})
+    _, _, none = create_timm(
+        "mobilenetv3_small_050", size=None, pretrained=False, arguments={"num_classes": 10}
+    )
     assert none is None
 
 
@@ -85,11 +95,17 @@ def test_imagenet_classes_have_distinct_names_and_meanings() -> None:
     [
         (["cat", "dog"], ("cat", "dog"), None),
         ([{"name": "cat"}, {"name": "dog"}], ("cat", "dog"), None),
-        ([{"name": "cat", "gloss": "purrs"}, {"name": "dog", "gloss": "barks"}], ("cat", "dog"), ("purrs", "barks")),
+        (
+            [{"name": "cat", "gloss": "purrs"}, {"name": "dog", "gloss": "barks"}],
+            ("cat", "dog"),
+            ("purrs", "barks"),
+        ),
         ([{"name": "cat", "gloss": "purrs"}, {"name": "dog"}], ("cat", "dog"), None),
     ],
 )
-def test_a_class_file(document: object, names: tuple[str, ...], glosses: tuple[str, ...] | None, tmp_path: Path) -> None:
+def test_a_class_file(
+    document: object, names: tuple[str, ...], glosses: tuple[str, ...] | None, tmp_path: Path
+) -> None:
     file = tmp_path / "classes.json"
     file.write_text(json.dumps(document), encoding="utf-8")
     found = read_classes(file)
@@ -112,14 +128,18 @@ def test_class_names_are_as_many_as_outputs(count: int, tmp_path: Path) -> None:
     if count == 10:
         check_class_count(model, source=file)
         return
-    with pytest.raises(BadInputError, match=rf"classes\.json has {count} names, and tests\.models:tiny has 10 outputs"):
+    with pytest.raises(
+        BadInputError, match=rf"classes\.json has {count} names, and tests\.models:tiny has 10 outputs"
+    ):
         check_class_count(model, source=file)
 
 
 def test_a_model_that_does_not_run_on_one_image_is_left_to_quantize(tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text('["cat"]', encoding="utf-8")
     model = load_model("tests.models:tiny", classes=tmp_path / "classes.json")
-    check_class_count(dataclasses.replace(model, input_shape=(1, 5, 32, 32)), source=tmp_path / "classes.json")
+    check_class_count(
+        dataclasses.replace(model, input_shape=(1, 5, 32, 32)), source=tmp_path / "classes.json"
+    )
     check_class_count(dataclasses.replace(model, class_names=None), source=tmp_path / "classes.json")
 
 

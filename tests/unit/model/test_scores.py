@@ -38,7 +38,10 @@ def smooth(count: int, *, seed: int) -> NDArray[np.uint8]:
     ramp = np.linspace(-1.0, 1.0, SIDE)
     slopes = random.normal(0.0, 0.12, (2, count, 1, 1, 3))
     values = (
-        0.5 + slopes[0] * ramp[None, :, None, None] + slopes[1] * ramp[None, None, :, None] + random.normal(0.0, 0.05, (count, 1, 1, 3))
+        0.5
+        + slopes[0] * ramp[None, :, None, None]
+        + slopes[1] * ramp[None, None, :, None]
+        + random.normal(0.0, 0.05, (count, 1, 1, 3))
     )
     return np.rint(np.clip(values, 0.0, 1.0) * 255.0).astype(np.uint8)
 
@@ -87,7 +90,10 @@ def brute_force(model: FloatModel, images: NDArray[np.uint8]) -> NDArray[np.floa
     """Each distance from a fresh BatchNorm layer of torch that sees the group, with and without the image."""
     reads: list[tuple[nn.Module, Tensor]] = []
     layers = [layer for layer in model.module.modules() if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d)]
-    handles = [layer.register_forward_pre_hook(lambda layer, inputs: reads.append((layer, inputs[0].double()))) for layer in layers]
+    handles = [
+        layer.register_forward_pre_hook(lambda layer, inputs: reads.append((layer, inputs[0].double())))
+        for layer in layers
+    ]
     with torch.no_grad():
         model.module(torch.as_tensor(normalise(images, preprocessing=model.preprocessing)))
     for handle in handles:
@@ -96,17 +102,26 @@ def brute_force(model: FloatModel, images: NDArray[np.uint8]) -> NDArray[np.floa
     def distance(kept: list[int]) -> float:
         total = 0.0
         for layer, values in reads:
-            part = values[kept].reshape(len(kept), values.shape[1], -1).permute(0, 2, 1).reshape(-1, values.shape[1])
+            part = (
+                values[kept]
+                .reshape(len(kept), values.shape[1], -1)
+                .permute(0, 2, 1)
+                .reshape(-1, values.shape[1])
+            )
             fresh = nn.BatchNorm1d(values.shape[1], momentum=1.0, dtype=torch.float64).train()
             # torch wants two values at least; the variance of one value, there twice, is 0 as well.
             part = part if len(part) > 1 else part.repeat(2, 1)
             fresh(part)
             biased = fresh.running_var * (len(part) - 1) / len(part)
-            total += float((fresh.running_mean - layer.running_mean).norm() + (biased - layer.running_var).norm())
+            total += float(
+                (fresh.running_mean - layer.running_mean).norm() + (biased - layer.running_var).norm()
+            )
         return total
 
     everything = list(range(len(images)))
-    return np.array([distance(everything) - distance([i for i in everything if i != one]) for one in everything])
+    return np.array(
+        [distance(everything) - distance([i for i in everything if i != one]) for one in everything]
+    )
 
 
 def test_sensitivity_is_the_brute_force_one(cnn: FloatModel) -> None:
@@ -133,7 +148,12 @@ def test_no_image_is_a_group_of_its_own(cnn: FloatModel) -> None:
 def test_batches_of_one_give_the_same_sensitivity(cnn: FloatModel) -> None:
     images = np.concatenate([smooth(6, seed=4), noise(1, seed=4)])
     one_by_one = float_model(cnn.module, one_image=True)
-    np.testing.assert_allclose(ModelScores(one_by_one).statistics(images)[0], ModelScores(cnn).statistics(images)[0], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        ModelScores(one_by_one).statistics(images)[0],
+        ModelScores(cnn).statistics(images)[0],
+        rtol=1e-5,
+        atol=1e-7,
+    )
 
 
 def test_noise_among_smooth_images_gets_the_worst_sensitivity(cnn: FloatModel) -> None:
@@ -171,7 +191,9 @@ def test_batch_norm_over_flattened_tokens() -> None:
     images = smooth(8, seed=6)
     model = trained(flattened, smooth(32, seed=1))
     np.testing.assert_allclose(
-        ModelScores(model).statistics(images)[0], brute_force(float_model(Unflattened(flattened)), images), rtol=1e-6
+        ModelScores(model).statistics(images)[0],
+        brute_force(float_model(Unflattened(flattened)), images),
+        rtol=1e-6,
     )
 
 
@@ -204,7 +226,9 @@ def test_chosen_images_score_as_a_copy_of_them_would(cnn: FloatModel) -> None:
     torch.manual_seed(0)
     for model in (cnn, float_model(Vit())):
         scores = ModelScores(model, batch=4)
-        np.testing.assert_array_equal(scores.statistics(images, chosen=chosen)[0], scores.statistics(images[chosen])[0])
+        np.testing.assert_array_equal(
+            scores.statistics(images, chosen=chosen)[0], scores.statistics(images[chosen])[0]
+        )
 
 
 def test_chosen_images_are_copied_one_group_at_a_time(cnn: FloatModel) -> None:
@@ -240,7 +264,9 @@ class Constant(nn.Module):
 
 
 def test_energy_of_large_logits_does_not_overflow() -> None:
-    np.testing.assert_allclose(ModelScores(float_model(Constant(1e4))).energy(smooth(2, seed=0)), -1e4 - math.log(2.0))
+    np.testing.assert_allclose(
+        ModelScores(float_model(Constant(1e4))).energy(smooth(2, seed=0)), -1e4 - math.log(2.0)
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -279,7 +305,11 @@ def test_entropy_is_that_of_the_last_blocks_patch_tokens(prefix: int) -> None:
     model = float_model(vit)
     scores, name = ModelScores(model).statistics(images)
     with torch.no_grad():
-        tokens = vit.blocks(torch.as_tensor(normalise(images, preprocessing=model.preprocessing)))[:, prefix:].double().numpy()
+        tokens = (
+            vit.blocks(torch.as_tensor(normalise(images, preprocessing=model.preprocessing)))[:, prefix:]
+            .double()
+            .numpy()
+        )
     assert name == "negative-patch-similarity-entropy"
     np.testing.assert_allclose(scores, [-similarity_entropy(one) for one in tokens], rtol=1e-4)
 
@@ -291,7 +321,9 @@ def test_tokens_in_windows_are_tokens() -> None:
     windows.load_state_dict(flat.state_dict())
     images = smooth(5, seed=8)
     np.testing.assert_allclose(
-        ModelScores(float_model(windows)).statistics(images)[0], ModelScores(float_model(flat)).statistics(images)[0], rtol=1e-4
+        ModelScores(float_model(windows)).statistics(images)[0],
+        ModelScores(float_model(flat)).statistics(images)[0],
+        rtol=1e-4,
     )
 
 
@@ -312,7 +344,8 @@ def test_entropy_of_known_densities() -> None:
     kernel = math.log(0.01 * math.sqrt(2.0 * math.pi * math.e))
     assert similarity_entropy(tokens_at(np.array([0.0, 1.0]))) == pytest.approx(kernel, abs=1e-3)
     assert similarity_entropy(tokens_at(np.zeros(30))) == pytest.approx(kernel, abs=1e-3)
-    # Two groups at a right angle: similarities are 1 or 0, two kernels far apart, and the entropy of a coin more.
+    # Two groups at a right angle: similarities are 1 or 0, two kernels far apart, and the entropy of a coin
+    # more.
     groups = tokens_at(np.repeat([0.0, math.pi / 2], 40))
     same, across = 2 * 40 * 39 / 2, 40 * 40
     share = same / (same + across)
@@ -325,14 +358,19 @@ def test_entropy_is_that_of_the_density_summed_pair_by_pair() -> None:
     unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
     pairs = [float(unit[i] @ unit[j]) for i in range(25) for j in range(i)]
     axis = np.linspace(-1.1, 1.1, 22_001)
-    density = np.mean([np.exp(-0.5 * ((axis - pair) / 0.01) ** 2) / (0.01 * math.sqrt(2.0 * math.pi)) for pair in pairs], axis=0)
+    density = np.mean(
+        [np.exp(-0.5 * ((axis - pair) / 0.01) ** 2) / (0.01 * math.sqrt(2.0 * math.pi)) for pair in pairs],
+        axis=0,
+    )
     expected = -np.sum(density * np.log(np.maximum(density, 1e-300))) * (axis[1] - axis[0])
     assert similarity_entropy(tokens) == pytest.approx(expected, abs=2e-3)
 
 
 def test_entropy_knows_direction_only_and_survives_empty_tokens() -> None:
     tokens = np.random.default_rng(0).normal(size=(20, 5))
-    assert similarity_entropy(tokens * np.linspace(0.1, 9.0, 20)[:, None]) == pytest.approx(similarity_entropy(tokens), rel=1e-9)
+    assert similarity_entropy(tokens * np.linspace(0.1, 9.0, 20)[:, None]) == pytest.approx(
+        similarity_entropy(tokens), rel=1e-9
+    )
     assert math.isfinite(similarity_entropy(np.zeros((4, 5))))
 
 
@@ -349,7 +387,10 @@ class Plain(nn.Module):
 
 def test_a_model_without_statistics_is_refused_by_name() -> None:
     scores = ModelScores(float_model(Plain()))
-    with pytest.raises(BadOptionError, match="tests:model has neither BatchNorm layers nor LayerNorm layers over patch tokens") as caught:
+    with pytest.raises(
+        BadOptionError,
+        match="tests:model has neither BatchNorm layers nor LayerNorm layers over patch tokens",
+    ) as caught:
         scores.statistics(smooth(3, seed=0))
     assert "--keep-energy" in str(caught.value.hint)
     assert scores.energy(smooth(3, seed=0)).shape == (3,)

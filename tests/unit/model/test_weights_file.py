@@ -40,7 +40,9 @@ def test_a_state_dict_may_lack_counters_only(tmp_path: Path) -> None:
 def test_shapes_that_differ_are_named() -> None:
     state = small().state_dict()
     state["0.weight"] = torch.zeros(5, 3, 3, 3)
-    with pytest.raises(BadInputError, match=r"0.weight has shape \(5, 3, 3, 3\), the model expects \(4, 3, 3, 3\)"):
+    with pytest.raises(
+        BadInputError, match=r"0.weight has shape \(5, 3, 3, 3\), the model expects \(4, 3, 3, 3\)"
+    ):
         load_into(small(), state, source="w")
 
 
@@ -73,7 +75,10 @@ def test_a_shared_tensor_may_be_stored_once(kept: str) -> None:
 def test_a_shared_tensor_with_two_values_is_refused() -> None:
     state = {name: value.clone() for name, value in Shared().state_dict().items()}
     state["second.weight"] += 1
-    with pytest.raises(BadInputError, match=r"first.weight and second.weight are one tensor in the model, the file has two values"):
+    with pytest.raises(
+        BadInputError,
+        match=r"first.weight and second.weight are one tensor in the model, the file has two values",
+    ):
         load_into(Shared(), state, source="w")
 
 
@@ -91,7 +96,12 @@ def test_prefixes_of_wrappers_are_taken_off(tmp_path: Path, prefix: str, file: s
 def test_a_model_may_have_a_module_called_module() -> None:
     model = nn.Module()
     model.module = nn.Linear(2, 2)
-    assert load_into(model, {name: torch.ones_like(value) for name, value in model.state_dict().items()}, source="w") == ()
+    assert (
+        load_into(
+            model, {name: torch.ones_like(value) for name, value in model.state_dict().items()}, source="w"
+        )
+        == ()
+    )
     assert bool((model.module.weight == 1).all())
 
 
@@ -100,7 +110,9 @@ def test_codes_are_no_weights(dtype: torch.dtype) -> None:
     state = small().state_dict()
     state["0.weight"] = torch.ones(4, 3, 3, 3).to(dtype)
     allowed = "allowed float32, float16, bfloat16, float64"
-    with pytest.raises(BadInputError, match=rf"0\.weight is {str(dtype).removeprefix('torch.')}, {allowed}") as caught:
+    with pytest.raises(
+        BadInputError, match=rf"0\.weight is {str(dtype).removeprefix('torch.')}, {allowed}"
+    ) as caught:
         load_into(small(), state, source="w")
     assert "scales" in str(caught.value.hint)
 
@@ -122,7 +134,9 @@ def test_counters_may_be_written_as_floats() -> None:
         (["state_dict_ema"], "state_dict_ema"),
     ],
 )
-def test_the_average_is_taken_from_a_checkpoint_and_named(tmp_path: Path, entries: list[str], taken: str) -> None:
+def test_the_average_is_taken_from_a_checkpoint_and_named(
+    tmp_path: Path, entries: list[str], taken: str
+) -> None:
     weights = {name: {"w": torch.tensor([float(place)])} for place, name in enumerate(entries)}
     torch.save({**weights, "epoch": 3}, tmp_path / "c.pth")
     state = read_state_dict(tmp_path / "c.pth")
@@ -187,11 +201,17 @@ def test_a_program_whose_example_inputs_run_code_is_refused(program: Path, tmp_p
     ("old", "new", "what"),
     [
         (b"torch.ops.aten.conv2d.default", b"torch.relu", "calls 'torch.relu'"),
-        (b'{"as_int": 4}', b'{"as_expr": {"expr_str": "__import__(1)", "hint": {"as_int": 4}}}', "shape expression"),
+        (
+            b'{"as_int": 4}',
+            b'{"as_expr": {"expr_str": "__import__(1)", "hint": {"as_int": 4}}}',
+            "shape expression",
+        ),
     ],
     ids=["operator", "expression"],
 )
-def test_a_program_that_names_foreign_code_is_refused(program: Path, old: bytes, new: bytes, what: str) -> None:
+def test_a_program_that_names_foreign_code_is_refused(
+    program: Path, old: bytes, new: bytes, what: str
+) -> None:
     def change(data: bytes) -> bytes:
         assert old in data
         return data.replace(old, new)
@@ -202,7 +222,11 @@ def test_a_program_that_names_foreign_code_is_refused(program: Path, old: bytes,
 
 
 def test_pickled_weights_in_a_program_are_refused(program: Path) -> None:
-    rewrite(program, "model_weights_config.json", lambda data: data.replace(b'"use_pickle": false', b'"use_pickle": true'))
+    rewrite(
+        program,
+        "model_weights_config.json",
+        lambda data: data.replace(b'"use_pickle": false', b'"use_pickle": true'),
+    )
     with pytest.raises(BadInputError, match="pickled tensors"):
         load_program(program)
 

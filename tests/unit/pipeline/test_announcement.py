@@ -37,12 +37,21 @@ def plan(
 ) -> dict[str, str]:
     """Lines of a plan by name; those without a name join the one above."""
     options = BuildOptions.of(values)
-    recipe = options.calibration_recipe(preprocessing=model.preprocessing, class_names=model.class_names, glosses=model.glosses)
+    recipe = options.calibration_recipe(
+        preprocessing=model.preprocessing, class_names=model.class_names, glosses=model.glosses
+    )
     made = describe_plan(
         options,
         model=model,
         recipe=recipe,
-        preview=Preview(images=images or recipe.images, cached=cached, pool=4100, batch=batch, to_draw=to_draw, generator=recipe.generator),
+        preview=Preview(
+            images=images or recipe.images,
+            cached=cached,
+            pool=4100,
+            batch=batch,
+            to_draw=to_draw,
+            generator=recipe.generator,
+        ),
         labelled=labelled,
         targets=[load_target(name) for name in options.target],
         folders=[Path("dist") / name for name in options.target],
@@ -64,7 +73,9 @@ def test_a_default_build() -> None:
         "scheme": "w4a8, first and last layer 8 bits (brecq), seed 0",
         "rounding": "learned unit by unit, 500 steps each (mixport), device auto",
         "target": "ort-cpu",
-        "calibration": "512 drawn images, prompts: mixup, 3 of 3 classes each, balanced; generator: builtin, device auto; "
+        "calibration": "512 drawn images, prompts: mixup, 3 of 3 classes each, "
+        "balanced; generator: builtin, device "
+        "auto; "
         "448 will be drawn, in whole batches of 64; 100 of them are in calib_cache already",
         "compare": "every code on 256 calibration images (native); no top-1 without --eval",
         "gates": "mismatches==0",
@@ -98,9 +109,12 @@ def test_every_setting_of_the_drawing_shows() -> None:
         to_draw=0,
     )["calibration"]
     assert text == (
-        "512 drawn images, prompts: mixup, 3 of 3 classes each, far, with meanings, template 'oil painting of {classes}'; "
-        "generator: owner/model, device cuda, revision v2, scheduler DDIMScheduler, steps 7, guidance 3.5, negative prompt text, "
-        "size 64x32, dtype bfloat16, batch 4, safety checker on; filters: of 4100 drawn images, keep the best 50% by energy, "
+        "512 drawn images, prompts: mixup, 3 of 3 classes each, far, with meanings, template 'oil "
+        "painting of {classes}'; "
+        "generator: owner/model, device cuda, revision v2, scheduler DDIMScheduler, steps 7, "
+        "guidance 3.5, negative prompt text, "
+        "size 64x32, dtype bfloat16, batch 4, safety checker on; filters: of 4100 drawn images, keep "
+        "the best 50% by energy, "
         "then the best 25% by statistics; "
         "all of them are in calib_cache already"
     )
@@ -112,9 +126,15 @@ def test_every_setting_of_the_drawing_shows() -> None:
         ({"calib": "noise", "images": 9}, "9 images of noise; none of them is in calib_cache yet"),
         (
             {"calib": "single"},
-            "512 drawn images, prompts: single, one class each; generator: builtin, device auto; 448 will be drawn, in whole",
+            (
+                "512 drawn images, prompts: single, one class each; generator: builtin, device auto; 448 "
+                "will be drawn, in whole"
+            ),
         ),
-        ({"calib": "genq"}, "512 drawn images, prompts: genq, an adjective and a class each; generator: builtin"),
+        (
+            {"calib": "genq"},
+            "512 drawn images, prompts: genq, an adjective and a class each; generator: builtin",
+        ),
     ],
 )
 def test_other_methods(values: dict[str, object], text: str) -> None:
@@ -143,11 +163,16 @@ def test_real_images_are_counted_and_not_said_to_be_cached() -> None:
 
 def test_assumed_preprocessing_is_marked() -> None:
     text = plan({}, model=replace(MODEL, assumed=("mean", "std")))["input"]
-    assert text == ("32x24 pixels, mean 0.5 0.25 0 (assumed), std 1 1 1 (assumed); the model does not state what is assumed: --mean, --std")
+    assert text == (
+        "32x24 pixels, mean 0.5 0.25 0 (assumed), std 1 1 1 (assumed); the model does not state what "
+        "is assumed: --mean, --std"
+    )
 
 
 def test_what_is_compared_with_labelled_images() -> None:
-    found = plan({"eval": "photos", "gate": ["top1_drop<=1", "mismatches==0"], "validation_images": 400}, labelled=40)
+    found = plan(
+        {"eval": "photos", "gate": ["top1_drop<=1", "mismatches==0"], "validation_images": 400}, labelled=40
+    )
     assert found["compare"] == "every code on 40 labelled images of photos (native); top-1 on 40 images"
     assert found["gates"] == "top1_drop<=1, mismatches==0"
 
@@ -157,7 +182,9 @@ def test_fewer_calibration_images_than_compared() -> None:
 
 
 def test_several_targets_and_other_weights() -> None:
-    found = plan({"target": ["ort-cpu", "onnx-int8"], "weights": "w.safetensors", "scheme": "w8a8", "edge_bits": 7})
+    found = plan(
+        {"target": ["ort-cpu", "onnx-int8"], "weights": "w.safetensors", "scheme": "w8a8", "edge_bits": 7}
+    )
     assert found["target"] == "ort-cpu, onnx-int8"
     assert found["bundle"] == "dist/ort-cpu, dist/onnx-int8"
     assert found["model"] == "tests:small (w.safetensors), 3 class names"

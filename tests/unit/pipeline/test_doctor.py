@@ -25,9 +25,12 @@ def test_the_generator_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("variables", "folder"), [({}, "home/.cache/huggingface/hub"), ({"HF_HOME": "/a"}, "/a/hub"), ({"HF_HUB_CACHE": "/b"}, "/b")]
+    ("variables", "folder"),
+    [({}, "home/.cache/huggingface/hub"), ({"HF_HOME": "/a"}, "/a/hub"), ({"HF_HUB_CACHE": "/b"}, "/b")],
 )
-def test_where_the_hub_keeps_its_files(variables: dict[str, str], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_hub_keeps_its_files(
+    variables: dict[str, str], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
@@ -46,7 +49,9 @@ def test_a_driver_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert found(tmp_path)["gpu"].value == "NVIDIA UNIX x86_64 Kernel Module  550.54"
 
 
-def test_runtimes_that_are_missing_do_not_stop_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runtimes_that_are_missing_do_not_stop_a_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MIXPORT_RUNTIMES", str(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))

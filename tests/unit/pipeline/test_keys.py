@@ -7,13 +7,22 @@ import pytest
 from torch import nn
 
 from mixport.model.float_model import FloatModel, load_model
-from mixport.pipeline.keys import code_sha256, float_logits_key, lowered_key, model_key, quantized_key, unit_key
+from mixport.pipeline.keys import (
+    code_sha256,
+    float_logits_key,
+    lowered_key,
+    model_key,
+    quantized_key,
+    unit_key,
+)
 from mixport.pipeline.options.build_options import BuildOptions
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target
 
-CALIBRATION = CalibrationSet(images_path=Path("images.npy"), count=4, method="noise", recipe_key="a" * 64, content_sha256="b" * 64)
+CALIBRATION = CalibrationSet(
+    images_path=Path("images.npy"), count=4, method="noise", recipe_key="a" * 64, content_sha256="b" * 64
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +79,9 @@ def test_equal_weights_in_another_structure_are_another_model(model: FloatModel)
 
 
 def test_preprocessing_is_part_of_the_model(model: FloatModel) -> None:
-    assert model_key(replace(model, preprocessing=replace(model.preprocessing, mean=(0.0, 0.0, 0.0)))) != model_key(model)
+    assert model_key(
+        replace(model, preprocessing=replace(model.preprocessing, mean=(0.0, 0.0, 0.0)))
+    ) != model_key(model)
 
 
 def test_later_stages_depend_on_earlier_ones() -> None:
@@ -82,11 +93,22 @@ def test_later_stages_depend_on_earlier_ones() -> None:
 def test_mlps_left_alone_are_not_in_the_key_of_a_recipe_that_leaves_them_alone() -> None:
     assert key(options=BuildOptions(mlp_reconstruction=False)) == key()
     aphq = {"reconstruction": "aphq", "scheme": "w4a4"}
-    assert key(options=BuildOptions.of(aphq)) != key(options=BuildOptions.of({**aphq, "mlp_reconstruction": False}))
+    assert key(options=BuildOptions.of(aphq)) != key(
+        options=BuildOptions.of({**aphq, "mlp_reconstruction": False})
+    )
 
 
 def test_every_part_of_a_build_has_its_own_place() -> None:
-    assert len({unit_key(quantized=quantized, place=place) for quantized in "ab" for place in (0, 1, "mlp-0", "mlp-1", "0")}) == 10
+    assert (
+        len(
+            {
+                unit_key(quantized=quantized, place=place)
+                for quantized in "ab"
+                for place in (0, 1, "mlp-0", "mlp-1", "0")
+            }
+        )
+        == 10
+    )
 
 
 def test_the_code_counts_once_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,5 +127,8 @@ def test_the_number_of_threads_counts_where_something_is_learned(monkeypatch: py
 
 
 def test_arguments_of_the_factory_are_part_of_the_model(model: FloatModel) -> None:
-    keys = {model_key(replace(model, origin=origin)) for origin in ("[]", "[('mode', 'reflect')]", "[('mode', 'edge')]")}
+    keys = {
+        model_key(replace(model, origin=origin))
+        for origin in ("[]", "[('mode', 'reflect')]", "[('mode', 'edge')]")
+    }
     assert len(keys) == 3

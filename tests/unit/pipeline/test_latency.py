@@ -19,7 +19,15 @@ POLICY = SessionRules(optimization_level="all", threads=1)
 
 
 def latency(*, median: float, fastest: float, first: float, third: float) -> Latency:
-    return Latency(path=Path("f"), median_ms=median, fastest_ms=fastest, quartiles_ms=(first, third), p90_ms=third, rounds=20, size_bytes=1)
+    return Latency(
+        path=Path("f"),
+        median_ms=median,
+        fastest_ms=fastest,
+        quartiles_ms=(first, third),
+        p90_ms=third,
+        rounds=20,
+        size_bytes=1,
+    )
 
 
 FLOAT = latency(median=10.0, fastest=9.0, first=9.5, third=11.0)
@@ -59,7 +67,10 @@ def write(path: Path, products: int) -> Path:
     """A model that multiplies a [1, 3, 192, 192] image by itself so many times."""
     names = ["x", *(f"t{i}" for i in range(products - 1)), "y"]
     body = "\n".join(f"{b} = MatMul({a}, x)" for a, b in pairwise(names))
-    text = f'<ir_version: 10, opset_import: ["" : 21]> g (float[1,3,192,192] x) => (float[1,3,192,192] y) {{ {body} }}'
+    text = (
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[1,3,192,192] x) => (float[1,3,192,192] y) '
+        f"{{ {body} }}"
+    )
     onnx.save(onnx.parser.parse_model(text), path)
     return path
 
@@ -72,15 +83,20 @@ def test_a_slow_file_beside_a_fast_one(tmp_path: Path) -> None:
     assert found.ratio == found.model_ms / found.float_ms > 2
     (warning,) = slower_than_float(found)
     assert warning.about == "latency"
-    assert warning.message.startswith(f"the file is slower than the float model: {found.model_ms:.2f} ms, {found.ratio:.2f} times ")
+    assert warning.message.startswith(
+        f"the file is slower than the float model: {found.model_ms:.2f} ms, {found.ratio:.2f} times "
+    )
     assert warning.hint == "mixport bench BUNDLE --profile shows where the time goes"
     assert [*slower_than_float(build_latency(fast, slow, session=POLICY, progress=SilentProgress()))] == []
 
 
 def test_a_file_alone(tmp_path: Path) -> None:
-    found = build_latency(write(tmp_path / "f.onnx", 1), None, session=POLICY, progress=SilentProgress(), reason="no exporter")
+    found = build_latency(
+        write(tmp_path / "f.onnx", 1), None, session=POLICY, progress=SilentProgress(), reason="no exporter"
+    )
     assert found == BuildLatency(
-        model_ms=found.model_ms, float_ms=None, ratio=None, model_quartiles_ms=found.model_quartiles_ms, float_quartiles_ms=None,
+        model_ms=found.model_ms, float_ms=None, ratio=None, model_quartiles_ms=found.model_quartiles_ms,
+        float_quartiles_ms=None,
         rounds=found.rounds, slower=False, reason="no exporter",
     )  # fmt: skip
     assert [*slower_than_float(found)] == []

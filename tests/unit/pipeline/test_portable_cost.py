@@ -27,7 +27,8 @@ def test_both_files_compute_the_same_function(form: PortableForm, tmp_path: Path
     # Scores that are codes: attention reads them as such.
     x = (np.random.default_rng(0).integers(-60, 60, (1, *form.shape)) / 16).astype(np.float32)
     a, b = (
-        ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(["output"], {"input": x})[0] for path in (portable, own)
+        ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(["output"], {"input": x})[0]
+        for path in (portable, own)
     )
     # Attention weights values up to 1 with 8 bits, relative to the largest weight or to 1.
     assert np.abs(a - b).max() < (2**-6 if form.kind == "attention" else 1e-3)

@@ -29,13 +29,22 @@ def notes() -> list[str]:
 def shop(tmp_path: Path, notes: list[str]) -> Callable[[dict[str, object]], Workshop]:
     def make(values: dict[str, object]) -> Workshop:
         options = BuildOptions.of({"model": "tests.models:tiny", **values})
-        return Workshop(options=options, store=Store(tmp_path / "cache"), progress=SilentProgress(), log=StageLog(notes.append))
+        return Workshop(
+            options=options,
+            store=Store(tmp_path / "cache"),
+            progress=SilentProgress(),
+            log=StageLog(notes.append),
+        )
 
     return make
 
 
 def given(
-    monkeypatch: pytest.MonkeyPatch, *, count: int, blackened: int = 0, store_damaged: list[Damaged] | None = None
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    count: int,
+    blackened: int = 0,
+    store_damaged: list[Damaged] | None = None,
 ) -> list[dict[str, Any]]:
     """Replace `calibrate` by one that draws nothing; its calls are remembered."""
     calls: list[dict[str, Any]] = []
@@ -83,8 +92,14 @@ def test_calibrate_is_asked_for_what_the_options_say(
     assert made.count == 9
     (call,) = calls
     recipe: CalibrationRecipe = call["recipe"]
-    assert recipe.prompts == PromptRecipe(strategy="mixup", class_names=("cat", "dog", "ship"), classes_per_prompt=3, seed=3)
-    assert (recipe.images, recipe.filters, recipe.preprocessing) == (9, FilterSettings(keep_energy=0.5), model.preprocessing)
+    assert recipe.prompts == PromptRecipe(
+        strategy="mixup", class_names=("cat", "dog", "ship"), classes_per_prompt=3, seed=3
+    )
+    assert (recipe.images, recipe.filters, recipe.preprocessing) == (
+        9,
+        FilterSettings(keep_energy=0.5),
+        model.preprocessing,
+    )
     assert isinstance(call["scores"], ModelScores)
     assert call["scores"].model is model
     assert [note.partition(":")[0] for note in notes] == ["calibrate ...", "calibrate"]
@@ -97,7 +112,9 @@ def test_a_model_without_class_names_cannot_be_drawn_for(shop: Callable[..., Wor
     assert all(word in caught.value.hint for word in ("--classes FILE.json", "images:DIR", "noise"))
 
 
-def test_fewer_images_than_asked_for_are_noted(shop: Callable[..., Workshop], notes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_images_than_asked_for_are_noted(
+    shop: Callable[..., Workshop], notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     given(monkeypatch, count=5)
     here, model = shop({"calib": "images:photos", "images": 9}), load_model("tests.models:tiny")
     stages.calibrate(here, model, stages.recipe_of(here, model))
@@ -105,29 +122,43 @@ def test_fewer_images_than_asked_for_are_noted(shop: Callable[..., Workshop], no
 
 
 @pytest.mark.parametrize("blackened", [0, 3])
-def test_black_images_are_noted(shop: Callable[..., Workshop], notes: list[str], monkeypatch: pytest.MonkeyPatch, blackened: int) -> None:
+def test_black_images_are_noted(
+    shop: Callable[..., Workshop], notes: list[str], monkeypatch: pytest.MonkeyPatch, blackened: int
+) -> None:
     given(monkeypatch, count=9, blackened=blackened)
     here, model = shop({"calib": "noise", "images": 9}), load_model("tests.models:tiny")
     stages.calibrate(here, model, stages.recipe_of(here, model))
     told = [note for note in notes if "black" in note]
     assert len(told) == (blackened > 0)
     if told:
-        assert told[0].startswith("calibration: 3 of 9 images are black, the generator's safety checker objected to them; hint: --no-gen")
+        assert told[0].startswith(
+            "calibration: 3 of 9 images are black, the generator's safety checker objected to them; "
+            "hint: --no-gen"
+        )
 
 
 def test_damaged_entries_are_noted_with_their_new_place(
     shop: Callable[..., Workshop], notes: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    damaged = Damaged(kind="drawn", key="c" * 64, problems=("0.zip: 3 bytes, recorded 4",), moved_to=tmp_path / "there")
+    damaged = Damaged(
+        kind="drawn", key="c" * 64, problems=("0.zip: 3 bytes, recorded 4",), moved_to=tmp_path / "there"
+    )
     given(monkeypatch, count=9, store_damaged=[damaged])
     here, model = shop({"calib": "noise", "images": 9}), load_model("tests.models:tiny")
     here.store.damaged.append(Damaged(kind="old", key="d", problems=("told before",), moved_to=None))
     stages.calibrate(here, model, stages.recipe_of(here, model))
     told = [note for note in notes if "damaged" in note]
-    assert told == [f"cache entry drawn/cccccccccccc is damaged (0.zip: 3 bytes, recorded 4): made again, kept in {tmp_path / 'there'}"]
+    assert told == [
+        (
+            "cache entry drawn/cccccccccccc is damaged (0.zip: 3 bytes, recorded 4): made again, kept "
+            f"in {tmp_path / 'there'}"
+        )
+    ]
 
 
-def test_a_damaged_stage_result_is_noted_and_made_again(shop: Callable[..., Workshop], notes: list[str]) -> None:
+def test_a_damaged_stage_result_is_noted_and_made_again(
+    shop: Callable[..., Workshop], notes: list[str]
+) -> None:
     here, model = shop({"calib": "noise"}), load_model("tests.models:tiny")
     images = np.zeros((2, 32, 32, 3), np.uint8)
     first = stages.float_logits(here, model, images, model_key="m")
@@ -135,5 +166,9 @@ def test_a_damaged_stage_result_is_noted_and_made_again(shop: Callable[..., Work
     (entry.path / "logits.npy").write_bytes(b"")
     notes.clear()
     np.testing.assert_array_equal(stages.float_logits(here, model, images, model_key="m"), first)
-    assert [note for note in notes if note.startswith(f"cache entry float-logits/{entry.key[:12]} is damaged (logits.npy: 0 bytes")]
+    assert [
+        note
+        for note in notes
+        if note.startswith(f"cache entry float-logits/{entry.key[:12]} is damaged (logits.npy: 0 bytes")
+    ]
     assert not any(note.endswith("(from the cache)") for note in notes)

@@ -17,12 +17,28 @@ def metrics(*, agreement: float | None, sqnr_db: float | None) -> Metrics:
 
 
 def test_a_good_output_draws_no_warning(records: Any) -> None:
-    assert list(weak_output(metrics(agreement=0.9, sqnr_db=15.0), records.quantized, calib="mixup", labelled=False)) == []
-    assert list(weak_output(metrics(agreement=None, sqnr_db=None), records.quantized, calib="mixup", labelled=False)) == []
+    assert (
+        list(
+            weak_output(
+                metrics(agreement=0.9, sqnr_db=15.0), records.quantized, calib="mixup", labelled=False
+            )
+        )
+        == []
+    )
+    assert (
+        list(
+            weak_output(
+                metrics(agreement=None, sqnr_db=None), records.quantized, calib="mixup", labelled=False
+            )
+        )
+        == []
+    )
 
 
 def test_a_bad_output_names_the_tensor_that_costs_most_and_the_options_that_help(records: Any) -> None:
-    (found,) = weak_output(metrics(agreement=0.36, sqnr_db=5.6), records.quantized, calib="noise", labelled=False)
+    (found,) = weak_output(
+        metrics(agreement=0.36, sqnr_db=5.6), records.quantized, calib="noise", labelled=False
+    )
     assert "5.6 dB SQNR (below 15), agreement 0.36 (below 0.9)" in found.message
     assert found.message.endswith("add (8-bit activations) 8.2 dB, fc (2-bit weights) 12.5 dB")
     assert found.hint.startswith("--scheme w8a4; --iters 8000; channels or branches of very different range")
@@ -61,7 +77,9 @@ def test_one_class_on_every_image_makes_agreement_empty() -> None:
     (found,) = telling_outputs(np.array([[5.0, 1.0], [4.0, 2.0]], np.float32), class_names=None)
     assert "names one class on all 2 images" in found.message
     assert list(telling_outputs(np.array([[5.0, 1.0], [1.0, 2.0]], np.float32), class_names=None)) == []
-    assert list(telling_outputs(np.array([[5.0], [4.0]], np.float32), class_names=None)) == [], "one output names no class"
+    assert list(telling_outputs(np.array([[5.0], [4.0]], np.float32), class_names=None)) == [], (
+        "one output names no class"
+    )
 
 
 def test_layers_without_weights_are_named() -> None:
@@ -73,8 +91,16 @@ def test_layers_without_weights_are_named() -> None:
 def test_a_version_without_a_conformance_result_is_named_for_a_portable_file_and_no_other() -> None:
     ran = [
         RuntimeResult(name=name, version=version, cpu="", tensors=1, values=1, mismatches=0)
-        for name, version in (("native", "onnxruntime 99.1.0"), ("arm64", "onnxruntime 1.31.1"), ("simulation", "torch 2.9.0"))
+        for name, version in (
+            ("native", "onnxruntime 99.1.0"),
+            ("arm64", "onnxruntime 1.31.1"),
+            ("simulation", "torch 2.9.0"),
+        )
     ]
     (found,) = unmeasured_versions(ran, portable=True)
     assert found.message.startswith("no conformance result of onnxruntime 99.1.0 (measured: 1.31.1, ")
-    assert list(unmeasured_versions(ran, portable=False)) == list(unmeasured_versions(ran[1:], portable=True)) == []
+    assert (
+        list(unmeasured_versions(ran, portable=False))
+        == list(unmeasured_versions(ran[1:], portable=True))
+        == []
+    )

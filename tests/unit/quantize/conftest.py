@@ -33,4 +33,7 @@ def captured() -> Capture:
 def operators(graph: fx.GraphModule) -> Counter[str]:
     """How often each operator occurs, without namespace and overload."""
     names = (str(node.target) for node in graph.graph.nodes if node.op == "call_function")
-    return Counter(name.removeprefix("aten.").split(".")[0] if not name.startswith("mixport") else name.split(".")[1] for name in names)
+    return Counter(
+        name.removeprefix("aten.").split(".")[0] if not name.startswith("mixport") else name.split(".")[1]
+        for name in names
+    )

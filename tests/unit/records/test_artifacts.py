@@ -10,7 +10,9 @@ from mixport.records.errors import StoreError
 
 
 def calibration(path: Path) -> CalibrationSet:
-    return CalibrationSet(images_path=path, count=2, method="noise", recipe_key="a" * 64, content_sha256="b" * 64)
+    return CalibrationSet(
+        images_path=path, count=2, method="noise", recipe_key="a" * 64, content_sha256="b" * 64
+    )
 
 
 def test_images_are_opened_in_place(tmp_path: Path) -> None:
@@ -20,7 +22,9 @@ def test_images_are_opened_in_place(tmp_path: Path) -> None:
     assert images.shape == (2, 4, 4, 3)
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "are gone"), (b"", "cannot be read"), (b"no array", "cannot be read")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "are gone"), (b"", "cannot be read"), (b"no array", "cannot be read")]
+)
 def test_images_that_went_away_are_explained(tmp_path: Path, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / "images.npy").write_bytes(content)

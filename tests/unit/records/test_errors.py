@@ -13,7 +13,14 @@ def error_classes() -> list[type[MixportError]]:
 
 
 def test_exit_codes_are_the_ones_scripts_rely_on() -> None:
-    assert {code.name: int(code) for code in ExitCode} == {"DONE": 0, "USER": 1, "USAGE": 2, "FAILED": 3, "BUG": 70, "INTERRUPTED": 130}
+    assert {code.name: int(code) for code in ExitCode} == {
+        "DONE": 0,
+        "USER": 1,
+        "USAGE": 2,
+        "FAILED": 3,
+        "BUG": 70,
+        "INTERRUPTED": 130,
+    }
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,15 @@ def test_names_types_shapes_and_values_count() -> None:
     array = np.zeros((2, 3), np.uint8)
     changed = array.copy()
     changed[1, 2] = 1
-    sets = [{"a": array}, {"b": array}, {"a": array.astype(np.int8)}, {"a": array.reshape(3, 2)}, {"a": changed}, {"a": array[:0]}, {}]
+    sets = [
+        {"a": array},
+        {"b": array},
+        {"a": array.astype(np.int8)},
+        {"a": array.reshape(3, 2)},
+        {"a": changed},
+        {"a": array[:0]},
+        {},
+    ]
     assert len({sha256_arrays(one) for one in sets}) == len(sets)
 
 

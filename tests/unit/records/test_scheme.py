@@ -16,7 +16,9 @@ def test_a_scheme_is_read_without_regard_to_case_and_margins() -> None:
     assert Scheme.parse(" W4A8\n") == Scheme(weight_bits=4, activation_bits=8)
 
 
-@pytest.mark.parametrize("text", ["", "w4", "a8", "w1a8", "w9a8", "w4a1", "w4a16", "w4a8x", "int8", "w-4a8", "w\uff14a8"])
+@pytest.mark.parametrize(
+    "text", ["", "w4", "a8", "w1a8", "w9a8", "w4a1", "w4a16", "w4a8x", "int8", "w-4a8", "w\uff14a8"]
+)
 def test_other_spellings_are_refused_with_what_is_allowed(text: str) -> None:
     with pytest.raises(BadOptionError, match="allowed wWaA with W and A from 2 to 8") as caught:
         Scheme.parse(text)
@@ -36,14 +38,32 @@ def test_other_spellings_are_refused_with_what_is_allowed(text: str) -> None:
         ("auto:123456B", SizeBudget(size_bytes=123_456), 8),
     ],
 )
-def test_a_budget_is_a_ratio_or_a_size_with_a_unit(text: str, budget: SizeBudget, activation_bits: int) -> None:
+def test_a_budget_is_a_ratio_or_a_size_with_a_unit(
+    text: str, budget: SizeBudget, activation_bits: int
+) -> None:
     scheme = Scheme.parse(f" {text} ")
-    assert (scheme.budget, scheme.activation_bits, scheme.weight_bits, scheme.name) == (budget, activation_bits, 2, text)
+    assert (scheme.budget, scheme.activation_bits, scheme.weight_bits, scheme.name) == (
+        budget,
+        activation_bits,
+        2,
+        text,
+    )
 
 
 @pytest.mark.parametrize(
     "text",
-    ["auto", "auto:", "auto:KB", "auto:-1KB", "auto:80TB", "auto:1e3KB", "auto:0.1a4", "auto:0.1:a1", "auto:0.1:w4", "auto:\uff11KB"],
+    [
+        "auto",
+        "auto:",
+        "auto:KB",
+        "auto:-1KB",
+        "auto:80TB",
+        "auto:1e3KB",
+        "auto:0.1a4",
+        "auto:0.1:a1",
+        "auto:0.1:w4",
+        "auto:\uff11KB",
+    ],
 )
 def test_other_budgets_are_refused_with_what_is_allowed(text: str) -> None:
     with pytest.raises(BadOptionError, match="auto:RATIO, auto:SIZE with B, KB, MB, KiB or MiB"):
@@ -52,7 +72,9 @@ def test_other_budgets_are_refused_with_what_is_allowed(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["auto:80", "auto:0", "auto:0.0", "auto:1.01"])
 def test_a_ratio_outside_0_to_1_is_refused_with_the_units_of_a_size(text: str) -> None:
-    with pytest.raises(BadOptionError, match="a ratio is above 0 and at most 1, and a size has a unit") as caught:
+    with pytest.raises(
+        BadOptionError, match="a ratio is above 0 and at most 1, and a size has a unit"
+    ) as caught:
         Scheme.parse(text)
     assert caught.value.hint is not None and "KB" in caught.value.hint
 
@@ -124,5 +146,7 @@ def test_a_zero_point_may_lie_outside_the_saturated_range() -> None:
         (-32768, 32767, "int16", False),
     ],
 )
-def test_a_clip_follows_where_the_range_is_narrower_than_the_storage(qmin: int, qmax: int, storage: str, expected: bool) -> None:
+def test_a_clip_follows_where_the_range_is_narrower_than_the_storage(
+    qmin: int, qmax: int, storage: str, expected: bool
+) -> None:
     assert params(qmin=qmin, qmax=qmax, storage=storage).needs_clip is expected

@@ -37,7 +37,15 @@ def test_every_shipped_target_stores_every_width_it_allows(name: str) -> None:
 
 def test_ort_cpu_holds_what_onnxruntime_was_measured_to_do() -> None:
     target = load_target("ort-cpu")
-    assert dict(target.weights.storage) == {2: "int2", 3: "int4", 4: "int4", 5: "int8", 6: "int8", 7: "int8", 8: "int8"}
+    assert dict(target.weights.storage) == {
+        2: "int2",
+        3: "int4",
+        4: "int4",
+        5: "int8",
+        6: "int8",
+        7: "int8",
+        8: "int8",
+    }
     assert target.activations.storage == "uint8"
     assert (target.opset_for({"int4", "int8"}), target.opset_for({"int2", "int8"})) == (21, 25)
     assert target.graph.opset_max == 26
@@ -74,7 +82,9 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         ('title = "', 'title = = "', "cannot be read"),
     ],
 )
-def test_a_damaged_target_file_is_refused_with_the_field(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_a_damaged_target_file_is_refused_with_the_field(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
     path = edited(tmp_path, old, new)
     with pytest.raises(TargetError, match=message) as caught:
         load_target(str(path))
@@ -121,10 +131,14 @@ def test_widths_that_take_the_same_room_are_no_choice(tmp_path: Path) -> None:
     path = edited(tmp_path, "[weights]\nbits = [2, 3, 4, 5, 6, 7, 8]", "[weights]\nbits = [3, 5, 6]")
     assert load_target(str(path)).budget_widths() == (3, 6)
     path = edited(tmp_path, "[weights]\nbits = [2, 3, 4, 5, 6, 7, 8]", "[weights]\nbits = [5, 7]")
-    with pytest.raises(TargetError, match=r"weight bits 2, 3, 4, 6, 8 to choose from under a size budget, allowed 5, 7"):
+    with pytest.raises(
+        TargetError, match=r"weight bits 2, 3, 4, 6, 8 to choose from under a size budget, allowed 5, 7"
+    ):
         load_target(str(path)).check_scheme(Scheme.parse("auto:0.1", edge_bits=7))
 
 
-@pytest.mark.parametrize(("count", "bits", "size"), [(9, 2, 3), (8, 2, 2), (9, 3, 5), (9, 4, 5), (9, 6, 9), (9, 8, 9), (0, 2, 0)])
+@pytest.mark.parametrize(
+    ("count", "bits", "size"), [(9, 2, 3), (8, 2, 2), (9, 3, 5), (9, 4, 5), (9, 6, 9), (9, 8, 9), (0, 2, 0)]
+)
 def test_weights_take_what_their_storage_type_packs_them_to(count: int, bits: int, size: int) -> None:
     assert load_target("ort-cpu").weight_bytes(count, bits=bits) == size

@@ -27,7 +27,10 @@ from mixport.release.bundle import (
 from mixport.storage import atomic
 
 INPUTS = np.linspace(-1, 1, 2 * 3 * 8 * 8, dtype=np.float32).reshape(2, 3, 8, 8)
-CODES = {"/conv/QuantizeLinear_output_0": np.arange(8, dtype=np.uint8).reshape(2, 4), "layer1.0.add": np.zeros((2, 1), np.int8)}
+CODES = {
+    "/conv/QuantizeLinear_output_0": np.arange(8, dtype=np.uint8).reshape(2, 4),
+    "layer1.0.add": np.zeros((2, 1), np.int8),
+}
 OUTPUT = np.zeros((2, 10), np.float32)
 
 
@@ -45,7 +48,9 @@ def write(records: Any, out: Path, **changes: Any) -> ReleaseBundle:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def test_a_bundle_holds_every_file_of_the_contract(records: Any, tmp_path: Path) -> None:
@@ -55,7 +60,9 @@ def test_a_bundle_holds_every_file_of_the_contract(records: Any, tmp_path: Path)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
     assert bundle.model_path.read_bytes() == b"onnx bytes"
     assert (bundle.path / "report.html").read_text() == "<p>report</p>"
-    assert bundle.manifest.files == {name: sha256_file(bundle.path / name) for name in BUNDLE_FILES if name != "manifest.json"}
+    assert bundle.manifest.files == {
+        name: sha256_file(bundle.path / name) for name in BUNDLE_FILES if name != "manifest.json"
+    }
     assert bundle.manifest.golden_images == 2
     assert json.loads((bundle.path / "manifest.json").read_text()) == bundle.manifest.document()
     assert read_bundle(bundle.path) == bundle
@@ -83,7 +90,9 @@ def test_the_same_records_give_the_same_bytes(records: Any, tmp_path: Path) -> N
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs sha256sum")
 def test_sha256sum_accepts_the_sums(records: Any, tmp_path: Path) -> None:
     bundle = write(records, tmp_path / "out")
-    done = subprocess.run(["sha256sum", "--strict", "-c", SUMS_FILE], cwd=bundle.path, capture_output=True, text=True)
+    done = subprocess.run(
+        ["sha256sum", "--strict", "-c", SUMS_FILE], cwd=bundle.path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(done.stdout.splitlines()) == len(BUNDLE_FILES)
 
@@ -141,7 +150,8 @@ def test_a_link_is_not_replaced(records: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "older"), [("copyfile", False), ("copyfile", True), ("sync_tree", False), ("sync_tree", True), ("swap", True)]
+    ("step", "older"),
+    [("copyfile", False), ("copyfile", True), ("sync_tree", False), ("sync_tree", True), ("swap", True)],
 )
 def test_a_full_disk_leaves_nothing_or_the_older_bundle(
     records: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, older: bool
@@ -179,7 +189,9 @@ def test_what_a_killed_release_left_is_swept_up(records: Any, tmp_path: Path) ->
         ({"golden_codes": {"a": np.zeros((2, 2), np.float32)}}, "golden codes a are float32"),
     ],
 )
-def test_golden_arrays_that_do_not_fit(records: Any, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_golden_arrays_that_do_not_fit(
+    records: Any, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(BadInputError, match=message):
         write(records, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
@@ -248,6 +260,8 @@ def test_golden_files_are_checked_on_reading(records: Any, tmp_path: Path) -> No
         read_golden(bundle)
 
 
-@pytest.mark.parametrize(("size", "count"), [(0, 16), (1, 16), (2 << 20, 16), (3 << 20, 10), (32 << 20, 1), (1 << 40, 1)])
+@pytest.mark.parametrize(
+    ("size", "count"), [(0, 16), (1, 16), (2 << 20, 16), (3 << 20, 10), (32 << 20, 1), (1 << 40, 1)]
+)
 def test_golden_count(size: int, count: int) -> None:
     assert golden_count(size) == count

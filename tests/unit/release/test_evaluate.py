@@ -7,7 +7,16 @@ import pytest
 
 from mixport.records.errors import BadInputError, BadOptionError
 from mixport.records.output_quality import SQNR_LIMIT_DB, agreement, sqnr_db
-from mixport.release.evaluate import GATE_METRICS, Gate, Metrics, check_gates, gate_values, measure, parse_gate, top1
+from mixport.release.evaluate import (
+    GATE_METRICS,
+    Gate,
+    Metrics,
+    check_gates,
+    gate_values,
+    measure,
+    parse_gate,
+    top1,
+)
 
 LOGITS = np.array([[3, 1, 2], [0, 5, 1], [1, 2, 9], [4, 4, 0]], np.float32)
 
@@ -38,13 +47,19 @@ def test_a_constant_offset_is_no_signal() -> None:
     wrong = np.array([1.0, 1.0, 0.0], np.float32)
     assert sqnr_db(reference, reference + wrong) == pytest.approx(20.0)
     shifted = sqnr_db(reference, reference + np.array([0, 0, 10], np.float32))
-    assert shifted == pytest.approx(10 * math.log10(400 / 200))  # an offset of the quantised model is noise, all of it
+    assert shifted == pytest.approx(
+        10 * math.log10(400 / 200)
+    )  # an offset of the quantised model is noise, all of it
 
 
-@pytest.mark.parametrize("outputs", [np.zeros((3, 2), np.float32), np.full((3, 2), 7.5, np.float32), LOGITS[:1]])
+@pytest.mark.parametrize(
+    "outputs", [np.zeros((3, 2), np.float32), np.full((3, 2), 7.5, np.float32), LOGITS[:1]]
+)
 def test_outputs_that_do_not_vary_have_neither_sqnr_nor_agreement(outputs: np.ndarray) -> None:
     """All-zero weights once had 300 dB, and met every gate."""
-    found = measure(float_logits=outputs, quantized_logits=outputs, labels=None, size_bytes=25, float_bytes=100)
+    found = measure(
+        float_logits=outputs, quantized_logits=outputs, labels=None, size_bytes=25, float_bytes=100
+    )
     assert (found.sqnr_db, found.agreement) == (None, None)
     gates = [parse_gate("sqnr_db>=20"), parse_gate("agreement>=0.9")]
     sqnr, same = check_gates(gates, gate_values(found, mismatches=0), reasons=found.reasons)
@@ -55,11 +70,19 @@ def test_outputs_that_do_not_vary_have_neither_sqnr_nor_agreement(outputs: np.nd
 
 def test_one_output_value_names_no_class() -> None:
     outputs = np.array([[1.0], [2.0], [-1.0]], np.float32)
-    found = measure(float_logits=outputs, quantized_logits=outputs, labels=np.zeros(3, int), size_bytes=25, float_bytes=100)
+    found = measure(
+        float_logits=outputs,
+        quantized_logits=outputs,
+        labels=np.zeros(3, int),
+        size_bytes=25,
+        float_bytes=100,
+    )
     assert (found.agreement, found.top1_float, found.top1_quantized) == (None, None, None)
     assert found.sqnr_db == SQNR_LIMIT_DB
     assert found.reasons.keys() == {"agreement", "top1_float", "top1_quantized"}
-    (drop,) = check_gates([parse_gate("top1_drop<=1")], gate_values(found, mismatches=0), reasons=found.reasons)
+    (drop,) = check_gates(
+        [parse_gate("top1_drop<=1")], gate_values(found, mismatches=0), reasons=found.reasons
+    )
     assert "one output value" in drop.explanation
 
 
@@ -84,11 +107,31 @@ def test_arrays_that_do_not_fit(call: object, message: str) -> None:
 def test_measure_leaves_out_what_cannot_be_measured() -> None:
     nothing = measure(float_logits=None, quantized_logits=None, labels=None, size_bytes=25, float_bytes=100)
     assert nothing == Metrics(
-        top1_float=None, top1_quantized=None, agreement=None, sqnr_db=None, size_bytes=25, size_ratio=0.25, float_bytes=100, images=0
+        top1_float=None,
+        top1_quantized=None,
+        agreement=None,
+        sqnr_db=None,
+        size_bytes=25,
+        size_ratio=0.25,
+        float_bytes=100,
+        images=0,
     )
-    unlabelled = measure(float_logits=LOGITS, quantized_logits=LOGITS, labels=None, size_bytes=25, float_bytes=100)
-    assert (unlabelled.top1_float, unlabelled.agreement, unlabelled.sqnr_db, unlabelled.images) == (None, 1.0, SQNR_LIMIT_DB, 4)
-    full = measure(float_logits=LOGITS, quantized_logits=LOGITS[:, ::-1], labels=np.array([0, 1, 2, 0]), size_bytes=25, float_bytes=100)
+    unlabelled = measure(
+        float_logits=LOGITS, quantized_logits=LOGITS, labels=None, size_bytes=25, float_bytes=100
+    )
+    assert (unlabelled.top1_float, unlabelled.agreement, unlabelled.sqnr_db, unlabelled.images) == (
+        None,
+        1.0,
+        SQNR_LIMIT_DB,
+        4,
+    )
+    full = measure(
+        float_logits=LOGITS,
+        quantized_logits=LOGITS[:, ::-1],
+        labels=np.array([0, 1, 2, 0]),
+        size_bytes=25,
+        float_bytes=100,
+    )
     assert (full.top1_float, full.top1_quantized, full.top1_drop) == (100.0, 25.0, 75.0)
 
 
@@ -141,7 +184,9 @@ def test_a_gate_on_something_not_measured_fails_with_the_option_to_type() -> Non
     assert drop.hint is not None
     assert "--eval" in drop.hint
     assert not mismatches.passed
-    assert not check_gates([Gate(metric="sqnr_db", operator=">=", bound=0.0)], {"sqnr_db": math.nan})[0].passed
+    assert not check_gates([Gate(metric="sqnr_db", operator=">=", bound=0.0)], {"sqnr_db": math.nan})[
+        0
+    ].passed
     assert not check_gates([Gate(metric="sqnr_db", operator=">=", bound=0.0)], {})[0].passed
 
 

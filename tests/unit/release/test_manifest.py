@@ -31,18 +31,38 @@ def test_the_contracts_names_are_there(records: Any) -> None:
     assert document["scheme"] == "w2a4"
     assert set(document["target"]) >= {"name", "sha256"}
     assert set(document["calibration"]) >= {"method", "recipe_key", "content_sha256", "images", "generator"}
-    assert set(document["metrics"]) >= {"top1_float", "top1_quantized", "agreement", "sqnr_db", "size_bytes", "size_ratio"}
+    assert set(document["metrics"]) >= {
+        "top1_float",
+        "top1_quantized",
+        "agreement",
+        "sqnr_db",
+        "size_bytes",
+        "size_ratio",
+    }
     validation = document["validation"]
     assert set(validation) >= {"verdict", "claim", "session_policy", "runtimes", "proofs", "float_islands"}
-    assert validation["session_policy"] == {"optimization_level": "all", "threads": 1, "config": {"session.x": "1"}}
-    assert validation["runtimes"][0] == {"name": "native", "version": "1.31.1", "cpu": "x64", "tensors": 3, "values": 3000, "mismatches": 0}
+    assert validation["session_policy"] == {
+        "optimization_level": "all",
+        "threads": 1,
+        "config": {"session.x": "1"},
+    }
+    assert validation["runtimes"][0] == {
+        "name": "native",
+        "version": "1.31.1",
+        "cpu": "x64",
+        "tensors": 3,
+        "values": 3000,
+        "mismatches": 0,
+    }
     for site in document["sites"]:
         assert set(site) >= {"name", "op", "weight_bits", "activation_bits", "weight_storage", "reason"}
 
 
 def test_a_weights_row_shows_what_its_layer_reads(records: Any) -> None:
     rows = {site.name: site for site in records.manifest().sites if site.kind == "weight"}
-    assert {name: (site.weight_bits, site.activation_bits, site.weight_storage) for name, site in rows.items()} == {
+    assert {
+        name: (site.weight_bits, site.activation_bits, site.weight_storage) for name, site in rows.items()
+    } == {
         "conv": (8, 8, "int8"),
         "fc": (2, 4, "int2"),
         "head": (8, None, "int8"),
@@ -67,7 +87,8 @@ def test_a_manifest_survives_its_file_and_keeps_unknown_fields(records: Any) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("schema_version", 2), ("sites", None), ("validation", {}), ("metrics", {"agreement": float("nan")})]
+    ("name", "value"),
+    [("schema_version", 2), ("sites", None), ("validation", {}), ("metrics", {"agreement": float("nan")})],
 )
 def test_other_documents_are_refused(records: Any, name: str, value: object) -> None:
     with pytest.raises(ValidationError):
@@ -93,10 +114,23 @@ def test_the_manifest_says_what_was_learned(records: Any) -> None:
                 "batch": 32,
                 "dropped": 0.25,
             },
-            {"name": "late", "layers": [], "sites": [], "error_before": None, "error_after": None, "batch": 4, "dropped": 0.25},
+            {
+                "name": "late",
+                "layers": [],
+                "sites": [],
+                "error_before": None,
+                "error_after": None,
+                "batch": 4,
+                "dropped": 0.25,
+            },
         ],
         "mlps": [
-            {"name": "mlp <b>", "layers": ["norm", "fc1", "fc2"], "error_before": 0.25, "error_after": 0.0625},
+            {
+                "name": "mlp <b>",
+                "layers": ["norm", "fc1", "fc2"],
+                "error_before": 0.25,
+                "error_after": 0.0625,
+            },
             {"name": "wild", "layers": [], "error_before": 0.75, "error_after": None},
         ],
         "mlp_iters": 8000,

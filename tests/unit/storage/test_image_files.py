@@ -28,7 +28,16 @@ def folders(root: Path, names: Sequence[str]) -> Path:
 
 
 def test_listing_is_sorted_recursive_and_by_suffix(tmp_path: Path) -> None:
-    for name in ("b/2.JPG", "a.png", "b/1.webp", "b.bmp", "B/1.jpeg", ".hidden/1.png", "._a.png", "notes.txt"):
+    for name in (
+        "b/2.JPG",
+        "a.png",
+        "b/1.webp",
+        "b.bmp",
+        "B/1.jpeg",
+        ".hidden/1.png",
+        "._a.png",
+        "notes.txt",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in image_files(tmp_path)]
@@ -52,7 +61,9 @@ def test_files_that_are_left_out_are_counted_by_suffix(tmp_path: Path) -> None:
     ("orientation", "corner"),
     [(1, (0, 0)), (2, (0, 3)), (3, (1, 3)), (4, (1, 0)), (5, (0, 0)), (6, (0, 1)), (7, (3, 1)), (8, (3, 0))],
 )
-def test_images_stand_as_their_exif_orientation_says(tmp_path: Path, orientation: int, corner: tuple[int, int]) -> None:
+def test_images_stand_as_their_exif_orientation_says(
+    tmp_path: Path, orientation: int, corner: tuple[int, int]
+) -> None:
     stored = np.zeros((2, 4, 3), np.uint8)
     stored[0, 0] = 255
     exif = Image.Exif()
@@ -101,7 +112,9 @@ def test_a_decompression_bomb_is_not_unpacked(tmp_path: Path) -> None:
 
     for side in (10_000, 100_000):
         header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-        (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+        (tmp_path / "bomb.png").write_bytes(
+            b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+        )
         with pytest.raises(BadInputError, match="too many pixels"):
             decode(tmp_path / "bomb.png")
 
@@ -112,7 +125,9 @@ def test_class_folders_by_name_ignore_case_and_underscores(tmp_path: Path) -> No
 
 
 def test_class_folders_by_index(tmp_path: Path) -> None:
-    files = labelled_files(folders(tmp_path, ["10", "9", "0"]), class_names=[f"class {index}" for index in range(11)])
+    files = labelled_files(
+        folders(tmp_path, ["10", "9", "0"]), class_names=[f"class {index}" for index in range(11)]
+    )
     assert sorted(file.label for file in files) == [0, 9, 10]
     assert sorted(file.label for file in labelled_files(tmp_path, class_names=None)) == [0, 9, 10]
 
@@ -130,7 +145,11 @@ def test_as_many_unknown_folders_as_classes_are_the_classes_in_order(tmp_path: P
 @pytest.mark.parametrize(
     ("names", "class_names", "message"),
     [
-        (["n01", "n02", "n03"], ["cat", "dog"], r"3 folders \(n01, n02, n03\) do not fit the model's 2 classes \(cat, dog\)"),
+        (
+            ["n01", "n02", "n03"],
+            ["cat", "dog"],
+            r"3 folders \(n01, n02, n03\) do not fit the model's 2 classes \(cat, dog\)",
+        ),
         (["n01", "n02"], None, "do not fit class names or indices"),
         (["cat", "hog"], ["cat", "dog"], "no class of the model: hog"),
         (["0", "2"], ["cat", "dog"], "folder 2 is no class index, allowed 0 to 1"),
@@ -139,7 +158,9 @@ def test_as_many_unknown_folders_as_classes_are_the_classes_in_order(tmp_path: P
         ([], ["cat"], "no class folders"),
     ],
 )
-def test_folders_that_fit_no_class_are_explained(tmp_path: Path, names: list[str], class_names: list[str] | None, message: str) -> None:
+def test_folders_that_fit_no_class_are_explained(
+    tmp_path: Path, names: list[str], class_names: list[str] | None, message: str
+) -> None:
     with pytest.raises(BadInputError, match=message) as caught:
         labelled_files(folders(tmp_path, names), class_names=class_names)
     assert caught.value.hint

@@ -75,7 +75,9 @@ def test_written_images_equal_those_read(tmp_path: Path) -> None:
     steps: list[int] = []
     write_images(source, tmp_path / "out.npy", preprocessing=SMALL, on_image=steps.append)
     written = np.load(tmp_path / "out.npy", mmap_mode="r", allow_pickle=False)
-    np.testing.assert_array_equal(written, read_images(tmp_path / "a.npz", preprocessing=SMALL, limit=5, seed=0))
+    np.testing.assert_array_equal(
+        written, read_images(tmp_path / "a.npz", preprocessing=SMALL, limit=5, seed=0)
+    )
     assert steps == [1] * 5
 
 
@@ -96,10 +98,17 @@ with zipfile.ZipFile(folder / "a.npz", "w") as archive:
     archive.write(folder / "images.npy", "images.npy")
 preprocessing = Preprocessing(size=(224, 224), mean=(0, 0, 0), std=(1, 1, 1))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-write_images(choose_images(folder / "a.npz", limit=None, seed=0), folder / "out.npy", preprocessing=preprocessing)
+chosen = choose_images(folder / "a.npz", limit=None, seed=0)
+write_images(chosen, folder / "out.npy", preprocessing=preprocessing)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPOSITORY,
+    )
     assert (tmp_path / "out.npy").stat().st_size > 154_000_000
     assert int(done.stdout) < 50_000, "kB"
 
@@ -114,9 +123,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
         ((10, 30), (32, 32), 1.0, (32, 96)),
     ],
 )
-def test_resize_then_centre_crop(size: tuple[int, int], input_size: tuple[int, int], crop: float, resized: tuple[int, int]) -> None:
+def test_resize_then_centre_crop(
+    size: tuple[int, int], input_size: tuple[int, int], crop: float, resized: tuple[int, int]
+) -> None:
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8))
-    preprocessing = Preprocessing(size=input_size, mean=(0, 0, 0), std=(1, 1, 1), crop_fraction=crop, interpolation="bilinear")
+    preprocessing = Preprocessing(
+        size=input_size, mean=(0, 0, 0), std=(1, 1, 1), crop_fraction=crop, interpolation="bilinear"
+    )
     whole = np.asarray(image.resize(resized, Image.Resampling.BILINEAR))
     top, left = round((resized[1] - input_size[0]) / 2), round((resized[0] - input_size[1]) / 2)
     wanted = whole[top : top + input_size[0], left : left + input_size[1]]
@@ -140,7 +153,10 @@ def test_unknown_preprocessing_is_refused(changes: dict[str, Any], message: str)
 
 def test_a_thread_of_pixels_is_not_blown_up() -> None:
     with pytest.raises(BadInputError, match="becomes 22400000x224, allowed 89478485 pixels"):
-        fit(Image.new("RGB", (100_000, 1)), preprocessing=Preprocessing(size=(224, 224), mean=(0, 0, 0), std=(1, 1, 1)))
+        fit(
+            Image.new("RGB", (100_000, 1)),
+            preprocessing=Preprocessing(size=(224, 224), mean=(0, 0, 0), std=(1, 1, 1)),
+        )
 
 
 def test_normalise_rounds_each_step_to_float32() -> None:
@@ -183,12 +199,21 @@ def test_labelled_folder(tmp_path: Path) -> None:
         ({"labels": np.zeros(2, np.int64)}, "no array 'images', got labels"),
         ({"images": pixels(2).astype(np.float32), "labels": np.zeros(2, np.int64)}, "images is float32"),
         ({"images": np.full((2, 4, 4, 3), np.nan), "labels": np.zeros(2, np.int64)}, "images is float64"),
-        ({"images": pixels(2)[0], "labels": np.zeros(2, np.int64)}, r"uint8 \[4, 4, 3\], allowed uint8 \[N, H, W, 3\]"),
-        ({"images": np.zeros((2, 3, 8, 8), np.uint8), "labels": np.zeros(2, np.int64)}, r"uint8 \[2, 3, 8, 8\]"),
+        (
+            {"images": pixels(2)[0], "labels": np.zeros(2, np.int64)},
+            r"uint8 \[4, 4, 3\], allowed uint8 \[N, H, W, 3\]",
+        ),
+        (
+            {"images": np.zeros((2, 3, 8, 8), np.uint8), "labels": np.zeros(2, np.int64)},
+            r"uint8 \[2, 3, 8, 8\]",
+        ),
         ({"images": pixels(2)[:0], "labels": np.zeros(0, np.int64)}, "N, H and W above 0"),
         ({"images": pixels(2, channels=2), "labels": np.zeros(2, np.int64)}, r"\[2, 4, 4, 2\]"),
         ({"images": pixels(2)}, "no array 'labels', got images"),
-        ({"images": pixels(2), "labels": np.zeros(2, np.int32)}, r"labels is int32 \[2\], allowed int64 \[2\]"),
+        (
+            {"images": pixels(2), "labels": np.zeros(2, np.int32)},
+            r"labels is int32 \[2\], allowed int64 \[2\]",
+        ),
         ({"images": pixels(2), "labels": np.array([0.0, np.nan])}, "labels is float64"),
         ({"images": pixels(2), "labels": np.zeros(3, np.int64)}, r"int64 \[3\], allowed int64 \[2\]"),
         ({"images": pixels(2), "labels": np.array([0, 3])}, "labels go from 0 to 3, allowed 0 to 2"),
@@ -196,7 +221,9 @@ def test_labelled_folder(tmp_path: Path) -> None:
         ({"images": np.array([None, None]), "labels": np.zeros(2, np.int64)}, "dtype object"),
     ],
 )
-def test_labelled_files_that_do_not_fit_are_explained(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+def test_labelled_files_that_do_not_fit_are_explained(
+    tmp_path: Path, arrays: dict[str, Any], message: str
+) -> None:
     path = save(tmp_path / "a.npz", **arrays)
     with pytest.raises(BadInputError, match=message) as caught:
         read_labelled(path, preprocessing=SMALL, class_names=["a", "b", "c"])
@@ -224,18 +251,28 @@ def test_a_header_of_many_gigabytes_is_refused(tmp_path: Path, monkeypatch: pyte
         read_images(path, preprocessing=SMALL, limit=None, seed=0)
 
 
-def test_pixels_that_would_not_fit_in_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_that_would_not_fit_in_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = save(tmp_path / "a.npz", images=pixels(10))
     monkeypatch.setattr("mixport.storage.images.MAX_ARRAY_BYTES", 10_000)
     with pytest.raises(BadInputError, match="10 images need 30720 bytes"):
-        read_images(path, preprocessing=Preprocessing(size=(32, 32), mean=(0, 0, 0), std=(1, 1, 1)), limit=None, seed=0)
+        read_images(
+            path,
+            preprocessing=Preprocessing(size=(32, 32), mean=(0, 0, 0), std=(1, 1, 1)),
+            limit=None,
+            seed=0,
+        )
 
 
 @pytest.mark.data
 def test_cifar10(data_dir: Path) -> None:
     preprocessing = Preprocessing(size=(32, 32), mean=(0, 0, 0), std=(1, 1, 1))
     got = read_labelled(
-        data_dir / "cifar10_test.npz", preprocessing=preprocessing, class_names=[str(index) for index in range(10)], limit=500
+        data_dir / "cifar10_test.npz",
+        preprocessing=preprocessing,
+        class_names=[str(index) for index in range(10)],
+        limit=500,
     )
     assert got.images.shape == (500, 32, 32, 3)
     assert set(got.labels.tolist()) == set(range(10))

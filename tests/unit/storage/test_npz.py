@@ -54,7 +54,10 @@ def test_and_so_does_the_checked_reader(tmp_path: Path) -> None:
 def test_bytes_do_not_depend_on_time_or_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_npz(tmp_path / "a.npz", ARRAYS)
     monkeypatch.setattr("time.time", lambda: 2e9)
-    write_npz(tmp_path / "b.npz", {name: np.asfortranarray(array) if np.ndim(array) else array for name, array in ARRAYS.items()})
+    write_npz(
+        tmp_path / "b.npz",
+        {name: np.asfortranarray(array) if np.ndim(array) else array for name, array in ARRAYS.items()},
+    )
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 

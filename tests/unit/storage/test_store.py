@@ -69,7 +69,9 @@ def fill(store: Store, key: str = KEY, content: bytes = b"content") -> Path:
 
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -131,7 +133,9 @@ def test_one_flipped_bit_is_found_and_the_entry_set_aside(tmp_path: Path) -> Non
         ("entry.json", b"[]", "entry.json: cannot be read"),
     ],
 )
-def test_damage_is_named_and_never_taken_for_whole(tmp_path: Path, name: str, content: bytes | None, problem: str) -> None:
+def test_damage_is_named_and_never_taken_for_whole(
+    tmp_path: Path, name: str, content: bytes | None, problem: str
+) -> None:
     store = Store(tmp_path)
     folder = fill(store)
     if content is None:
@@ -154,7 +158,10 @@ def test_a_changed_record_is_damaged(tmp_path: Path, change: str) -> None:
         problem = "entry.json: cannot be read: content differs from its record_sha256"
     else:
         record.write_text(json.dumps({**json.loads(record.read_text()), "schema_version": 1}))
-        problem = "entry.json: cannot be read: does not start with a record_sha256: damaged, or written by another version"
+        problem = (
+            "entry.json: cannot be read: does not start with a record_sha256: damaged, or written by "
+            "another version"
+        )
     assert store.verify("kind", KEY) == [problem]
     with pytest.raises(StoreError, match=r"entry\.json: cannot be read"):
         store.metadata("kind", KEY)
@@ -189,7 +196,9 @@ def test_a_link_is_no_file_of_an_entry(tmp_path: Path) -> None:
     assert store.verify("kind", KEY) == ["other.txt: missing"]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "A", "-a", "a.b", "a" * 129, ".tmp", "é"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "a\\b", "A", "-a", "a.b", "a" * 129, ".tmp", "é"]
+)
 def test_names_that_could_leave_the_store_are_refused(tmp_path: Path, name: str) -> None:
     store = Store(tmp_path)
     with pytest.raises(StoreError, match="cache key"):
@@ -236,7 +245,13 @@ def test_a_full_disk_at_the_end_is_explained(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
 def test_a_write_that_the_system_refuses_leaves_nothing(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPOSITORY,
+    )
     assert "cannot be written: File too large | free space" in done.stdout
     assert Store(tmp_path).entries() == []
     assert leftovers(Store(tmp_path)) == []
@@ -248,7 +263,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a small disk needs root on Linux")
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, text=True
+    )
     if mounted.returncode != 0:
         pytest.skip(f"mount is not allowed here: {mounted.stderr.strip()}")
     yield disk
@@ -318,7 +335,11 @@ def test_the_second_writer_keeps_the_first_ones_whole_entry(tmp_path: Path) -> N
     with store.create("kind", KEY) as late:
         (late / "late").write_text("x")
         fill(store)
-    assert sorted(path.name for path in (tmp_path / "kind" / KEY).iterdir()) == ["deep", "entry.json", "other.txt"]
+    assert sorted(path.name for path in (tmp_path / "kind" / KEY).iterdir()) == [
+        "deep",
+        "entry.json",
+        "other.txt",
+    ]
 
 
 def test_the_second_writer_replaces_a_damaged_entry(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""The parts before any training: shapes, sizes, and that what is put together is a pipeline like any other."""
+"""The parts before any training: shapes, sizes, and that what is put together is a pipeline like any
+other.
+"""
 
 import random
 from pathlib import Path
@@ -21,7 +23,9 @@ from training.vit import start_attention
 def into(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("work")
     chance = random.Random(0)
-    tokenizer = write_tokenizer(out / "tokenizer", texts=[caption(random_classes(chance), chance=chance) for _ in range(1000)])
+    tokenizer = write_tokenizer(
+        out / "tokenizer", texts=[caption(random_classes(chance), chance=chance) for _ in range(1000)]
+    )
     torch.manual_seed(0)
     make_text_encoder(tokenizer).save_pretrained(out / "text_encoder")
     make_denoiser().save_pretrained(out / "unet")
@@ -37,7 +41,9 @@ def test_is_a_pipeline_that_diffusers_loads(into: Path) -> None:
     assert isinstance(pipeline, StableDiffusionPipeline)
     pipeline.set_progress_bar_config(disable=True)
     noise = torch.Generator().manual_seed(0)
-    images = pipeline(prompt=["a cat", "a dog and a ship"], num_inference_steps=2, generator=noise, output_type="np").images
+    images = pipeline(
+        prompt=["a cat", "a dog and a ship"], num_inference_steps=2, generator=noise, output_type="np"
+    ).images
     assert images.shape == (2, 32, 32, 3)
     assert np.isfinite(images).all()
 

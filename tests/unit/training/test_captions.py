@@ -52,5 +52,7 @@ def test_any_text_has_tokens_and_comes_back(folder: Path) -> None:
 @pytest.mark.parametrize("k", [2, 3, 4])
 def test_the_prompts_of_the_strategies_fit(folder: Path, k: int) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(folder)
-    for prompt in prompts(PromptRecipe(strategy="mixup", class_names=CLASSES, classes_per_prompt=k), count=50):
+    for prompt in prompts(
+        PromptRecipe(strategy="mixup", class_names=CLASSES, classes_per_prompt=k), count=50
+    ):
         assert len(tokenizer(prompt.text).input_ids) <= MAX_TOKENS

@@ -21,7 +21,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images[:, 3, 5, 2] = 77
     with zipfile.ZipFile(folder / "cifar10_train_webp.zip", "w") as archive:
         for tile in range(2):
-            part = images[tile * 1000 : (tile + 1) * 1000].reshape(25, 40, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(800, 1280, 3)
+            part = (
+                images[tile * 1000 : (tile + 1) * 1000]
+                .reshape(25, 40, 32, 32, 3)
+                .transpose(0, 2, 1, 3, 4)
+                .reshape(800, 1280, 3)
+            )
             buffer = io.BytesIO()
             Image.fromarray(part).save(buffer, "WEBP", lossless=True, exact=True)
             archive.writestr(f"tiles_{tile:03d}.webp", buffer.getvalue())
@@ -62,5 +67,9 @@ def test_without_padding_an_image_is_itself_or_its_mirror_image() -> None:
 def test_normalise_agrees_with_the_formula() -> None:
     images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-    wanted = (images.double() / 255 - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
-    torch.testing.assert_close(cifar10.normalise(images, mean=mean, std=std).double(), wanted, rtol=0, atol=1e-5)
+    wanted = (images.double() / 255 - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(
+        1, 3, 1, 1
+    )
+    torch.testing.assert_close(
+        cifar10.normalise(images, mean=mean, std=std).double(), wanted, rtol=0, atol=1e-5
+    )

@@ -32,7 +32,12 @@ def test_bands_see_no_flat_and_no_slow_change() -> None:
     for flat in (torch.full((1, 1, 32, 32), 0.7), slope):
         for energy in band_energies(flat):
             # Only the floor under the root is left, away from the edges, where a reflected slope has a kink.
-            torch.testing.assert_close(energy[..., 1:-1, 1:-1], torch.full_like(energy[..., 1:-1, 1:-1], 1e-5).sqrt(), rtol=1e-3, atol=0)
+            torch.testing.assert_close(
+                energy[..., 1:-1, 1:-1],
+                torch.full_like(energy[..., 1:-1, 1:-1], 1e-5).sqrt(),
+                rtol=1e-3,
+                atol=0,
+            )
 
 
 def test_energy_is_measured_where_it_is(grain: Tensor) -> None:
@@ -47,5 +52,7 @@ def test_energy_is_measured_where_it_is(grain: Tensor) -> None:
 def test_gradients_are_finite_where_nothing_varies() -> None:
     flat = torch.zeros((1, 3, 32, 32), requires_grad=True)
     target = torch.rand((1, 3, 32, 32), generator=torch.Generator().manual_seed(2))
-    (gradient,) = torch.autograd.grad(texture_distance(flat, target) + feature_texture_distance(flat, target), flat)
+    (gradient,) = torch.autograd.grad(
+        texture_distance(flat, target) + feature_texture_distance(flat, target), flat
+    )
     assert torch.isfinite(gradient).all()

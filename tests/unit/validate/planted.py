@@ -22,7 +22,8 @@ def honest(outputs: dict[str, np.ndarray], feeds: Arrays) -> None:
 
 @dataclass(frozen=True)
 class Planted:
-    """Runs jobs in this process, then lets `fault` change the outputs of every run in place; it is told the run's inputs.
+    """Runs jobs in this process, then lets `fault` change the outputs of every run in place; it is told the
+    run's inputs.
 
     Attributes:
         fault: changes outputs by name.
@@ -37,7 +38,9 @@ class Planted:
     calls: list[int] | None = None
     name: str = "planted"
 
-    def run(self, jobs: Sequence[RuntimeJob], *, policy: SessionRules) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
+    def run(
+        self, jobs: Sequence[RuntimeJob], *, policy: SessionRules
+    ) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
         if self.calls is not None:
             self.calls.append(len(jobs))
         answers: list[RuntimeAnswer] = []

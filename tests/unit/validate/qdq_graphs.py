@@ -15,7 +15,9 @@ f32 = np.float32
 class QdqBuilder:
     """Adds nodes in order; every method gives the name of a tensor."""
 
-    def __init__(self, *, shape: Sequence[int | str] = ("N", 3, 8, 8), opset: int = 21, seed: int = 0) -> None:
+    def __init__(
+        self, *, shape: Sequence[int | str] = ("N", 3, 8, 8), opset: int = 21, seed: int = 0
+    ) -> None:
         self.rng = np.random.default_rng(seed)
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
@@ -31,13 +33,30 @@ class QdqBuilder:
         self.count += 1
         return f"{stem}_{self.count}"
 
-    def node(self, op: str, inputs: Sequence[str], *, name: str | None = None, output: str | None = None, **attributes: Any) -> str:
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        *,
+        name: str | None = None,
+        output: str | None = None,
+        **attributes: Any,
+    ) -> str:
         output = output or self.fresh(op.lower())
-        self.nodes.append(helper.make_node(op, list(inputs), [output], name=name or f"node_{output}", **attributes))
+        self.nodes.append(
+            helper.make_node(op, list(inputs), [output], name=name or f"node_{output}", **attributes)
+        )
         return output
 
     def quantise(
-        self, x: str, site: str, scale: float, zero_point: int = 0, *, clip: tuple[int, int] | None = None, dtype: str = "uint8"
+        self,
+        x: str,
+        site: str,
+        scale: float,
+        zero_point: int = 0,
+        *,
+        clip: tuple[int, int] | None = None,
+        dtype: str = "uint8",
     ) -> str:
         """QuantizeLinear (-> Clip); gives the codes, named as the site."""
         name = site if clip is None else f"{site}_raw"
@@ -52,7 +71,9 @@ class QdqBuilder:
 
     def dequantise(self, codes: str, like: str | None = None) -> str:
         scale, zero_point, dtype = self.quantisation[like or codes]
-        return self.node("DequantizeLinear", [codes, self.constant(scale), self.constant(np.dtype(dtype).type(zero_point))])
+        return self.node(
+            "DequantizeLinear", [codes, self.constant(scale), self.constant(np.dtype(dtype).type(zero_point))]
+        )
 
     def qdq(self, x: str, site: str, scale: float, zero_point: int = 0, **options: Any) -> str:
         return self.dequantise(self.quantise(x, site, scale, zero_point, **options))
@@ -70,7 +91,9 @@ class QdqBuilder:
 
     def bias(self, codes: np.ndarray, x_scale: np.float32, w_scale: np.ndarray, *, name: str = "bias") -> str:
         scale = (f32(x_scale) * w_scale.astype(f32)).astype(f32)
-        return self.node("DequantizeLinear", [self.constant(codes.astype(np.int32), name), self.constant(scale)], axis=0)
+        return self.node(
+            "DequantizeLinear", [self.constant(codes.astype(np.int32), name), self.constant(scale)], axis=0
+        )
 
     def layer(
         self,
@@ -84,20 +107,26 @@ class QdqBuilder:
         bias: bool = True,
         **attributes: Any,
     ) -> str:
-        """Conv or Gemm with random integers; gives the float result. `x` is the float input where it is not plain DQ of the codes."""
+        """Conv or Gemm with random integers; gives the float result. `x` is the float input where it is not
+        plain DQ of the codes.
+        """
         x_scale = self.quantisation[x_codes][0]
         limit = 2 ** (bits - 1) - 1
         codes = self.rng.integers(-limit - (bits == 2), limit + 1, tuple(shape))
         scale = (self.rng.random(shape[0]) * 0.02 + 0.005).astype(f32)
         inputs = [x or self.dequantise(x_codes), self.weight(codes, scale, bits=bits, name=f"{name}.weight")]
         if bias:
-            inputs.append(self.bias(self.rng.integers(-300, 300, shape[0]), x_scale, scale, name=f"{name}.bias"))
+            inputs.append(
+                self.bias(self.rng.integers(-300, 300, shape[0]), x_scale, scale, name=f"{name}.bias")
+            )
         if op == "Gemm":
             attributes["transB"] = 1
         return self.node(op, inputs, name=name, output=f"{name}_sum", **attributes)
 
     def build(self, output: str, *, output_type: int = TensorProto.FLOAT) -> onnx.ModelProto:
-        """Rename nothing: `output` becomes an Identity-free graph output only when it has that name, else through Identity."""
+        """Rename nothing: `output` becomes an Identity-free graph output only when it has that name, else
+        through Identity.
+        """
         if output != "output":
             self.node("Identity", [output], output="output")
         graph = helper.make_graph(
@@ -107,11 +136,17 @@ class QdqBuilder:
             [helper.make_tensor_value_info("output", output_type, None)],
             self.initializers,
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10 if self.opset < 25 else 13)
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", self.opset)],
+            ir_version=10 if self.opset < 25 else 13,
+        )
         return model
 
 
-def build_network(*, bits: int = 4, shape: Sequence[int | str] = ("N", 3, 8, 8), clip: int | None = 15, seed: int = 0) -> QdqBuilder:
+def build_network(
+    *, bits: int = 4, shape: Sequence[int | str] = ("N", 3, 8, 8), clip: int | None = 15, seed: int = 0
+) -> QdqBuilder:
     """A residual network in miniature up to the float logits, which it leaves under `logits`."""
     b = QdqBuilder(shape=shape, opset=25 if bits == 2 else 21, seed=seed)
     bounds = None if clip is None else (0, clip)
@@ -124,7 +159,9 @@ def build_network(*, bits: int = 4, shape: Sequence[int | str] = ("N", 3, 8, 8),
     total = b.node("Add", [b.dequantise("branch"), b.dequantise("stem")], name="join")
     b.quantise(total, "join", 0.125, 3)
     small = b.quantise(b.dequantise("join"), "join.requantised", 1.1, 0, clip=bounds)
-    depth = b.layer("Conv", small, (8, 1, 3, 3), name="depthwise", bits=bits, group=8, strides=[2, 2], pads=[0, 0, 1, 1])
+    depth = b.layer(
+        "Conv", small, (8, 1, 3, 3), name="depthwise", bits=bits, group=8, strides=[2, 2], pads=[0, 0, 1, 1]
+    )
     b.quantise(depth, "depthwise", 0.06, 0, clip=bounds)
     b.quantise(b.node("GlobalAveragePool", [b.dequantise("depthwise")], name="pool"), "pool", 0.013, 0)
     flat = b.node("Flatten", ["pool"])
@@ -134,7 +171,9 @@ def build_network(*, bits: int = 4, shape: Sequence[int | str] = ("N", 3, 8, 8),
 
 
 def build_transformer(*, seed: int = 0) -> QdqBuilder:
-    """One attention block in miniature with an int16 stream, two kinds of islands, a table and shape arithmetic: logits in `logits_sum`."""
+    """One attention block in miniature with an int16 stream, two kinds of islands, a table and shape
+    arithmetic: logits in `logits_sum`.
+    """
     b = QdqBuilder(seed=seed)
     tokens, width, heads = 16, 8, 2
     b.quantise("input", "input_codes", 0.03, 128)
@@ -143,7 +182,9 @@ def build_transformer(*, seed: int = 0) -> QdqBuilder:
     rows = b.node("Reshape", ["patches", b.constant(np.array([0, width, tokens]))])
     rows = b.node("Transpose", [rows], perm=[0, 2, 1])
     position = b.constant((b.rng.normal(size=(1, tokens, width)) * 0.3).astype(f32))
-    stream = b.quantise(b.node("Add", [b.dequantise(rows, "patches"), position]), "stream0", 0.001, 0, dtype="int16")
+    stream = b.quantise(
+        b.node("Add", [b.dequantise(rows, "patches"), position]), "stream0", 0.001, 0, dtype="int16"
+    )
     scale, shift = b.constant(np.ones(width, f32)), b.constant(np.zeros(width, f32))
     normed = b.node("LayerNormalization", [b.dequantise(stream), scale, shift], name="norm1", axis=-1)
     codes = b.quantise(normed, "norm1", 0.02, 128)
@@ -155,17 +196,32 @@ def build_transformer(*, seed: int = 0) -> QdqBuilder:
     for part in "qkv":
         b.quantise(b.layer("Gemm", flat, (width, width), name=part), part, 0.04, 128)
         shape = b.node("Concat", [batch, b.constant(np.array([tokens, heads, width // heads]))], axis=0)
-        parts.append(b.node("Transpose", [b.node("Reshape", [part, shape])], perm=[0, 2, 3, 1] if part == "k" else [0, 2, 1, 3]))
+        parts.append(
+            b.node(
+                "Transpose",
+                [b.node("Reshape", [part, shape])],
+                perm=[0, 2, 3, 1] if part == "k" else [0, 2, 1, 3],
+            )
+        )
     scores = b.node("MatMul", [b.dequantise(parts[0], "q"), b.dequantise(parts[1], "k")], name="scores")
     scaled = b.node("Mul", [scores, b.constant(f32(0.5))])
     b.quantise(b.node("Softmax", [scaled], name="softmax", axis=-1), "attention", 1 / 256, 0)
-    b.quantise(b.node("MatMul", [b.dequantise("attention"), b.dequantise(parts[2], "v")], name="context"), "context", 0.02, 128)
-    back = b.node("Reshape", [b.node("Transpose", ["context"], perm=[0, 2, 1, 3]), b.constant(np.array([-1, width]))])
+    b.quantise(
+        b.node("MatMul", [b.dequantise("attention"), b.dequantise(parts[2], "v")], name="context"),
+        "context",
+        0.02,
+        128,
+    )
+    back = b.node(
+        "Reshape", [b.node("Transpose", ["context"], perm=[0, 2, 1, 3]), b.constant(np.array([-1, width]))]
+    )
     b.quantisation[back] = b.quantisation["context"]
     b.quantise(b.layer("Gemm", back, (width, width), name="projection"), "projection", 0.03, 128)
     shape = b.node("Concat", [batch, b.constant(np.array([tokens, width]))], axis=0)
     branch = b.dequantise(b.node("Reshape", ["projection", shape]), "projection")
-    b.quantise(b.node("Add", [branch, b.dequantise(stream)], name="residual"), "stream1", 0.001, 0, dtype="int16")
+    b.quantise(
+        b.node("Add", [branch, b.dequantise(stream)], name="residual"), "stream1", 0.001, 0, dtype="int16"
+    )
     low = b.quantise(b.dequantise("stream1"), "mlp.input", 0.03, 128)
     table = b.constant(b.rng.integers(0, 256, 256).astype(np.uint8), "table")
     index = b.node("Cast", [low], to=TensorProto.INT32)

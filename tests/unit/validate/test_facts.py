@@ -1,4 +1,6 @@
-"""Facts of nodes: scales that contradict each other are told, and a factor that the scale undoes is no contradiction."""
+"""Facts of nodes: scales that contradict each other are told, and a factor that the scale undoes is no
+contradiction.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ SCALE = 0.01
 
 
 def contradictions(
-    *, factor: float, made: float, read: float = SCALE, dtype: str = "int16", behind: str = "Gemm", first: bool = True
+    *,
+    factor: float,
+    made: float,
+    read: float = SCALE,
+    dtype: str = "int16",
+    behind: str = "Gemm",
+    first: bool = True,
 ) -> list[str]:
     """A linear layer, a Mul, codes made with one scale and read with another; what the facts say is wrong."""
     b = QdqBuilder(shape=("N", 6))
@@ -27,7 +35,11 @@ def contradictions(
     b.quantisation["read"] = (np.float32(read), 0, dtype)
     values = b.dequantise("codes", like="read")
     model = b.build(b.node("Sqrt", [b.node("Abs", [values])]))
-    return [fact.wrong for fact in facts_of(Interpreter(model), input_shape=(1, 6)).nodes if "is quantised with" in fact.wrong]
+    return [
+        fact.wrong
+        for fact in facts_of(Interpreter(model), input_shape=(1, 6)).nodes
+        if "is quantised with" in fact.wrong
+    ]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +53,15 @@ def contradictions(
         {"factor": 0.5, "made": SCALE, "dtype": "uint8", "behind": "Relu"},
         {"factor": 0.3, "made": SCALE, "dtype": "uint8"},
     ],
-    ids=["ours", "the model's, 16 bits", "a quarter", "one", "factor first", "behind a Relu", "no power of two"],
+    ids=[
+        "ours",
+        "the model's, 16 bits",
+        "a quarter",
+        "one",
+        "factor first",
+        "behind a Relu",
+        "no power of two",
+    ],
 )
 def test_equal_scales_do_not_contradict_each_other(options: dict[str, object]) -> None:
     assert contradictions(**options) == []  # type: ignore[arg-type]

@@ -18,7 +18,10 @@ def described(model: object) -> dict[str, NodeDescription]:
 
 def test_one_line_for_each_fused_operator() -> None:
     found = describe(build_network().build("head_sum"))
-    operators = "QuantizeLinear Conv QuantizeLinear Conv Add QuantizeLinear Conv GlobalAveragePool Flatten Gemm Identity"
+    operators = (
+        "QuantizeLinear Conv QuantizeLinear Conv Add QuantizeLinear Conv GlobalAveragePool Flatten Gemm "
+        "Identity"
+    )
     assert [d.op for d in found] == operators.split()
     assert all(d.accumulator_bound is None and d.portability is None for d in found)
 
@@ -30,7 +33,10 @@ def test_bits_and_bounds(bits: int) -> None:
     assert (branch.op, branch.output, branch.compute) == ("Conv", "branch", "integer")
     assert branch.portability in ("exact by proof", "exact on measured runtimes")
     assert (branch.weight_bits, branch.activation_bits) == (bits, 4)
-    assert branch.accumulator_bound is not None and 0 < branch.accumulator_bound <= 72 * 15 * 2 ** (bits - 1) + 300
+    assert (
+        branch.accumulator_bound is not None
+        and 0 < branch.accumulator_bound <= 72 * 15 * 2 ** (bits - 1) + 300
+    )
     assert found["stem"].weight_bits == 8 and found["stem"].activation_bits == 8
     assert found["stem"].portability == "not portable" and "x64 without VNNI" in found["stem"].why
     assert found["join"].accumulator_bound is None
@@ -49,7 +55,9 @@ def test_islands_and_ieee_nodes_are_told_apart() -> None:
 def test_a_network_fits_its_target(target: Target) -> None:
     found = check_against(build_network().build("head_sum"), target)
     assert all(d.what == "fits" for d in found)
-    assert {"opset", "IR version", "input input", "node stem", "weight branch.weight"} <= {d.where for d in found}
+    assert {"opset", "IR version", "input input", "node stem", "weight branch.weight"} <= {
+        d.where for d in found
+    }
 
 
 def test_offences_are_named(target: Target) -> None:

@@ -33,29 +33,46 @@ def images(count: int = 6) -> np.ndarray:
     return (np.random.default_rng(1).normal(size=(count, 3, 8, 8)) * 2).astype(f32)
 
 
-def checked(model: onnx.ModelProto, runtime: Planted, save: Save, target: Target) -> tuple[ValidationReport, Localisation | None]:
+def checked(
+    model: onnx.ModelProto, runtime: Planted, save: Save, target: Target
+) -> tuple[ValidationReport, Localisation | None]:
     report = validate(lowered(save(model)), images(), target, runtimes=(runtime,))
     assert report.runtimes[0].mismatches == 0
     return report, report.localisations[0] if report.localisations else None
 
 
-@pytest.mark.parametrize("build", [build_network, lambda: build_network(bits=2), lambda: build_network(shape=(1, 3, 8, 8))])
-def test_an_honest_runtime_is_exact_in_one_call(build: Callable[[], QdqBuilder], save: Save, target: Target) -> None:
+@pytest.mark.parametrize(
+    "build", [build_network, lambda: build_network(bits=2), lambda: build_network(shape=(1, 3, 8, 8))]
+)
+def test_an_honest_runtime_is_exact_in_one_call(
+    build: Callable[[], QdqBuilder], save: Save, target: Target
+) -> None:
     calls: list[int] = []
     report, place = checked(build().build("head_sum"), Planted(calls=calls), save, target)
     assert report.verdict == "exact" and place is None
     native, other = report.runtimes
-    assert (other.name, other.version, other.cpu, other.tensors, other.mismatches) == ("planted", "fakeort 9.9", "abacus", 9, 0)
+    assert (other.name, other.version, other.cpu, other.tensors, other.mismatches) == (
+        "planted",
+        "fakeort 9.9",
+        "abacus",
+        9,
+        0,
+    )
     # Images and adversarial images as natively, and every crafted unit besides.
-    assert other.values == native.values + sum(c["values"] for kind, c in report.site_checks.items() if not kind.startswith("model:"))
-    units = len({unit.output for unit in Interpreter(save(build().build("head_sum"))).units if not unit.uncut})
+    assert other.values == native.values + sum(
+        c["values"] for kind, c in report.site_checks.items() if not kind.startswith("model:")
+    )
+    units = len(
+        {unit.output for unit in Interpreter(save(build().build("head_sum"))).units if not unit.uncut}
+    )
     assert calls == [2 + units]
     assert "the same on planted (fakeort 9.9, abacus" in report.claim
 
 
 def test_islands_get_each_runtime_s_own_codes(save: Save, target: Target) -> None:
     def other_island(outputs: dict[str, np.ndarray], feeds: Arrays) -> None:
-        # What stands directly behind an island is nobody's claim; what follows from it is, and stays as it was: a fault.
+        # What stands directly behind an island is nobody's claim; what follows from it is, and stays as it
+        # was: a fault.
         if "norm1" in outputs:
             outputs["norm1"] = outputs["norm1"] ^ 1
 
@@ -73,7 +90,9 @@ def test_only_the_first_images_go_elsewhere(save: Save, target: Target) -> None:
         if "stem" in outputs and "input" in feeds:
             seen.append(len(feeds["input"]))
 
-    report = validate(lowered(save(build_network().build("head_sum"))), images(45), target, runtimes=(Planted(count),))
+    report = validate(
+        lowered(save(build_network().build("head_sum"))), images(45), target, runtimes=(Planted(count),)
+    )
     assert report.verdict == "exact"
     assert max(seen) == 4 and sum(seen) == 32 + report.site_checks["model: adversarial images"]["values"] // (
         report.runtimes[0].values // (45 + 14)
@@ -84,7 +103,9 @@ def change(site: str, difference: int, place: tuple[int, ...]) -> Fault:
     def fault(outputs: dict[str, np.ndarray], feeds: Arrays) -> None:
         if site in outputs and "input" in feeds:
             array = outputs[site]
-            array[place] = int(array[place]) + (difference if int(array[place]) + difference in range(256) else -difference)
+            array[place] = int(array[place]) + (
+                difference if int(array[place]) + difference in range(256) else -difference
+            )
 
     return fault
 
@@ -104,13 +125,20 @@ FAULTS: dict[str, tuple[Planted, str, str, Cause]] = {
     "far": (Planted(change("branch", 50, (0, 2, 3, 3))), "branch", "Conv", "other-data"),
     "swapped": (Planted(swap), "stem", "Conv", "swapped-channel"),
     "shape": (Planted(shorten), "branch", "Conv", "shape"),
-    "input": (Planted(change("input_codes", 1, (0, 0, 1, 1))), "input_codes", "QuantizeLinear", "float-operators"),
+    "input": (
+        Planted(change("input_codes", 1, (0, 0, 1, 1))),
+        "input_codes",
+        "QuantizeLinear",
+        "float-operators",
+    ),
     "refused": (Planted(refuses="stem"), "input_codes", "QuantizeLinear", "refused"),
 }
 
 
 @pytest.mark.parametrize(("runtime", "site", "op", "cause"), FAULTS.values(), ids=FAULTS.keys())
-def test_a_fault_is_placed_and_explained(runtime: Planted, site: str, op: str, cause: Cause, save: Save, target: Target) -> None:
+def test_a_fault_is_placed_and_explained(
+    runtime: Planted, site: str, op: str, cause: Cause, save: Save, target: Target
+) -> None:
     report, place = checked(build_network(bits=8, clip=63).build("head_sum"), runtime, save, target)
     assert report.verdict == "mismatch" and report.runtimes[1].mismatches > 0
     assert place is not None and (place.site, place.op, place.cause) == (site, op, cause)
@@ -124,7 +152,9 @@ def test_the_codes_and_the_sum_of_a_place_are_exact(save: Save, target: Target) 
     _, place = checked(model, Planted(change("join", 1, (0, 2, 3, 3))), save, target)
     codes = Interpreter(model).run(images()[:4]).codes
     assert place is not None and place.index == (0, 2, 3, 3)
-    assert {one.name: one.code for one in place.operands} == {name: int(codes[name][0, 2, 3, 3]) for name in ("branch", "stem")}
+    assert {one.name: one.code for one in place.operands} == {
+        name: int(codes[name][0, 2, 3, 3]) for name in ("branch", "stem")
+    }
     _, place = checked(model, Planted(change("stem", 50, (0, 2, 0, 0))), save, target)
     assert place is not None and [(one.name, one.count) for one in place.operands] == [("input_codes", 27)]
     # The corner reads padding: the sum by another way than the localiser's.
@@ -144,7 +174,9 @@ def one_layer(weights: list[int], *, x_scale: float = 1.0, y_scale: float = 1.0)
     return b.build(b.dequantise("y"))
 
 
-def place_of(model: onnx.ModelProto, x: list[float], fault: Callable[[int], int], save: Save, target: Target) -> Localisation:
+def place_of(
+    model: onnx.ModelProto, x: list[float], fault: Callable[[int], int], save: Save, target: Target
+) -> Localisation:
     def change_y(outputs: dict[str, np.ndarray], feeds: Arrays) -> None:
         if "y" in outputs and "input" in feeds:
             outputs["y"][0, 0, 0, 0] = fault(int(outputs["y"][0, 0, 0, 0])) % 256
@@ -168,7 +200,10 @@ def test_a_saturated_pair_is_recomputed(save: Save, target: Target) -> None:
     model = one_layer([127, 127, 1], y_scale=300.0)
     place = place_of(model, [255, 255, 3], lambda code: round((32767 + 3) / 300), save, target)
     assert (place.cause, place.accumulator, place.expected, place.got) == ("pair-saturation", 64773, 216, 109)
-    assert "64770, beyond int16; saturating them gives the very value" in place.explanation and "7 bits" in place.repair
+    assert (
+        "64770, beyond int16; saturating them gives the very value" in place.explanation
+        and "7 bits" in place.repair
+    )
     other = place_of(model, [255, 255, 3], lambda code: 7, save, target)
     assert other.cause == "pair-saturation" and "the very value" not in other.explanation
 
@@ -192,9 +227,16 @@ def test_a_real_runtime_that_does_not_fuse_is_told(save: Save, target: Target) -
 
 
 def test_a_product_of_two_inputs_is_recomputed(save: Save, target: Target) -> None:
-    report, place = checked(build_transformer().build("logits_sum"), Planted(change("context", 40, (1, 1, 5, 2))), save, target)
+    report, place = checked(
+        build_transformer().build("logits_sum"), Planted(change("context", 40, (1, 1, 5, 2))), save, target
+    )
     assert report.verdict == "mismatch" and place is not None
-    assert (place.site, place.op, place.cause, place.index) == ("context", "MatMul", "other-data", (1, 1, 5, 2))
+    assert (place.site, place.op, place.cause, place.index) == (
+        "context",
+        "MatMul",
+        "other-data",
+        (1, 1, 5, 2),
+    )
     assert place.exact is not None and place.accumulator is not None
     assert place.expected == np.clip(np.rint(place.exact), 0, 255)
 
@@ -212,7 +254,12 @@ def test_golden_vectors_are_compared_on_another_runtime(save: Save, target: Targ
     x = images(4)
     codes, output = golden(lowered(path), x, target, verified=True)
     good = recheck(path, x, codes, output, target.session, runtime=Planted())
-    assert (good.divergence, good.located, good.result.name, good.result.mismatches) == (None, None, "planted", 0)
+    assert (good.divergence, good.located, good.result.name, good.result.mismatches) == (
+        None,
+        None,
+        "planted",
+        0,
+    )
     assert good.result.values == sum(array.size for array in codes.values()) + 2 * output.size
 
     def wrong(outputs: dict[str, np.ndarray], feeds: Arrays) -> None:
@@ -221,19 +268,32 @@ def test_golden_vectors_are_compared_on_another_runtime(save: Save, target: Targ
 
     bad = recheck(path, x, codes, output, target.session, runtime=Planted(wrong))
     assert bad.result.mismatches == 1 and bad.divergence is not None and bad.located is not None
-    assert (bad.divergence.site, bad.divergence.index, bad.divergence.executor) == ("join", (2, 1, 2, 3), "planted")
+    assert (bad.divergence.site, bad.divergence.index, bad.divergence.executor) == (
+        "join",
+        (2, 1, 2, 3),
+        "planted",
+    )
     assert (bad.located.index, bad.located.cause) == ((2, 1, 2, 3), "fused-multiply-add")
-    assert [one.code for one in bad.located.operands] == [int(codes[name][2, 1, 2, 3]) for name in ("branch", "stem")]
+    assert [one.code for one in bad.located.operands] == [
+        int(codes[name][2, 1, 2, 3]) for name in ("branch", "stem")
+    ]
     gone = recheck(path, x, codes, output, target.session, runtime=Planted(refuses="stem"))
-    assert gone.located is not None and (gone.located.cause, gone.result.mismatches) == ("refused", gone.result.values - output.size)
+    assert gone.located is not None and (gone.located.cause, gone.result.mismatches) == (
+        "refused",
+        gone.result.values - output.size,
+    )
 
 
-def test_the_message_of_a_runtime_that_refuses_only_the_file_as_it_ships_is_shown(save: Save, target: Target) -> None:
+def test_the_message_of_a_runtime_that_refuses_only_the_file_as_it_ships_is_shown(
+    save: Save, target: Target
+) -> None:
     @dataclass(frozen=True)
     class Refuses:
         name: str = "planted"
 
-        def run(self, jobs: Sequence[RuntimeJob], *, policy: SessionRules) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
+        def run(
+            self, jobs: Sequence[RuntimeJob], *, policy: SessionRules
+        ) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
             info, (codes, _) = Planted().run(jobs, policy=policy)
             return info, (codes, RuntimeAnswer(runs=(), refused="no such kernel"))
 

@@ -29,7 +29,9 @@ Save = Callable[..., Path]
 
 
 class Simulated:
-    """A simulation: the interpreter on a file of its own, which stands for what the quantiser meant; its float islands run unoptimised."""
+    """A simulation: the interpreter on a file of its own, which stands for what the quantiser meant; its
+    float islands run unoptimised.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.interpreter = Interpreter(model)
@@ -40,9 +42,14 @@ class Simulated:
         output = {} if execution.output is None else {"output": execution.output}
         plan, entries = self.interpreter.plan, self.interpreter.entry_sites
         cut = cut_islands(plan, sites=self.interpreter.sites, outputs=(*entries, "output"))
-        feeds = {port: images if name == "input" else execution.codes[name] for port, name in cut.inputs.items()}
+        feeds = {
+            port: images if name == "input" else execution.codes[name] for port, name in cut.inputs.items()
+        }
         found = open_session(cut.model, policy=UNOPTIMISED).run(list(cut.outputs), feeds)
-        values = {name: FloatEvaluation(values=array.astype(np.float64), error=0.0) for name, array in zip(cut.outputs, found, strict=True)}
+        values = {
+            name: FloatEvaluation(values=array.astype(np.float64), error=0.0)
+            for name, array in zip(cut.outputs, found, strict=True)
+        }
         return SimulatedRun(codes={**execution.codes, **output}, floats=values)
 
 
@@ -55,13 +62,17 @@ def images(count: int = 6) -> np.ndarray:
     return (np.random.default_rng(1).normal(size=(count, 3, 8, 8)) * 2).astype(f32)
 
 
-def changed(model: onnx.ModelProto, tensor: str, change: Callable[[np.ndarray], np.ndarray]) -> onnx.ModelProto:
+def changed(
+    model: onnx.ModelProto, tensor: str, change: Callable[[np.ndarray], np.ndarray]
+) -> onnx.ModelProto:
     """A copy with one initialiser changed."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for initializer in copy.graph.initializer:
         if initializer.name == tensor:
-            initializer.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(initializer).copy()), tensor))
+            initializer.CopyFrom(
+                numpy_helper.from_array(change(numpy_helper.to_array(initializer).copy()), tensor)
+            )
             return copy
     raise KeyError(tensor)
 
@@ -73,12 +84,29 @@ def input_of(model: onnx.ModelProto, output: str, position: int) -> str:
 
 def test_a_network_is_exact(save: Save, target: Target) -> None:
     model = build_network().build("head_sum")
-    report = validate(lowered(save(model)), images(), target, simulation=Simulated(model), progress=SilentProgress(), prove=prove, batch=4)
+    report = validate(
+        lowered(save(model)),
+        images(),
+        target,
+        simulation=Simulated(model),
+        progress=SilentProgress(),
+        prove=prove,
+        batch=4,
+    )
     assert report.verdict == "exact" and report.divergences == ()
-    assert [(r.name, r.tensors, r.mismatches) for r in report.runtimes] == [("native", 9, 0), ("simulation", 9, 0)]
-    assert report.claim.startswith("All ") and "onnxruntime" in report.claim and "0 float islands excluded" in report.claim
+    assert [(r.name, r.tensors, r.mismatches) for r in report.runtimes] == [
+        ("native", 9, 0),
+        ("simulation", 9, 0),
+    ]
     assert (
-        "the simulation" in report.claim and "optimisation level all, 1 thread;" in report.claim and "6 integer operators" in report.claim
+        report.claim.startswith("All ")
+        and "onnxruntime" in report.claim
+        and "0 float islands excluded" in report.claim
+    )
+    assert (
+        "the simulation" in report.claim
+        and "optimisation level all, 1 thread;" in report.claim
+        and "6 integer operators" in report.claim
     )
     assert report.session_policy == {"optimization_level": "all", "threads": 1, "config": {}}
     assert report.site_checks["model: adversarial images"]["sites"] == 9
@@ -114,7 +142,9 @@ def test_a_static_batch_is_exact(save: Save, target: Target) -> None:
 
 def scale_of_reader(model: onnx.ModelProto, codes: str) -> str:
     """Scale of the DequantizeLinear that reads a code tensor."""
-    return next(node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] == codes).input[1]
+    return next(
+        node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] == codes
+    ).input[1]
 
 
 FAULTS: dict[str, tuple[Callable[[onnx.ModelProto], str], Callable[[np.ndarray], np.ndarray], str]] = {
@@ -144,7 +174,8 @@ def test_a_corrupted_integer_is_located(
     found = {(d.executor, d.site, d.inputs) for d in report.divergences if d.inputs == "images"}
     assert ("simulation", site, "images") in found and {d[1] for d in found} == {site}
     assert report.runtimes[1].mismatches > 0
-    # The runtime reads the same broken file as the interpreter; only a wrong bias scale makes it compute otherwise.
+    # The runtime reads the same broken file as the interpreter; only a wrong bias scale makes it compute
+    # otherwise.
     input_scale = "input scale" in request.node.name
     assert (report.runtimes[0].mismatches > 0) == input_scale
     assert any("is not x_scale * w_scale" in d.why for d in report.audit.float_compute) == input_scale
@@ -170,7 +201,9 @@ def test_islands_do_not_hide_a_fault_behind_them(site: str, save: Save, target: 
 
 
 @pytest.mark.parametrize(("operator", "site"), [("LayerNormalization", "norm1"), ("Mul", "attention")])
-def test_a_float_island_that_computes_something_else_is_found(operator: str, site: str, save: Save, target: Target) -> None:
+def test_a_float_island_that_computes_something_else_is_found(
+    operator: str, site: str, save: Save, target: Target
+) -> None:
     model = build_transformer().build("logits_sum")
     factor = next(node for node in model.graph.node if node.op_type == operator).input[1]
     broken = changed(model, factor, lambda a: a * f32(1.5))
@@ -191,7 +224,9 @@ def test_a_float_output_that_is_computed_otherwise_is_found(save: Save, target: 
 
 
 @pytest.mark.parametrize("site", ["stem", "join.requantised", "pool"])
-def test_one_wrong_code_of_the_runtime_is_found(site: str, save: Save, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_wrong_code_of_the_runtime_is_found(
+    site: str, save: Save, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
     honest = CodeRunner.run
 
     def lying(self: CodeRunner, batch: np.ndarray) -> dict[str, np.ndarray]:
@@ -217,7 +252,9 @@ def test_a_deployed_file_that_is_optimised_otherwise_is_found(save: Save, target
     assert report.divergences[0].executor == "onnxruntime, without code outputs"
 
 
-@pytest.mark.parametrize("bad", [np.zeros((0, 3, 8, 8), f32), np.zeros((1, 3, 8, 8)), np.zeros((3, 8, 8), f32)], ids=str)
+@pytest.mark.parametrize(
+    "bad", [np.zeros((0, 3, 8, 8), f32), np.zeros((1, 3, 8, 8)), np.zeros((3, 8, 8), f32)], ids=str
+)
 def test_bad_images_are_refused(bad: np.ndarray, save: Save, target: Target) -> None:
     with pytest.raises(BadInputError, match="allowed float32"):
         validate(lowered(save(build_network().build("head_sum"))), bad, target)
@@ -225,7 +262,9 @@ def test_bad_images_are_refused(bad: np.ndarray, save: Save, target: Target) -> 
 
 def test_a_site_that_the_file_lacks_is_our_bug(save: Save, target: Target) -> None:
     with pytest.raises(InvariantError, match="nowhere"):
-        validate(lowered(save(build_network().build("head_sum")), sites=("stem", "nowhere")), images(), target)
+        validate(
+            lowered(save(build_network().build("head_sum")), sites=("stem", "nowhere")), images(), target
+        )
 
 
 def test_a_simulation_that_knows_no_site_is_our_bug(save: Save, target: Target) -> None:
@@ -238,7 +277,9 @@ def test_a_simulation_that_knows_no_site_is_our_bug(save: Save, target: Target) 
 
 
 def test_the_deployed_file_is_run_on_every_image(save: Save, target: Target) -> None:
-    """Pairs that the runtime merges only where no code tensor is an output; their codes differ for the last image alone."""
+    """Pairs that the runtime merges only where no code tensor is an output; their codes differ for the last
+    image alone.
+    """
     b = QdqBuilder(shape=("N", 3, 8, 8))
     first = b.qdq("input", "first", 0.02, 0)
     second = b.quantise(b.node("Mul", [first, b.constant(f32(1))]), "second", 0.013, 0)
@@ -247,4 +288,6 @@ def test_the_deployed_file_is_run_on_every_image(save: Save, target: Target) -> 
     some[4, 2, 7, 6] = 0.031  # 2 steps of 0.02, and then 3 of 0.013; at once it is 2 of 0.013
     report = validate(lowered(save(model)), some, target, batch=1)
     found = [one for one in report.divergences if one.inputs == "images"]
-    assert [(one.executor, one.index) for one in found] == [("onnxruntime, without code outputs", (4, 2, 7, 6))]
+    assert [(one.executor, one.index) for one in found] == [
+        ("onnxruntime, without code outputs", (4, 2, 7, 6))
+    ]

@@ -13,16 +13,22 @@ from mixport.model.programs.fx_graph import aten, call, module_path, shape_of, t
 from mixport.quantize.graph.pools.pool_windows import Run, adaptive_windows, runs
 from mixport.records.artifacts import Decision
 
-_POOLS: Mapping[Any, int] = MappingProxyType({aten.adaptive_max_pool1d.default: 1, aten.adaptive_max_pool2d.default: 2})
+_POOLS: Mapping[Any, int] = MappingProxyType(
+    {aten.adaptive_max_pool1d.default: 1, aten.adaptive_max_pool2d.default: 2}
+)
 """Operator, which gives values and their places -> axes of space."""
 _MOST_BLOCKS = 64
 
 
 def split_adaptive_max_pools(graph: fx.GraphModule) -> list[Decision]:
-    """One max pool for each block of rows and columns whose windows are alike, joined; one whose places are read stays."""
+    """One max pool for each block of rows and columns whose windows are alike, joined; one whose places are
+    read stays.
+    """
     decisions: list[Decision] = []
     for node in list(graph.graph.nodes):
-        if node.target not in _POOLS or any(user.target is not operator.getitem or user.args[1] != 0 for user in node.users):
+        if node.target not in _POOLS or any(
+            user.target is not operator.getitem or user.args[1] != 0 for user in node.users
+        ):
             continue
         pooled = _split(graph, node)
         if pooled is None:
@@ -33,7 +39,13 @@ def split_adaptive_max_pools(graph: fx.GraphModule) -> list[Decision]:
             graph.graph.erase_node(user)
         graph.graph.erase_node(node)
         where = module_path(node) or node.name
-        decisions.append(Decision(where=where, what=f"adaptive max pool as max pools: {blocks}", why="ONNX has no adaptive pools"))
+        decisions.append(
+            Decision(
+                where=where,
+                what=f"adaptive max pool as max pools: {blocks}",
+                why="ONNX has no adaptive pools",
+            )
+        )
     return decisions
 
 
@@ -51,7 +63,9 @@ def _split(graph: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, int] | None:
     if rank == 1:
         x = emit(aten.unsqueeze.default, x, 2)
     height, width = shape_of(x)[2:]
-    rows, columns = (runs(adaptive_windows(size, int(count))) for size, count in zip((height, width), sizes, strict=True))
+    rows, columns = (
+        runs(adaptive_windows(size, int(count))) for size, count in zip((height, width), sizes, strict=True)
+    )
     if len(rows) * len(columns) > _MOST_BLOCKS:
         return None
 

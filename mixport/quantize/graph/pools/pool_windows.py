@@ -1,4 +1,6 @@
-"""Windows of average pools along one axis: where each starts and ends, what it divides by, and runs of windows that are alike."""
+"""Windows of average pools along one axis: where each starts and ends, what it divides by, and runs of
+windows that are alike.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Neighbouring output positions whose windows are equally long, divide by the same count, and are `step` apart."""
+    """Neighbouring output positions whose windows are equally long, divide by the same count, and are `step`
+    apart.
+    """
 
     windows: tuple[Window, ...]
     step: int
@@ -38,12 +42,14 @@ class Run:
         return self.windows[-1].stop
 
 
-def strided_windows(size: int, *, kernel: int, stride: int, padding: int, ceil_mode: bool, include_pad: bool) -> tuple[Window, ...]:
+def strided_windows(
+    size: int, *, kernel: int, stride: int, padding: int, ceil_mode: bool, include_pad: bool
+) -> tuple[Window, ...]:
     """Windows of aten.avg_pool along an axis of `size` elements.
 
-    With `include_pad` they lie on the padded axis, [0, size + 2 padding), where padding holds zeros; without, on the axis itself. A
-    window that `ceil_mode` lets reach over the end is cut there, and divides by what is left (ATen, native/Pool.h and
-    native/cpu/AvgPoolKernel.cpp).
+    With `include_pad` they lie on the padded axis, [0, size + 2 padding), where padding holds zeros; without,
+    on the axis itself. A window that `ceil_mode` lets reach over the end is cut there, and divides by what is
+    left (ATen, native/Pool.h and native/cpu/AvgPoolKernel.cpp).
     """
     outputs = (size + 2 * padding - kernel + (stride - 1 if ceil_mode else 0)) // stride + 1
     if ceil_mode and (outputs - 1) * stride >= size + padding:
@@ -58,7 +64,9 @@ def strided_windows(size: int, *, kernel: int, stride: int, padding: int, ceil_m
 
 
 def adaptive_windows(size: int, outputs: int) -> tuple[Window, ...]:
-    """Windows of aten.adaptive_avg_pool along an axis of `size` elements: [floor(i size / outputs), ceil((i + 1) size / outputs))."""
+    """Windows of aten.adaptive_avg_pool along an axis of `size` elements: [floor(i size / outputs), ceil((i +
+    1) size / outputs)).
+    """
     bounds = [(i * size // outputs, -(-(i + 1) * size // outputs)) for i in range(outputs)]
     return tuple(Window(start=start, stop=stop, count=stop - start) for start, stop in bounds)
 
@@ -84,4 +92,6 @@ def _continues(run: Run, window: Window) -> bool:
 
 def are_whole(windows: Sequence[Window], size: int) -> bool:
     """True where the windows are the elements of the axis, one by one: the pool does nothing along it."""
-    return [(window.start, window.stop, window.count) for window in windows] == [(i, i + 1, 1) for i in range(size)]
+    return [(window.start, window.stop, window.count) for window in windows] == [
+        (i, i + 1, 1) for i in range(size)
+    ]

@@ -21,7 +21,9 @@ _CHANNELS_FIRST: Mapping[tuple[int, tuple[int, ...]], list[int] | None] = Mappin
 
 
 def unify_average_pools(graph: fx.GraphModule) -> list[Decision]:
-    """Means over space become GlobalAveragePool; averages of windows become depthwise convolutions (`pool_forms`)."""
+    """Means over space become GlobalAveragePool; averages of windows become depthwise convolutions
+    (`pool_forms`).
+    """
     decisions: list[Decision] = []
     for node in list(graph.graph.nodes):
         if node.target is aten.mean.dim:
@@ -29,7 +31,11 @@ def unify_average_pools(graph: fx.GraphModule) -> list[Decision]:
         elif node.target in AVERAGE_POOLS:
             form = average_pool(graph, node)
             what = "average pool left in float" if form is None else f"average pool as {form.what}"
-            decisions.append(Decision(where=module_path(node) or node.name, what=what, why=_WHY_FLOAT if form is None else _WHY))
+            decisions.append(
+                Decision(
+                    where=module_path(node) or node.name, what=what, why=_WHY_FLOAT if form is None else _WHY
+                )
+            )
             pooled = None if form is None else form.result
         else:
             continue

@@ -1,8 +1,9 @@
-"""Core ATen back into the operators that quantisation knows: what `run_decompositions()` took apart is put together again.
+"""Core ATen back into the operators that quantisation knows: what `run_decompositions()` took apart is put
+together again.
 
-A decomposed program computes the same function by more and smaller operators: aten.convolution, addmm on transposed weights, bmm on
-expanded operands, x * sigmoid(x). Taken as they are, layers would stay in float, and activations get codes that the model as it was
-written does not have.
+A decomposed program computes the same function by more and smaller operators: aten.convolution, addmm on
+transposed weights, bmm on expanded operands, x * sigmoid(x). Taken as they are, layers would stay in float,
+and activations get codes that the model as it was written does not have.
 """
 
 from __future__ import annotations
@@ -28,12 +29,18 @@ _MARKS = frozenset(
 
 
 def recompose(graph: fx.GraphModule) -> list[Decision]:
-    """Rewrite a decomposed graph in place; any other one stays as it is, also where it holds the same patterns by the user's own hand."""
+    """Rewrite a decomposed graph in place; any other one stays as it is, also where it holds the same
+    patterns by the user's own hand.
+    """
     if not any(node.target in _MARKS for node in graph.graph.nodes):
         return []
     for rewrite in (rename_operators, recompose_products, recompose_functions):
         rewrite(graph)
         clean(graph)
     return [
-        Decision(where="model", what="operators of core ATen put together again", why="the program was decomposed (run_decompositions)")
+        Decision(
+            where="model",
+            what="operators of core ATen put together again",
+            why="the program was decomposed (run_decompositions)",
+        )
     ]

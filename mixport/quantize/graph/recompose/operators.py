@@ -38,7 +38,10 @@ _FIRST_RESULT: Mapping[Any, tuple[Any, Callable[[_Args], _Args]]] = MappingProxy
         aten.max_pool2d_with_indices.default: (aten.max_pool2d.default, lambda args: args),
         aten.native_layer_norm.default: (aten.layer_norm.default, lambda args: args),
         # (x, weight, bias, N, C, H * W, groups, eps)
-        aten.native_group_norm.default: (aten.group_norm.default, lambda args: (args[0], args[6], args[1], args[2], args[7])),
+        aten.native_group_norm.default: (
+            aten.group_norm.default,
+            lambda args: (args[0], args[6], args[1], args[2], args[7]),
+        ),
     }
 )
 """Operators with several results -> the one that gives the first of them alone, and its arguments."""
@@ -64,17 +67,28 @@ def _name_convolution(node: fx.Node) -> None:
     if target is None:
         return
     node.target = target
-    node.args = (x, weight, bias, stride, padding, *((output_padding, groups, dilation) if transposed else (dilation, groups)))
+    node.args = (
+        x,
+        weight,
+        bias,
+        stride,
+        padding,
+        *((output_padding, groups, dilation) if transposed else (dilation, groups)),
+    )
 
 
 def _keeps_places(node: fx.Node) -> bool:
-    """as_strided that gives other strides to axes of one element alone (a global mean in channels-last order)."""
+    """as_strided that gives other strides to axes of one element alone (a global mean in channels-last
+    order).
+    """
     source, shape = tensor_arg(node, 0), shape_of(node)
     if len(node.args) != 3 or shape != shape_of(source):
         return False
     strides = cast("list[int]", node.args[2])
     dense = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    return all(size == 1 or stride == wanted for size, stride, wanted in zip(shape, strides, dense, strict=True))
+    return all(
+        size == 1 or stride == wanted for size, stride, wanted in zip(shape, strides, dense, strict=True)
+    )
 
 
 def _take_first(node: fx.Node) -> None:

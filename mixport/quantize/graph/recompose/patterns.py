@@ -10,8 +10,12 @@ Pattern = object
 """A tuple (operator, pattern of each argument), a name that stands for any node, or a number."""
 
 
-def bind(value: object, pattern: Pattern, bound: dict[str, fx.Node] | None = None) -> dict[str, fx.Node] | None:
-    """The node behind each name of `pattern`; None where `value` does not match, or one name would stand for two nodes."""
+def bind(
+    value: object, pattern: Pattern, bound: dict[str, fx.Node] | None = None
+) -> dict[str, fx.Node] | None:
+    """The node behind each name of `pattern`; None where `value` does not match, or one name would stand for
+    two nodes.
+    """
     bound = {} if bound is None else bound
     if isinstance(pattern, str):
         if not isinstance(value, fx.Node) or bound.setdefault(pattern, value) is not value:

@@ -1,4 +1,6 @@
-"""Matrix products of a decomposed graph: bmm on merged axes as matmul, addmm and mm as linear layers, attention without its guards."""
+"""Matrix products of a decomposed graph: bmm on merged axes as matmul, addmm and mm as linear layers,
+attention without its guards.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,26 @@ from typing import Any
 
 from torch import fx
 
-from mixport.model.programs.fx_graph import add_constant, aten, call, constant, only_user, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import (
+    add_constant,
+    aten,
+    call,
+    constant,
+    only_user,
+    shape_of,
+    tensor_arg,
+)
 from mixport.quantize.graph.recompose.patterns import bind
 from mixport.quantize.graph.rewrites.products import use_linear
 
 _MASKED = (aten.eq.Scalar, "scores", float("-inf"))
 _SEES_NOTHING = (aten.logical_not.default, (aten.any.dim, (aten.logical_not.default, _MASKED), -1, True))
-_SAFE_SOFTMAX = (aten.where.self, _SEES_NOTHING, (aten.full_like.default, "probabilities", 0), "probabilities")
+_SAFE_SOFTMAX = (
+    aten.where.self,
+    _SEES_NOTHING,
+    (aten.full_like.default, "probabilities", 0),
+    "probabilities",
+)
 """Softmax that gives 0 for a row of scores that a mask hides altogether, where softmax itself gives NaN."""
 
 _SCALES = {aten.mul.Scalar, aten.mul.Tensor}
@@ -38,7 +53,9 @@ def recompose_products(graph: fx.GraphModule) -> None:
 
 
 def _as_matmul(graph: fx.GraphModule, node: fx.Node) -> None:
-    """reshape(bmm(reshape(expand(a)), reshape(expand(b)))) is matmul(a, b), where the reshapes merge and split the same leading axes."""
+    """reshape(bmm(reshape(expand(a)), reshape(expand(b)))) is matmul(a, b), where the reshapes merge and
+    split the same leading axes.
+    """
     split = only_user(node)
     if split is None or split.target is not aten.reshape.default:
         return
@@ -50,7 +67,9 @@ def _as_matmul(graph: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _before_merge(graph: fx.GraphModule, merged: fx.Node, lead: tuple[str, ...]) -> fx.Node | None:
-    """The operand [*lead, rows, columns], or what expands to it, whose leading axes `merged` makes into one."""
+    """The operand [*lead, rows, columns], or what expands to it, whose leading axes `merged` makes into
+    one.
+    """
     repeated = constant(graph, merged)
     if repeated is not None and len(repeated) and bool((repeated == repeated[:1]).all()):
         return add_constant(graph, repeated[0].contiguous(), name=f"{merged.name}_once", before=merged)
@@ -59,7 +78,11 @@ def _before_merge(graph: fx.GraphModule, merged: fx.Node, lead: tuple[str, ...])
     source = tensor_arg(merged, 0)
     if _sizes(source)[:-2] != lead or _sizes(source)[-2:] != _sizes(merged)[-2:]:
         return None
-    if source.target is aten.expand.default and _sizes(tensor_arg(source, 0))[-2:] == _sizes(source)[-2:] and _is_matrix(source):
+    if (
+        source.target is aten.expand.default
+        and _sizes(tensor_arg(source, 0))[-2:] == _sizes(source)[-2:]
+        and _is_matrix(source)
+    ):
         return tensor_arg(source, 0)
     return source
 
@@ -101,7 +124,12 @@ def _take_bias(graph: fx.GraphModule, node: fx.Node) -> None:
         return
     layer, bias = node.args
     values = constant(graph, bias)
-    if not isinstance(layer, fx.Node) or layer.target is not aten.linear.default or any(layer.args[2:]) or values is None:
+    if (
+        not isinstance(layer, fx.Node)
+        or layer.target is not aten.linear.default
+        or any(layer.args[2:])
+        or values is None
+    ):
         return
     if only_user(layer) is node and values.dim() == 1 and values.numel() == shape_of(layer)[-1]:
         node.target, node.args = aten.linear.default, (*layer.args[:2], bias)

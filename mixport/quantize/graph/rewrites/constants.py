@@ -1,10 +1,13 @@
-"""Whatever does not depend on the image is computed once, here, by torch: position codes, masks, position bias tables.
+"""Whatever does not depend on the image is computed once, here, by torch: position codes, masks, position
+bias tables.
 
-Left in the graph, torch's exporter would compute it a second time with other kernels, whose last bits differ. Two steps:
+Left in the graph, torch's exporter would compute it a second time with other kernels, whose last bits differ.
+Two steps:
 
 1. Calls that read constants only, or nothing at all (arange, ones, zeros, full, eye), become constants.
-2. Calls that also read the batch size (a position code repeated for every image) become the constant of one image. Readers that
-   broadcast take it as it is; for others it is expanded, which moves data and computes nothing.
+2. Calls that also read the batch size (a position code repeated for every image) become the constant of one
+   image. Readers that broadcast take it as it is; for others it is expanded, which moves data and computes
+   nothing.
 """
 
 # torch's tags and symbolic sizes are typed in part.
@@ -38,12 +41,22 @@ _LARGEST_FOLDED = 1 << 26
 """Elements; a larger constant stays a computation."""
 
 _BATCHES = (1, 2, 3)
-"""Batch sizes at which a value that reads the batch size is looked at: it must be that of one image, repeated."""
+"""Batch sizes at which a value that reads the batch size is looked at: it must be that of one image,
+repeated.
+"""
 
 _UNINITIALISED = frozenset(
-    {aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default, aten.empty_strided.default, aten.new_empty_strided.default}
+    {
+        aten.empty.memory_format,
+        aten.empty_like.default,
+        aten.new_empty.default,
+        aten.empty_strided.default,
+        aten.new_empty_strided.default,
+    }
 )
-"""Memory without values; torch fills it before it is read. Zeros here, so that nothing depends on what lay there."""
+"""Memory without values; torch fills it before it is read. Zeros here, so that nothing depends on what lay
+there.
+"""
 
 _BROADCASTING = frozenset(
     {
@@ -71,11 +84,15 @@ _FILLED: Mapping[Any, float | None] = MappingProxyType(
         aten.new_full.default: None,
     }
 )
-"""Operators that read another tensor's shape and type only -> what they fill with, None where it is an argument."""
+"""Operators that read another tensor's shape and type only -> what they fill with, None where it is an
+argument.
+"""
 
 
 def fold_constants(graph: fx.GraphModule) -> list[Decision]:
-    """Both steps. A value that cannot become a constant stays a computation, with a decision that says why."""
+    """Both steps. A value that cannot become a constant stays a computation, with a decision that says
+    why.
+    """
     _forget_templates(graph)
     return [*_fold(graph), *_fold_batch(graph)]
 
@@ -89,7 +106,9 @@ def _forget_templates(graph: fx.GraphModule) -> None:
         template, fill = tensor_arg(node, 0), _FILLED[node.target]
         is_like = "_like" in str(node.target)
         fill = argument(node, 1 if is_like else 2, "fill_value") if fill is None else fill
-        sizes = [_size(graph, template, axis, node) for axis in range(value.dim())] if is_like else node.args[1]
+        sizes = (
+            [_size(graph, template, axis, node) for axis in range(value.dim())] if is_like else node.args[1]
+        )
         with graph.graph.inserting_before(node):
             made = graph.graph.call_function(aten.full.default, (sizes, fill), {"dtype": value.dtype})
         made.meta.update(node.meta)
@@ -128,12 +147,19 @@ def _fold_batch(graph: fx.GraphModule) -> list[Decision]:
         return []
     decisions: list[Decision] = []
     try:
-        each = [_values(graph, known, sizes={node: size(batch) for node, size in sizes.items()}) for batch in _BATCHES]
+        each = [
+            _values(graph, known, sizes={node: size(batch) for node, size in sizes.items()})
+            for batch in _BATCHES
+        ]
     except (RuntimeError, ValueError, IndexError) as error:  # something that only some batch sizes allow
-        return [_left(node, f"it cannot be computed for every batch size: {error}") for node in _frontier(known)]
+        return [
+            _left(node, f"it cannot be computed for every batch size: {error}") for node in _frontier(known)
+        ]
     for node, single in each[0].items():
         if node.target is aten.expand.default and tensor_arg(node, 0).op == "get_attr":
-            readers = [user for user in node.users if _broadcasts(user, node)]  # others need it expanded, as it is
+            readers = [
+                user for user in node.users if _broadcasts(user, node)
+            ]  # others need it expanded, as it is
         else:
             readers = [user for user in node.users if user not in known]
         if not readers:
@@ -151,11 +177,16 @@ def _fold_batch(graph: fx.GraphModule) -> list[Decision]:
 
 
 def _left(node: fx.Node, why: str) -> Decision:
-    return Decision(where=module_path(node) or node.name, what=f"{node.name} computed at run time, though it reads no image", why=why)
+    return Decision(
+        where=module_path(node) or node.name,
+        what=f"{node.name} computed at run time, though it reads no image",
+        why=why,
+    )
 
 
 def _depending_on(graph: fx.GraphModule, *, sizes: frozenset[fx.Node]) -> dict[fx.Node, bool]:
-    """Calls that read constants and `sizes` only, at least one size where there are any; the value tells whether a tensor comes out.
+    """Calls that read constants and `sizes` only, at least one size where there are any; the value tells
+    whether a tensor comes out.
 
     Random numbers are no constants.
     """
@@ -176,11 +207,19 @@ def _depending_on(graph: fx.GraphModule, *, sizes: frozenset[fx.Node]) -> dict[f
 
 def _frontier(known: Mapping[fx.Node, bool]) -> list[fx.Node]:
     """Tensors among `known` that something outside reads."""
-    return [node for node, is_tensor in known.items() if is_tensor and any(user not in known for user in node.users)]
+    return [
+        node
+        for node, is_tensor in known.items()
+        if is_tensor and any(user not in known for user in node.users)
+    ]
 
 
-def _values(graph: fx.GraphModule, known: Mapping[fx.Node, bool], *, sizes: Mapping[fx.Node, int]) -> dict[fx.Node, Tensor]:
-    """Values of the frontier, in graph order. What lies before it is forgotten as soon as nothing needs it."""
+def _values(
+    graph: fx.GraphModule, known: Mapping[fx.Node, bool], *, sizes: Mapping[fx.Node, int]
+) -> dict[fx.Node, Tensor]:
+    """Values of the frontier, in graph order. What lies before it is forgotten as soon as nothing needs
+    it.
+    """
     frontier = _frontier(known)
     waiting = {node: sum(user in known for user in node.users) for node in known}
     held: dict[fx.Node, Any] = {}
@@ -217,7 +256,9 @@ def _is_size(node: fx.Node) -> bool:
 
 
 def _sizes(graph: fx.GraphModule, image: fx.Node) -> dict[fx.Node, Callable[[int], int]]:
-    """Numbers that follow from the batch size alone, each as a function of it; empty where the batch is fixed."""
+    """Numbers that follow from the batch size alone, each as a function of it; empty where the batch is
+    fixed.
+    """
     value: Any = image.meta.get("val")
     batch: Any = None if value is None else value.shape[0]
     if not isinstance(batch, torch.SymInt):
@@ -265,7 +306,9 @@ def _equals(value: Tensor, expected: Tensor) -> bool:
     return torch.allclose(value, expected, rtol=0.0, atol=1e-5 * largest, equal_nan=True)
 
 
-def _use_single(graph: fx.GraphModule, node: fx.Node, single: Tensor, readers: Sequence[fx.Node], image: fx.Node) -> None:
+def _use_single(
+    graph: fx.GraphModule, node: fx.Node, single: Tensor, readers: Sequence[fx.Node], image: fx.Node
+) -> None:
     made = add_constant(graph, single, name=node.name, before=node)
     expanded: fx.Node | None = None
     for reader in readers:
@@ -281,14 +324,18 @@ def _for_every_image(graph: fx.GraphModule, single: fx.Node, node: fx.Node, imag
     """The constant of one image, [k, ...], as [n * k, ...]."""
     batch = _size(graph, image, 0, node)
     first, *rest = shape_of(single)
-    target, sizes = (aten.expand.default, [-1] * len(rest)) if first == 1 else (aten.repeat.default, [1] * len(rest))
+    target, sizes = (
+        (aten.expand.default, [-1] * len(rest)) if first == 1 else (aten.repeat.default, [1] * len(rest))
+    )
     made = call(graph, target, single, [batch, *sizes], before=node, like=node)
     made.meta.update({key: node.meta[key] for key in ("shape", "is_float", "val") if key in node.meta})
     return made
 
 
 def _broadcasts(reader: fx.Node, node: fx.Node) -> bool:
-    """True where another operand of `reader` has all images, so that a leading 1 in `node` changes nothing."""
+    """True where another operand of `reader` has all images, so that a leading 1 in `node` changes
+    nothing.
+    """
     if reader.target not in _BROADCASTING or any(node in _nodes(value) for value in reader.kwargs.values()):
         return False
     places = [i for i, argument in enumerate(reader.args) if argument is node]
@@ -298,7 +345,9 @@ def _broadcasts(reader: fx.Node, node: fx.Node) -> bool:
     if reader.target is aten.masked_fill.Scalar and places != [1]:
         return False
     others = [operand for operand in reader.args if isinstance(operand, fx.Node) and operand is not node]
-    return len(shape_of(node)) == len(shape) and any(len(shape_of(o)) == len(shape) and shape_of(o)[0] == shape[0] for o in others)
+    return len(shape_of(node)) == len(shape) and any(
+        len(shape_of(o)) == len(shape) and shape_of(o)[0] == shape[0] for o in others
+    )
 
 
 def _nodes(value: Any) -> list[fx.Node]:

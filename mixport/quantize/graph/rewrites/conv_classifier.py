@@ -1,8 +1,10 @@
-"""A convolution as classifier, as the linear layer that it is: the outputs stay float, as those of any classifier do.
+"""A convolution as classifier, as the linear layer that it is: the outputs stay float, as those of any
+classifier do.
 
-ONNX Runtime has an integer convolution with integer results only: its outputs would be codes, in the range that calibration images
-reach, and cut beyond it. An integer Gemm gives floats. A convolution whose kernel covers all that it reads, such as one of 1x1 on
-pooled features, is a linear layer exactly. Outputs of others stay codes, with a margin (`ranges.OUTPUT_MARGIN`).
+ONNX Runtime has an integer convolution with integer results only: its outputs would be codes, in the range
+that calibration images reach, and cut beyond it. An integer Gemm gives floats. A convolution whose kernel
+covers all that it reads, such as one of 1x1 on pooled features, is a linear layer exactly. Outputs of others
+stay codes, with a margin (`ranges.OUTPUT_MARGIN`).
 """
 
 from __future__ import annotations
@@ -12,7 +14,17 @@ from typing import Any
 
 from torch import fx
 
-from mixport.model.programs.fx_graph import add_constant, arguments, aten, call, constant, module_path, only_user, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import (
+    add_constant,
+    arguments,
+    aten,
+    call,
+    constant,
+    module_path,
+    only_user,
+    shape_of,
+    tensor_arg,
+)
 from mixport.records.artifacts import Decision
 
 _MOVES = frozenset(
@@ -31,7 +43,9 @@ _OUTPUT_RANK = 2
 
 
 def linear_classifiers(graph: fx.GraphModule) -> list[Decision]:
-    """Rewrite the convolutions of one place that nothing but the output [N, classes] reads; one decision each."""
+    """Rewrite the convolutions of one place that nothing but the output [N, classes] reads; one decision
+    each.
+    """
     decisions: list[Decision] = []
     image = next((node for node in graph.graph.nodes if node.op == "placeholder"), None)
     if image is None or shape_of(image)[2:] == (1, 1):
@@ -48,7 +62,10 @@ def linear_classifiers(graph: fx.GraphModule) -> list[Decision]:
             Decision(
                 where=module_path(made) or made.name,
                 what="convolution as a linear layer",
-                why="its result is the output, which an integer Gemm gives in float, and an integer convolution as codes",
+                why=(
+                    "its result is the output, which an integer Gemm gives in float, and an integer "
+                    "convolution as codes"
+                ),
             )
         )
     return decisions
@@ -74,6 +91,11 @@ def _linear(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     def emit(target: Any, *args: Any) -> fx.Node:
         return call(graph, target, *args, before=node, like=node)
 
-    flat = add_constant(graph, values.reshape(outputs, -1).contiguous(), name=f"{module_path(node) or node.name}_weight", before=node)
+    flat = add_constant(
+        graph,
+        values.reshape(outputs, -1).contiguous(),
+        name=f"{module_path(node) or node.name}_weight",
+        before=node,
+    )
     features = emit(aten.reshape.default, x, [-1, channels * math.prod(kernel)])
     return emit(aten.reshape.default, emit(aten.linear.default, features, flat, bias), [-1, outputs, 1, 1])

@@ -1,7 +1,8 @@
 """Operators that change no value: times 1, plus 0, a concat of one tensor, a mask that hides nothing.
 
-They go before quantisers are placed. A runtime removes them too, and would then merge the quantisers on both sides into one pair
-with a third scale (ONNX Runtime 1.32: NoopElimination, then DoubleQDQPairsRemover), so that other codes come out.
+They go before quantisers are placed. A runtime removes them too, and would then merge the quantisers on both
+sides into one pair with a third scale (ONNX Runtime 1.32: NoopElimination, then DoubleQDQPairsRemover), so
+that other codes come out.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ _CONCATS = frozenset({aten.cat.default, aten.concat.default, aten.concatenate.de
 
 
 def drop_identities(graph: fx.GraphModule) -> list[Decision]:
-    """Readers of an identity read its operand; one decision each. Where broadcasting gives another shape or type, nothing is one."""
+    """Readers of an identity read its operand; one decision each. Where broadcasting gives another shape or
+    type, nothing is one.
+    """
     decisions: list[Decision] = []
     for node in list(graph.graph.nodes):
         source = _operand_given_back(graph, node)
@@ -45,7 +48,11 @@ def drop_identities(graph: fx.GraphModule) -> list[Decision]:
             continue
         where = module_path(node) or node.name
         decisions.append(
-            Decision(where=where, what=f"{short_op(node)} left out", why="it gives back its operand: times 1, plus 0, or the like")
+            Decision(
+                where=where,
+                what=f"{short_op(node)} left out",
+                why="it gives back its operand: times 1, plus 0, or the like",
+            )
         )
         node.replace_all_uses_with(source)
         graph.graph.erase_node(node)
@@ -65,7 +72,10 @@ def _operand_given_back(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
         return _node(node.args[0]) if _is_all(constant(graph, node.args[1]), value=0.0) else None
     if node.target is aten.where.self:
         mask = constant(graph, node.args[0])
-        return next((_node(node.args[place]) for place, value in ((1, 1.0), (2, 0.0)) if _is_all(mask, value=value)), None)
+        return next(
+            (_node(node.args[place]) for place, value in ((1, 1.0), (2, 0.0)) if _is_all(mask, value=value)),
+            None,
+        )
     return None
 
 
@@ -77,7 +87,11 @@ def _beside_neutral(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     operands = node.args[0], argument(node, 1, "other", argument(node, 1, "exponent"))
     if _is_neutral(graph, operands[1], neutral):
         return _node(operands[0])
-    return _node(operands[1]) if either_side and alpha == 1 and _is_neutral(graph, operands[0], neutral) else None
+    return (
+        _node(operands[1])
+        if either_side and alpha == 1 and _is_neutral(graph, operands[0], neutral)
+        else None
+    )
 
 
 def _is_neutral(graph: fx.GraphModule, operand: Any, neutral: float) -> bool:

@@ -1,6 +1,7 @@
 """Fold a per-channel factor (LayerScale, learned residual gains) into the layer before it.
 
-x * gamma with constant gamma along the channel axis commutes with transposes, so the layer may lie behind a permute.
+x * gamma with constant gamma along the channel axis commutes with transposes, so the layer may lie behind a
+permute.
 """
 
 from __future__ import annotations
@@ -8,13 +9,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from mixport.model.programs.fx_graph import arguments, aten, constant, module_path, only_user, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import (
+    arguments,
+    aten,
+    constant,
+    module_path,
+    only_user,
+    shape_of,
+    tensor_arg,
+)
 from mixport.quantize.graph.rewrites.batchnorm import affine_convolution, fold_affine
 from mixport.records.artifacts import Decision
 
 
 def fold_layerscale(graph: fx.GraphModule) -> list[Decision]:
-    """Remove constant per-channel factors where a layer can take them, or turn them into depthwise convolutions on [N, C, H, W]."""
+    """Remove constant per-channel factors where a layer can take them, or turn them into depthwise
+    convolutions on [N, C, H, W].
+    """
     decisions: list[Decision] = []
     for node in list(graph.graph.nodes):
         operands = [operand for operand in node.args[:2] if isinstance(operand, fx.Node)]
@@ -32,7 +43,9 @@ def fold_layerscale(graph: fx.GraphModule) -> list[Decision]:
                 gain = gain.expand(shape_of(source)[axis])
             replaced = _fold(graph, source, gain, axis)
             if not replaced and axis == 1 and len(shape_of(source)) == 4:
-                node.replace_all_uses_with(affine_convolution(graph, source, gain, torch.zeros_like(gain), like=node))
+                node.replace_all_uses_with(
+                    affine_convolution(graph, source, gain, torch.zeros_like(gain), like=node)
+                )
                 decisions.append(
                     Decision(
                         where=module_path(node) or node.name,
@@ -50,7 +63,9 @@ def fold_layerscale(graph: fx.GraphModule) -> list[Decision]:
 
 
 def _channel_axis(factor: Tensor, shape: tuple[int, ...]) -> int | None:
-    """The one axis of x along which the factor varies; None when there are several, or x has another shape after broadcasting."""
+    """The one axis of x along which the factor varies; None when there are several, or x has another shape
+    after broadcasting.
+    """
     if factor.dim() > len(shape) or factor.numel() == 1:
         return None
     padded = (1,) * (len(shape) - factor.dim()) + tuple(factor.shape)

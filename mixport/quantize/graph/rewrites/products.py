@@ -9,7 +9,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from mixport.model.programs.fx_graph import add_constant, argument, arguments, aten, call, constant, shape_of, tensor_arg
+from mixport.model.programs.fx_graph import (
+    add_constant,
+    argument,
+    arguments,
+    aten,
+    call,
+    constant,
+    shape_of,
+    tensor_arg,
+)
 from mixport.records.artifacts import Decision
 
 
@@ -44,11 +53,15 @@ def expand_attention(graph: fx.GraphModule) -> list[Decision]:
 
 
 def _for_every_head(x: fx.Node, *, heads: int, emit: Callable[..., fx.Node]) -> fx.Node:
-    """Keys or values [N, G, L, D] that several heads share, as [N, heads, L, D]: data movement, codes stay codes."""
+    """Keys or values [N, G, L, D] that several heads share, as [N, heads, L, D]: data movement, codes stay
+    codes.
+    """
     groups, length, width = shape_of(x)[-3:]
     if groups == heads:
         return x
-    repeated = emit(aten.expand.default, emit(aten.unsqueeze.default, x, 2), [-1, -1, heads // groups, -1, -1])
+    repeated = emit(
+        aten.expand.default, emit(aten.unsqueeze.default, x, 2), [-1, -1, heads // groups, -1, -1]
+    )
     return emit(aten.reshape.default, repeated, [-1, heads, length, width])
 
 
@@ -62,7 +75,8 @@ def _masked(graph: fx.GraphModule, scores: fx.Node, mask: fx.Node, emit: Callabl
 
 
 def flatten_linear(graph: fx.GraphModule) -> list[Decision]:
-    """Linear layers on [..., C] become reshape, two-dimensional linear, reshape: Gemm takes an int32 bias, MatMul does not.
+    """Linear layers on [..., C] become reshape, two-dimensional linear, reshape: Gemm takes an int32 bias,
+    MatMul does not.
 
     Matrix products with a constant right operand become linear layers first.
     """
@@ -85,7 +99,9 @@ def flatten_linear(graph: fx.GraphModule) -> list[Decision]:
 
 
 def use_linear(graph: fx.GraphModule, node: fx.Node) -> None:
-    """Turn a product with a constant right operand, [I, O], into a linear layer in place; leave any other node."""
+    """Turn a product with a constant right operand, [I, O], into a linear layer in place; leave any other
+    node.
+    """
     if node.target in {aten.matmul.default, aten.mm.default}:
         x, right = arguments(node)
         bias = None
@@ -100,9 +116,19 @@ def use_linear(graph: fx.GraphModule, node: fx.Node) -> None:
         return
     if bias is not None:
         values = constant(graph, bias)
-        if values is None or values.numel() not in {1, weight.shape[1]} or values.dim() > 2 or (values.dim() == 2 and values.shape[0] != 1):
+        if (
+            values is None
+            or values.numel() not in {1, weight.shape[1]}
+            or values.dim() > 2
+            or (values.dim() == 2 and values.shape[0] != 1)
+        ):
             return
-        bias = add_constant(graph, values.reshape(-1).expand(weight.shape[1]).contiguous(), name=f"{node.name}_bias", before=node)
+        bias = add_constant(
+            graph,
+            values.reshape(-1).expand(weight.shape[1]).contiguous(),
+            name=f"{node.name}_bias",
+            before=node,
+        )
     source = add_constant(graph, weight.t().contiguous(), name=f"{node.name}_weight", before=node)
     node.target, node.args = aten.linear.default, (x, source, bias)
 

@@ -1,7 +1,8 @@
 """Numbers that scale the operands of an attention product, moved behind it.
 
-(q * s) @ k is (q @ k) * s. Before the product the multiplication is a function of codes, a table over all queries with codes of its own;
-behind it, it is one more step on scores that the softmax takes as floats anyway. `scaled_dot_product_attention` is written out alike.
+(q * s) @ k is (q @ k) * s. Before the product the multiplication is a function of codes, a table over all
+queries with codes of its own; behind it, it is one more step on scores that the softmax takes as floats
+anyway. `scaled_dot_product_attention` is written out alike.
 """
 
 from __future__ import annotations
@@ -13,13 +14,22 @@ from mixport.model.programs.fx_graph import aten, call, constant, only_user, ten
 from mixport.records.artifacts import Decision
 
 _PRODUCTS = {aten.matmul.default, aten.bmm.default}
-_MOVES = {aten.transpose.int, aten.permute.default, aten.reshape.default, aten.unsqueeze.default, aten.squeeze.dim, aten.expand.default}
+_MOVES = {
+    aten.transpose.int,
+    aten.permute.default,
+    aten.reshape.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.expand.default,
+}
 _TO_SOFTMAX = {aten.add.Tensor, aten.mul.Tensor, aten.masked_fill.Scalar, *_MOVES}
 """What may lie between scores and their softmax: a mask, a bias of positions, another factor, movement."""
 
 
 def move_factors_behind_scores(graph: fx.GraphModule) -> list[Decision]:
-    """Multiplications and divisions by a number, of an operand of every product whose result goes to a softmax."""
+    """Multiplications and divisions by a number, of an operand of every product whose result goes to a
+    softmax.
+    """
     for product in list(graph.graph.nodes):
         if product.target not in _PRODUCTS or not _reaches_softmax(product):
             continue
@@ -46,7 +56,9 @@ def _reaches_softmax(node: fx.Node) -> bool:
 
 
 def _take_factor(operand: fx.Node, *, reader: fx.Node) -> float:
-    """The factor of an operand that nobody else reads, possibly behind movement; the operand loses it. 1 where there is none."""
+    """The factor of an operand that nobody else reads, possibly behind movement; the operand loses it. 1
+    where there is none.
+    """
     while operand.target in _MOVES and only_user(operand) is reader:
         operand, reader = tensor_arg(operand, 0), operand
     factor = _factor_of(operand)
@@ -61,7 +73,11 @@ def _factor_of(node: fx.Node) -> float | None:
     if node.target not in {aten.mul.Tensor, aten.div.Tensor} or node.kwargs or len(node.args) != 2:
         return None
     number = node.args[1]
-    if not isinstance(node.args[0], fx.Node) or isinstance(number, bool) or not isinstance(number, (int, float)):
+    if (
+        not isinstance(node.args[0], fx.Node)
+        or isinstance(number, bool)
+        or not isinstance(number, (int, float))
+    ):
         return None
     if not torch.isfinite(torch.tensor(float(number))) or number == 0:
         return None

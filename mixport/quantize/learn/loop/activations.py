@@ -1,4 +1,6 @@
-"""Activations of all calibration images at one place of the graph: in memory while small, in a mapped file when large."""
+"""Activations of all calibration images at one place of the graph: in memory while small, in a mapped file
+when large.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class Activations:
         device: of the values kept; what is put in may come from another one.
     """
 
-    def __init__(self, first: Tensor, *, images: int, batch: int, allocate: Callable[[tuple[int, ...]], Tensor]) -> None:
+    def __init__(
+        self, first: Tensor, *, images: int, batch: int, allocate: Callable[[tuple[int, ...]], Tensor]
+    ) -> None:
         self.rows = first.shape[0] // batch
         self._spatial = first.dim() == 4
         ordered = self._ordered(first)

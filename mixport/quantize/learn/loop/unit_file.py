@@ -26,7 +26,9 @@ class UnitShelf(Protocol):
     """Where finished units wait for a run that goes on."""
 
     def find(self, place: int | str) -> Path | None:
-        """Folder of what stands at this place (the number of a unit, the name of anything else), None where it is not finished."""
+        """Folder of what stands at this place (the number of a unit, the name of anything else), None where
+        it is not finished.
+        """
         ...
 
     def keep(self, place: int | str) -> AbstractContextManager[Path]:
@@ -66,7 +68,9 @@ class FinishedUnit:
 
 
 def write_unit(folder: Path, unit: FinishedUnit, widths: LayerWidths) -> None:
-    """Write unit.safetensors and unit.json; tensors are codes/LAYER, scales/LAYER, bias/LAYER and step/SITE, whatever names look like."""
+    """Write unit.safetensors and unit.json; tensors are codes/LAYER, scales/LAYER, bias/LAYER and step/SITE,
+    whatever names look like.
+    """
     tensors: dict[str, np.ndarray] = {}
     for layer, integers in unit.integers.items():
         name = widths[layer].name
@@ -84,11 +88,17 @@ def read_unit(folder: Path, layers: dict[str, fx.Node]) -> FinishedUnit:
     tensors = load_file(folder / _TENSORS)
     record, decisions = _Json.validate_json((folder / _RECORD).read_bytes())
     integers = {
-        layer: LayerIntegers(scales=tensors[f"scales/{name}"], codes=tensors[f"codes/{name}"], bias=tensors.get(f"bias/{name}"))
+        layer: LayerIntegers(
+            scales=tensors[f"scales/{name}"], codes=tensors[f"codes/{name}"], bias=tensors.get(f"bias/{name}")
+        )
         for name, layer in layers.items()
         if f"codes/{name}" in tensors
     }
-    steps = {name.removeprefix("step/"): float(values[0]) for name, values in tensors.items() if name.startswith("step/")}
+    steps = {
+        name.removeprefix("step/"): float(values[0])
+        for name, values in tensors.items()
+        if name.startswith("step/")
+    }
     return FinishedUnit(integers=integers, steps=steps, record=record, decisions=decisions)
 
 

@@ -1,4 +1,6 @@
-"""The MLPs of transformer blocks, found on the traced graph alone: linear layer, GELU, linear layer, perhaps a LayerNorm in front."""
+"""The MLPs of transformer blocks, found on the traced graph alone: linear layer, GELU, linear layer, perhaps
+a LayerNorm in front.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from mixport.model.programs.fx_graph import (
 from mixport.quantize.graph.roles import Kind, classify
 
 Values = Mapping[str, Tensor]
-"""float32 by name: `weight1` [H, C], `bias1` [H], `weight2` [O, H], `bias2` [O]; with a normalisation `gain` and `offset` [C]."""
+"""float32 by name: `weight1` [H, C], `bias1` [H], `weight2` [O, H], `bias2` [O]; with a normalisation `gain`
+and `offset` [C].
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +37,8 @@ class Mlp:
 
     Attributes:
         name: module path that its linear layers share.
-        norm: LayerNorm over the last axis with weight and bias that only this MLP reads; None where there is none.
+        norm: LayerNorm over the last axis with weight and bias that only this MLP reads; None where there is
+            none.
         first: linear layer.
         gelu: exact or tanh.
         second: linear layer.
@@ -53,7 +58,11 @@ class Mlp:
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of what is learned, in graph order."""
-        return tuple(module_path(node) or node.name for node in (self.norm, self.first, self.second) if node is not None)
+        return tuple(
+            module_path(node) or node.name
+            for node in (self.norm, self.first, self.second)
+            if node is not None
+        )
 
     @property
     def approximate(self) -> str:
@@ -69,7 +78,8 @@ class Mlp:
 def find_mlps(graph: fx.GraphModule) -> tuple[Mlp, ...]:
     """Every MLP of a canonical float graph with recorded shapes, in graph order.
 
-    Between its parts only reshapes that leave the last axis alone may lie, as linear layers on [..., C] come with them.
+    Between its parts only reshapes that leave the last axis alone may lie, as linear layers on [..., C] come
+    with them.
     """
     kinds = classify(graph)
     found: list[Mlp] = []
@@ -99,12 +109,16 @@ def read_values(graph: fx.GraphModule, mlp: Mlp) -> dict[str, Tensor]:
 
 
 def put_relu(graph: fx.GraphModule, mlp: Mlp, values: Values) -> None:
-    """ReLU in the place of GELU, and these constants in that of the old ones, which others may read and so stay."""
+    """ReLU in the place of GELU, and these constants in that of the old ones, which others may read and so
+    stay.
+    """
     relu = call(graph, aten.relu.default, tensor_arg(mlp.gelu, 0), before=mlp.gelu, like=mlp.gelu)
     mlp.gelu.replace_all_uses_with(relu)
 
     def put(node: fx.Node, name: str) -> fx.Node:
-        return add_constant(graph, values[name].cpu(), name=f"{module_path(node) or node.name}_{name}", before=node)
+        return add_constant(
+            graph, values[name].cpu(), name=f"{module_path(node) or node.name}_{name}", before=node
+        )
 
     if mlp.norm is not None:
         x, axes, _, _, *rest = arguments(mlp.norm, None, None, after=2)
@@ -131,7 +145,10 @@ def _reader(node: fx.Node) -> fx.Node | None:
 
 
 def _keeps_rows(node: fx.Node) -> bool:
-    return node.target is aten.reshape.default and shape_of(node)[-1:] == shape_of(tensor_arg(node, 0))[-1:] != ()
+    return (
+        node.target is aten.reshape.default
+        and shape_of(node)[-1:] == shape_of(tensor_arg(node, 0))[-1:] != ()
+    )
 
 
 def _is_linear(node: fx.Node, kinds: Mapping[fx.Node, Kind]) -> bool:

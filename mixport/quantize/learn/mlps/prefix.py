@@ -38,13 +38,16 @@ class Prefix(fx.Interpreter):
 
     def call_function(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call; what makes a tensor from nothing names its device."""
-        return super().call_function(target, args, {**kwargs, "device": self._device} if "device" in kwargs else kwargs)
+        return super().call_function(
+            target, args, {**kwargs, "device": self._device} if "device" in kwargs else kwargs
+        )
 
 
 def cut(graph: fx.GraphModule, node: fx.Node) -> fx.GraphModule:
     """What the value of a node is computed by, and nothing else; its constants are shared with the graph.
 
-    What happens to the graph later leaves the part as it is, since constants are replaced and never written to.
+    What happens to the graph later leaves the part as it is, since constants are replaced and never written
+    to.
     """
     wanted, waiting = set[fx.Node](), [node]
     while waiting:

@@ -25,8 +25,9 @@ from mixport.records.search import MlpRecord
 LARGEST_ERROR = 0.25
 """Largest relative squared error of an MLP's output with which ReLU is taken.
 
-Rounding everything in an MLP to nearest at 4 bits moves its output by 0.04 to 0.18 (the six of builtin:cifar10-vit). An MLP that ReLU
-alone moves further than that has more to lose than narrow codes without GELU can win back.
+Rounding everything in an MLP to nearest at 4 bits moves its output by 0.04 to 0.18 (the six of
+builtin:cifar10-vit). An MLP that ReLU alone moves further than that has more to lose than narrow codes
+without GELU can win back.
 """
 QUANTILES = ((4, 0.98), (8, 0.99))
 """Widest activations, and the quantile at which values between the layers are clipped, as published."""
@@ -78,13 +79,28 @@ def reconstruct_mlps(
     """
     mlps = find_mlps(graph)
     if not mlps:
-        why = "no linear layer, GELU, linear layer follow each other with nothing else that reads what lies between"
+        why = (
+            "no linear layer, GELU, linear layer follow each other with nothing else that reads what "
+            "lies between"
+        )
         return ReconstructedMlps(decisions=(Decision(where="model", what="no MLP to reconstruct", why=why),))
     batch = images_at_once(input_shape) if dynamic_batch else 1
-    learner = _Learner(images=images, count=count, batch=batch, quantile=_quantile(activation_bits), options=options, room=room)
+    learner = _Learner(
+        images=images,
+        count=count,
+        batch=batch,
+        quantile=_quantile(activation_bits),
+        options=options,
+        room=room,
+    )
     done: list[FinishedMlp] = []
-    with in_float32(room.device), progress.track("MLPs", total=learner.steps * len(mlps), unit="steps") as advance:
-        originals = [_Original(mlp=mlp, values=read_values(graph, mlp), inputs=cut(graph, mlp.input)) for mlp in mlps]
+    with (
+        in_float32(room.device),
+        progress.track("MLPs", total=learner.steps * len(mlps), unit="steps") as advance,
+    ):
+        originals = [
+            _Original(mlp=mlp, values=read_values(graph, mlp), inputs=cut(graph, mlp.input)) for mlp in mlps
+        ]
         for index, original in enumerate(originals):
             made = _finished(learner, index, graph, original, shelf=shelf, advance=advance)
             if made.values is not None:
@@ -143,7 +159,9 @@ class _Learner:
         """Of one MLP."""
         return mlp_steps(self.options.iters)
 
-    def learn(self, index: int, graph: fx.GraphModule, original: _Original, *, advance: Callable[[int, float], None]) -> FinishedMlp:
+    def learn(
+        self, index: int, graph: fx.GraphModule, original: _Original, *, advance: Callable[[int, float], None]
+    ) -> FinishedMlp:
         """Learn an MLP; the graph is not changed.
 
         Args:
@@ -173,7 +191,9 @@ class _Learner:
             )
             after = relative_error(mlp, learned, inputs, targets, batch=self.batch)
             if not after <= LARGEST_ERROR:
-                raise NotLearnedError(f"relative squared error {after:.3g} of its output, above {LARGEST_ERROR}")
+                raise NotLearnedError(
+                    f"relative squared error {after:.3g} of its output, above {LARGEST_ERROR}"
+                )
         except NotLearnedError as found:
             learned, problem = None, found
         record = MlpRecord(
@@ -183,10 +203,17 @@ class _Learner:
             error_after=after if math.isfinite(after) else None,
         )
         if problem is not None:
-            decision = Decision(where=mlp.name, what="keeps GELU", why=f"ReLU could not be made to fit: {problem}")
+            decision = Decision(
+                where=mlp.name, what="keeps GELU", why=f"ReLU could not be made to fit: {problem}"
+            )
         else:
-            why = f"relative squared error of its output {before:.2e} with ReLU put in, {after:.2e} after {self.steps} steps"
-            decision = Decision(where=mlp.name, what=f"ReLU in the place of GELU, learned: {', '.join(mlp.layers)}", why=why)
+            why = (
+                f"relative squared error of its output {before:.2e} with ReLU put in, {after:.2e} after "
+                f"{self.steps} steps"
+            )
+            decision = Decision(
+                where=mlp.name, what=f"ReLU in the place of GELU, learned: {', '.join(mlp.layers)}", why=why
+            )
         return FinishedMlp(values=learned, record=record, decision=decision)
 
     def _rows(self, part_of_graph: fx.GraphModule, then: Callable[[Tensor], Tensor]) -> Activations:
@@ -204,7 +231,13 @@ class _Learner:
 
 
 def _finished(
-    learner: _Learner, index: int, graph: fx.GraphModule, original: _Original, *, shelf: UnitShelf, advance: Advance
+    learner: _Learner,
+    index: int,
+    graph: fx.GraphModule,
+    original: _Original,
+    *,
+    shelf: UnitShelf,
+    advance: Advance,
 ) -> FinishedMlp:
     """One MLP, taken from the shelf or learned and put there."""
     mlp, place = original.mlp, f"mlp-{index}"

@@ -37,8 +37,11 @@ def relu_output(mlp: Mlp, values: Values, x: Tensor) -> Tensor:
     return functional.linear(_hidden(mlp, values, x).relu(), values["weight2"], values["bias2"])
 
 
-def relative_error(mlp: Mlp, values: Values, inputs: Activations, targets: Activations, *, batch: int) -> float:
-    """Squared error of the output with ReLU over all images, relative to the target's own square, or to 1 where that is 0.
+def relative_error(
+    mlp: Mlp, values: Values, inputs: Activations, targets: Activations, *, batch: int
+) -> float:
+    """Squared error of the output with ReLU over all images, relative to the target's own square, or to 1
+    where that is 0.
 
     NaN or infinite where the output is. Summed in float64: squares of float32 values may leave float32.
     """
@@ -70,7 +73,8 @@ def train(
         values: of the MLP with GELU, on the device.
         inputs: of the MLP, [1 x rows, C] an image.
         targets: outputs to come close to, [1 x rows, O] an image.
-        quantile: of the positive values between the layers, at which they are clipped in the second part of the loss.
+        quantile: of the positive values between the layers, at which they are clipped in the second part of
+            the loss.
         batch: images a step; fewer where tensors are large.
         steps: of Adam.
         seed: of batches.
@@ -82,8 +86,12 @@ def train(
     count = len(inputs)
     one = inputs.at(slice(0, 1))
     width = values["weight1"].shape[0]
-    batch = batch_for(one.numel() // one.shape[-1] * width, wanted=batch, images=count, elements=_LARGEST_TENSOR)
-    order = torch.randint(0, count, (steps, batch), generator=torch.Generator().manual_seed(seed)).to(one.device)
+    batch = batch_for(
+        one.numel() // one.shape[-1] * width, wanted=batch, images=count, elements=_LARGEST_TENSOR
+    )
+    order = torch.randint(0, count, (steps, batch), generator=torch.Generator().manual_seed(seed)).to(
+        one.device
+    )
     learned = {name: value.clone().requires_grad_() for name, value in values.items()}
     optimizer = torch.optim.Adam(list(learned.values()), lr=_RATE, fused=True)
     watch = Watch(steps, advance)
@@ -107,7 +115,9 @@ def _hidden(mlp: Mlp, values: Values, x: Tensor) -> Tensor:
 
 
 def _loss(mlp: Mlp, values: Values, x: Tensor, target: Tensor, *, quantile: float) -> Tensor:
-    """Error of the output, and of the output with large values clipped: so few of them stay that quantisers can cut them off."""
+    """Error of the output, and of the output with large values clipped: so few of them stay that quantisers
+    can cut them off.
+    """
     hidden = _hidden(mlp, values, x).relu()
     power = target.square().mean() + torch.finfo(torch.float32).tiny
     direct, clamped = (
@@ -118,7 +128,9 @@ def _loss(mlp: Mlp, values: Values, x: Tensor, target: Tensor, *, quantile: floa
 
 
 def positive_quantile(values: Tensor, quantile: float) -> float:
-    """Quantile of the positive values, infinity where there are none; evenly spaced samples of [..., H] stand for all."""
+    """Quantile of the positive values, infinity where there are none; evenly spaced samples of [..., H] stand
+    for all.
+    """
     flat = values.detach().reshape(-1)
     stride = max(1, flat.numel() // _QUANTILE_SAMPLE)
     while math.gcd(stride, values.shape[-1]) > 1:  # so that every channel is met

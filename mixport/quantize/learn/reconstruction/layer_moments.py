@@ -34,7 +34,9 @@ class Moments:
     covariance: Tensor
 
 
-def layer_moments(executor: Executor, unit: Unit, data: UnitData, layer: fx.Node, quantised: Quantised, *, batch: int) -> Moments:
+def layer_moments(
+    executor: Executor, unit: Unit, data: UnitData, layer: fx.Node, quantised: Quantised, *, batch: int
+) -> Moments:
     """Over as many images, and as many places of each, as the covariance needs.
 
     Args:
@@ -54,14 +56,20 @@ def layer_moments(executor: Executor, unit: Unit, data: UnitData, layer: fx.Node
         images = part.stop - part.start
         read: tuple[list[Tensor], list[Tensor]] = ([], [])
         with torch.no_grad():
-            for kept, source, state in zip(read, (data.quantised_input, data.float_input), (quantised, None), strict=True):
-                executor.run(front, source.at(part), images=images, quantised=state, watch=(layer, kept.append))
+            for kept, source, state in zip(
+                read, (data.quantised_input, data.float_input), (quantised, None), strict=True
+            ):
+                executor.run(
+                    front, source.at(part), images=images, quantised=state, watch=(layer, kept.append)
+                )
         wanted = 0
         for both in zip(*(torch.cat(kept).chunk(images) for kept in read), strict=True):
             rows, float_rows = (inputs_of(layer, values) for values in both)
             wanted = max(_FEWEST_PLACES, _PLACES * rows.shape[2])
             if rows.shape[1] > wanted // _FEWEST_IMAGES:
-                some = torch.randperm(rows.shape[1], generator=generator)[: wanted // _FEWEST_IMAGES].to(rows.device)
+                some = torch.randperm(rows.shape[1], generator=generator)[: wanted // _FEWEST_IMAGES].to(
+                    rows.device
+                )
                 rows, float_rows = rows[:, some], float_rows[:, some]
             wide = rows.double()
             found = [wide.sum(1), float_rows.double().sum(1), wide.transpose(1, 2) @ wide]
@@ -74,18 +82,30 @@ def layer_moments(executor: Executor, unit: Unit, data: UnitData, layer: fx.Node
 
 
 def inputs_of(layer: fx.Node, x: Tensor) -> Tensor:
-    """What each output of a convolution or linear layer is a weighted sum of: [G, places, n], in the order of a group's weights."""
+    """What each output of a convolution or linear layer is a weighted sum of: [G, places, n], in the order of
+    a group's weights.
+    """
     if layer.target is aten.linear.default:
         return x.reshape(1, -1, x.shape[-1])
     dims = 1 if layer.target is aten.conv1d.default else 2
     ones = [1] * dims
-    _, weight, _, stride, padding, dilation, groups = arguments(layer, None, ones, [0] * dims, ones, 1, after=2)
+    _, weight, _, stride, padding, dilation, groups = arguments(
+        layer, None, ones, [0] * dims, ones, 1, after=2
+    )
     if dims == 1:
         x = x[:, :, None]
     columns = torch.nn.functional.unfold(
-        x, _pair(shape_of(weight)[2:], 1), dilation=_pair(dilation, 1), padding=_pair(padding, 0), stride=_pair(stride, 1)
+        x,
+        _pair(shape_of(weight)[2:], 1),
+        dilation=_pair(dilation, 1),
+        padding=_pair(padding, 0),
+        stride=_pair(stride, 1),
     )
-    return columns.reshape(len(x), groups, -1, columns.shape[-1]).permute(1, 0, 3, 2).reshape(groups, -1, columns.shape[1] // groups)
+    return (
+        columns.reshape(len(x), groups, -1, columns.shape[-1])
+        .permute(1, 0, 3, 2)
+        .reshape(groups, -1, columns.shape[1] // groups)
+    )
 
 
 def _pair(values: Sequence[int], first: int) -> tuple[int, int]:

@@ -29,7 +29,9 @@ class LayerValues:
 
 
 class RoundedBias(torch.autograd.Function):
-    """A bias rounded to multiples of float32(step * scale), as `mixport.arithmetic.integer.quantise_bias` rounds it, straight through."""
+    """A bias rounded to multiples of float32(step * scale), as `mixport.arithmetic.integer.quantise_bias`
+    rounds it, straight through.
+    """
 
     @staticmethod
     def forward(ctx: Any, bias: Tensor, scale: Tensor) -> Tensor:
@@ -38,5 +40,7 @@ class RoundedBias(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """d/d bias = 1. The scale gets none: that of its rounding error, as LSQ has it for steps, did not help on small modules."""
+        """d/d bias = 1. The scale gets none: that of its rounding error, as LSQ has it for steps, did not
+        help on small modules.
+        """
         return grads[0], None

@@ -1,4 +1,6 @@
-"""Where learning starts: each layer of a unit with codes of least squared error of what it gives, and a bias that holds the mean."""
+"""Where learning starts: each layer of a unit with codes of least squared error of what it gives, and a bias
+that holds the mean.
+"""
 
 from __future__ import annotations
 
@@ -82,8 +84,8 @@ def least_squares_start(
 def choose(layer: FloatLayer, nearest: LayerIntegers, seen: Moments) -> LayerIntegers:
     """Codes, scales and bias of one layer.
 
-    The bias takes up what the quantised layer's mean output lacks (arXiv 1906.04721, section 4.2). A layer without one must keep the
-    mean by its codes: its error counts the mean of the inputs too.
+    The bias takes up what the quantised layer's mean output lacks (arXiv 1906.04721, section 4.2). A layer
+    without one must keep the mean by its codes: its error counts the mean of the inputs too.
     """
     groups, inputs = seen.mean.shape
     weight = layer.weight.to(seen.mean.device).double().reshape(groups, -1, inputs)
@@ -95,13 +97,19 @@ def choose(layer: FloatLayer, nearest: LayerIntegers, seen: Moments) -> LayerInt
         return torch.as_tensor(values, device=seen.mean.device).double().reshape(groups, -1)
 
     least = least_scales(nearest.bias, len(nearest.scales), x_scale=layer.x_scale)
-    codes, scales = least_squares_codes(weight, matrix, by_group(nearest.scales), bits=layer.bits, least=by_group(least))
+    codes, scales = least_squares_codes(
+        weight, matrix, by_group(nearest.scales), bits=layer.bits, least=by_group(least)
+    )
     kept = scales.float()
     bias = None
     if nearest.bias is not None:
         quantised = codes * kept.double()[..., None]
-        moved = by_group(nearest.bias) + (weight @ seen.float_mean[..., None] - quantised @ seen.mean[..., None]).squeeze(-1)
+        moved = by_group(nearest.bias) + (
+            weight @ seen.float_mean[..., None] - quantised @ seen.mean[..., None]
+        ).squeeze(-1)
         bias = moved.flatten().cpu().numpy().astype(np.float32)
     return LayerIntegers(
-        scales=kept.flatten().cpu().numpy(), codes=codes.reshape(layer.weight.shape).cpu().numpy().astype(np.int8), bias=bias
+        scales=kept.flatten().cpu().numpy(),
+        codes=codes.reshape(layer.weight.shape).cpu().numpy().astype(np.int8),
+        bias=bias,
     )

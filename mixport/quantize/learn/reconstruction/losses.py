@@ -1,4 +1,6 @@
-"""What is made small: the error of a unit's output, its elements weighted or not, and what it does to the model's outputs."""
+"""What is made small: the error of a unit's output, its elements weighted or not, and what it does to the
+model's outputs.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,14 @@ class UnitLoss:
         channel_axis: of the unit's output, from `channel_axis`.
     """
 
-    def __init__(self, stage: Stage, *, weights: Tensor | None = None, behind: Behind | None = None, channel_axis: int = 1) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        *,
+        weights: Tensor | None = None,
+        behind: Behind | None = None,
+        channel_axis: int = 1,
+    ) -> None:
         if stage.logits_weight > 0 and behind is None:
             raise ValueError("a stage with a logits_weight needs the float model behind the unit")
         self.stage, self.behind, self.channel_axis = stage, behind, channel_axis
@@ -34,12 +43,18 @@ class UnitLoss:
             target: of the float one, of the same shape.
             images: int64 [B], which calibration images these are.
         """
-        error = self._started(output_error(got, target, weights=self._weights, power=self.stage.power, channel_axis=self.channel_axis))
+        error = self._started(
+            output_error(
+                got, target, weights=self._weights, power=self.stage.power, channel_axis=self.channel_axis
+            )
+        )
         if self.behind is None or self.stage.logits_weight == 0:
             return error
         wanted = self.behind.outputs.at(images)
         outputs = self.behind.run(got, len(images))
-        return error + self.stage.logits_weight * divergence(outputs, wanted, temperature=self.stage.temperature)
+        return error + self.stage.logits_weight * divergence(
+            outputs, wanted, temperature=self.stage.temperature
+        )
 
     def channels(self, output: Tensor) -> int:
         """Channels of the unit's output, over which the error is summed."""
@@ -53,7 +68,9 @@ class UnitLoss:
         return error if self._first is None else error * (self.stage.loss_start / self._first)
 
 
-def output_error(got: Tensor, target: Tensor, *, weights: Tensor | None = None, power: float = 2.0, channel_axis: int = 1) -> Tensor:
+def output_error(
+    got: Tensor, target: Tensor, *, weights: Tensor | None = None, power: float = 2.0, channel_axis: int = 1
+) -> Tensor:
     """Error of a unit's output to a power, summed over channels and averaged over the rest, scalar.
 
     Args:
@@ -73,5 +90,7 @@ def output_error(got: Tensor, target: Tensor, *, weights: Tensor | None = None, 
 
 
 def _channels(output: Tensor, axis: int) -> int:
-    """The published losses sum over channels and average over the rest; one number an image is one channel."""
+    """The published losses sum over channels and average over the rest; one number an image is one
+    channel.
+    """
     return output.shape[axis] if output.dim() > 1 else 1

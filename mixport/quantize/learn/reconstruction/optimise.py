@@ -1,4 +1,6 @@
-"""The loop: learn rounding, scales and step sizes of one unit until its output is closest to the float one."""
+"""The loop: learn rounding, scales and step sizes of one unit until its output is closest to the float
+one.
+"""
 
 # torch leaves some signatures of tensors and optimisers without types.
 # pyright: reportUnknownMemberType=false
@@ -79,20 +81,34 @@ class StepSize:
 def step_size(executor: Executor, unit: Unit, data: UnitData, *, wanted: int) -> StepSize:
     """As many images as wanted; fewer where the unit's tensors are large, or there are fewer."""
     largest = largest_coded(executor, unit, data.quantised_input.at(slice(0, 1)))
-    return StepSize(images=batch_for(largest, wanted=wanted, images=len(data.target), elements=_LARGEST_TENSOR), largest=largest)
+    return StepSize(
+        images=batch_for(largest, wanted=wanted, images=len(data.target), elements=_LARGEST_TENSOR),
+        largest=largest,
+    )
 
 
-def relative_error(executor: Executor, unit: Unit, data: UnitData, state: UnitState, *, batch: int, weights: Tensor | None = None) -> float:
-    """Squared error of the unit's output over all images, relative to the output's own square, or to 1 where that is 0.
+def relative_error(
+    executor: Executor,
+    unit: Unit,
+    data: UnitData,
+    state: UnitState,
+    *,
+    batch: int,
+    weights: Tensor | None = None,
+) -> float:
+    """Squared error of the unit's output over all images, relative to the output's own square, or to 1 where
+    that is 0.
 
-    Both are weighted where there are `weights`, of one image's output. NaN or infinite where the output is. Summed in float64: squares
-    of float32 values may leave float32.
+    Both are weighted where there are `weights`, of one image's output. NaN or infinite where the output is.
+    Summed in float64: squares of float32 values may leave float32.
     """
     wrong = total = 0.0
     with torch.no_grad():
         for part in slices(len(data.target), batch):
             target = data.target.at(part)
-            got = executor.run(unit, data.quantised_input.at(part), images=part.stop - part.start, quantised=state)
+            got = executor.run(
+                unit, data.quantised_input.at(part), images=part.stop - part.start, quantised=state
+            )
             wrong += float(_squares(got - target, weights).sum())
             total += float(_squares(target, weights).sum())
     return wrong / total if total > 0 else wrong
@@ -147,14 +163,19 @@ def optimise(
         advance: is told the number of steps just done, and the latest loss.
 
     Raises:
-        NotLearnedError: the loss or what was learned is no finite number, or no gradient reaches what is learned.
+        NotLearnedError: the loss or what was learned is no finite number, or no gradient reaches what is
+            learned.
     """
     count, device, batch = len(data.target), executor.device, size.images
     generator = torch.Generator().manual_seed(seed)
     order = torch.randint(0, count, (iters, batch), generator=generator).to(device)
     largest = batch * max(size.largest, data.quantised_input.at(slice(0, 1)).numel())
     inner = _masks(stage.inner_drop, largest, generator=generator, device=device)
-    outer = inner if stage.input_drop == stage.inner_drop else _masks(stage.input_drop, largest, generator=generator, device=device)
+    outer = (
+        inner
+        if stage.input_drop == stage.inner_drop
+        else _masks(stage.input_drop, largest, generator=generator, device=device)
+    )
     groups = _parameters(state, learned, stage, device=device)
     if not groups:
         return
@@ -162,7 +183,9 @@ def optimise(
     first = [float(group["lr"]) for group in optimizer.param_groups]
     state.drop = inner
     watch = Watch(iters, advance)
-    power = loss.channels(data.target.at(slice(0, 1))) * float(data.target.at(slice(0, min(count, _POWER_IMAGES))).square().mean())
+    power = loss.channels(data.target.at(slice(0, 1))) * float(
+        data.target.at(slice(0, min(count, _POWER_IMAGES))).square().mean()
+    )
     for step in range(iters):
         falling = 0.5 * (1.0 + math.cos(math.pi * step / iters))
         for group, lr in zip(optimizer.param_groups, first, strict=True):
@@ -184,12 +207,18 @@ def optimise(
     state.freeze()
 
 
-def _parameters(state: UnitState, learned: Learned, stage: Stage, *, device: torch.device) -> list[dict[str, Any]]:
-    """Adam's parameter groups; what is not learned asks for no gradient, and the state's steps become learnable."""
+def _parameters(
+    state: UnitState, learned: Learned, stage: Stage, *, device: torch.device
+) -> list[dict[str, Any]]:
+    """Adam's parameter groups; what is not learned asks for no gradient, and the state's steps become
+    learnable.
+    """
     groups: list[dict[str, Any]] = []
     rounding = learned.rounding
     if rounding is not None:
-        groups.append({"params": [rounding.codes_at], "lr": stage.rounding_lr, "falls": rounding.method == "free"})
+        groups.append(
+            {"params": [rounding.codes_at], "lr": stage.rounding_lr, "falls": rounding.method == "free"}
+        )
         for parameters, lr in ((rounding.scales_at, stage.scale_lr), (rounding.bias_moves, stage.bias_lr)):
             parameters.requires_grad_(lr > 0)
             if lr > 0:
@@ -200,7 +229,9 @@ def _parameters(state: UnitState, learned: Learned, stage: Stage, *, device: tor
     return groups
 
 
-def _regulariser(rounding: Rounding | None, step: int, iters: int, stage: Stage, *, power: float) -> Tensor | float:
+def _regulariser(
+    rounding: Rounding | None, step: int, iters: int, stage: Stage, *, power: float
+) -> Tensor | float:
     if rounding is None:
         return 0.0
     if rounding.method == "free":
@@ -214,12 +245,16 @@ def _masks(drop: float, largest: int, *, generator: torch.Generator, device: tor
 
 
 def batch_for(size: int, *, wanted: int, images: int, elements: int) -> int:
-    """Images a step: as many as wanted, fewer where `size` elements an image would be more than `elements` together, at least 4."""
+    """Images a step: as many as wanted, fewer where `size` elements an image would be more than `elements`
+    together, at least 4.
+    """
     return min(images, max(min(wanted, elements // max(size, 1)), min(wanted, _SMALLEST_BATCH)))
 
 
 def largest_coded(executor: Executor, unit: Unit, x: Tensor) -> int:
-    """Elements of the unit's largest tensor with codes, for one image: run on its values `x`, and looked at."""
+    """Elements of the unit's largest tensor with codes, for one image: run on its values `x`, and looked
+    at.
+    """
     sizes = _Sizes()
     with torch.no_grad():
         executor.run(unit, x, images=1, quantised=sizes)

@@ -1,9 +1,11 @@
-"""The average perturbation Hessian (APHQ-ViT, arXiv 2504.02508): how much each element of a unit's output bends the model's outputs.
+"""The average perturbation Hessian (APHQ-ViT, arXiv 2504.02508): how much each element of a unit's output
+bends the model's outputs.
 
-The publication adds the same 1e-6 to every element. Neither works everywhere. float32 loses so small a step: with 1e-6 of the
-output's size, units of ResNet-20 were wrong by 12 to 58 % next to float64, with the step below by 1.5 % at most. And a LayerNorm
-takes the mean of its tokens away: where only LayerNorms read a tensor, as in a transformer's residual stream, adding one value to
-all elements changes nothing, and what comes out is rounding noise. Random signs move every tensor.
+The publication adds the same 1e-6 to every element. Neither works everywhere. float32 loses so small a step:
+with 1e-6 of the output's size, units of ResNet-20 were wrong by 12 to 58 % next to float64, with the step
+below by 1.5 % at most. And a LayerNorm takes the mean of its tokens away: where only LayerNorms read a
+tensor, as in a transformer's residual stream, adding one value to all elements changes nothing, and what
+comes out is rounding noise. Random signs move every tensor.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from mixport.quantize.gradients import gradient
 from mixport.quantize.learn.loop.activations import Activations, slices
 
 STEP = 1e-3
-"""Perturbation / root mean square of the unit's output; below 1e-5 rounding is in the way, above 1e-2 the kinks of Relus."""
+"""Perturbation / root mean square of the unit's output; below 1e-5 rounding is in the way, above 1e-2 the
+kinks of Relus.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,8 @@ class Behind:
     """The float model behind a unit.
 
     Attributes:
-        run: value of the unit's output and number of images -> the model's outputs, classes on axis 1; differentiable.
+        run: value of the unit's output and number of images -> the model's outputs, classes on axis 1;
+            differentiable.
         outputs: of the float model, for every image.
     """
 
@@ -48,11 +53,19 @@ def divergence(outputs: Tensor, wanted: Tensor, *, temperature: float) -> Tensor
 
 
 def perturbation_hessian(
-    behind: Behind, target: Activations, *, temperature: float, batch: int, step: float = STEP, signs: torch.Generator | None = None
+    behind: Behind,
+    target: Activations,
+    *,
+    temperature: float,
+    batch: int,
+    step: float = STEP,
+    signs: torch.Generator | None = None,
 ) -> Tensor:
-    """Mean over images of |J(O + d) - J(O - d)|, J the gradient of one image's divergence with respect to the unit's output O.
+    """Mean over images of |J(O + d) - J(O - d)|, J the gradient of one image's divergence with respect to the
+    unit's output O.
 
-    Two runs of the float rest of the model for every image, forwards and backwards. The factor 1 / 2d is left out.
+    Two runs of the float rest of the model for every image, forwards and backwards. The factor 1 / 2d is left
+    out.
 
     Args:
         behind: the float model behind the unit.
@@ -82,7 +95,12 @@ def perturbation_hessian(
 
         output = target.at(part).detach()
         move = torch.full_like(output, d) if signs is None else d * _signs(output, signs)
-        bend = (pull(output + move) - pull(output - move)).abs().reshape(images, -1, *output.shape[1:]).sum(0, dtype=torch.float64)
+        bend = (
+            (pull(output + move) - pull(output - move))
+            .abs()
+            .reshape(images, -1, *output.shape[1:])
+            .sum(0, dtype=torch.float64)
+        )
         total = bend if total is None else total + bend
     assert total is not None
     return (total / len(target)).to(torch.float32)

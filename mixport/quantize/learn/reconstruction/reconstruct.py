@@ -1,4 +1,6 @@
-"""Reconstruction of a whole model: unit after unit, each learned on what the quantised units before it give."""
+"""Reconstruction of a whole model: unit after unit, each learned on what the quantised units before it
+give.
+"""
 
 from __future__ import annotations
 
@@ -65,25 +67,44 @@ def reconstruct(
         shelf: finished units; a run that was interrupted goes on behind them.
         progress: one bar over all steps.
     """
-    executor = Executor(task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=task.dynamic_batch, device=room.device)
+    executor = Executor(
+        task.graph,
+        task.plan,
+        input_shape=task.input_shape,
+        dynamic_batch=task.dynamic_batch,
+        device=room.device,
+    )
     units = _by_image(find_units(task.graph, task.plan, grain=preset.grain), executor)
     if preset.merge > 0:
         units = list(merge_neighbours(units, task.widths, part=preset.merge))
     batch = images_at_once(task.input_shape)
     learners = [
-        UnitLearner(task=task, executor=executor, preset=preset, stage=stage, iters=stage.steps(iters), seed=seed, batch=batch)
+        UnitLearner(
+            task=task,
+            executor=executor,
+            preset=preset,
+            stage=stage,
+            iters=stage.steps(iters),
+            seed=seed,
+            batch=batch,
+        )
         for stage in preset.stages
     ]
     made = _Made(params=dict(task.params), integers=dict(task.integers))
     if task.fixed_steps and any(stage.step_lr > 0 for stage in preset.stages):
         why = "the target's scales are powers of two"
-        made.decisions.append(Decision(where="reconstruction", what="activation steps kept as calibrated", why=why))
+        made.decisions.append(
+            Decision(where="reconstruction", what="activation steps kept as calibrated", why=why)
+        )
 
     def source() -> Activations:
         first = fill(count, batch, images, room=room)
         return fill(2 * count, batch, _mirrored(first), room=room) if preset.mirrored else first
 
-    passes = [_Pass(learner=learner, units=units, first=number * len(units)) for number, learner in enumerate(learners)]
+    passes = [
+        _Pass(learner=learner, units=units, first=number * len(units))
+        for number, learner in enumerate(learners)
+    ]
     total = sum(one.learner.iters * len(one.todo) for one in passes)
     with in_float32(room.device), progress.track("reconstruct", total=total, unit="steps") as advance:
         for one in passes:
@@ -98,7 +119,9 @@ def reconstruct(
         threads=compute_threads(),
         units=tuple(made.records),
     )
-    return Reconstructed(params=made.params, integers=made.integers, record=record, decisions=tuple(made.decisions))
+    return Reconstructed(
+        params=made.params, integers=made.integers, record=record, decisions=tuple(made.decisions)
+    )
 
 
 @dataclass(kw_only=True)
@@ -130,7 +153,15 @@ class _Pass:
         """Units in which something is learned."""
         return {index for index, unit in enumerate(self.units) if self.learner.names(unit) is not None}
 
-    def run(self, source: Callable[[], Activations], made: _Made, *, room: Room, shelf: UnitShelf, advance: Advance) -> None:
+    def run(
+        self,
+        source: Callable[[], Activations],
+        made: _Made,
+        *,
+        room: Room,
+        shelf: UnitShelf,
+        advance: Advance,
+    ) -> None:
         """Learn what there is to learn, from the images on.
 
         Args:
@@ -144,14 +175,27 @@ class _Pass:
         executor, batch = learner.executor, learner.batch
         float_input, outputs = source(), None
         if learner.stage.asks_the_model:
-            outputs = fill(len(float_input), batch, _outputs(executor, merge_units(self.units), float_input, None), room=room)
+            outputs = fill(
+                len(float_input),
+                batch,
+                _outputs(executor, merge_units(self.units), float_input, None),
+                room=room,
+            )
         quantised_input = float_input
         for index, unit in enumerate(self.units[: last + 1]):
-            float_output = fill(len(float_input), batch, _outputs(executor, unit, float_input, None), room=room)
+            float_output = fill(
+                len(float_input), batch, _outputs(executor, unit, float_input, None), room=room
+            )
             if index in self.todo:
                 data = UnitData(float_input=float_input, quantised_input=quantised_input, target=float_output)
-                behind = None if outputs is None else Behind(run=_rest(executor, self.units[index + 1 :]), outputs=outputs)
-                found = _finished(learner, self.first + index, unit, data, made, behind=behind, shelf=shelf, advance=advance)
+                behind = (
+                    None
+                    if outputs is None
+                    else Behind(run=_rest(executor, self.units[index + 1 :]), outputs=outputs)
+                )
+                found = _finished(
+                    learner, self.first + index, unit, data, made, behind=behind, shelf=shelf, advance=advance
+                )
                 made.integers.update(found.integers)
                 made.params = learner.with_steps(made.params, found.steps)
                 made.records.append(found.record)
@@ -159,7 +203,9 @@ class _Pass:
                 del data
             if index < last:
                 state = learner.state(unit, made.params, made.integers)
-                quantised_input = fill(len(float_input), batch, _outputs(executor, unit, quantised_input, state), room=room)
+                quantised_input = fill(
+                    len(float_input), batch, _outputs(executor, unit, quantised_input, state), room=room
+                )
             float_input = float_output
 
 
@@ -194,7 +240,9 @@ def _finished(
 
 
 def _by_image(units: tuple[Unit, ...], executor: Executor) -> list[Unit]:
-    """Units joined until each gives its images one behind the other; torch's own attention puts tokens first in between."""
+    """Units joined until each gives its images one behind the other; torch's own attention puts tokens first
+    in between.
+    """
     found: list[Unit] = []
     waiting: list[Unit] = []
     in_order = executor.by_image(unit.output for unit in units[:-1])
@@ -206,7 +254,9 @@ def _by_image(units: tuple[Unit, ...], executor: Executor) -> list[Unit]:
     return found
 
 
-def _outputs(executor: Executor, unit: Unit, inputs: Activations, state: UnitState | None) -> Callable[[slice], Tensor]:
+def _outputs(
+    executor: Executor, unit: Unit, inputs: Activations, state: UnitState | None
+) -> Callable[[slice], Tensor]:
     """Outputs of a unit for some images."""
 
     def values(part: slice) -> Tensor:

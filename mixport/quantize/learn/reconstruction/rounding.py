@@ -1,4 +1,6 @@
-"""Weights while their rounding is learned: AdaRound (arXiv 2004.10568), GENIE-M (arXiv 2212.04780), and free codes."""
+"""Weights while their rounding is learned: AdaRound (arXiv 2004.10568), GENIE-M (arXiv 2212.04780), and free
+codes.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ class LayerStart:
         least: float32 [O], what the scales may not fall below.
         bias_unit: float32 [O], what a step of 1 moves a bias by.
         bits: width.
-        mean: float32 [G, n], of what the output channels of each group read, in the order of their weights; None where biases do not
-            follow the weights.
+        mean: float32 [G, n], of what the output channels of each group read, in the order of their weights;
+            None where biases do not follow the weights.
     """
 
     weight: Tensor
@@ -44,17 +46,19 @@ class LayerStart:
 
 
 class Rounding(nn.Module):
-    """The weights of one unit's layers as functions of what is learned; all layers in one flat tensor, so that one call serves them.
+    """The weights of one unit's layers as functions of what is learned; all layers in one flat tensor, so
+    that one call serves them.
 
-    `sigmoid`: code = clamp(floor(w / s0) + h), h in [0, 1] a rectified sigmoid of the learned logits; the floor stays that of the first
-    scale while the scale itself may move (GENIE-M), which keeps joint training well posed.
-    `free`: code = clamp(round(u)) with u = w / s0 learned directly and straight through: a code may end anywhere.
-    Scales are learned relative to s0, or themselves where `absolute`. Inputs that no output channel reads have codes of 0, and keep them:
-    they were added for the sake of a kernel.
+    `sigmoid`: code = clamp(floor(w / s0) + h), h in [0, 1] a rectified sigmoid of the learned logits; the
+    floor stays that of the first scale while the scale itself may move (GENIE-M), which keeps joint training
+    well posed. `free`: code = clamp(round(u)) with u = w / s0 learned directly and straight through: a code
+    may end anywhere. Scales are learned relative to s0, or themselves where `absolute`. Inputs that no output
+    channel reads have codes of 0, and keep them: they were added for the sake of a kernel.
 
-    Where the mean of what a layer reads is known, its bias follows its weights so that the mean of what it gives stays: what is learned
-    is the bias of a layer that reads centred values. Else each step of a code or a scale moves an output behind Relus, whose inputs are
-    all positive, by far more than it changes its shape, and the bias is late.
+    Where the mean of what a layer reads is known, its bias follows its weights so that the mean of what it
+    gives stays: what is learned is the bias of a layer that reads centred values. Else each step of a code or
+    a scale moves an output behind Relus, whose inputs are all positive, by far more than it changes its
+    shape, and the bias is late.
     """
 
     def __init__(self, layers: Sequence[LayerStart], *, method: Method, absolute: bool = False) -> None:
@@ -134,7 +138,11 @@ class Rounding(nn.Module):
         if layer.bias is None:
             return None
         moved = layer.bias + self.bias_moves[index] * layer.bias_unit
-        return moved if layer.mean is None or origin is None else moved - _mean_output(weight, layer.mean) + origin
+        return (
+            moved
+            if layer.mean is None or origin is None
+            else moved - _mean_output(weight, layer.mean) + origin
+        )
 
     def undecided(self, beta: float) -> Tensor:
         """Sum of 1 - |2h - 1|^beta over all weights (AdaRound, equation 24)."""
@@ -142,7 +150,9 @@ class Rounding(nn.Module):
         return (1.0 - torch.exp(beta * torch.log(distance.clamp_min(1e-12)))).sum()
 
     def unsettled(self) -> Tensor:
-        """Mean over all weights of the squared distance from the middle of their code's step (arXiv 2203.11086, equation 5)."""
+        """Mean over all weights of the squared distance from the middle of their code's step (arXiv
+        2203.11086, equation 5).
+        """
         inside = self._held(self.codes_at)
         return (inside - self._rounded(inside)).square().mean()
 
@@ -163,7 +173,9 @@ class Rounding(nn.Module):
         return torch.minimum(torch.maximum(values, self._low - 0.5), self._high + 0.5)
 
     def _spread(self, values: Sequence[int], like: Tensor) -> Tensor:
-        return torch.repeat_interleave(torch.tensor(values, dtype=like.dtype), torch.tensor(self._sizes)).to(like.device)
+        return torch.repeat_interleave(torch.tensor(values, dtype=like.dtype), torch.tensor(self._sizes)).to(
+            like.device
+        )
 
 
 def beta_at(step: int, steps: int, *, warmup: float, start: float = 20.0, end: float = 2.0) -> float | None:

@@ -26,13 +26,14 @@ class UnitState:
         params: of every site, calibrated or learned before.
         integers: of the unit's layers.
         sites: that the unit quantises.
-        reads: the site whose codes each layer reads; its step and the layer's scales are what the bias is rounded to.
+        reads: the site whose codes each layer reads; its step and the layer's scales are what the bias is
+            rounded to.
         device: where the unit runs.
         activations: False quantises weights and biases alone.
 
     Attributes:
-        factors: learned step size of a site / its calibrated one, scalar tensors by site name; where steps are learned absolutely,
-            the step size itself until `freeze`.
+        factors: learned step size of a site / its calibrated one, scalar tensors by site name; where steps
+            are learned absolutely, the step size itself until `freeze`.
         learned: values that replace the fixed ones while rounding is learned.
         drop: masks that let float values through behind learned quantisers; None quantises all.
     """
@@ -50,7 +51,9 @@ class UnitState:
         self._params = params
         self._activations = activations
         self._absolute = False
-        self._steps = {name: torch.tensor(params[name].scale, device=device) for name in {*sites, *reads.values()}}
+        self._steps = {
+            name: torch.tensor(params[name].scale, device=device) for name in {*sites, *reads.values()}
+        }
         self._reads = reads
         self._fixed = {layer: dequantised(fixed, device=device) for layer, fixed in integers.items()}
         self.factors: dict[str, Tensor] = {}
@@ -63,7 +66,13 @@ class UnitState:
             return value
         params, is_learned = self._params[site.name], site.name in self.factors
         keep = self.drop.like(value) if is_learned and self.drop is not None else None
-        return FakeQuantise.apply(value, self._step(site.name), params.qmin - params.zero_point, params.qmax - params.zero_point, keep)
+        return FakeQuantise.apply(
+            value,
+            self._step(site.name),
+            params.qmin - params.zero_point,
+            params.qmax - params.zero_point,
+            keep,
+        )
 
     def weights(self, layer: fx.Node) -> tuple[Tensor, Tensor | None] | None:
         """See execute.Quantised; the bias is the one that ships with the steps as they are now."""
@@ -72,15 +81,23 @@ class UnitState:
             return None if values is None else (values.weight, values.bias)
         return values.shipped(self._step(self._reads[layer]))
 
-    def learn_steps(self, names: Sequence[str], *, device: torch.device, absolute: bool = False) -> list[Tensor]:
-        """Make the step sizes of these sites learnable, relative to the calibrated ones or themselves; returns what is learned."""
+    def learn_steps(
+        self, names: Sequence[str], *, device: torch.device, absolute: bool = False
+    ) -> list[Tensor]:
+        """Make the step sizes of these sites learnable, relative to the calibrated ones or themselves;
+        returns what is learned.
+        """
         self._absolute = absolute
         first = {name: self._params[name].scale if absolute else 1.0 for name in names}
-        self.factors = {name: torch.tensor(value, device=device, requires_grad=True) for name, value in first.items()}
+        self.factors = {
+            name: torch.tensor(value, device=device, requires_grad=True) for name, value in first.items()
+        }
         return list(self.factors.values())
 
     def freeze(self) -> None:
-        """End learning: factors stay as they are, relative, weights are the fixed ones again, nothing is dropped."""
+        """End learning: factors stay as they are, relative, weights are the fixed ones again, nothing is
+        dropped.
+        """
         self.drop, self.learned = None, {}
         self.factors = {name: self._relative(name, factor.detach()) for name, factor in self.factors.items()}
         self._absolute = False
@@ -88,7 +105,11 @@ class UnitState:
     def _step(self, name: str) -> Tensor:
         """Step size of a site as it is now."""
         factor = self.factors.get(name)
-        return self._steps[name] if factor is None else self._steps[name] * self._relative(name, factor).clamp(LEAST_FACTOR, LARGEST_FACTOR)
+        return (
+            self._steps[name]
+            if factor is None
+            else self._steps[name] * self._relative(name, factor).clamp(LEAST_FACTOR, LARGEST_FACTOR)
+        )
 
     def _relative(self, name: str, factor: Tensor) -> Tensor:
         return factor / self._steps[name] if self._absolute else factor

@@ -1,4 +1,6 @@
-"""Activation quantisers while they are learned: LSQ step sizes (arXiv 1902.08153), and QDrop (arXiv 2203.05740) on top."""
+"""Activation quantisers while they are learned: LSQ step sizes (arXiv 1902.08153), and QDrop (arXiv
+2203.05740) on top.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class FakeQuantise(torch.autograd.Function):
         x, step, quantised, keep = ctx.saved_tensors
         kept = grad if keep is None else grad * keep
         # half a step beyond the last code still rounds to it
-        through = torch.ops.aten.hardtanh_backward(kept, x, float((ctx.low - 0.5) * step), float((ctx.high + 0.5) * step))
+        through = torch.ops.aten.hardtanh_backward(
+            kept, x, float((ctx.low - 0.5) * step), float((ctx.high + 0.5) * step)
+        )
         to_step = None
         if ctx.needs_input_grad[1]:
             to_step = (_dot(kept, quantised) - _dot(through, x)) / step
@@ -65,14 +69,18 @@ _FEWEST_PLACES, _WINDOWS = 1 << 16, 1 << 16
 class MaskPool:
     """Random masks drawn once: a mask is a window of a long row of zeros and ones, at a random place.
 
-    Drawing half a million random numbers an iteration would cost as much as a convolution. The row is a quarter longer than the
-    largest mask, and at least 65,536 longer: there are so many places, and two masks give an element the same number of the row only
-    where they take the same place.
+    Drawing half a million random numbers an iteration would cost as much as a convolution. The row is a
+    quarter longer than the largest mask, and at least 65,536 longer: there are so many places, and two masks
+    give an element the same number of the row only where they take the same place.
     """
 
-    def __init__(self, probability: float, *, largest: int, generator: torch.Generator, device: torch.device) -> None:
+    def __init__(
+        self, probability: float, *, largest: int, generator: torch.Generator, device: torch.device
+    ) -> None:
         places = max(largest // 4, _FEWEST_PLACES)
-        self._bits = (torch.rand(largest + places - 1, generator=generator) < probability).to(device, torch.float32)
+        self._bits = (torch.rand(largest + places - 1, generator=generator) < probability).to(
+            device, torch.float32
+        )
         self._offsets = [int(offset) for offset in torch.randint(0, places, (_WINDOWS,), generator=generator)]
         self._next = 0
 

@@ -12,11 +12,26 @@ from torch import Tensor, fx
 
 from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.gradients import NotLearnedError
-from mixport.quantize.integers.nearest import LayerIntegers, float_weights, least_scales, read_params, read_site, scales_of_dead
+from mixport.quantize.integers.nearest import (
+    LayerIntegers,
+    float_weights,
+    least_scales,
+    read_params,
+    read_site,
+    scales_of_dead,
+)
 from mixport.quantize.learn.loop.unit_file import FinishedUnit
 from mixport.quantize.learn.reconstruction.least_squares import FloatLayer, Start, least_squares_start
 from mixport.quantize.learn.reconstruction.losses import UnitLoss
-from mixport.quantize.learn.reconstruction.optimise import Learned, StepSize, UnitData, optimise, relative_error, step_size, values_a_weight
+from mixport.quantize.learn.reconstruction.optimise import (
+    Learned,
+    StepSize,
+    UnitData,
+    optimise,
+    relative_error,
+    step_size,
+    values_a_weight,
+)
 from mixport.quantize.learn.reconstruction.perturbation import Behind, perturbation_hessian
 from mixport.quantize.learn.reconstruction.rounding import LayerStart, Rounding
 from mixport.quantize.learn.reconstruction.state import LARGEST_FACTOR, LEAST_FACTOR, UnitState
@@ -83,13 +98,24 @@ class UnitLearner:
         layers = {layer: integers[layer] for layer in unit.layers}
         sites = [site.name for site in self.executor.sites(unit)]
         reads = {layer: read_site(self.task.plan, layer).name for layer in unit.layers}
-        return UnitState(params, layers, sites=sites, reads=reads, device=self.executor.device, activations=self.stage.activations)
+        return UnitState(
+            params,
+            layers,
+            sites=sites,
+            reads=reads,
+            device=self.executor.device,
+            activations=self.stage.activations,
+        )
 
     def names(self, unit: Unit) -> tuple[list[fx.Node], list[str]] | None:
         """Layers and sites of a unit that are learned; None where there are none."""
         tied = {name for group in self.task.plan.groups for name in group.members}
         tied |= {site.name for site in self.task.plan.sites if site.fixed is not None}
-        layers = [layer for layer in unit.layers if self.task.widths[layer].bits <= WIDEST_LEARNED and self.stage.rounding_lr > 0]
+        layers = [
+            layer
+            for layer in unit.layers
+            if self.task.widths[layer].bits <= WIDEST_LEARNED and self.stage.rounding_lr > 0
+        ]
         learns_steps = self.stage.activations and self.stage.step_lr > 0 and not self.task.fixed_steps
         free = self.executor.sites(unit) if learns_steps else []
         sites = [site.name for site in free if site.bits <= WIDEST_LEARNED and site.name not in tied]
@@ -100,13 +126,19 @@ class UnitLearner:
         return any(site.bits <= WIDEST_LEARNED for site in self.executor.sites(unit))
 
     def with_steps(self, params: Params, steps: Mapping[str, float]) -> dict[str, QuantParams]:
-        """All parameters, some with another step size; the code of an absorbed clamp's upper bound follows."""
+        """All parameters, some with another step size; the code of an absorbed clamp's upper bound
+        follows.
+        """
         moved = dict(params)
         for site in self.task.plan.sites:
             if site.name in steps:
                 old = params[site.name]
                 moved[site.name] = finish_carrier(
-                    scale=steps[site.name], zero_point=old.zero_point, bits=site.bits, storage=old.storage, bounds=site.bounds
+                    scale=steps[site.name],
+                    zero_point=old.zero_point,
+                    bits=site.bits,
+                    storage=old.storage,
+                    bounds=site.bounds,
                 )
         return moved
 
@@ -134,21 +166,35 @@ class UnitLearner:
         """
         seed = (self.seed * 7919 + index) % 2**63  # torch takes no larger one
         weights, unweighted = self._weights(unit, data, behind, seed=seed)
-        before = relative_error(self.executor, unit, data, self.state(unit, params, integers), batch=self.batch, weights=weights)
+        before = relative_error(
+            self.executor, unit, data, self.state(unit, params, integers), batch=self.batch, weights=weights
+        )
         axis = channel_axis(unit.output, self.task.plan.kinds)
         loss = UnitLoss(self.stage, weights=weights, behind=behind, channel_axis=axis)
         size = step_size(self.executor, unit, data, wanted=self.preset.batch)
         channels = loss.channels(data.target.at(slice(0, 1)))
         stage = self.stage.for_unit(values_a_weight(unit, data.target, channels=channels))
         base = _Base(
-            error=before, what="rounded to nearest" if self.stage is self.preset.stages[0] else f"as before the stage of {self.stage.name}"
+            error=before,
+            what="rounded to nearest"
+            if self.stage is self.preset.stages[0]
+            else f"as before the stage of {self.stage.name}",
         )
         try:
             if not math.isfinite(before):
                 raise NotLearnedError("the error of its output is no finite number")
             base = self._base(unit, data, params, integers, base, weights=weights)
             steps, learned, decisions = self._attempt(
-                unit, data, params, integers, loss, started=base.started, stage=stage, size=size, seed=seed, advance=advance
+                unit,
+                data,
+                params,
+                integers,
+                loss,
+                started=base.started,
+                stage=stage,
+                size=size,
+                seed=seed,
+                advance=advance,
             )
             shipped = self.state(unit, self.with_steps(params, steps), {**integers, **learned})
             after = relative_error(self.executor, unit, data, shipped, batch=self.batch, weights=weights)
@@ -159,10 +205,16 @@ class UnitLearner:
                 if spread.gain > _LEAST_GAIN:
                     learned = {**learned, unit.output: widened(learned[unit.output], spread)}
                     shipped = self.state(unit, self.with_steps(params, steps), {**integers, **learned})
-                    after = relative_error(self.executor, unit, data, shipped, batch=self.batch, weights=weights)
+                    after = relative_error(
+                        self.executor, unit, data, shipped, batch=self.batch, weights=weights
+                    )
                     decisions = [*decisions, _widened(unit, spread)]
         except NotLearnedError as problem:
-            steps, learned, after = {}, {layer: start.integers for layer, start in base.started.items()}, base.error
+            steps, learned, after = (
+                {},
+                {layer: start.integers for layer, start in base.started.items()},
+                base.error,
+            )
             decisions = [Decision(where=unit.name, what=f"left {base.what}", why=str(problem))]
         record = UnitRecord(
             name=unit.name if len(self.preset.stages) == 1 else f"{unit.name} ({self.stage.name})",
@@ -175,8 +227,19 @@ class UnitLearner:
         )
         return FinishedUnit(integers=learned, steps=steps, record=record, decisions=(*unweighted, *decisions))
 
-    def _base(self, unit: Unit, data: UnitData, params: Params, integers: Integers, nearest: _Base, *, weights: Tensor | None) -> _Base:
-        """What learning starts from and must not fall behind: codes of least squared error where the stage wants them and they help."""
+    def _base(
+        self,
+        unit: Unit,
+        data: UnitData,
+        params: Params,
+        integers: Integers,
+        nearest: _Base,
+        *,
+        weights: Tensor | None,
+    ) -> _Base:
+        """What learning starts from and must not fall behind: codes of least squared error where the stage
+        wants them and they help.
+        """
         layers, _ = self.names(unit) or ([], [])
         if not self.stage.least_squares or not layers:
             return nearest
@@ -193,22 +256,37 @@ class UnitLearner:
         def state(chosen: Integers) -> UnitState:
             return self.state(unit, params, {**integers, **chosen})
 
-        started = least_squares_start(self.executor, unit, data, wanted, integers, state=state, batch=self.batch)
+        started = least_squares_start(
+            self.executor, unit, data, wanted, integers, state=state, batch=self.batch
+        )
         shipped = state({layer: start.integers for layer, start in started.items()})
         error = relative_error(self.executor, unit, data, shipped, batch=self.batch, weights=weights)
-        return _Base(error=error, what="at codes of least squared error", started=started) if error <= nearest.error else nearest
+        return (
+            _Base(error=error, what="at codes of least squared error", started=started)
+            if error <= nearest.error
+            else nearest
+        )
 
-    def _weights(self, unit: Unit, data: UnitData, behind: Behind | None, *, seed: int) -> tuple[Tensor | None, list[Decision]]:
+    def _weights(
+        self, unit: Unit, data: UnitData, behind: Behind | None, *, seed: int
+    ) -> tuple[Tensor | None, list[Decision]]:
         """Of the output's elements, None where all count alike; and the reason where they should not."""
         if self.stage.loss != "aph" or behind is None:
             return None, []
         signs = torch.Generator().manual_seed(seed) if self.stage.random_signs else None
         try:
-            found = perturbation_hessian(behind, data.target, temperature=self.stage.temperature, batch=self.batch, signs=signs)
+            found = perturbation_hessian(
+                behind, data.target, temperature=self.stage.temperature, batch=self.batch, signs=signs
+            )
             if not bool(torch.isfinite(found).all()) or not bool(found.any()):
-                raise NotLearnedError("what the float model behind it makes of a perturbation is zero everywhere or no finite number")
+                raise NotLearnedError(
+                    "what the float model behind it makes of a perturbation is zero everywhere or no "
+                    "finite number"
+                )
         except NotLearnedError as problem:
-            return None, [Decision(where=unit.name, what="errors of its output weighted alike", why=str(problem))]
+            return None, [
+                Decision(where=unit.name, what="errors of its output weighted alike", why=str(problem))
+            ]
         return found, []
 
     def _attempt(
@@ -229,13 +307,23 @@ class UnitLearner:
         layers, sites = self.names(unit) or ([], [])
         integers = {**integers, **{layer: start.integers for layer, start in started.items()}}
         state = self.state(unit, params, integers)
-        starts = [self.start(layer, integers[layer], params, mean=started[layer].mean if layer in started else None) for layer in layers]
-        rounding = Rounding(starts, method=self.preset.rounding, absolute=self.stage.absolute) if starts else None
+        starts = [
+            self.start(layer, integers[layer], params, mean=started[layer].mean if layer in started else None)
+            for layer in layers
+        ]
+        rounding = (
+            Rounding(starts, method=self.preset.rounding, absolute=self.stage.absolute) if starts else None
+        )
         iters = stage.within_passes(self.iters, images=len(data.target), batch=size.images)
         fewer: list[Decision] = []
         if iters < self.iters:
-            why = f"{stage.passes} passes over the images; with so few values for each weight more would fit their noise"
-            fewer.append(Decision(where=unit.name, what=f"learned in {iters} steps, not {self.iters}", why=why))
+            why = (
+                f"{stage.passes} passes over the images; with so few values for each weight more would "
+                "fit their noise"
+            )
+            fewer.append(
+                Decision(where=unit.name, what=f"learned in {iters} steps, not {self.iters}", why=why)
+            )
         optimise(
             self.executor,
             unit,
@@ -255,39 +343,53 @@ class UnitLearner:
         learned = {} if rounding is None else self._finish(layers, rounding, self.with_steps(params, steps))
         return steps, learned, [*fewer, *_at_limit(unit, state, rounding), *kept]
 
-    def start(self, layer: fx.Node, integers: LayerIntegers, params: Params, *, mean: Tensor | None = None) -> LayerStart:
+    def start(
+        self, layer: fx.Node, integers: LayerIntegers, params: Params, *, mean: Tensor | None = None
+    ) -> LayerStart:
         """A layer as its rounding is learned from: float weights, and scales that leave room for the bias."""
         weight, bias = float_weights(self.task.graph, layer)[0], integers.bias
         x_scale = read_params(self.task.plan, layer, params).scale
         levels = 2 ** read_site(self.task.plan, layer).bits - 1
         # Room for a bias that grows to twice its size while the step of the input shrinks as far as it may.
-        least = least_scales(None if bias is None else 2 * bias, len(integers.scales), x_scale=x_scale * LEAST_FACTOR)
+        least = least_scales(
+            None if bias is None else 2 * bias, len(integers.scales), x_scale=x_scale * LEAST_FACTOR
+        )
         norm = np.sqrt(np.square(weight.reshape(len(weight), -1).astype(np.float64)).sum(1))
         device = self.executor.device
         if self.stage.least_squares:
             wide = integers.scales.reshape(-1, *[1] * (weight.ndim - 1))
-            weight = (np.clip(weight / wide, integers.codes - _SETTLED, integers.codes + _SETTLED) * wide).astype(np.float32)
+            weight = (
+                np.clip(weight / wide, integers.codes - _SETTLED, integers.codes + _SETTLED) * wide
+            ).astype(np.float32)
         return LayerStart(
             weight=torch.as_tensor(weight, device=device),
             bias=None if bias is None else torch.as_tensor(bias, device=device),
             # Codes start as weight / scale: a scale below the least would be raised behind their back.
             scales=torch.as_tensor(np.maximum(integers.scales, least), device=device),
             least=torch.as_tensor(least, device=device),
-            bias_unit=torch.as_tensor((norm * x_scale * levels / _BIAS_STEPS).astype(np.float32), device=device),
+            bias_unit=torch.as_tensor(
+                (norm * x_scale * levels / _BIAS_STEPS).astype(np.float32), device=device
+            ),
             bits=self.task.widths[layer].bits,
             mean=mean,
         )
 
-    def _finish(self, layers: Sequence[fx.Node], rounding: Rounding, params: Params) -> dict[fx.Node, LayerIntegers]:
+    def _finish(
+        self, layers: Sequence[fx.Node], rounding: Rounding, params: Params
+    ) -> dict[fx.Node, LayerIntegers]:
         """The learned weights as stored integers; `params` as they will ship."""
         made: dict[fx.Node, LayerIntegers] = {}
         with torch.no_grad():
-            for number, (layer, codes) in enumerate(zip(layers, rounding.split(rounding.codes(hard=True)), strict=True)):
+            for number, (layer, codes) in enumerate(
+                zip(layers, rounding.split(rounding.codes(hard=True)), strict=True)
+            ):
                 bias = rounding.bias(number)
                 bias_values = None if bias is None else bias.cpu().numpy().astype(np.float32)
                 stored = codes.cpu().numpy().astype(np.int8)
                 x_scale = read_params(self.task.plan, layer, params).scale
-                scales = scales_of_dead(bias_values, rounding.scales(number).cpu().numpy(), stored, x_scale=x_scale)
+                scales = scales_of_dead(
+                    bias_values, rounding.scales(number).cpu().numpy(), stored, x_scale=x_scale
+                )
                 made[layer] = LayerIntegers(scales=scales, codes=stored, bias=bias_values)
         return made
 
@@ -330,7 +432,11 @@ def _widened(unit: Unit, spread: Spread) -> Decision:
 def _at_limit(unit: Unit, state: UnitState, rounding: Rounding | None) -> list[Decision]:
     """What wanted to leave its range: named, and held at its limit."""
     found = [
-        Decision(where=name, what=f"activation step held at {limit} times its calibrated size", why="reconstruction drove it further")
+        Decision(
+            where=name,
+            what=f"activation step held at {limit} times its calibrated size",
+            why="reconstruction drove it further",
+        )
         for name, factor in state.factors.items()
         for limit in (LEAST_FACTOR, LARGEST_FACTOR)
         if (float(factor) <= limit if limit < 1 else float(factor) >= limit)

@@ -1,9 +1,10 @@
 """What learning on noisy inputs takes from a linear output, given back: its variance.
 
-The output of least squared error leans towards its mean by as much as what it is computed from is noise (errors in variables): a
-relative error of 0.28 leaves a standard deviation of 0.85. An affine layer behind it could undo that, but what comes is a layer
-whose Relu cuts what is below a threshold, and with it what has shrunk to below it. So where a unit ends in a layer, without a sum or a
-Relu behind it, the layer's scales are multiplied until its output varies as the float one does. Only scales and bias move: no code.
+The output of least squared error leans towards its mean by as much as what it is computed from is noise
+(errors in variables): a relative error of 0.28 leaves a standard deviation of 0.85. An affine layer behind it
+could undo that, but what comes is a layer whose Relu cuts what is below a threshold, and with it what has
+shrunk to below it. So where a unit ends in a layer, without a sum or a Relu behind it, the layer's scales are
+multiplied until its output varies as the float one does. Only scales and bias move: no code.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from mixport.quantize.learn.units.execute import Executor, Quantised
 from mixport.quantize.learn.units.units import Unit
 
 _LARGEST_GAIN = 1.5
-"""What has lost more than half of its variance is too far from the float output to be told noise from signal."""
+"""What has lost more than half of its variance is too far from the float output to be told noise from
+signal.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,8 @@ class Spread:
     Attributes:
         mean: float64 [C].
         float_mean: of the float output, float64 [C].
-        gain: root of the float output's variance over that of the quantised one, all channels together; at least 1, at most 1.5.
+        gain: root of the float output's variance over that of the quantised one, all channels together; at
+            least 1, at most 1.5.
     """
 
     mean: Tensor
@@ -40,7 +44,9 @@ class Spread:
     gain: float
 
 
-def spread_of(executor: Executor, unit: Unit, data: UnitData, state: Quantised, *, batch: int, channel_axis: int) -> Spread:
+def spread_of(
+    executor: Executor, unit: Unit, data: UnitData, state: Quantised, *, batch: int, channel_axis: int
+) -> Spread:
     """How much less the quantised output varies than the float one.
 
     Args:
@@ -54,7 +60,9 @@ def spread_of(executor: Executor, unit: Unit, data: UnitData, state: Quantised, 
     own, wanted = _Sums(), _Sums()
     with torch.no_grad():
         for part in slices(len(data.target), batch):
-            got = executor.run(unit, data.quantised_input.at(part), images=part.stop - part.start, quantised=state)
+            got = executor.run(
+                unit, data.quantised_input.at(part), images=part.stop - part.start, quantised=state
+            )
             own.add(got, channel_axis)
             wanted.add(data.target.at(part), channel_axis)
     shrunk = 0.0 < own.variance < wanted.variance
@@ -87,7 +95,9 @@ class _Sums:
 
 
 def widened(integers: LayerIntegers, spread: Spread) -> LayerIntegers:
-    """The layer that gives this output, about the float output's mean and `gain` times as wide; without a bias, about 0."""
+    """The layer that gives this output, about the float output's mean and `gain` times as wide; without a
+    bias, about 0.
+    """
     scales = (integers.scales * np.float32(spread.gain)).astype(np.float32)
     if integers.bias is None:
         return replace(integers, scales=scales)

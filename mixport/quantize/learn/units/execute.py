@@ -1,4 +1,6 @@
-"""Run one unit of the float graph: as it is, or with quantisers and other weights in the places that the plan names."""
+"""Run one unit of the float graph: as it is, or with quantisers and other weights in the places that the plan
+names.
+"""
 
 from __future__ import annotations
 
@@ -46,13 +48,21 @@ class Executor:
     """
 
     def __init__(
-        self, graph: fx.GraphModule, plan: Plan, *, input_shape: tuple[int, ...], dynamic_batch: bool, device: torch.device
+        self,
+        graph: fx.GraphModule,
+        plan: Plan,
+        *,
+        input_shape: tuple[int, ...],
+        dynamic_batch: bool,
+        device: torch.device,
     ) -> None:
         self.graph, self.plan, self.device = graph, plan, device
         self._dynamic_batch = dynamic_batch
         self._input_shape = input_shape
         self._first = {site.tensor: site for site in plan.sites if site.base is None}
-        self._further = {pair: site for site in plan.sites if site.base is not None for pair in site.consumers}
+        self._further = {
+            pair: site for site in plan.sites if site.base is not None for pair in site.consumers
+        }
         self._constants = self._fold_constants()
         self._has_sizes = any(_is_size(node) for node in graph.graph.nodes)
         self._sizes: dict[int, Mapping[fx.Node, Any]] = {}
@@ -73,11 +83,14 @@ class Executor:
             x: value of the unit's input before its quantiser.
             images: how many images x stands for; rows of a tensor may be windows or tokens.
             quantised: None runs the float unit.
-            watch: a layer of the unit, and what is told the tensor it reads; image by image where the batch is fixed.
+            watch: a layer of the unit, and what is told the tensor it reads; image by image where the batch
+                is fixed.
         """
         if images > 1 and not self._dynamic_batch:
             parts = torch.chunk(x, images)
-            return torch.cat([self.run(unit, part, images=1, quantised=quantised, watch=watch) for part in parts])
+            return torch.cat(
+                [self.run(unit, part, images=1, quantised=quantised, watch=watch) for part in parts]
+            )
         sizes = self._sizes_for(images)
         values: dict[fx.Node, Any] = {unit.input: self._read(unit.input, x, quantised)}
 
@@ -104,7 +117,11 @@ class Executor:
         inside = {unit.input, *unit.nodes} - {unit.output}
         consumers = set(unit.nodes)
         first = [site for site in self.plan.sites if site.base is None and site.tensor in inside]
-        further = [site for site in self.plan.sites if site.base is not None and any(node in consumers for node, _ in site.consumers)]
+        further = [
+            site
+            for site in self.plan.sites
+            if site.base is not None and any(node in consumers for node, _ in site.consumers)
+        ]
         return [*first, *further]
 
     def _read(self, node: fx.Node, value: Any, quantised: Quantised | None) -> Any:
@@ -130,16 +147,25 @@ class Executor:
         return values
 
     def _made(self, node: fx.Node, operand: Callable[[fx.Node], Any]) -> Any:
-        """Value of a node that depends on no image, on the device: what the graph makes of nothing it makes on the CPU."""
+        """Value of a node that depends on no image, on the device: what the graph makes of nothing it makes
+        on the CPU.
+        """
         args, kwargs = map_arg((node.args, node.kwargs), operand)
-        return tree_map_only(Tensor, lambda value: value.to(self.device), operator_of(node)(*args, **self._here(kwargs)))
+        return tree_map_only(
+            Tensor, lambda value: value.to(self.device), operator_of(node)(*args, **self._here(kwargs))
+        )
 
     def _here(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Keyword arguments with the executor's device where they name one."""
-        return {name: self.device if name == "device" and value is not None else value for name, value in kwargs.items()}
+        return {
+            name: self.device if name == "device" and value is not None else value
+            for name, value in kwargs.items()
+        }
 
     def _constant(self, node: fx.Node, sizes: Mapping[fx.Node, Any]) -> Any:
-        """Value of a node that depends on no image: folded, a size, or made of both, as a class token that is repeated for each."""
+        """Value of a node that depends on no image: folded, a size, or made of both, as a class token that is
+        repeated for each.
+        """
         if node in self._constants:
             return self._constants[node]
         if node in sizes:
@@ -147,11 +173,13 @@ class Executor:
         return self._made(node, lambda source: self._constant(source, sizes))
 
     def by_image(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
-        """Those of some tensors whose first axis has the images one behind the other, be it in several rows each.
+        """Those of some tensors whose first axis has the images one behind the other, be it in several rows
+        each.
 
-        Seen from values, since shapes do not tell rows of one image from rows of one token: three random images give the same together
-        as one behind the other. Float sums depend on the batch, so tensors are alike where their mean squared difference is at most a
-        hundredth of what the images themselves differ by.
+        Seen from values, since shapes do not tell rows of one image from rows of one token: three random
+        images give the same together as one behind the other. Float sums depend on the batch, so tensors are
+        alike where their mean squared difference is at most a hundredth of what the images themselves differ
+        by.
         """
         wanted = set(nodes)
         if not self._dynamic_batch:
@@ -176,12 +204,16 @@ class Executor:
 
 
 def _is_size(node: fx.Node) -> bool:
-    is_tensor = bool(node.meta.get("shape")) or node.meta.get("is_tuple", False) or node.meta.get("is_float", False)
+    is_tensor = (
+        bool(node.meta.get("shape")) or node.meta.get("is_tuple", False) or node.meta.get("is_float", False)
+    )
     return node.op == "call_function" and not is_tensor
 
 
 def _differentiable(operator: Callable[..., Any]) -> Callable[..., Any]:
-    """The operator itself, or one with the same values and a derivative: a slice assignment leaves a copy without one."""
+    """The operator itself, or one with the same values and a derivative: a slice assignment leaves a copy
+    without one.
+    """
     return _copied if operator is aten.copy.default else operator
 
 
@@ -199,7 +231,11 @@ def _values(graph: fx.GraphModule, wanted: set[fx.Node], images: Tensor) -> dict
 
 def _is_row_of(together: Tensor, alone: Sequence[Tensor]) -> bool:
     """True where a tensor of several images is those of single images one behind the other."""
-    if together.dim() == 0 or any(one.shape != alone[0].shape for one in alone) or together.shape[1:] != alone[0].shape[1:]:
+    if (
+        together.dim() == 0
+        or any(one.shape != alone[0].shape for one in alone)
+        or together.shape[1:] != alone[0].shape[1:]
+    ):
         return False
     if len(together) != len(alone) * len(alone[0]):
         return False

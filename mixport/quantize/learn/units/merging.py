@@ -1,8 +1,10 @@
-"""Neighbouring units learned together where capacity jumps: mixed reconstruction granularity (MRECG, arXiv 2303.11906).
+"""Neighbouring units learned together where capacity jumps: mixed reconstruction granularity (MRECG, arXiv
+2303.11906).
 
-The publication merges the neighbours of one topology whose capacities differ most, by parameters, bits and strides. Its exact measure
-and number of merges are not known to us; what stands here is our own. Two units are alike where they have the same sequence of
-layers: operator, stride, and grouped or not; kernel sizes and channels may differ. Capacity is the number of weights times their bits.
+The publication merges the neighbours of one topology whose capacities differ most, by parameters, bits and
+strides. Its exact measure and number of merges are not known to us; what stands here is our own. Two units
+are alike where they have the same sequence of layers: operator, stride, and grouped or not; kernel sizes and
+channels may differ. Capacity is the number of weights times their bits.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ MOST_MERGED = 3
 
 
 def merge_neighbours(units: Sequence[Unit], widths: LayerWidths, *, part: float) -> tuple[Unit, ...]:
-    """Merge the neighbours that are alike and differ most in capacity; of equal differences the first in graph order.
+    """Merge the neighbours that are alike and differ most in capacity; of equal differences the first in
+    graph order.
 
     Args:
         units: in graph order, neighbours one behind the other.
         widths: of their layers.
-        part: of the pairs that are alike, 0 to 1, rounded up; a pair that would make a unit of more than MOST_MERGED is passed over.
+        part: of the pairs that are alike, 0 to 1, rounded up; a pair that would make a unit of more than
+            MOST_MERGED is passed over.
     """
     pairs = [index for index in range(len(units) - 1) if topology(units[index]) == topology(units[index + 1])]
     pairs.sort(key=lambda index: -abs(capacity(units[index], widths) - capacity(units[index + 1], widths)))

@@ -1,8 +1,9 @@
 """The units that reconstruction optimises one after another, found on the traced graph alone.
 
-A unit ends where a single tensor with codes passes: everything before it acts on what follows through this tensor only. Residual
-branches therefore stay whole. Neighbouring pieces of one module (the two halves of a transformer block, the layers of an inverted
-bottleneck without shortcut) become one unit: which module made a node is in the trace, so that no architecture has to be known.
+A unit ends where a single tensor with codes passes: everything before it acts on what follows through this
+tensor only. Residual branches therefore stay whole. Neighbouring pieces of one module (the two halves of a
+transformer block, the layers of an inverted bottleneck without shortcut) become one unit: which module made a
+node is in the trace, so that no architecture has to be known.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def find_units(graph: fx.GraphModule, plan: Plan, *, grain: Grain = "block") -> 
     source = next(node for node in graph.graph.nodes if node.op == "placeholder")
     for piece in pieces:
         layers = tuple(node for node in piece if plan.kinds[node] is Kind.LAYER)
-        units.append(Unit(name=_name(layers, piece), nodes=tuple(piece), input=source, output=piece[-1], layers=layers))
+        units.append(
+            Unit(name=_name(layers, piece), nodes=tuple(piece), input=source, output=piece[-1], layers=layers)
+        )
         source = piece[-1]
     return tuple(units)
 
@@ -77,15 +80,21 @@ def merge_units(units: Iterable[Unit]) -> Unit:
 
 def _has_value(node: fx.Node, plan: Plan) -> bool:
     """Tensors that depend on the image: no constants, and no sizes of the batch."""
-    return plan.kinds[node] is not Kind.CONSTANT and (bool(node.meta.get("shape")) or bool(node.meta.get("is_tuple", False)))
+    return plan.kinds[node] is not Kind.CONSTANT and (
+        bool(node.meta.get("shape")) or bool(node.meta.get("is_tuple", False))
+    )
 
 
 def _pieces(graph: fx.GraphModule, nodes: list[fx.Node], plan: Plan) -> Iterator[list[fx.Node]]:
-    """Finest pieces: each ends at a tensor with codes that is the only live one, the last at the model's output."""
+    """Finest pieces: each ends at a tensor with codes that is the only live one, the last at the model's
+    output.
+    """
     order = {node: index for index, node in enumerate(graph.graph.nodes)}
     births = {site.tensor for site in plan.sites if site.base is None}
     image = next(node for node in graph.graph.nodes if node.op == "placeholder")
-    last_use = {node: max((order[user] for user in node.users), default=order[node]) for node in (image, *nodes)}
+    last_use = {
+        node: max((order[user] for user in node.users), default=order[node]) for node in (image, *nodes)
+    }
     live = {image}
     piece: list[fx.Node] = []
     for node in nodes:
@@ -128,7 +137,8 @@ def _joined(pieces: list[list[fx.Node]], plan: Plan) -> list[list[fx.Node]]:
 def _same_module(pieces: list[list[fx.Node]], plan: Plan) -> bool:
     """True where one module is what all are made for: it holds their layers, and adds the residuals itself.
 
-    It is neither a container nor the whole model, and no container lies between it and a layer: a stage of blocks is no block.
+    It is neither a container nor the whole model, and no container lies between it and a layer: a stage of
+    blocks is no block.
     """
     nodes = [node for piece in pieces for node in piece]
     stacks = [_stack(node) for node in nodes if plan.kinds[node] is Kind.LAYER]
@@ -150,13 +160,19 @@ def _same_module(pieces: list[list[fx.Node]], plan: Plan) -> bool:
 def _stack(node: fx.Node) -> list[tuple[str, str]]:
     """(path, type) of the modules around a node, outermost first."""
     stack: Mapping[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
-    return [(path, kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}") for path, kind in stack.values()]
+    return [
+        (path, kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}")
+        for path, kind in stack.values()
+    ]
 
 
 def _name(layers: tuple[fx.Node, ...], piece: list[fx.Node]) -> str:
     paths = [module_path(node).split(".") for node in layers] or [[piece[0].name]]
     shared = paths[0]
     for path in paths[1:]:
-        length = next((i for i, (a, b) in enumerate(zip(shared, path, strict=False)) if a != b), min(len(shared), len(path)))
+        length = next(
+            (i for i, (a, b) in enumerate(zip(shared, path, strict=False)) if a != b),
+            min(len(shared), len(path)),
+        )
         shared = shared[:length]
     return ".".join(shared) or ".".join(paths[0]) or layers[0].name

@@ -32,7 +32,9 @@ def _numerators(model: Model, codes: str, exponent: Exponent) -> str:
     """Codes of the numerators of score codes, as lower.attention_softmax writes them."""
     largest = model.node("ReduceMax", codes, model.constant(np.asarray([-1], np.int64)), keepdims=1)
     difference = model.node(
-        "Sub", model.dequantise(codes, exponent.step, _SCORE_ZERO_POINT), model.dequantise(largest, exponent.step, _SCORE_ZERO_POINT)
+        "Sub",
+        model.dequantise(codes, exponent.step, _SCORE_ZERO_POINT),
+        model.dequantise(largest, exponent.step, _SCORE_ZERO_POINT),
     )
     clip = None if exponent.bits == 8 else (0, 2**exponent.bits - 1)
     return model.quantise(model.node("Exp", difference), 2.0**-exponent.bits, 0, clip=clip)
@@ -47,14 +49,30 @@ def _exponentials(rng: np.random.Generator) -> tuple[Case, ...]:
         exponent = _exponent(step, bits)
         model = Model()
         output = _numerators(model, model.input("x", np.uint8, 2), exponent)
-        feeds = [("all-pairs", {"x": pairs}), ("random", {"x": rng.integers(0, 256, (24, 197)).astype(np.uint8)})]
-        cases.append(computed(f"step-{step}-bits-{bits}", model.build({output: np.uint8}), partial(numerators, exponent=exponent), feeds))
+        feeds = [
+            ("all-pairs", {"x": pairs}),
+            ("random", {"x": rng.integers(0, 256, (24, 197)).astype(np.uint8)}),
+        ]
+        cases.append(
+            computed(
+                f"step-{step}-bits-{bits}",
+                model.build({output: np.uint8}),
+                partial(numerators, exponent=exponent),
+                feeds,
+            )
+        )
     return tuple(cases)
 
 
 def _attention(rng: np.random.Generator) -> tuple[Case, ...]:
     cases: list[Case] = []
-    for length, width, step, bits in ((197, 64, 0.0234, 8), (49, 32, 0.05, 8), (64, 24, 0.11, 4), (5, 13, 0.25, 8), (1, 8, 0.02, 8)):
+    for length, width, step, bits in (
+        (197, 64, 0.0234, 8),
+        (49, 32, 0.05, 8),
+        (64, 24, 0.11, 4),
+        (5, 13, 0.25, 8),
+        (1, 8, 0.02, 8),
+    ):
         exponent = _exponent(step, bits)
         model = Model()
         x, v = model.input("x", F32, 3), model.input("v", np.uint8, 3)
@@ -73,12 +91,21 @@ def _attention(rng: np.random.Generator) -> tuple[Case, ...]:
             ("random", {"x": plain, "v": values}),
             ("masked", {"x": hidden, "v": values}),
             # Equal scores are means: with two of them every odd sum is a tie.
-            ("near-tie", {"x": np.where(np.arange(length) % max(1, length // 2), F32(-60), F32(2)) + np.zeros(rows, F32), "v": values}),
+            (
+                "near-tie",
+                {
+                    "x": np.where(np.arange(length) % max(1, length // 2), F32(-60), F32(2))
+                    + np.zeros(rows, F32),
+                    "v": values,
+                },
+            ),
             ("equal", {"x": np.zeros(rows, F32), "v": values}),
             ("saturation", {"x": (plain * F32(100)), "v": ends}),
         ]
         name = f"{length}x{width}-bits-{bits}"
-        cases.append(computed(name, model.build({output: np.uint8}), partial(_attended, exponent=exponent), feeds))
+        cases.append(
+            computed(name, model.build({output: np.uint8}), partial(_attended, exponent=exponent), feeds)
+        )
     return tuple(cases)
 
 

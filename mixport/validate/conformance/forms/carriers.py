@@ -51,7 +51,9 @@ def _pair_case(op: str, pair: _Pair, rng: np.random.Generator) -> Case:
     codes = [model.input(name, np.uint8, 2) for name in "ab"]
     if pair.bits < 8:
         codes = [model.clip(name, (0, 2**pair.bits - 1)) for name in codes]
-    result = model.node(op, *(model.dequantise(name, pair.scales[i], pair.zero_points[i]) for i, name in enumerate(codes)))
+    result = model.node(
+        op, *(model.dequantise(name, pair.scales[i], pair.zero_points[i]) for i, name in enumerate(codes))
+    )
     if pair.relu:
         result = model.node("Relu", result)
     output = model.quantise(result, pair.scales[2], pair.zero_points[2])
@@ -67,7 +69,9 @@ def _shaped(op: str, a: tuple[int, ...], b: tuple[int, ...], rng: np.random.Gene
     """One tensor broadcast over the other, as a gate is; or one element each."""
     model = Model()
     scales = (0.5, 0.25, 0.25) if op == "Add" else (0.031, 0.0039, 0.023)
-    inputs = [model.dequantise(model.input(name, np.uint8, len(a)), scales[i], 3) for i, name in enumerate("ab")]
+    inputs = [
+        model.dequantise(model.input(name, np.uint8, len(a)), scales[i], 3) for i, name in enumerate("ab")
+    ]
     output = model.quantise(model.node(op, *inputs), scales[2], 7)
     feeds = [("random", {"a": _codes(a, rng), "b": _codes(b, rng)}) for _ in range(3)]
     return interpreted("broadcast" if a != b else "one-element", model.build({output: np.uint8}), feeds)
@@ -81,19 +85,31 @@ def _codes(shape: tuple[int, ...], rng: np.random.Generator, dtype: DTypeLike = 
 def _add_then_requantise(rng: np.random.Generator) -> tuple[Case, ...]:
     """Codes of an exact sum, brought to the width that the next layer reads."""
     cases: list[Case] = []
-    for name, ratios, clip in (("equal-scales", (1, 1), None), ("ratios-2-and-3", (2, 3), None), ("four-bit", (1, 2), 15)):
+    for name, ratios, clip in (
+        ("equal-scales", (1, 1), None),
+        ("ratios-2-and-3", (2, 3), None),
+        ("four-bit", (1, 2), 15),
+    ):
         model = Model()
         scale = 0.03125
         inputs = [
-            model.dequantise(model.input(n, np.uint8, 2), scale * ratio, zero) for n, ratio, zero in zip("ab", ratios, (0, 7), strict=True)
+            model.dequantise(model.input(n, np.uint8, 2), scale * ratio, zero)
+            for n, ratio, zero in zip("ab", ratios, (0, 7), strict=True)
         ]
         total = model.quantise(model.node("Add", *inputs), scale, 3)
         output = model.quantise(
-            model.dequantise(total, scale, 3), 0.0625 if clip is None else 0.55, 0, clip=None if clip is None else (0, clip)
+            model.dequantise(total, scale, 3),
+            0.0625 if clip is None else 0.55,
+            0,
+            clip=None if clip is None else (0, clip),
         )
-        left, right = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8), indexing="ij")
+        left, right = np.meshgrid(
+            np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8), indexing="ij"
+        )
         feeds = {"a": np.ascontiguousarray(left), "b": np.ascontiguousarray(right)}
-        cases.append(interpreted(name, model.build({total: np.uint8, output: np.uint8}), [("all-pairs", feeds)]))
+        cases.append(
+            interpreted(name, model.build({total: np.uint8, output: np.uint8}), [("all-pairs", feeds)])
+        )
     return tuple(cases)
 
 
@@ -115,7 +131,13 @@ def _float_add(rng: np.random.Generator) -> tuple[Case, ...]:
         feeds = [("random", {n: _codes((64, 96), rng, dtype) for n, dtype in zip("ab", types, strict=True)})]
         for end in ("min", "max"):
             feeds.append(
-                ("saturation", {n: np.full((3, 5), getattr(np.iinfo(dtype), end), dtype) for n, dtype in zip("ab", types, strict=True)})
+                (
+                    "saturation",
+                    {
+                        n: np.full((3, 5), getattr(np.iinfo(dtype), end), dtype)
+                        for n, dtype in zip("ab", types, strict=True)
+                    },
+                )
             )
         cases.append(interpreted(name, model.build({output: out}), feeds))
     cases.append(_position(rng))
@@ -129,15 +151,23 @@ def _position(rng: np.random.Generator) -> Case:
     constant = model.constant(bell((1, 96), rng), np.float32)
     total = model.node("Add", model.dequantise(model.input("a", np.uint8, 2), 0.05, 128), constant)
     output = model.quantise(total, 0.0004, 0, dtype=np.int16)
-    return interpreted("constant-summand", model.build({output: np.int16}), [("random", {"a": _codes((64, 96), rng)})])
+    return interpreted(
+        "constant-summand", model.build({output: np.int16}), [("random", {"a": _codes((64, 96), rng)})]
+    )
 
 
 def _two_readers(rng: np.random.Generator) -> Case:
     """A sum that is quantised twice, so that no runtime may fuse it."""
     model = Model()
-    inputs = [model.dequantise(model.input(n, np.int16, 2), 0.00031, zero, dtype=np.int16) for n, zero in zip("ab", (1, -5), strict=True)]
+    inputs = [
+        model.dequantise(model.input(n, np.int16, 2), 0.00031, zero, dtype=np.int16)
+        for n, zero in zip("ab", (1, -5), strict=True)
+    ]
     total = model.node("Add", *inputs)
-    outputs = {model.quantise(total, 0.0006, 0, dtype=np.int16): np.int16, model.quantise(total, 0.07, 117): np.uint8}
+    outputs = {
+        model.quantise(total, 0.0006, 0, dtype=np.int16): np.int16,
+        model.quantise(total, 0.07, 117): np.uint8,
+    }
     feeds = {n: _codes((64, 96), rng, np.int16) for n in "ab"}
     return interpreted("second-reader", model.build(outputs), [("random", feeds)])
 
@@ -153,7 +183,11 @@ def _average(rng: np.random.Generator) -> tuple[Case, ...]:
     ):
         model = Model()
         result = model.node("GlobalAveragePool", model.dequantise(model.input("x", np.uint8, 4), x[0], x[1]))
-        cases.append(crafted(name, model.build({model.quantise(result, y[0], y[1]): np.uint8}), rng, shape=(1, 8, *size)))
+        cases.append(
+            crafted(
+                name, model.build({model.quantise(result, y[0], y[1]): np.uint8}), rng, shape=(1, 8, *size)
+            )
+        )
     return tuple(cases)
 
 
@@ -168,7 +202,10 @@ def _max_pool(rng: np.random.Generator) -> tuple[Case, ...]:
     for name, shape, attributes in pools:
         model = Model()
         output = model.node("MaxPool", model.input("x", np.uint8, 4), **attributes)
-        feeds = [("random", {"x": _codes(shape, rng)}), *(("saturation", {"x": np.full(shape, code, np.uint8)}) for code in (0, 255))]
+        feeds = [
+            ("random", {"x": _codes(shape, rng)}),
+            *(("saturation", {"x": np.full(shape, code, np.uint8)}) for code in (0, 255)),
+        ]
         cases.append(interpreted(name, model.build({output: np.uint8}), feeds))
     return tuple(cases)
 
@@ -213,9 +250,27 @@ FORMS: tuple[Form, ...] = (
         emitted=True,
         make=_add_then_requantise,
     ),
-    Form(name="add.float", family="carriers", about="Add of dequantised codes that no runtime fuses", emitted=True, make=_float_add),
-    Form(name="mul", family="carriers", about="Mul of uint8 codes", emitted=True, make=partial(_pairs, "Mul", _MULS)),
-    Form(name="global-average-pool", family="carriers", about="GlobalAveragePool of uint8 codes", emitted=True, make=_average),
+    Form(
+        name="add.float",
+        family="carriers",
+        about="Add of dequantised codes that no runtime fuses",
+        emitted=True,
+        make=_float_add,
+    ),
+    Form(
+        name="mul",
+        family="carriers",
+        about="Mul of uint8 codes",
+        emitted=True,
+        make=partial(_pairs, "Mul", _MULS),
+    ),
+    Form(
+        name="global-average-pool",
+        family="carriers",
+        about="GlobalAveragePool of uint8 codes",
+        emitted=True,
+        make=_average,
+    ),
     Form(name="max-pool", family="carriers", about="MaxPool on uint8 codes", emitted=True, make=_max_pool),
     Form(name="concat", family="carriers", about="Concat on uint8 codes", emitted=True, make=_concat),
     Form(

@@ -1,4 +1,6 @@
-"""What the kit is made of: forms, their graphs, and the runs of each graph with the answers that mixport's arithmetic gives."""
+"""What the kit is made of: forms, their graphs, and the runs of each graph with the answers that mixport's
+arithmetic gives.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ import numpy as np
 
 from mixport.validate.interpreter.graph import Array
 
-Family = Literal["layers", "carriers", "codes", "movement", "float", "double", "composites", "functions", "unused"]
+Family = Literal[
+    "layers", "carriers", "codes", "movement", "float", "double", "composites", "functions", "unused"
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,9 @@ def _as_type(x: Array, *, to: type[np.generic]) -> Array:
 
 
 def _form(name: str, about: str, make: Any) -> Form:
-    return Form(name=name, family="double" if "double" in name else "float", about=about, emitted=True, make=make)
+    return Form(
+        name=name, family="double" if "double" in name else "float", about=about, emitted=True, make=make
+    )
 
 
 FORMS: tuple[Form, ...] = (

@@ -27,7 +27,9 @@ def near_ties(scale: float, zero_point: int, dtype: str, *, most: int = 4096) ->
     info = np.iinfo(dtype)
     codes = np.unique(np.linspace(info.min - 2, info.max + 2, most).astype(np.int64))
     ties = ((codes - zero_point).astype(_F32) + _F32(0.5)) * _F32(scale)
-    return np.concatenate([ties, np.nextafter(ties, _F32(np.inf)), np.nextafter(ties, _F32(-np.inf))])[None, :]
+    return np.concatenate([ties, np.nextafter(ties, _F32(np.inf)), np.nextafter(ties, _F32(-np.inf))])[
+        None, :
+    ]
 
 
 def _quantise(dtype: str, rng: np.random.Generator) -> tuple[Case, ...]:
@@ -71,15 +73,26 @@ def _dequantise(dtype: str, rng: np.random.Generator) -> tuple[Case, ...]:
 
 
 def _dequantise_rows(dtype: str, rng: np.random.Generator) -> tuple[Case, ...]:
-    """A scale and a zero point a row, which the graph computes as a normalisation does: 1 / Sqrt, and a QuantizeLinear."""
+    """A scale and a zero point a row, which the graph computes as a normalisation does: 1 / Sqrt, and a
+    QuantizeLinear.
+    """
     info = np.iinfo(dtype)
     cases: list[Case] = []
-    for name, rows, columns in (("plain", 32, 64), ("odd-channels", 7, 33), ("one-column", 257, 1), ("one-row", 1, 129)):
+    for name, rows, columns in (
+        ("plain", 32, 64),
+        ("odd-channels", 7, 33),
+        ("one-column", 257, 1),
+        ("one-row", 1, 129),
+    ):
         model = Model()
         x = model.input("x", dtype, 2)
-        scale = model.node("Div", model.constant(1.0, _F32), model.node("Sqrt", model.input("spread", _F32, 1)))
+        scale = model.node(
+            "Div", model.constant(1.0, _F32), model.node("Sqrt", model.input("spread", _F32, 1))
+        )
         zero_point = model.quantise(model.input("mean", _F32, 1), 3.0, 0, dtype=dtype)
-        total = model.node("Add", model.node("DequantizeLinear", x, scale, zero_point, axis=0), model.constant(0.0, _F32))
+        total = model.node(
+            "Add", model.node("DequantizeLinear", x, scale, zero_point, axis=0), model.constant(0.0, _F32)
+        )
         ends = np.linspace(float(info.min) * 3, float(info.max) * 3, rows).astype(_F32)
         feeds: list[tuple[str, Mapping[str, Array]]] = []
         for kind, codes in (
@@ -87,7 +100,16 @@ def _dequantise_rows(dtype: str, rng: np.random.Generator) -> tuple[Case, ...]:
             ("saturation", np.where(rng.random((rows, columns)) < 0.5, info.min, info.max).astype(dtype)),
         ):
             spread = (np.abs(bell((rows,), rng)) + 0.01).astype(_F32) * _F32(3e6)
-            feeds.append((kind, {"x": codes, "spread": spread, "mean": ends if kind == "saturation" else ends[::-1] / _F32(7)}))
+            feeds.append(
+                (
+                    kind,
+                    {
+                        "x": codes,
+                        "spread": spread,
+                        "mean": ends if kind == "saturation" else ends[::-1] / _F32(7),
+                    },
+                )
+            )
         cases.append(interpreted(name, model.build({total: _F32}), feeds))
     return tuple(cases)
 
@@ -122,10 +144,17 @@ def _requantise_chain(rng: np.random.Generator) -> tuple[Case, ...]:
         model = Model()
         clip = None if high == 255 else (0, high)
         first = model.quantise(
-            model.dequantise(model.input("x", np.uint8, 2), scales[0], zero_points[0]), scales[1], zero_points[1], clip=clip
+            model.dequantise(model.input("x", np.uint8, 2), scales[0], zero_points[0]),
+            scales[1],
+            zero_points[1],
+            clip=clip,
         )
-        second = model.quantise(model.dequantise(first, scales[1], zero_points[1]), scales[2], zero_points[2], clip=clip)
-        cases.append(interpreted(name, model.build({second: np.uint8}), [("all-codes", {"x": all_codes("uint8")})]))
+        second = model.quantise(
+            model.dequantise(first, scales[1], zero_points[1]), scales[2], zero_points[2], clip=clip
+        )
+        cases.append(
+            interpreted(name, model.build({second: np.uint8}), [("all-codes", {"x": all_codes("uint8")})])
+        )
     return tuple(cases)
 
 
@@ -134,7 +163,10 @@ def _clip(rng: np.random.Generator) -> tuple[Case, ...]:
     for low, high in ((0, 15), (0, 3), (7, 201), (0, 127)):
         model = Model()
         output = model.clip(model.input("x", np.uint8, 2), (low, high))
-        feeds = [("all-codes", {"x": all_codes("uint8")}), ("one-element", {"x": np.full((1, 1), 255, np.uint8)})]
+        feeds = [
+            ("all-codes", {"x": all_codes("uint8")}),
+            ("one-element", {"x": np.full((1, 1), 255, np.uint8)}),
+        ]
         cases.append(interpreted(f"{low}-to-{high}", model.build({output: np.uint8}), feeds))
     return tuple(cases)
 
@@ -148,7 +180,10 @@ _MOVES: Mapping[str, tuple[tuple[str, str, tuple[Any, ...], dict[str, Any]], ...
         ("flatten", "Flatten", (), {"axis": 1}),
         ("unsqueeze", "Unsqueeze", (np.asarray([0, 3]),), {}),
     ),
-    "transpose": (("attention", "Transpose", (), {"perm": [0, 2, 1, 3]}), ("channels-last", "Transpose", (), {"perm": [0, 2, 3, 1]})),
+    "transpose": (
+        ("attention", "Transpose", (), {"perm": [0, 2, 1, 3]}),
+        ("channels-last", "Transpose", (), {"perm": [0, 2, 3, 1]}),
+    ),
     "slice": (
         ("plain", "Slice", (np.asarray([1, -3]), np.asarray([4, 1000]), np.asarray([1, 3])), {}),
         ("steps", "Slice", (np.asarray([0]), np.asarray([6]), np.asarray([2]), np.asarray([2])), {}),
@@ -162,7 +197,10 @@ _MOVES: Mapping[str, tuple[tuple[str, str, tuple[Any, ...], dict[str, Any]], ...
         ("replicated", "Pad", (np.asarray([0, 1, 1, 0, 0, 0, 2, 9]),), {"mode": "edge"}),
         ("wrapped", "Pad", (np.asarray([0, 0, 2, 3, 0, 0, 1, 4]),), {"mode": "wrap"}),
     ),
-    "gather": (("rows", "Gather", (np.asarray([3, 0, -1]),), {"axis": 1}), ("first-token", "Gather", (np.asarray(0),), {"axis": 1})),
+    "gather": (
+        ("rows", "Gather", (np.asarray([3, 0, -1]),), {"axis": 1}),
+        ("first-token", "Gather", (np.asarray(0),), {"axis": 1}),
+    ),
     "expand": (
         ("expand", "Expand", (np.asarray([3, 1, 1, 1, 8]),), {}),
         ("tile", "Tile", (np.asarray([1, 2, 1, 3]),), {}),
@@ -176,7 +214,9 @@ _MOVES: Mapping[str, tuple[tuple[str, str, tuple[Any, ...], dict[str, Any]], ...
 
 
 def _move(form: str, rng: np.random.Generator) -> tuple[Case, ...]:
-    """On codes, and on floats, which some data movement of a file still holds; 16-bit codes are only reshaped and transposed."""
+    """On codes, and on floats, which some data movement of a file still holds; 16-bit codes are only reshaped
+    and transposed.
+    """
     cases: list[Case] = []
     wide = (np.int16,) if form in ("reshape", "transpose") else ()
     for name, op, constants, attributes in _MOVES[form]:
@@ -196,7 +236,9 @@ def _split(rng: np.random.Generator) -> tuple[Case, ...]:
     for name, sizes, axis in (("uneven", (1, 3), 1), ("thirds", (2, 2, 2), 2), ("one", (8,), 3)):
         model = Model()
         x = model.input("x", np.uint8, 4)
-        first = model.node("Split", x, model.constant(np.asarray(sizes, _INT64)), outputs=len(sizes), axis=axis)
+        first = model.node(
+            "Split", x, model.constant(np.asarray(sizes, _INT64)), outputs=len(sizes), axis=axis
+        )
         names = [first, *(f"{first}_{index}" for index in range(1, len(sizes)))]
         feeds = {"x": rng.integers(0, 256, (2, 4, 6, 8)).astype(np.uint8)}
         cases.append(interpreted(name, model.build(dict.fromkeys(names, np.uint8)), [("random", feeds)]))
@@ -208,13 +250,29 @@ def _form(name: str, about: str, make: Any, family: Any = "codes") -> Form:
 
 
 FORMS: tuple[Form, ...] = (
-    *(_form(f"quantize.{t}", f"QuantizeLinear of floats to {t}", partial(_quantise, t)) for t in ("uint8", "int16", "uint16")),
-    *(_form(f"dequantize.{t}", f"DequantizeLinear of {t} to floats", partial(_dequantise, t)) for t in ("uint8", "int16", "uint16")),
-    _form(
-        "dequantize.rows.int16", "DequantizeLinear of int16 with a computed scale and zero point a row", partial(_dequantise_rows, "int16")
+    *(
+        _form(f"quantize.{t}", f"QuantizeLinear of floats to {t}", partial(_quantise, t))
+        for t in ("uint8", "int16", "uint16")
     ),
-    _form("requantise.uint8", "DequantizeLinear, QuantizeLinear between scales of uint8", partial(_requantise, "uint8", "uint8")),
-    _form("requantise.int16", "DequantizeLinear, QuantizeLinear between scales of int16", partial(_requantise, "int16", "int16")),
+    *(
+        _form(f"dequantize.{t}", f"DequantizeLinear of {t} to floats", partial(_dequantise, t))
+        for t in ("uint8", "int16", "uint16")
+    ),
+    _form(
+        "dequantize.rows.int16",
+        "DequantizeLinear of int16 with a computed scale and zero point a row",
+        partial(_dequantise_rows, "int16"),
+    ),
+    _form(
+        "requantise.uint8",
+        "DequantizeLinear, QuantizeLinear between scales of uint8",
+        partial(_requantise, "uint8", "uint8"),
+    ),
+    _form(
+        "requantise.int16",
+        "DequantizeLinear, QuantizeLinear between scales of int16",
+        partial(_requantise, "int16", "int16"),
+    ),
     _form("requantise.int16-to-uint8", "int16 codes to uint8 codes", partial(_requantise, "int16", "uint8")),
     _form("requantise.uint8-to-int16", "uint8 codes to int16 codes", partial(_requantise, "uint8", "int16")),
     _form("requantise.chain", "two requantisations in a row, with a Clip each", _requantise_chain),

@@ -1,4 +1,6 @@
-"""Softmax and LayerNormalization written out in IEEE steps and exact sums, as the portable lowering writes them."""
+"""Softmax and LayerNormalization written out in IEEE steps and exact sums, as the portable lowering writes
+them.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ def softmax_bits(count: int) -> int:
 
 
 def softmax_model(count: int, *, scale: float, zero_point: int) -> onnx.ModelProto:
-    """exp(x - max) as (1 - t + t^2 / 2)^64 with t = (max - x) / 64, rounded to integers, summed exactly, divided once.
+    """exp(x - max) as (1 - t + t^2 / 2)^64 with t = (max - x) / 64, rounded to integers, summed exactly,
+    divided once.
 
     Args:
         count: length of the last axis.
@@ -50,7 +53,9 @@ def softmax_model(count: int, *, scale: float, zero_point: int) -> onnx.ModelPro
 
 
 def softmax_codes(x: Array, *, scale: float, zero_point: int) -> Array:
-    """The same in NumPy: every step one float32 operation, the sum in integers. x: float32 [..., N]; uint8."""
+    """The same in NumPy: every step one float32 operation, the sum in integers. x: float32 [..., N];
+    uint8.
+    """
     t = np.minimum(x.max(axis=-1, keepdims=True) - x, F32(_RANGE)) * F32(2.0**-_SQUARINGS)
     power = (t * F32(0.5) - F32(1)) * t + F32(1)
     for _ in range(_SQUARINGS):
@@ -61,11 +66,21 @@ def softmax_codes(x: Array, *, scale: float, zero_point: int) -> Array:
 
 
 def layernorm_model(
-    width: int, gamma: Array, beta: Array, *, whole: bool, dtype: str, in_scale: float, epsilon: float, scale: float, zero_point: int
+    width: int,
+    gamma: Array,
+    beta: Array,
+    *,
+    whole: bool,
+    dtype: str,
+    in_scale: float,
+    epsilon: float,
+    scale: float,
+    zero_point: int,
 ) -> onnx.ModelProto:
     """(c - m) D / sqrt(D Q - S^2 + D^2 eps / s^2) with S and Q the sums of codes and of their squares, exact.
 
-    The mean m is S / D: of 16-bit codes to the nearest integer, which a DequantizeLinear subtracts that has a scale a row.
+    The mean m is S / D: of 16-bit codes to the nearest integer, which a DequantizeLinear subtracts that has a
+    scale a row.
 
     Args:
         width: D, the last axis.
@@ -83,8 +98,12 @@ def layernorm_model(
     total, squares = _layernorm_sums(model, codes, width, dtype=dtype)
     count = model.constant(width, F64)
     spread = model.node("Sub", model.node("Mul", squares, count), model.node("Mul", total, total))
-    root = model.node("Sqrt", model.node("Add", spread, model.constant(_shift(width, in_scale, epsilon), F64)))
-    inverse = model.node("Cast", model.node("Div", model.constant(1.0, F64) if whole else count, root), to=_FLOAT)
+    root = model.node(
+        "Sqrt", model.node("Add", spread, model.constant(_shift(width, in_scale, epsilon), F64))
+    )
+    inverse = model.node(
+        "Cast", model.node("Div", model.constant(1.0, F64) if whole else count, root), to=_FLOAT
+    )
     if whole or dtype == "uint8":
         axis = model.constant(np.asarray([-1], np.int64))
         narrow = model.node("Cast", codes, to=_FLOAT)
@@ -96,27 +115,45 @@ def layernorm_model(
     else:
         middle = model.quantise(model.node("Cast", total, to=_FLOAT), float(width), 0, dtype=dtype)
         normal = model.node("DequantizeLinear", codes, inverse, middle, axis=0)
-    result = model.node("Add", model.node("Mul", normal, model.constant(gamma, F32)), model.constant(beta, F32))
+    result = model.node(
+        "Add", model.node("Mul", normal, model.constant(gamma, F32)), model.constant(beta, F32)
+    )
     return model.build({model.quantise(result, scale, zero_point): np.uint8})
 
 
 def _layernorm_sums(model: Model, codes: str, width: int, *, dtype: str) -> tuple[str, str]:
-    """S and Q as doubles, one a row: added up in float32 where that holds them, of up to 258 squares of bytes."""
+    """S and Q as doubles, one a row: added up in float32 where that holds them, of up to 258 squares of
+    bytes.
+    """
     in_float = dtype == "uint8" and width * 255**2 <= 1 << _FLOAT_BITS
     values = model.node("Cast", codes, to=_FLOAT if in_float else _DOUBLE)
     axis = model.constant(np.asarray([-1], np.int64))
-    sums = [model.node("ReduceSum", each, axis, keepdims=0) for each in (values, model.node("Mul", values, values))]
+    sums = [
+        model.node("ReduceSum", each, axis, keepdims=0)
+        for each in (values, model.node("Mul", values, values))
+    ]
     total, squares = (model.node("Cast", each, to=_DOUBLE) for each in sums) if in_float else sums
     return total, squares
 
 
 def layernorm_codes(
-    x: Array, gamma: Array, beta: Array, *, whole: bool, in_scale: float, epsilon: float, scale: float, zero_point: int
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    *,
+    whole: bool,
+    in_scale: float,
+    epsilon: float,
+    scale: float,
+    zero_point: int,
 ) -> Array:
     """The same in NumPy: sums in integers, then one IEEE operation a step. x: codes [..., D]; uint8."""
     width = x.shape[-1]
     wide = x.astype(np.int64)
-    total, squares = wide.sum(axis=-1, keepdims=True).astype(F64), (wide * wide).sum(axis=-1, keepdims=True).astype(F64)
+    total, squares = (
+        wide.sum(axis=-1, keepdims=True).astype(F64),
+        (wide * wide).sum(axis=-1, keepdims=True).astype(F64),
+    )
     root = np.sqrt(squares * F64(width) - total * total + F64(_shift(width, in_scale, epsilon)))
     inverse = ((F64(1) if whole else F64(width)) / root).astype(F32)
     if whole:
@@ -147,9 +184,15 @@ def _softmax(rng: np.random.Generator) -> tuple[Case, ...]:
         equal = np.zeros((2, count), F32)
         pairs = np.where(np.arange(count) % 2 == 0, F32(5), F32(4.306853))[None, :].astype(F32)
         far = np.where(np.arange(count) == 0, F32(60), F32(-60))[None, :].astype(F32)
-        feeds = [("random", {"x": rows * F32(3)}), ("near-tie", {"x": np.concatenate([equal, pairs])}), ("saturation", {"x": far})]
+        feeds = [
+            ("random", {"x": rows * F32(3)}),
+            ("near-tie", {"x": np.concatenate([equal, pairs])}),
+            ("saturation", {"x": far}),
+        ]
         model = softmax_model(count, scale=scale, zero_point=zero_point)
-        cases.append(computed(f"row-{count}", model, partial(softmax_codes, scale=scale, zero_point=zero_point), feeds))
+        cases.append(
+            computed(f"row-{count}", model, partial(softmax_codes, scale=scale, zero_point=zero_point), feeds)
+        )
     return tuple(cases)
 
 
@@ -167,24 +210,50 @@ def _layernorm(whole: bool, rng: np.random.Generator) -> tuple[Case, ...]:
         (1, "int16", 0.01, 0.03, 3),
     ):
         gamma, beta = (1 + bell((width,), rng) * 0.3).astype(F32), (bell((width,), rng) * 0.2).astype(F32)
-        parameters: dict[str, Any] = {"whole": whole, "in_scale": in_scale, "epsilon": 1e-6, "scale": scale, "zero_point": zero_point}
+        parameters: dict[str, Any] = {
+            "whole": whole,
+            "in_scale": in_scale,
+            "epsilon": 1e-6,
+            "scale": scale,
+            "zero_point": zero_point,
+        }
         info = np.iinfo(dtype)
         middle, deviation = (int(info.max) + int(info.min)) // 2, int(info.max) // 3
         rows = np.clip(middle + bell((24, width), rng) * deviation, info.min, info.max).astype(dtype)
         ends = np.where(np.arange(width) % 2 == 0, info.min, info.max)[None, :].astype(dtype)
         feeds = [
             ("random", {"x": rows}),
-            ("saturation", {"x": np.concatenate([ends, np.full((1, width), info.min, dtype), np.full((1, width), info.max, dtype)])}),
+            (
+                "saturation",
+                {
+                    "x": np.concatenate(
+                        [ends, np.full((1, width), info.min, dtype), np.full((1, width), info.max, dtype)]
+                    )
+                },
+            ),
             # One code apart: the variance is as small as it can be, and epsilon counts.
             ("near-tie", {"x": (middle + (rng.random((8, width)) < 0.5)).astype(dtype)}),
         ]
         model = layernorm_model(width, gamma, beta, dtype=dtype, **parameters)
-        cases.append(computed(f"{dtype}-{width}", model, partial(layernorm_codes, gamma=gamma, beta=beta, **parameters), feeds))
+        cases.append(
+            computed(
+                f"{dtype}-{width}",
+                model,
+                partial(layernorm_codes, gamma=gamma, beta=beta, **parameters),
+                feeds,
+            )
+        )
     return tuple(cases)
 
 
 FORMS: tuple[Form, ...] = (
-    Form(name="softmax.portable", family="composites", about="Softmax of IEEE steps and exact sums", emitted=True, make=_softmax),
+    Form(
+        name="softmax.portable",
+        family="composites",
+        about="Softmax of IEEE steps and exact sums",
+        emitted=True,
+        make=_softmax,
+    ),
     Form(
         name="layernorm.portable",
         family="composites",

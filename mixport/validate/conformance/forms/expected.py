@@ -1,4 +1,6 @@
-"""Answers of mixport's own arithmetic: the integer interpreter for QDQ graphs, single NumPy operations for float steps."""
+"""Answers of mixport's own arithmetic: the integer interpreter for QDQ graphs, single NumPy operations for
+float steps.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,11 @@ def interpreted(name: str, model: onnx.ModelProto, feeds: Sequence[tuple[str, Ma
         InvariantError: the interpreter has no answer.
     """
     interpreter = Interpreter(model)
-    return Case(name=name, model=model.SerializeToString(), runs=tuple(_run(interpreter, name, kind, arrays) for kind, arrays in feeds))
+    return Case(
+        name=name,
+        model=model.SerializeToString(),
+        runs=tuple(_run(interpreter, name, kind, arrays) for kind, arrays in feeds),
+    )
 
 
 def crafted(
@@ -44,7 +50,8 @@ def crafted(
     shape: tuple[int, ...] | None = None,
     more: Sequence[tuple[str, Mapping[str, Array]]] = (),
 ) -> Case:
-    """A graph with one fused unit, on inputs made from the unit's own integers: near ties, saturation, random, all codes or all pairs.
+    """A graph with one fused unit, on inputs made from the unit's own integers: near ties, saturation,
+    random, all codes or all pairs.
 
     Args:
         name: of the case.
@@ -56,7 +63,9 @@ def crafted(
     """
     interpreter = Interpreter(model)
     if len(interpreter.units) != 1 or interpreter.units[0].uncut:
-        raise InvariantError(f"case {name} holds {len(interpreter.units)} fused units, allowed one that can be cut")
+        raise InvariantError(
+            f"case {name} holds {len(interpreter.units)} fused units, allowed one that can be cut"
+        )
     unit = interpreter.units[0]
     shapes = {} if shape is None else {unit.inputs[0].name: shape}
     ports = dict(zip(input_names(unit), inputs, strict=True))
@@ -68,7 +77,9 @@ def crafted(
     return Case(name=name, model=model.SerializeToString(), runs=tuple(runs))
 
 
-def computed(name: str, model: onnx.ModelProto, answer: Answer, feeds: Sequence[tuple[str, Mapping[str, Array]]]) -> Case:
+def computed(
+    name: str, model: onnx.ModelProto, answer: Answer, feeds: Sequence[tuple[str, Mapping[str, Array]]]
+) -> Case:
     """A graph with one output, whose answers a NumPy function of the inputs (in their order) gives."""
     output = model.graph.output[0]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(output.type.tensor_type.elem_type)
@@ -82,14 +93,22 @@ def computed(name: str, model: onnx.ModelProto, answer: Answer, feeds: Sequence[
     return Case(name=name, model=model.SerializeToString(), runs=tuple(runs))
 
 
-def spread(shape: tuple[int, ...], rng: np.random.Generator, dtype: type[np.floating[Any]] = F32, *, octaves: int = 10) -> Array:
+def spread(
+    shape: tuple[int, ...],
+    rng: np.random.Generator,
+    dtype: type[np.floating[Any]] = F32,
+    *,
+    octaves: int = 10,
+) -> Array:
     """Floats of both signs, their exponents uniform in 2^-octaves to 2^octaves."""
     magnitude = np.ldexp(rng.random(shape) + 1, rng.integers(-octaves, octaves, shape))
     return (magnitude * rng.choice([-1.0, 1.0], shape)).astype(dtype)
 
 
 def bell(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Roughly normal float64 values of deviation 1: sums of uniform ones, alike on every machine, unlike those of a library's logarithm."""
+    """Roughly normal float64 values of deviation 1: sums of uniform ones, alike on every machine, unlike
+    those of a library's logarithm.
+    """
     total = rng.random(shape) - 0.5
     for _ in range(11):
         total = total + (rng.random(shape) - 0.5)
@@ -103,6 +122,9 @@ def _run(interpreter: Interpreter, name: str, kind: str, feeds: Mapping[str, Arr
         outputs = interpreter.run_feeds(feeds).outputs
     for output, array in outputs.items():
         if array is None:
-            raise InvariantError(f"case {name}: no answer for {output}, since of {', '.join(interpreter.island_reasons.values())}")
+            raise InvariantError(
+                f"case {name}: no answer for {output}, since of "
+                f"{', '.join(interpreter.island_reasons.values())}"
+            )
         expected[output] = array
     return Run(kind=kind, feeds=dict(feeds), expected=expected)

@@ -1,4 +1,6 @@
-"""Float steps that IEEE 754 fixes: one operation, correctly rounded. The answers are single NumPy operations."""
+"""Float steps that IEEE 754 fixes: one operation, correctly rounded. The answers are single NumPy
+operations.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from mixport.validate.conformance.forms.onnx_model import Model
 from mixport.validate.interpreter.graph import Array
 
 
-def _binary(op: str, function: Answer, dtype: type[np.floating[Any]], rng: np.random.Generator) -> tuple[Case, ...]:
+def _binary(
+    op: str, function: Answer, dtype: type[np.floating[Any]], rng: np.random.Generator
+) -> tuple[Case, ...]:
     shapes = (
         ("plain", (32, 96), (32, 96)),
         ("last-axis", (32, 96), (32, 1)),
@@ -50,14 +54,26 @@ def _constant(op: str, function: Answer, dtype: type[np.floating[Any]], rng: np.
 
 
 def _unary(
-    op: str, function: Answer, dtype: type[np.floating[Any]], rng: np.random.Generator, *, positive: bool = False
+    op: str,
+    function: Answer,
+    dtype: type[np.floating[Any]],
+    rng: np.random.Generator,
+    *,
+    positive: bool = False,
 ) -> tuple[Case, ...]:
     cases: list[Case] = []
     for name, shape in (("plain", (32, 96)), ("odd-channels", (7, 13)), ("one-element", (1, 1))):
         model = Model()
         result = model.node(op, model.input("x", dtype, 2))
         x = spread(shape, rng, dtype)
-        cases.append(computed(name, model.build({result: dtype}), function, [("random", {"x": np.abs(x) if positive else x})]))
+        cases.append(
+            computed(
+                name,
+                model.build({result: dtype}),
+                function,
+                [("random", {"x": np.abs(x) if positive else x})],
+            )
+        )
     return tuple(cases)
 
 
@@ -78,7 +94,10 @@ def _multiply_add(rng: np.random.Generator) -> tuple[Case, ...]:
         result = model.node(second, product, model.input("c", F32, 2))
         a, b = spread((64, 96), rng, octaves=2), spread((64, 96), rng, octaves=2)
         c = np.nextafter(a * b, F32(np.inf)) * F32(-1 if second == "Add" else 1)
-        feeds = [("cancellation", {"a": a, "b": b, "c": c}), ("random", {"a": a, "b": b, "c": spread((64, 96), rng)})]
+        feeds = [
+            ("cancellation", {"a": a, "b": b, "c": c}),
+            ("random", {"a": a, "b": b, "c": spread((64, 96), rng)}),
+        ]
         cases.append(computed(name, model.build({result: F32}), partial(_of_product, function), feeds))
     return tuple(cases)
 
@@ -115,7 +134,9 @@ _BINARY: Mapping[str, tuple[str, Answer]] = {
 
 
 def _form(name: str, about: str, make: Any) -> Form:
-    return Form(name=name, family="double" if "double" in name else "float", about=about, emitted=True, make=make)
+    return Form(
+        name=name, family="double" if "double" in name else "float", about=about, emitted=True, make=make
+    )
 
 
 def _relu(x: Array) -> Array:
@@ -123,7 +144,10 @@ def _relu(x: Array) -> Array:
 
 
 FORMS: tuple[Form, ...] = (
-    *(_form(f"float.{name}", f"float {op}", partial(_binary, op, f, F32)) for name, (op, f) in _BINARY.items()),
+    *(
+        _form(f"float.{name}", f"float {op}", partial(_binary, op, f, F32))
+        for name, (op, f) in _BINARY.items()
+    ),
     _form("float.sqrt", "float Sqrt", partial(_unary, "Sqrt", np.sqrt, F32, positive=True)),
     _form("float.neg", "float Neg", partial(_unary, "Neg", np.negative, F32)),
     _form("float.abs", "float Abs", partial(_unary, "Abs", np.abs, F32)),
@@ -131,6 +155,9 @@ FORMS: tuple[Form, ...] = (
     _form("float.clip", "float Clip", _clip),
     _form("float.mul-add", "float Mul, then Add or Sub: two roundings", _multiply_add),
     _form("float.subnormals", "float Mul and Div with results below 2^-126", _subnormals),
-    *(_form(f"double.{name}", f"double {op}", partial(_binary, op, f, F64)) for name, (op, f) in list(_BINARY.items())[:4]),
+    *(
+        _form(f"double.{name}", f"double {op}", partial(_binary, op, f, F64))
+        for name, (op, f) in list(_BINARY.items())[:4]
+    ),
     _form("double.sqrt", "double Sqrt", partial(_unary, "Sqrt", np.sqrt, F64, positive=True)),
 )

@@ -1,4 +1,6 @@
-"""Float functions between codes, and how far each runtime is off: the bounds that proofs of such functions rest on."""
+"""Float functions between codes, and how far each runtime is off: the bounds that proofs of such functions
+rest on.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,15 @@ def _function(function: FloatFunction, rng: np.random.Generator) -> tuple[Case, 
     """The form that lowering writes: quantisers for which every runtime is proved to give the same codes."""
     cases: list[Case] = []
     for name, scale, zero_point in _SOURCES:
-        source = QuantParams(scale=float(_F32(scale)), zero_point=zero_point, qmin=0, qmax=255, storage="uint8")
+        source = QuantParams(
+            scale=float(_F32(scale)), zero_point=zero_point, qmin=0, qmax=255, storage="uint8"
+        )
         target = _proved(function, source)
         model = Model()
         attributes: dict[str, Any] = dict(function.attributes)
-        floats = model.node(function.op_type, model.dequantise(model.input("x", np.uint8, 2), scale, zero_point), **attributes)
+        floats = model.node(
+            function.op_type, model.dequantise(model.input("x", np.uint8, 2), scale, zero_point), **attributes
+        )
         output = model.quantise(floats, target.scale, target.zero_point)
         more = [
             ("one-element", {"x": np.full((1, 1), 7, np.uint8)}),
@@ -74,7 +80,9 @@ def _error(function: FloatFunction, rng: np.random.Generator) -> tuple[Case, ...
 def _points(function: FloatFunction, rng: np.random.Generator) -> Array:
     """Both signs, evenly in [-24, 24] and over 40 octaves; Exp up to 0."""
     even = np.linspace(-24.0, 24.0, 40_001)
-    octaves = np.ldexp(rng.random(20_000) + 1.0, rng.integers(-30, 6, 20_000)) * rng.choice([-1.0, 1.0], 20_000)
+    octaves = np.ldexp(rng.random(20_000) + 1.0, rng.integers(-30, 6, 20_000)) * rng.choice(
+        [-1.0, 1.0], 20_000
+    )
     points = np.concatenate([even, octaves])
     return (-np.abs(points) if function.op_type == "Exp" else points).astype(_F32)
 

@@ -91,7 +91,9 @@ _GROUPED = tuple(
 _GEMM = (
     _Layer(name="plain", shape=(10, 64), attributes={}),
     _Layer(name="odd-zero-points", shape=(16, 33), x_zero_point=117, y_zero_point=131, attributes={}),
-    _Layer(name="exact-ties", shape=(16, 48), x_zero_point=3, y_zero_point=5, power_of_two=True, attributes={}),
+    _Layer(
+        name="exact-ties", shape=(16, 48), x_zero_point=3, y_zero_point=5, power_of_two=True, attributes={}
+    ),
     _Layer(name="odd-channels", shape=(7, 13), x_zero_point=129, y_zero_point=127, attributes={}),
     _Layer(name="one-element", shape=(1, 1), x_zero_point=1, bias=False, attributes={}),
     _Layer(name="four-bit-activations", shape=(32, 96), activation_bits=4, clip=15, relu=True, attributes={}),
@@ -109,7 +111,10 @@ def _layer_case(layer: _Layer, rng: np.random.Generator) -> Case:
     weight = _weights(layer, rng)
     x_scale, w_scale, y_scale = _scales(layer, weight, high, rng)
     bias_scale = np.asarray(x_scale * w_scale, np.float32)
-    inputs = [model.dequantise(codes, float(x_scale), layer.x_zero_point), model.weight(weight, w_scale, bits=layer.bits)]
+    inputs = [
+        model.dequantise(codes, float(x_scale), layer.x_zero_point),
+        model.weight(weight, w_scale, bits=layer.bits),
+    ]
     if layer.bias:
         inputs.append(model.bias(rng.integers(-500, 501, layer.shape[0]), bias_scale))
     gemm = rank == 2
@@ -122,7 +127,9 @@ def _layer_case(layer: _Layer, rng: np.random.Generator) -> Case:
         return wide_output(layer.name, model, result, {"x": (64, layer.shape[1])}, rng)
     if layer.float_output:
         return crafted(layer.name, model.build({result: np.float32}), rng, more=one_row)
-    output = model.quantise(result, float(y_scale), layer.y_zero_point, clip=None if layer.clip is None else (0, layer.clip))
+    output = model.quantise(
+        result, float(y_scale), layer.y_zero_point, clip=None if layer.clip is None else (0, layer.clip)
+    )
     return crafted(layer.name, model.build({output: np.uint8}), rng, more=one_row)
 
 
@@ -135,7 +142,8 @@ def _weights(layer: _Layer, rng: np.random.Generator) -> Array:
     codes = rng.integers(-127, 128, layer.shape)
     if layer.weights == "pair-safe":
         return codes
-    # Kernels multiply channels last, and add the products (0, 1), (2, 3) ... of a row in 16 bits: positions of one pair stand together.
+    # Kernels multiply channels last, and add the products (0, 1), (2, 3) ... of a row in 16 bits: positions
+    # of one pair stand together.
     rows = np.moveaxis(codes, 1, -1).reshape(layer.shape[0], -1)
     if layer.weights == "full":
         rows[:, :2] = 127
@@ -145,7 +153,9 @@ def _weights(layer: _Layer, rng: np.random.Generator) -> Array:
 
 
 def _repair(rows: Array) -> None:
-    """Bring each pair to sums of at most 255 * 128, and leave the pairs that lie between two of them as large as they are."""
+    """Bring each pair to sums of at most 255 * 128, and leave the pairs that lie between two of them as large
+    as they are.
+    """
     for start in range(0, rows.shape[1] - 1, 2):
         first, second = rows[:, start], rows[:, start + 1]
         excess = np.abs(first + second) - _PAIR_LIMIT
@@ -153,11 +163,17 @@ def _repair(rows: Array) -> None:
         rows[beyond, start + 1] -= np.sign(second[beyond]) * excess[beyond]
 
 
-def _scales(layer: _Layer, weight: Array, high: int, rng: np.random.Generator) -> tuple[np.float32, Array, np.float32]:
+def _scales(
+    layer: _Layer, weight: Array, high: int, rng: np.random.Generator
+) -> tuple[np.float32, Array, np.float32]:
     """Scales that spread the sums over some three times the output's range, so that both ends saturate."""
     deviation = max(1.0, math.sqrt(int((weight * weight).sum()) / layer.shape[0]) * high / 4)
     if layer.power_of_two:
-        return np.float32(0.25), np.full(layer.shape[0], 0.125, np.float32), np.float32(power_of_two_below(deviation / 2048))
+        return (
+            np.float32(0.25),
+            np.full(layer.shape[0], 0.125, np.float32),
+            np.float32(power_of_two_below(deviation / 2048)),
+        )
     w_scale = (rng.random(layer.shape[0]) * 0.02 + 0.005).astype(np.float32)
     x_scale = np.float32(rng.random() * 0.05 + 0.01)
     return x_scale, w_scale, np.float32(float(x_scale) * float(w_scale[0]) * deviation / 64)
@@ -175,24 +191,42 @@ _REPAIRED = tuple(
     replace(layer, name=f"repaired-{layer.name}", weights="repaired")
     for layer in (_CONV[0], _CONV[1], _CONV[3], replace(_CONV[8], shape=(33, 66, 1, 1)))
 )
-_REPAIRED_GROUPED = tuple(replace(layer, name=f"repaired-{layer.name}", weights="repaired") for layer in (_GROUPED[0], _GROUPED[3]))
-_REPAIRED_GEMM = tuple(replace(layer, name=f"repaired-{layer.name}", weights="repaired") for layer in _GEMM[:4])
+_REPAIRED_GROUPED = tuple(
+    replace(layer, name=f"repaired-{layer.name}", weights="repaired") for layer in (_GROUPED[0], _GROUPED[3])
+)
+_REPAIRED_GEMM = tuple(
+    replace(layer, name=f"repaired-{layer.name}", weights="repaired") for layer in _GEMM[:4]
+)
 
 
 def _full(layers: tuple[_Layer, ...]) -> tuple[_Layer, ...]:
     """The graphs in which full-range weights break the pair bound."""
     return _with(
-        tuple(layer for layer in layers if layer.activation_bits == 8 and layer.bits == 8 and np.prod(layer.shape[1:]) > 1), weights="full"
+        tuple(
+            layer
+            for layer in layers
+            if layer.activation_bits == 8 and layer.bits == 8 and np.prod(layer.shape[1:]) > 1
+        ),
+        weights="full",
     )
 
 
-_FLOAT_GEMM = tuple(replace(layer, name=layer.name, float_output=True, relu=False, clip=None) for layer in _GEMM) + tuple(
-    replace(_GEMM[0], name=f"{word}-bit-weights", bits=bits, float_output=True) for word, bits in (("four", 4), ("two", 2))
+_FLOAT_GEMM = tuple(
+    replace(layer, name=layer.name, float_output=True, relu=False, clip=None) for layer in _GEMM
+) + tuple(
+    replace(_GEMM[0], name=f"{word}-bit-weights", bits=bits, float_output=True)
+    for word, bits in (("four", 4), ("two", 2))
 )
 
 
 def _form(name: str, about: str, layers: tuple[_Layer, ...], *, emitted: bool = True) -> Form:
-    return Form(name=name, family="layers" if emitted else "unused", about=about, emitted=emitted, make=partial(_cases, layers))
+    return Form(
+        name=name,
+        family="layers" if emitted else "unused",
+        about=about,
+        emitted=emitted,
+        make=partial(_cases, layers),
+    )
 
 
 FORMS: tuple[Form, ...] = (
@@ -205,10 +239,39 @@ FORMS: tuple[Form, ...] = (
     _form("gemm.w4.int4", "Gemm, INT4 weights cast to int8", _with(_GEMM, bits=4)),
     _form("gemm.w2.int2", "Gemm, INT2 weights cast to int8", _with(_GEMM, bits=2)),
     _form("gemm.float-output", "Gemm whose sums stay float, no pair beyond int16", _FLOAT_GEMM),
-    _form("gemm.int16-output", "Gemm whose doubled float sums become int16 codes", _with(_GEMM[:5], wide_output=True, clip=None)),
-    _form("conv.w8.pair-saturation", "Conv, int8 weights, pairs of products beyond int16", _full(_CONV), emitted=False),
-    _form("conv.depthwise.pair-saturation", "depthwise Conv, pairs of products beyond int16", _full(_DEPTHWISE), emitted=False),
-    _form("conv.grouped.pair-saturation", "grouped Conv, pairs of products beyond int16", _full(_GROUPED), emitted=False),
-    _form("gemm.w8.pair-saturation", "Gemm, int8 weights, pairs of products beyond int16", _full(_GEMM), emitted=False),
-    _form("gemm.float-output.pair-saturation", "Gemm to floats, pairs of products beyond int16", _full(_FLOAT_GEMM), emitted=False),
+    _form(
+        "gemm.int16-output",
+        "Gemm whose doubled float sums become int16 codes",
+        _with(_GEMM[:5], wide_output=True, clip=None),
+    ),
+    _form(
+        "conv.w8.pair-saturation",
+        "Conv, int8 weights, pairs of products beyond int16",
+        _full(_CONV),
+        emitted=False,
+    ),
+    _form(
+        "conv.depthwise.pair-saturation",
+        "depthwise Conv, pairs of products beyond int16",
+        _full(_DEPTHWISE),
+        emitted=False,
+    ),
+    _form(
+        "conv.grouped.pair-saturation",
+        "grouped Conv, pairs of products beyond int16",
+        _full(_GROUPED),
+        emitted=False,
+    ),
+    _form(
+        "gemm.w8.pair-saturation",
+        "Gemm, int8 weights, pairs of products beyond int16",
+        _full(_GEMM),
+        emitted=False,
+    ),
+    _form(
+        "gemm.float-output.pair-saturation",
+        "Gemm to floats, pairs of products beyond int16",
+        _full(_FLOAT_GEMM),
+        emitted=False,
+    ),
 )

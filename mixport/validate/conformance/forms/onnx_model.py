@@ -1,4 +1,6 @@
-"""Small ONNX models written node by node, in the forms that lowering emits: opset 21 (25 with INT2), raw initialisers."""
+"""Small ONNX models written node by node, in the forms that lowering emits: opset 21 (25 with INT2), raw
+initialisers.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class Model:
     def input(self, name: str, dtype: DTypeLike, rank: int) -> str:
         """A graph input, every axis symbolic."""
         axes = [f"{name}_axis{axis}" for axis in range(rank)]
-        self._inputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), axes))
+        self._inputs.append(
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), axes)
+        )
         return name
 
     def constant(self, value: Any, dtype: DTypeLike | None = None) -> str:
@@ -42,24 +46,40 @@ class Model:
         """A node of the default domain; gives its first output, the others are called `NAME_1` and so on."""
         name = f"t{len(self._nodes)}"
         names = [name, *(f"{name}_{index}" for index in range(1, outputs))]
-        self._nodes.append(helper.make_node(op, list(inputs), names, name=f"{op}_{len(self._nodes)}", **attributes))
+        self._nodes.append(
+            helper.make_node(op, list(inputs), names, name=f"{op}_{len(self._nodes)}", **attributes)
+        )
         return name
 
-    def quantise(self, x: str, scale: float, zero_point: int, *, dtype: DTypeLike = np.uint8, clip: tuple[int, int] | None = None) -> str:
+    def quantise(
+        self,
+        x: str,
+        scale: float,
+        zero_point: int,
+        *,
+        dtype: DTypeLike = np.uint8,
+        clip: tuple[int, int] | None = None,
+    ) -> str:
         """QuantizeLinear, with an integer Clip behind it for codes narrower than their type."""
-        codes = self.node("QuantizeLinear", x, self.constant(scale, np.float32), self.constant(zero_point, dtype))
+        codes = self.node(
+            "QuantizeLinear", x, self.constant(scale, np.float32), self.constant(zero_point, dtype)
+        )
         return codes if clip is None else self.clip(codes, clip, dtype=dtype)
 
     def dequantise(self, codes: str, scale: float, zero_point: int, *, dtype: DTypeLike = np.uint8) -> str:
         """DequantizeLinear per tensor."""
-        return self.node("DequantizeLinear", codes, self.constant(scale, np.float32), self.constant(zero_point, dtype))
+        return self.node(
+            "DequantizeLinear", codes, self.constant(scale, np.float32), self.constant(zero_point, dtype)
+        )
 
     def clip(self, codes: str, bounds: tuple[int, int], *, dtype: DTypeLike = np.uint8) -> str:
         """Clip on codes."""
         return self.node("Clip", codes, *(self.constant(bound, dtype) for bound in bounds))
 
     def weight(self, codes: Array, scale: Array, *, bits: int) -> str:
-        """Dequantised weight along axis 0: int8, or packed INT4 / INT2 behind a Cast, with an explicit zero point."""
+        """Dequantised weight along axis 0: int8, or packed INT4 / INT2 behind a Cast, with an explicit zero
+        point.
+        """
         if bits in _PACKED:
             name = f"c{len(self._initializers)}"
             packed = helper.make_tensor(name, _PACKED[bits], codes.shape, pack(codes, bits=bits), raw=True)
@@ -69,11 +89,15 @@ class Model:
         else:
             stored = self.constant(codes, np.int8)
         zeros = np.zeros(len(scale), np.int8)
-        return self.node("DequantizeLinear", stored, self.constant(scale, np.float32), self.constant(zeros), axis=0)
+        return self.node(
+            "DequantizeLinear", stored, self.constant(scale, np.float32), self.constant(zeros), axis=0
+        )
 
     def bias(self, codes: Array, scale: Array) -> str:
         """Dequantised int32 bias along axis 0, without a zero point."""
-        return self.node("DequantizeLinear", self.constant(codes, np.int32), self.constant(scale, np.float32), axis=0)
+        return self.node(
+            "DequantizeLinear", self.constant(codes, np.int32), self.constant(scale, np.float32), axis=0
+        )
 
     def build(self, outputs: Mapping[str, DTypeLike]) -> onnx.ModelProto:
         """The model, with these tensors as outputs."""

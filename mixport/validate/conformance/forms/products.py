@@ -32,7 +32,9 @@ class _Product:
 _PRODUCTS = (
     _Product(name="plain"),
     _Product(name="odd-zero-points", a_zero_point=131, b_zero_point=117, y_zero_point=129),
-    _Product(name="exact-ties", a_zero_point=7, b_zero_point=128, y_zero_point=5, power_of_two=True, inner=32),
+    _Product(
+        name="exact-ties", a_zero_point=7, b_zero_point=128, y_zero_point=5, power_of_two=True, inner=32
+    ),
     _Product(name="odd-channels", inner=13, a_zero_point=1, b_zero_point=255, y_zero_point=101),
     _Product(name="one-element", inner=1, a_zero_point=3, b_zero_point=1),
     _Product(name="long-rows", inner=197, b_zero_point=127, y_zero_point=128),
@@ -46,12 +48,20 @@ def _product_case(product: _Product, rng: np.random.Generator) -> Case:
     high = 2**product.activation_bits - 1
     if product.activation_bits < 8:
         a, b = model.clip(a, (0, high)), model.clip(b, (0, high))
-    a_scale, b_scale = (0.25, 0.125) if product.power_of_two else (float(s) for s in rng.random(2) * 0.05 + 0.005)
+    a_scale, b_scale = (
+        (0.25, 0.125) if product.power_of_two else (float(s) for s in rng.random(2) * 0.05 + 0.005)
+    )
     y_scale = a_scale * b_scale * high * high * math.sqrt(product.inner) / 768
     y_scale = power_of_two_below(y_scale) if product.power_of_two else y_scale
-    result = model.node("MatMul", model.dequantise(a, a_scale, product.a_zero_point), model.dequantise(b, b_scale, product.b_zero_point))
+    result = model.node(
+        "MatMul",
+        model.dequantise(a, a_scale, product.a_zero_point),
+        model.dequantise(b, b_scale, product.b_zero_point),
+    )
     if product.wide_output:
-        return wide_output(product.name, model, result, {"a": (2, 16, product.inner), "b": (2, product.inner, 24)}, rng)
+        return wide_output(
+            product.name, model, result, {"a": (2, 16, product.inner), "b": (2, product.inner, 24)}, rng
+        )
     outputs = {result: np.float32}
     if not product.float_output:
         outputs = {model.quantise(result, y_scale, product.y_zero_point): np.uint8}
@@ -63,19 +73,34 @@ def _products(products: tuple[_Product, ...], rng: np.random.Generator) -> tuple
 
 
 def power_of_two_below(value: float) -> float:
-    """The largest power of two that is not above a positive value: with such scales, sums land on ties exactly."""
+    """The largest power of two that is not above a positive value: with such scales, sums land on ties
+    exactly.
+    """
     return math.ldexp(1.0, math.frexp(value)[1] - 1)
 
 
-def wide_output(name: str, model: Model, product: str, sides: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> Case:
-    """int16 codes of a float product: doubled, and quantised at twice the scale, so that the runtime's integer kernel gives floats."""
-    output = model.quantise(model.node("Mul", product, model.constant(2.0, np.float32)), 2 * 0.00217, 0, dtype=np.int16)
-    feeds = [(kind, {n: _filled(side, kind, rng) for n, side in sides.items()}) for kind in ("random", "saturation")]
+def wide_output(
+    name: str, model: Model, product: str, sides: Mapping[str, tuple[int, ...]], rng: np.random.Generator
+) -> Case:
+    """int16 codes of a float product: doubled, and quantised at twice the scale, so that the runtime's
+    integer kernel gives floats.
+    """
+    output = model.quantise(
+        model.node("Mul", product, model.constant(2.0, np.float32)), 2 * 0.00217, 0, dtype=np.int16
+    )
+    feeds = [
+        (kind, {n: _filled(side, kind, rng) for n, side in sides.items()})
+        for kind in ("random", "saturation")
+    ]
     return interpreted(name, model.build({output: np.int16}), feeds)
 
 
 def _filled(shape: tuple[int, ...], kind: str, rng: np.random.Generator) -> Array:
-    return rng.choice([0, 255], shape).astype(np.uint8) if kind == "saturation" else rng.integers(0, 256, shape).astype(np.uint8)
+    return (
+        rng.choice([0, 255], shape).astype(np.uint8)
+        if kind == "saturation"
+        else rng.integers(0, 256, shape).astype(np.uint8)
+    )
 
 
 FORMS: tuple[Form, ...] = (

@@ -1,4 +1,6 @@
-"""Maxima, and sums of integers that their float type holds exactly, so that the order inside a sum does not matter."""
+"""Maxima, and sums of integers that their float type holds exactly, so that the order inside a sum does not
+matter.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from mixport.validate.interpreter.graph import Array
 
 
 def _reduce(
-    op: str, function: Answer, inputs: Callable[[tuple[int, ...], np.random.Generator], Array], rng: np.random.Generator
+    op: str,
+    function: Answer,
+    inputs: Callable[[tuple[int, ...], np.random.Generator], Array],
+    rng: np.random.Generator,
 ) -> tuple[Case, ...]:
     cases: list[Case] = []
     shapes = ((256, 64), (65, 197), (8, 25, 49), (64, 256), (5, 1))
@@ -66,7 +71,9 @@ def _double_sums(rng: np.random.Generator) -> tuple[Case, ...]:
         feeds = [("random", {"x": rng.integers(info.min, info.max + 1, (96, width)).astype(dtype)})]
         feeds += [("saturation", {"x": np.full((2, width), end, dtype)}) for end in (info.min, info.max)]
         name = f"{np.dtype(dtype).name}-{width}-{'squares' if square else 'codes'}"
-        cases.append(computed(name, model.build({result: F64}), partial(_power_sum, power=2 if square else 1), feeds))
+        cases.append(
+            computed(name, model.build({result: F64}), partial(_power_sum, power=2 if square else 1), feeds)
+        )
     return tuple(cases)
 
 
@@ -80,7 +87,15 @@ def _integer_matmul(rng: np.random.Generator) -> tuple[Case, ...]:
     for inner in (64, 13, 1):
         model = Model()
         result = model.node("MatMul", model.input("a", F32, 2), model.input("b", F32, 2))
-        feeds = [("random", {"a": rng.integers(-255, 256, (32, inner)).astype(F32), "b": rng.integers(-127, 128, (inner, 24)).astype(F32)})]
+        feeds = [
+            (
+                "random",
+                {
+                    "a": rng.integers(-255, 256, (32, inner)).astype(F32),
+                    "b": rng.integers(-127, 128, (inner, 24)).astype(F32),
+                },
+            )
+        ]
         cases.append(computed(f"inner-{inner}", model.build({result: F32}), _integer_product, feeds))
     return tuple(cases)
 
@@ -90,7 +105,9 @@ def _integer_product(a: Array, b: Array) -> Array:
 
 
 def _form(name: str, about: str, make: Any) -> Form:
-    return Form(name=name, family="double" if "double" in name else "float", about=about, emitted=True, make=make)
+    return Form(
+        name=name, family="double" if "double" in name else "float", about=about, emitted=True, make=make
+    )
 
 
 def _largest_code(rng: np.random.Generator) -> tuple[Case, ...]:
@@ -98,20 +115,42 @@ def _largest_code(rng: np.random.Generator) -> tuple[Case, ...]:
     cases: list[Case] = []
     for shape in ((65, 197), (3, 8, 49), (5, 1), (4, 1031)):
         model = Model()
-        result = model.node("ReduceMax", model.input("x", np.uint8, len(shape)), model.constant(np.asarray([-1], np.int64)), keepdims=1)
-        feeds = [("random", {"x": rng.integers(0, 256, shape).astype(np.uint8)}), ("saturation", {"x": np.zeros(shape, np.uint8)})]
+        result = model.node(
+            "ReduceMax",
+            model.input("x", np.uint8, len(shape)),
+            model.constant(np.asarray([-1], np.int64)),
+            keepdims=1,
+        )
+        feeds = [
+            ("random", {"x": rng.integers(0, 256, shape).astype(np.uint8)}),
+            ("saturation", {"x": np.zeros(shape, np.uint8)}),
+        ]
         cases.append(computed("x".join(map(str, shape)), model.build({result: np.uint8}), _largest, feeds))
     return tuple(cases)
 
 
 FORMS: tuple[Form, ...] = (
-    Form(name="reduce-max.codes", family="codes", about="ReduceMax of uint8 codes", emitted=True, make=_largest_code),
-    _form("float.reduce-max", "float ReduceMax over the last axis", partial(_reduce, "ReduceMax", _largest, spread)),
+    Form(
+        name="reduce-max.codes",
+        family="codes",
+        about="ReduceMax of uint8 codes",
+        emitted=True,
+        make=_largest_code,
+    ),
+    _form(
+        "float.reduce-max",
+        "float ReduceMax over the last axis",
+        partial(_reduce, "ReduceMax", _largest, spread),
+    ),
     _form(
         "float.reduce-sum.integers",
         "float ReduceSum of uint16 codes, sums below 2^24",
         partial(_reduce, "ReduceSum", _integer_sum, _uint16_rows),
     ),
     _form("float.matmul.integers", "float MatMul of integers, sums below 2^24", _integer_matmul),
-    _form("double.reduce-sum.integers", "double ReduceSum of codes or their squares, sums below 2^53", _double_sums),
+    _form(
+        "double.reduce-sum.integers",
+        "double ReduceSum of codes or their squares, sums below 2^53",
+        _double_sums,
+    ),
 )

@@ -1,6 +1,8 @@
-"""Forms that the portable lowering does not write, most of them because runtimes disagree: the kit must find those out.
+"""Forms that the portable lowering does not write, most of them because runtimes disagree: the kit must find
+those out.
 
-The answers are the correctly rounded ones (computed in float64), or what the unfused graph means where a kernel is defined by it.
+The answers are the correctly rounded ones (computed in float64), or what the unfused graph means where a
+kernel is defined by it.
 """
 
 from __future__ import annotations
@@ -25,23 +27,34 @@ def _add(ratios: tuple[tuple[float, float, float], ...], rng: np.random.Generato
     """QLinearAdd whose sums need rounding; the answer is the unfused graph's."""
     cases: list[Case] = []
     left, right = (
-        np.ascontiguousarray(x) for x in np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8), indexing="ij")
+        np.ascontiguousarray(x)
+        for x in np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8), indexing="ij")
     )
     for number, (a_scale, b_scale, y_scale) in enumerate(ratios):
         for zero_points in ((0, 0, 0), (117, 131, 129), (3, 128, 64)):
             model = Model()
             inputs = [
-                model.dequantise(model.input(n, np.uint8, 2), s, z) for n, s, z in zip("ab", (a_scale, b_scale), zero_points, strict=False)
+                model.dequantise(model.input(n, np.uint8, 2), s, z)
+                for n, s, z in zip("ab", (a_scale, b_scale), zero_points, strict=False)
             ]
             output = model.quantise(model.node("Add", *inputs), y_scale, zero_points[2])
             answer = partial(_unfused_sum, scales=(a_scale, b_scale, y_scale), zero_points=zero_points)
             name = f"scales-{number}-zero-points-{'-'.join(map(str, zero_points))}"
-            cases.append(computed(name, model.build({output: np.uint8}), answer, [("all-pairs", {"a": left, "b": right})]))
+            cases.append(
+                computed(
+                    name, model.build({output: np.uint8}), answer, [("all-pairs", {"a": left, "b": right})]
+                )
+            )
     return tuple(cases)
 
 
-def _unfused_sum(a: Array, b: Array, *, scales: tuple[float, float, float], zero_points: tuple[int, int, int]) -> Array:
-    left, right = ((x.astype(np.int64) - z).astype(F32) * F32(s) for x, s, z in zip((a, b), scales, zero_points, strict=False))
+def _unfused_sum(
+    a: Array, b: Array, *, scales: tuple[float, float, float], zero_points: tuple[int, int, int]
+) -> Array:
+    left, right = (
+        (x.astype(np.int64) - z).astype(F32) * F32(s)
+        for x, s, z in zip((a, b), scales, zero_points, strict=False)
+    )
     return np.clip(np.rint((left + right) / F32(scales[2])) + zero_points[2], 0, 255).astype(np.uint8)
 
 
@@ -75,9 +88,18 @@ def _layer_normalization(rng: np.random.Generator) -> tuple[Case, ...]:
     for width in (64, 192):
         model = Model()
         ones, zeros = model.constant(np.ones(width), F32), model.constant(np.zeros(width), F32)
-        result = model.node("LayerNormalization", model.input("x", F32, 2), ones, zeros, axis=-1, epsilon=1e-5)
+        result = model.node(
+            "LayerNormalization", model.input("x", F32, 2), ones, zeros, axis=-1, epsilon=1e-5
+        )
         x = (bell((24, width), rng) * 2 + 0.3).astype(F32)
-        cases.append(computed(f"width-{width}", model.build({result: F32}), partial(_rounded, _normalised), [("random", {"x": x})]))
+        cases.append(
+            computed(
+                f"width-{width}",
+                model.build({result: F32}),
+                partial(_rounded, _normalised),
+                [("random", {"x": x})],
+            )
+        )
     return tuple(cases)
 
 
@@ -85,9 +107,13 @@ def _reduce(op: str, function: Callable[[Array], Any], rng: np.random.Generator)
     cases: list[Case] = []
     for width in (197, 64):
         model = Model()
-        result = model.node(op, model.input("x", F32, 2), model.constant(np.asarray([-1], np.int64)), keepdims=1)
+        result = model.node(
+            op, model.input("x", F32, 2), model.constant(np.asarray([-1], np.int64)), keepdims=1
+        )
         feeds = [("random", {"x": spread((256, width), rng, octaves=4)})]
-        cases.append(computed(f"width-{width}", model.build({result: F32}), partial(_rounded, function), feeds))
+        cases.append(
+            computed(f"width-{width}", model.build({result: F32}), partial(_rounded, function), feeds)
+        )
     return tuple(cases)
 
 
@@ -96,7 +122,9 @@ def _matmul(rng: np.random.Generator) -> tuple[Case, ...]:
     for inner in (64, 197):
         model = Model()
         result = model.node("MatMul", model.input("a", F32, 2), model.input("b", F32, 2))
-        feeds = [("random", {"a": bell((32, inner), rng).astype(F32), "b": bell((inner, 24), rng).astype(F32)})]
+        feeds = [
+            ("random", {"a": bell((32, inner), rng).astype(F32), "b": bell((inner, 24), rng).astype(F32)})
+        ]
         cases.append(computed(f"inner-{inner}", model.build({result: F32}), _product, feeds))
     return tuple(cases)
 
@@ -106,13 +134,21 @@ def _product(a: Array, b: Array) -> Array:
 
 
 def _on_codes(
-    op: str, answer: Callable[..., Array], scales: tuple[float, float], attributes: Mapping[str, Any], rng: np.random.Generator
+    op: str,
+    answer: Callable[..., Array],
+    scales: tuple[float, float],
+    attributes: Mapping[str, Any],
+    rng: np.random.Generator,
 ) -> tuple[Case, ...]:
-    """An operator between DequantizeLinear and QuantizeLinear of uint8, which ONNX Runtime may run on the codes."""
+    """An operator between DequantizeLinear and QuantizeLinear of uint8, which ONNX Runtime may run on the
+    codes.
+    """
     cases: list[Case] = []
     for name, x_zero_point, y_zero_point in (("plain", 128, 0), ("odd-zero-points", 117, 3)):
         model = Model()
-        result = model.node(op, model.dequantise(model.input("x", np.uint8, 4), scales[0], x_zero_point), **attributes)
+        result = model.node(
+            op, model.dequantise(model.input("x", np.uint8, 4), scales[0], x_zero_point), **attributes
+        )
         output = model.quantise(result, scales[1], y_zero_point)
         feeds = [("random", {"x": rng.integers(0, 256, (4, 8, 12, 16)).astype(np.uint8)})]
         parameters = {"x_zero_point": x_zero_point, "y_zero_point": y_zero_point, "scales": scales}
@@ -120,9 +156,18 @@ def _on_codes(
     return tuple(cases)
 
 
-def _through(function: Callable[[Array], Array], x: Array, *, scales: tuple[float, float], x_zero_point: int, y_zero_point: int) -> Array:
+def _through(
+    function: Callable[[Array], Array],
+    x: Array,
+    *,
+    scales: tuple[float, float],
+    x_zero_point: int,
+    y_zero_point: int,
+) -> Array:
     floats = _rounded(function, integer.dequantise(x, scale=scales[0], zero_point=x_zero_point))
-    return integer.quantise(floats, scale=scales[1], zero_point=y_zero_point, qmin=0, qmax=255).astype(np.uint8)
+    return integer.quantise(floats, scale=scales[1], zero_point=y_zero_point, qmin=0, qmax=255).astype(
+        np.uint8
+    )
 
 
 def _averages(x: Array, *, scales: tuple[float, float], x_zero_point: int, y_zero_point: int) -> Array:
@@ -130,7 +175,9 @@ def _averages(x: Array, *, scales: tuple[float, float], x_zero_point: int, y_zer
     count, channels, height, width = x.shape
     windows = x.astype(np.int64).reshape(count, channels, height // 2, 2, width // 2, 2) - x_zero_point
     multiplier = integer.average_multiplier(scales[0], scales[1], 4)
-    return integer.requantise(windows.sum(axis=(3, 5)), multiplier=multiplier, zero_point=y_zero_point, qmin=0, qmax=255).astype(np.uint8)
+    return integer.requantise(
+        windows.sum(axis=(3, 5)), multiplier=multiplier, zero_point=y_zero_point, qmin=0, qmax=255
+    ).astype(np.uint8)
 
 
 def _sum(x: Array) -> Array:
@@ -167,7 +214,9 @@ FORMS: tuple[Form, ...] = (
     _form(
         "average-pool.fused",
         "AveragePool of uint8 codes",
-        partial(_on_codes, "AveragePool", _averages, (0.047, 0.031), {"kernel_shape": [2, 2], "strides": [2, 2]}),
+        partial(
+            _on_codes, "AveragePool", _averages, (0.047, 0.031), {"kernel_shape": [2, 2], "strides": [2, 2]}
+        ),
     ),
     _form("float.softmax", "Softmax", partial(_function, "Softmax", _softmax)),
     _form("float.layer-normalization", "LayerNormalization", _layer_normalization),

@@ -26,14 +26,18 @@ def cache_folder() -> Path:
         try:
             return Path(chosen).expanduser().absolute()
         except RuntimeError as error:
-            raise BadInputError(f"MIXPORT_RUNTIMES is {chosen!r}: no such user", hint="set MIXPORT_RUNTIMES to a folder") from error
+            raise BadInputError(
+                f"MIXPORT_RUNTIMES is {chosen!r}: no such user", hint="set MIXPORT_RUNTIMES to a folder"
+            ) from error
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA")
         return (Path(base) if base else Path.home() / "AppData" / "Local") / "mixport" / "runtimes"
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "mixport" / "runtimes"
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "mixport" / "runtimes"
+    return (
+        (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "mixport" / "runtimes"
+    )
 
 
 def kept(name: str) -> Path | None:
@@ -62,5 +66,6 @@ def installing(name: str) -> Generator[Path]:
                 folder.rename(parent / name)
     except OSError as error:
         raise RuntimeUnavailableError(
-            f"runtimes cannot be written to {parent}: {error}", hint="set MIXPORT_RUNTIMES to a folder with room"
+            f"runtimes cannot be written to {parent}: {error}",
+            hint="set MIXPORT_RUNTIMES to a folder with room",
         ) from error

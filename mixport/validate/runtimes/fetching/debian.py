@@ -1,4 +1,6 @@
-"""Debian and Ubuntu packages of any architecture, unpacked into a folder with apt-get and dpkg-deb, without root."""
+"""Debian and Ubuntu packages of any architecture, unpacked into a folder with apt-get and dpkg-deb, without
+root.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ def missing_clients() -> str:
 
 
 def unpack_packages(packages: tuple[str, ...], *, architecture: str, into: Path, workdir: Path) -> None:
-    """Fetch packages with everything they depend on, and unpack them; nothing is installed and no script of theirs runs.
+    """Fetch packages with everything they depend on, and unpack them; nothing is installed and no script of
+    theirs runs.
 
     apt works on a state folder of its own, with the machine's sources and keys, as if nothing were installed.
 
@@ -42,24 +45,35 @@ def unpack_packages(packages: tuple[str, ...], *, architecture: str, into: Path,
     missing = missing_clients()
     if missing:
         raise RuntimeUnavailableError(
-            f"{missing} is not here, which fetches {', '.join(packages)}", hint="use a Debian or Ubuntu machine, or container"
+            f"{missing} is not here, which fetches {', '.join(packages)}",
+            hint="use a Debian or Ubuntu machine, or container",
         )
     apt = _apt(workdir, architecture)
     what = f"fetching {', '.join(packages)} for {architecture}"
-    run_program([*apt, "update"], what=what, timeout_s=_TIMEOUT_S, hint="check the machine's network and /etc/apt")
     run_program(
-        [*apt, "install", "--download-only", "--yes", *packages], what=what, timeout_s=_TIMEOUT_S, hint="check the machine's /etc/apt"
+        [*apt, "update"], what=what, timeout_s=_TIMEOUT_S, hint="check the machine's network and /etc/apt"
+    )
+    run_program(
+        [*apt, "install", "--download-only", "--yes", *packages],
+        what=what,
+        timeout_s=_TIMEOUT_S,
+        hint="check the machine's /etc/apt",
     )
     archives = sorted((workdir / "archives").glob("*.deb"))
     if not archives:
-        raise RuntimeUnavailableError(f"{what}: apt-get gave no packages", hint="check the machine's /etc/apt")
+        raise RuntimeUnavailableError(
+            f"{what}: apt-get gave no packages", hint="check the machine's /etc/apt"
+        )
     into.mkdir(parents=True, exist_ok=True)
-    # A system whose /usr is merged has these links before any package; programs name their loader by the short path.
+    # A system whose /usr is merged has these links before any package; programs name their loader by the
+    # short path.
     for name in ("bin", "sbin", "lib", "lib64"):
         (into / "usr" / name).mkdir(parents=True, exist_ok=True)
         (into / name).symlink_to(Path("usr") / name)
     for archive in archives:
-        run_program(["dpkg-deb", "--extract", archive, into], what=f"unpacking {archive.name}", timeout_s=_TIMEOUT_S)
+        run_program(
+            ["dpkg-deb", "--extract", archive, into], what=f"unpacking {archive.name}", timeout_s=_TIMEOUT_S
+        )
 
 
 def _apt(workdir: Path, architecture: str) -> list[str]:
@@ -96,7 +110,9 @@ def _apt(workdir: Path, architecture: str) -> list[str]:
 
 
 def _ubuntu_ports(architecture: str) -> str:
-    """A sources.list for what Ubuntu's main mirrors do not hold; empty elsewhere, where the machine's own sources serve."""
+    """A sources.list for what Ubuntu's main mirrors do not hold; empty elsewhere, where the machine's own
+    sources serve.
+    """
     try:
         release = platform.freedesktop_os_release()
     except OSError:
@@ -105,7 +121,11 @@ def _ubuntu_ports(architecture: str) -> str:
     # On a machine of a ports architecture itself the main mirror is what its sources lack.
     if release.get("ID") != "ubuntu" or (architecture in _UBUNTU_MAIN) == (host in _UBUNTU_MAIN):
         return ""
-    mirror = "http://archive.ubuntu.com/ubuntu" if architecture in _UBUNTU_MAIN else "http://ports.ubuntu.com/ubuntu-ports"
+    mirror = (
+        "http://archive.ubuntu.com/ubuntu"
+        if architecture in _UBUNTU_MAIN
+        else "http://ports.ubuntu.com/ubuntu-ports"
+    )
     code = release.get("VERSION_CODENAME", "")
     suites = (code, f"{code}-updates", f"{code}-security")
     return "".join(f"deb [signed-by={_UBUNTU_KEYS}] {mirror} {suite} main universe\n" for suite in suites)

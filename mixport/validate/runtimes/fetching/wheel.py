@@ -1,4 +1,6 @@
-"""Another version of onnxruntime for this Python: the wheel alone, in the cache folder, found before the installed one."""
+"""Another version of onnxruntime for this Python: the wheel alone, in the cache folder, found before the
+installed one.
+"""
 
 from __future__ import annotations
 
@@ -58,15 +60,30 @@ def environment_of(version: str | None, *, runtime: str) -> Mapping[str, str]:
 def install_wheel(version: str, step: Callable[[int], None]) -> None:
     """Fetch the wheel for this Python. Raises RuntimeUnavailableError."""
     with installing(folder_of(version)) as folder:
-        fetch_wheels((f"onnxruntime=={version}",), ("--target", str(folder / "site")), what=f"fetching onnxruntime {version}")
+        fetch_wheels(
+            (f"onnxruntime=={version}",),
+            ("--target", str(folder / "site")),
+            what=f"fetching onnxruntime {version}",
+        )
     step(1)
 
 
 def fetch_wheels(wanted: tuple[str, ...], options: tuple[str, ...], *, what: str) -> None:
-    """Let pip unpack wheels without what they depend on: a runner needs NumPy and onnxruntime only. Raises RuntimeUnavailableError."""
+    """Let pip unpack wheels without what they depend on: a runner needs NumPy and onnxruntime only. Raises
+    RuntimeUnavailableError.
+    """
     run_program(
         [
-            *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--no-compile"),
+            *(
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--only-binary=:all:",
+                "--no-compile",
+            ),
             *options,
             *wanted,
         ],

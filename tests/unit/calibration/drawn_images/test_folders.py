@@ -35,20 +35,36 @@ ASKED: dict[str, Any] = {
     "prompts": {"strategy": "mixup", "seed": 7, "class_names": ["cat", "dog", "ship"], "glosses": None},
 }
 FAMILY, SET, OTHER = sha256_json(ASKED), "5e" * 32, "0a" * 32
-TEXTS = ["A photo of a cat and a dog", "A photo of a dog and a ship", "A photo of a ship and a cat", "A photo of a cat and a ship"]
-DETAILS: dict[str, Any] = {"source": "gen", "pipeline": "TinyPipeline", "scheduler": "DDIMScheduler", "steps": 2, "guidance": 3.5}
+TEXTS = [
+    "A photo of a cat and a dog",
+    "A photo of a dog and a ship",
+    "A photo of a ship and a cat",
+    "A photo of a cat and a ship",
+]
+DETAILS: dict[str, Any] = {
+    "source": "gen",
+    "pipeline": "TinyPipeline",
+    "scheduler": "DDIMScheduler",
+    "steps": 2,
+    "guidance": 3.5,
+}
 PROMPTS = {
-    "strategy": "mixup", "classes": 3, "classes_per_prompt": 2, "template": None, "pairing": "balanced", "label_text": "name",
+    "strategy": "mixup", "classes": 3, "classes_per_prompt": 2, "template": None, "pairing": "balanced",
+    "label_text": "name",
 }  # fmt: skip
 
 
 def rows(texts: list[str]) -> list[dict[str, Any]]:
-    return [{"index": index, "text": text, "classes": [0, 1], "seed": index} for index, text in enumerate(texts)]
+    return [
+        {"index": index, "text": text, "classes": [0, 1], "seed": index} for index, text in enumerate(texts)
+    ]
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A cache with a set of three drawn images, the four that were drawn, a set of noise, and a stage result."""
+    """A cache with a set of three drawn images, the four that were drawn, a set of noise, and a stage
+    result.
+    """
     store = Store(tmp_path / "cache")
     pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
     folder = ShardFolder(store.root / "drawn" / FAMILY, batch=2, cache=store.root)
@@ -58,13 +74,22 @@ def store(tmp_path: Path) -> Store:
         for first in (0, 2):
             folder.write(first, pixels[first : first + 2], note={"prompts": rows(TEXTS)[first : first + 2]})
         folder.seal(metadata={})
-    metadata: dict[str, Any] = {"method": "mixup", "count": 3, "size": [8, 8], "seed": 7, "generator": "gen", "drawn": FAMILY}
+    metadata: dict[str, Any] = {
+        "method": "mixup",
+        "count": 3,
+        "size": [8, 8],
+        "seed": 7,
+        "generator": "gen",
+        "drawn": FAMILY,
+    }
     metadata |= {"generator_details": DETAILS, "prompts": PROMPTS, "filters": None}
     with store.create(KIND, SET, metadata=metadata) as made:
         np.save(made / IMAGES_FILE, pixels[:3])
         (made / PROMPTS_FILE).write_text(json.dumps(rows(TEXTS[:3])), encoding="utf-8")
         metadata["content_sha256"] = content_sha256(made / IMAGES_FILE)
-    with store.create(KIND, OTHER, metadata={"method": "noise", "count": 1, "size": [8, 8], "seed": 0, "generator": None}) as made:
+    with store.create(
+        KIND, OTHER, metadata={"method": "noise", "count": 1, "size": [8, 8], "seed": 0, "generator": None}
+    ) as made:
         np.save(made / IMAGES_FILE, pixels[:1])
     with store.create("quantized", "cc") as made:
         (made / "file").write_bytes(b"1")
@@ -83,7 +108,14 @@ def test_sets_and_drawn_images_are_listed_apart(store: Store) -> None:
         (OTHER, "calibration", None, None),
     }
     (family,) = list_families(store)
-    assert (family.key, family.kind, family.generator, family.method, family.count, family.seed) == (FAMILY, "drawn", "gen", "mixup", 4, 7)
+    assert (family.key, family.kind, family.generator, family.method, family.count, family.seed) == (
+        FAMILY,
+        "drawn",
+        "gen",
+        "mixup",
+        4,
+        7,
+    )
     assert family.created == datetime(2026, 11, 1, tzinfo=UTC)
     assert family.bytes == sum(path.stat().st_size for path in family.path.iterdir())
     assert len(family.content_sha256) == 64
@@ -99,7 +131,12 @@ def test_both_are_found_by_the_beginning_of_their_key(store: Store) -> None:
 
 def test_details_of_a_set(store: Store) -> None:
     details = set_details(store, SET)
-    assert (details.generator, details.prompts, details.filters, tuple(details.texts)) == (DETAILS, PROMPTS, None, tuple(TEXTS[:3]))
+    assert (details.generator, details.prompts, details.filters, tuple(details.texts)) == (
+        DETAILS,
+        PROMPTS,
+        None,
+        tuple(TEXTS[:3]),
+    )
     assert details_of(store, find_set(store, SET)) == details
     noise = set_details(store, OTHER)
     assert (noise.generator, noise.prompts, noise.filters, tuple(noise.texts)) == (None, None, None, ())
@@ -119,7 +156,10 @@ def test_the_title_of_a_sheet(store: Store) -> None:
         "generator gen: TinyPipeline, DDIMScheduler, steps 2, guidance 3.5",
         f"seed 7, recipe {SET}",
     )
-    assert sheet_title(find_set(store, OTHER), set_details(store, OTHER)) == ("1 calibration images: noise", f"seed 0, recipe {OTHER}")
+    assert sheet_title(find_set(store, OTHER), set_details(store, OTHER)) == (
+        "1 calibration images: noise",
+        f"seed 0, recipe {OTHER}",
+    )
 
 
 def test_every_flipped_byte_is_found(store: Store) -> None:
@@ -127,13 +167,21 @@ def test_every_flipped_byte_is_found(store: Store) -> None:
     assert verify_sets(store) == whole
     shard = store.root / "drawn" / FAMILY / "000002-000003.zip"
     flip(shard)
-    assert verify_sets(store) == whole | {f"drawn/{FAMILY}": ["000002-000003.zip: content differs from its recorded SHA-256"]}
-    assert verify_sets(store, keys=[SET]) == {SET: [], f"drawn/{FAMILY}": verify_sets(store)[f"drawn/{FAMILY}"]}, "and its source"
+    assert verify_sets(store) == whole | {
+        f"drawn/{FAMILY}": ["000002-000003.zip: content differs from its recorded SHA-256"]
+    }
+    assert verify_sets(store, keys=[SET]) == {
+        SET: [],
+        f"drawn/{FAMILY}": verify_sets(store)[f"drawn/{FAMILY}"],
+    }, "and its source"
     assert verify_sets(store, keys=[OTHER]) == {OTHER: []}
     assert verify_sets(store, keys=[FAMILY]).keys() == {f"drawn/{FAMILY}"}
     assert shard.is_file(), "verify changes nothing"
     flip(store.root / "drawn" / FAMILY / "recipe.json")
-    assert [line.partition(":")[0] for line in verify_sets(store)[f"drawn/{FAMILY}"]] == ["recipe.json", "000002-000003.zip"]
+    assert [line.partition(":")[0] for line in verify_sets(store)[f"drawn/{FAMILY}"]] == [
+        "recipe.json",
+        "000002-000003.zip",
+    ]
     flip(store.root / KIND / SET / PROMPTS_FILE)
     assert verify_sets(store)[SET] == [f"{PROMPTS_FILE}: content differs from its recorded SHA-256"]
 
@@ -198,7 +246,9 @@ def test_records_of_the_wrong_kind_are_shown_as_far_as_they_go(store: Store) -> 
     assert (details.prompts or {})["classes"] == 0
     assert tuple(details.texts) == tuple(TEXTS[2:])
     record = store.root / KIND / SET / "entry.json"
-    record.write_bytes(seal({**(entry := unseal(record.read_bytes())), "metadata": {**entry["metadata"], "prompts": 5}}))
+    record.write_bytes(
+        seal({**(entry := unseal(record.read_bytes())), "metadata": {**entry["metadata"], "prompts": 5}})
+    )
     assert set_details(store, SET).prompts is None
 
 

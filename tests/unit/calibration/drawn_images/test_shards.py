@@ -13,7 +13,13 @@ import pytest
 from PIL import Image
 
 from mixport.calibration.drawn_images.shard_format import pack
-from mixport.calibration.drawn_images.shards import MANIFEST_FILE, ShardFolder, read_manifest, shard_files, verify_folder
+from mixport.calibration.drawn_images.shards import (
+    MANIFEST_FILE,
+    ShardFolder,
+    read_manifest,
+    shard_files,
+    verify_folder,
+)
 from mixport.records.errors import StoreError
 
 BATCH = 3
@@ -45,7 +51,11 @@ def flip(path: Path, *, offset: int) -> None:
 
 def test_images_come_back_with_their_notes(tmp_path: Path) -> None:
     path = filled(tmp_path)
-    assert sorted(one.name for one in path.iterdir()) == ["000000-000002.zip", "000003-000005.zip", MANIFEST_FILE]
+    assert sorted(one.name for one in path.iterdir()) == [
+        "000000-000002.zip",
+        "000003-000005.zip",
+        MANIFEST_FILE,
+    ]
     folder = shards(tmp_path)
     with folder.lock():
         assert [folder.has(first) for first in (0, 3, 6)] == [True, True, False]
@@ -113,7 +123,9 @@ def test_verify_finds_every_flipped_byte_of_a_sealed_shard(tmp_path: Path) -> No
     shard = filled(tmp_path) / "000003-000005.zip"
     for offset in range(0, shard.stat().st_size, 29):
         flip(shard, offset=offset)
-        assert verify_folder(shard.parent) == [f"{shard.name}: content differs from its recorded SHA-256"], offset
+        assert verify_folder(shard.parent) == [f"{shard.name}: content differs from its recorded SHA-256"], (
+            offset
+        )
         flip(shard, offset=offset)
     assert verify_folder(shard.parent) == []
 
@@ -149,17 +161,24 @@ def test_leftovers_of_a_killed_writer_go(tmp_path: Path) -> None:
 def test_a_shard_of_another_name_is_refused(tmp_path: Path) -> None:
     path = filled(tmp_path, seal=False)
     (path / "000003-000005.zip").replace(path / "000006-000008.zip")
-    assert verify_folder(path) == ["000006-000008.zip: cannot be read: the images inside are not those of its name"]
+    assert verify_folder(path) == [
+        "000006-000008.zip: cannot be read: the images inside are not those of its name"
+    ]
 
 
 def test_a_shard_that_unpacks_to_more_than_it_is_gets_refused(tmp_path: Path) -> None:
     data, record = pack(0, pixels(0), note={})
     path = tmp_path / "drawn" / "key"
     path.mkdir(parents=True)
-    with zipfile.ZipFile(io.BytesIO(data)) as whole, zipfile.ZipFile(path / record.file, "w", zipfile.ZIP_DEFLATED) as bomb:
+    with (
+        zipfile.ZipFile(io.BytesIO(data)) as whole,
+        zipfile.ZipFile(path / record.file, "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
         for name in whole.namelist():
             bomb.writestr(name, whole.read(name))
-    assert verify_folder(path) == [f"{record.file}: cannot be read: members are compressed, or the notes too large"]
+    assert verify_folder(path) == [
+        f"{record.file}: cannot be read: members are compressed, or the notes too large"
+    ]
 
 
 def test_the_second_writer_waits(tmp_path: Path) -> None:
@@ -181,7 +200,9 @@ def test_the_second_writer_waits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_a_cache_that_cannot_be_written_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_a_cache_that_cannot_be_written_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     def refuse(_: int) -> None:
         raise OSError(number, os.strerror(number))
 

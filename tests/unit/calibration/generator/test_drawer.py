@@ -24,8 +24,12 @@ MakeDrawer = Callable[..., Drawer]
 @pytest.fixture
 def drawer(tmp_path: Path, tiny_pipeline: Path) -> MakeDrawer:
     def making(folder: Path | None = None, **changes: object) -> Drawer:
-        request = resolve_request(prompt_recipe(), settings(folder or tiny_pipeline, **changes), cache=tmp_path)
-        return Drawer(open_pipeline(request), request, prompts(request.prompts, count=COUNT), wanted=range(COUNT))
+        request = resolve_request(
+            prompt_recipe(), settings(folder or tiny_pipeline, **changes), cache=tmp_path
+        )
+        return Drawer(
+            open_pipeline(request), request, prompts(request.prompts, count=COUNT), wanted=range(COUNT)
+        )
 
     return making
 
@@ -63,12 +67,19 @@ def short_of_memory(most: int, error: Exception) -> tuple[Callable[..., Any], li
 
 def test_a_batch_of_images(drawer: MakeDrawer) -> None:
     made = drawer().draw(range(4))
-    assert (made.images.shape, made.images.dtype, made.pieces, made.blackened) == ((4, 16, 16, 3), np.uint8, (4,), ())
+    assert (made.images.shape, made.images.dtype, made.pieces, made.blackened) == (
+        (4, 16, 16, 3),
+        np.uint8,
+        (4,),
+        (),
+    )
     assert len({image.tobytes() for image in made.images}) == 4
 
 
 @pytest.mark.parametrize("shape", ["sdxl", "pixart"])
-def test_other_shapes_take_the_same_path(drawer: MakeDrawer, other_pipelines: dict[str, Path], shape: str) -> None:
+def test_other_shapes_take_the_same_path(
+    drawer: MakeDrawer, other_pipelines: dict[str, Path], shape: str
+) -> None:
     # One step is a case of its own in PixArt, for a scheduler of its own.
     made = drawer(other_pipelines[shape], steps=2)
     assert made.draw(range(4)).images.shape == (4, 16, 16, 3)
@@ -83,10 +94,15 @@ def test_the_same_request_gives_the_same_bytes(drawer: MakeDrawer) -> None:
     np.testing.assert_array_equal(drawer().draw(range(4)).images, drawer().draw(range(4)).images)
 
 
-@pytest.mark.parametrize("scheduler", [None, "EulerAncestralDiscreteScheduler", "DDPMScheduler", "LCMScheduler"])
+@pytest.mark.parametrize(
+    "scheduler", [None, "EulerAncestralDiscreteScheduler", "DDPMScheduler", "LCMScheduler"]
+)
 def test_an_image_does_not_depend_on_its_company(drawer: MakeDrawer, scheduler: str | None) -> None:
     """But for rounding: sums run in another order in a batch of another size."""
-    together, alone = drawer(scheduler=scheduler, steps=3).draw(range(4)).images, drawer(scheduler=scheduler, steps=3)
+    together, alone = (
+        drawer(scheduler=scheduler, steps=3).draw(range(4)).images,
+        drawer(scheduler=scheduler, steps=3),
+    )
     for index in range(4):
         difference = np.abs(alone.draw([index]).images[0].astype(int) - together[index])
         assert difference.max() <= 1
@@ -119,7 +135,10 @@ def test_nothing_is_left_in_the_global_stream(drawer: MakeDrawer) -> None:
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         MemoryError(),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you "
+            "tried to allocate 9 bytes"
+        ),
     ],
 )
 def test_out_of_memory_halves_the_pieces_and_goes_on(drawer: MakeDrawer, error: Exception) -> None:
@@ -161,7 +180,9 @@ def blacken(images: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(("change", "what"), [(spoil, "holds NaN"), (blacken, "has one value everywhere")])
-def test_broken_images_are_reported_with_the_repair(drawer: MakeDrawer, change: Callable[[np.ndarray], None], what: str) -> None:
+def test_broken_images_are_reported_with_the_repair(
+    drawer: MakeDrawer, change: Callable[[np.ndarray], None], what: str
+) -> None:
     for dtype, repair in (("bfloat16", "--gen-dtype float32"), ("float32", "--gen-guidance")):
         with pytest.raises(BadInputError, match=rf"in {dtype}: image 1 \(.*\) {what}") as caught:
             wrap(drawer(dtype=dtype), changed(change)).draw(range(2))

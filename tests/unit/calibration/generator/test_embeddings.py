@@ -23,8 +23,12 @@ def opened(folder: Path, cache: Path) -> OpenPipeline:
     return open_pipeline(resolve_request(prompt_recipe(), settings(folder), cache=cache))
 
 
-def conditions(found: OpenPipeline, texts: list[str] = TEXTS, *, negative_prompt: str = "", guided: bool = True) -> PromptConditions:
-    return PromptConditions(found, texts, wanted=range(len(texts)), negative_prompt=negative_prompt, guided=guided)
+def conditions(
+    found: OpenPipeline, texts: list[str] = TEXTS, *, negative_prompt: str = "", guided: bool = True
+) -> PromptConditions:
+    return PromptConditions(
+        found, texts, wanted=range(len(texts)), negative_prompt=negative_prompt, guided=guided
+    )
 
 
 def count_encodings(found: OpenPipeline, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
@@ -43,13 +47,17 @@ def count_encodings(found: OpenPipeline, monkeypatch: pytest.MonkeyPatch) -> lis
 
 
 @pytest.fixture(params=["sd", "sdxl", "pixart"])
-def pipeline(request: pytest.FixtureRequest, tmp_path: Path, tiny_pipeline: Path, other_pipelines: dict[str, Path]) -> OpenPipeline:
+def pipeline(
+    request: pytest.FixtureRequest, tmp_path: Path, tiny_pipeline: Path, other_pipelines: dict[str, Path]
+) -> OpenPipeline:
     return opened({"sd": tiny_pipeline, **other_pipelines}[request.param], tmp_path)
 
 
 @pytest.mark.parametrize("negative_prompt", ["", "blurry"])
 @pytest.mark.parametrize("guidance", [0.0, 3.0])
-def test_embeddings_give_the_images_that_texts_give(pipeline: OpenPipeline, negative_prompt: str, guidance: float) -> None:
+def test_embeddings_give_the_images_that_texts_give(
+    pipeline: OpenPipeline, negative_prompt: str, guidance: float
+) -> None:
     made = conditions(pipeline, negative_prompt=negative_prompt, guided=guidance > 1.0)
     arguments = made.of([0, 1, 3])
     assert made.mode == "embeddings"
@@ -59,7 +67,14 @@ def test_embeddings_give_the_images_that_texts_give(pipeline: OpenPipeline, nega
         noise = [torch.Generator("cpu").manual_seed(seed) for seed in range(3)]
         more = {"use_resolution_binning": False} if "use_resolution_binning" in pipeline.arguments else {}
         with torch.inference_mode():
-            return pipeline.pipe(generator=noise, guidance_scale=guidance, num_inference_steps=2, output_type="np", **more, **named).images
+            return pipeline.pipe(
+                generator=noise,
+                guidance_scale=guidance,
+                num_inference_steps=2,
+                output_type="np",
+                **more,
+                **named,
+            ).images
 
     texts: dict[str, Any] = {"prompt": ["a cat", "a dog", "a ship"]}
     if negative_prompt:
@@ -67,7 +82,9 @@ def test_embeddings_give_the_images_that_texts_give(pipeline: OpenPipeline, nega
     np.testing.assert_allclose(draw(**arguments), draw(**texts), atol=2e-5)
 
 
-def test_each_distinct_prompt_is_encoded_once(pipeline: OpenPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_distinct_prompt_is_encoded_once(
+    pipeline: OpenPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = count_encodings(pipeline, monkeypatch)
     made = conditions(pipeline, negative_prompt="blurry")
     for start in (0, 3):
@@ -99,13 +116,17 @@ def test_embeddings_go_after_the_last_use_of_their_group(pipeline: OpenPipeline)
     assert made.held_bytes == 0
 
 
-def test_embeddings_held_are_bounded_and_change_no_bit(pipeline: OpenPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embeddings_held_are_bounded_and_change_no_bit(
+    pipeline: OpenPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = [f"a thing with number {number % 50}" for number in range(100)]
     free = conditions(pipeline, texts)
     free.of(range(len(texts)))
     a_group = free.held_bytes // 4
     assert a_group > 0
-    bounded = PromptConditions(pipeline, texts, wanted=range(len(texts)), negative_prompt="", guided=True, most_bytes=2 * a_group)
+    bounded = PromptConditions(
+        pipeline, texts, wanted=range(len(texts)), negative_prompt="", guided=True, most_bytes=2 * a_group
+    )
     calls = count_encodings(pipeline, monkeypatch)
     for start in range(0, len(texts), 5):
         indices = range(start, start + 5)
@@ -119,11 +140,20 @@ def test_embeddings_held_are_bounded_and_change_no_bit(pipeline: OpenPipeline, m
     assert len(groups) == 8, "each once a turn"
 
 
-def test_the_group_that_was_not_used_for_longest_goes(pipeline: OpenPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_group_that_was_not_used_for_longest_goes(
+    pipeline: OpenPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = [f"{number} things" for number in range(3 * GROUP)]
     first = conditions(pipeline, texts)
     first.of([0])
-    made = PromptConditions(pipeline, texts * 2, wanted=range(6 * GROUP), negative_prompt="", guided=True, most_bytes=2 * first.held_bytes)
+    made = PromptConditions(
+        pipeline,
+        texts * 2,
+        wanted=range(6 * GROUP),
+        negative_prompt="",
+        guided=True,
+        most_bytes=2 * first.held_bytes,
+    )
     for group in (0, 1, 0, 2):
         made.of([group * GROUP])
     calls = count_encodings(pipeline, monkeypatch)
@@ -135,7 +165,11 @@ def test_the_group_that_was_not_used_for_longest_goes(pipeline: OpenPipeline, mo
 
 def test_an_unknown_shape_gets_texts(pipeline: OpenPipeline) -> None:
     odd = dataclasses.replace(
-        pipeline, arguments={**pipeline.arguments, "prompt_embeds_2": inspect.Parameter("x", inspect.Parameter.KEYWORD_ONLY)}
+        pipeline,
+        arguments={
+            **pipeline.arguments,
+            "prompt_embeds_2": inspect.Parameter("x", inspect.Parameter.KEYWORD_ONLY),
+        },
     )
     made = conditions(odd, negative_prompt="blurry")
     assert made.of([0, 1]) == {"prompt": ["a cat", "a dog"], "negative_prompt": ["blurry", "blurry"]}
@@ -143,10 +177,13 @@ def test_an_unknown_shape_gets_texts(pipeline: OpenPipeline) -> None:
     assert text_similarity(odd, ["a", "b"]) is None
 
 
-def test_a_tokenizer_that_pads_to_the_longest_prompt_gets_texts(pipeline: OpenPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_that_pads_to_the_longest_prompt_gets_texts(
+    pipeline: OpenPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shorten(pipeline, monkeypatch, lambda prompt: max(len(text) for text in prompt))
     texts = [f"{number} " * (1 + number // GROUP) for number in range(GROUP + 1)]
-    # Whatever comes first, and whatever is left to do: a run that goes on must draw as the one that was interrupted.
+    # Whatever comes first, and whatever is left to do: a run that goes on must draw as the one that was
+    # interrupted.
     for order in ([0, GROUP], [GROUP, 0], [GROUP]):
         made = conditions(pipeline, texts, guided=False)
         assert [made.of([index]) for index in order] == [{"prompt": [texts[index]]} for index in order]
@@ -158,7 +195,10 @@ def test_the_negative_prompt_must_fit_too(pipeline: OpenPipeline, monkeypatch: p
 
     def shorter(self: Any, prompt: list[str], *arguments: Any, **named: Any) -> Any:
         found = encode(self, prompt, *arguments, **named)
-        return tuple(one[:, :5] if named.get("negative_prompt") and one is not None and one.dim() == 3 else one for one in found)
+        return tuple(
+            one[:, :5] if named.get("negative_prompt") and one is not None and one.dim() == 3 else one
+            for one in found
+        )
 
     shorter.__signature__ = inspect.signature(encode)  # pyright: ignore[reportFunctionMemberAccess]
     monkeypatch.setattr(type(pipeline.pipe), "encode_prompt", shorter)
@@ -168,13 +208,17 @@ def test_the_negative_prompt_must_fit_too(pipeline: OpenPipeline, monkeypatch: p
     assert conditions(pipeline, negative_prompt="blurry", guided=False).mode == "embeddings"
 
 
-def test_an_encoder_that_contradicts_itself_is_reported(pipeline: OpenPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoder_that_contradicts_itself_is_reported(
+    pipeline: OpenPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shorten(pipeline, monkeypatch, lambda prompt: 5 if "a ship" in prompt else 20)
     with pytest.raises(BadInputError, match="embeddings of different shapes, first for 'a cat'"):
         conditions(pipeline, guided=False).of([0])
 
 
-def shorten(pipeline: OpenPipeline, monkeypatch: pytest.MonkeyPatch, length: Callable[[list[str]], int]) -> None:
+def shorten(
+    pipeline: OpenPipeline, monkeypatch: pytest.MonkeyPatch, length: Callable[[list[str]], int]
+) -> None:
     """Cut what the text encoder gives to a length that depends on its texts."""
     encode = type(pipeline.pipe).encode_prompt
 
@@ -187,7 +231,9 @@ def shorten(pipeline: OpenPipeline, monkeypatch: pytest.MonkeyPatch, length: Cal
 
 
 def test_similar_texts_are_near(pipeline: OpenPipeline) -> None:
-    found = text_similarity(pipeline, ["a photo of a cat", "a photo of a cats", "a photo of an old locomotive"])
+    found = text_similarity(
+        pipeline, ["a photo of a cat", "a photo of a cats", "a photo of an old locomotive"]
+    )
     assert found is not None
     np.testing.assert_allclose(np.diag(found), 1.0, atol=1e-5)
     np.testing.assert_allclose(found, found.T, atol=1e-6)

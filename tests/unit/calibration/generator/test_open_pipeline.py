@@ -60,7 +60,9 @@ def test_a_scheduler_by_name_takes_over_the_configuration(tmp_path: Path, tiny_p
     assert found.pipe.scheduler.config.num_train_timesteps == 100
 
 
-@pytest.mark.parametrize("name", ["DPMSolverMultistepSchduler", "dpmsolver", "UNet2DConditionModel", "SchedulerMixin", "__doc__"])
+@pytest.mark.parametrize(
+    "name", ["DPMSolverMultistepSchduler", "dpmsolver", "UNet2DConditionModel", "SchedulerMixin", "__doc__"]
+)
 def test_an_unknown_scheduler_lists_near_names(tmp_path: Path, tiny_pipeline: Path, name: str) -> None:
     with pytest.raises(BadOptionError, match=f"--gen-scheduler {name} is no scheduler") as caught:
         opened(tiny_pipeline, tmp_path, scheduler=name)
@@ -69,7 +71,11 @@ def test_an_unknown_scheduler_lists_near_names(tmp_path: Path, tiny_pipeline: Pa
 
 
 def test_a_safety_checker_that_is_off_is_not_loaded(tmp_path: Path, copy: Path) -> None:
-    rename(copy, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"], requires_safety_checker=True)
+    rename(
+        copy,
+        safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
+        requires_safety_checker=True,
+    )
     assert opened(copy, tmp_path).pipe.safety_checker is None
 
 
@@ -83,7 +89,9 @@ def test_a_safety_checker_that_is_off_is_not_loaded(tmp_path: Path, copy: Path) 
         ("NoSuchPipeline", "does not know"),
     ],
 )
-def test_pipelines_that_draw_no_images_from_text(tmp_path: Path, copy: Path, class_name: str, why: str) -> None:
+def test_pipelines_that_draw_no_images_from_text(
+    tmp_path: Path, copy: Path, class_name: str, why: str
+) -> None:
     rename(copy, _class_name=class_name)
     with pytest.raises(BadInputError, match=why):
         opened(copy, tmp_path)
@@ -96,12 +104,22 @@ def test_damaged_weights(tmp_path: Path, copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("component", "names"), [("unet", r"UNet2DConditionModel: conv_in\.weight"), ("text_encoder", r"embeddings\.token_embedding\.weight")]
+    ("component", "names"),
+    [
+        ("unet", r"UNet2DConditionModel: conv_in\.weight"),
+        ("text_encoder", r"embeddings\.token_embedding\.weight"),
+    ],
 )
 def test_weights_that_are_missing(tmp_path: Path, copy: Path, component: str, names: str) -> None:
-    """The libraries fill them with what memory holds: images would mean nothing, and differ from run to run."""
+    """The libraries fill them with what memory holds: images would mean nothing, and differ from run to
+    run.
+    """
     (path,) = (copy / component).glob("*.safetensors")
-    kept = {name: tensor for name, tensor in load_file(path).items() if "token_embedding" not in name and name != "conv_in.weight"}
+    kept = {
+        name: tensor
+        for name, tensor in load_file(path).items()
+        if "token_embedding" not in name and name != "conv_in.weight"
+    }
     save_file(kept, path, metadata={"format": "pt"})
     with pytest.raises(BadInputError, match=f"lacks weights that its classes need: {names}"):
         opened(copy, tmp_path)
@@ -113,7 +131,9 @@ def test_a_scheduler_of_another_kind(tmp_path: Path, tiny_pipeline: Path, name: 
         opened(tiny_pipeline, tmp_path, scheduler=name)
 
 
-def test_a_device_that_refuses_the_pipeline(tmp_path: Path, tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_refuses_the_pipeline(
+    tmp_path: Path, tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -132,5 +152,7 @@ def test_prompts_that_the_text_encoder_cuts_off_are_refused(tmp_path: Path, tiny
     found = opened(tiny_pipeline, tmp_path)
     fits = "x" * (LENGTH - 2)
     check_lengths(found, [fits, "short"])
-    with pytest.raises(BadInputError, match=f"has {LENGTH + 1} tokens, the text encoder of .* reads {LENGTH}"):
+    with pytest.raises(
+        BadInputError, match=f"has {LENGTH + 1} tokens, the text encoder of .* reads {LENGTH}"
+    ):
         check_lengths(found, ["short", fits + "x"])

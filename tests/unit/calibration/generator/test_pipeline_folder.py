@@ -58,7 +58,15 @@ def test_files_that_loading_ignores_do_not_count(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, "{", "[]", "3", '{"unet": ["diffusers", "UNet2DConditionModel"]}', '{"_class_name": ["mine", "Mine"]}']
+    "content",
+    [
+        None,
+        "{",
+        "[]",
+        "3",
+        '{"unet": ["diffusers", "UNet2DConditionModel"]}',
+        '{"_class_name": ["mine", "Mine"]}',
+    ],
 )
 def test_what_is_no_pipeline_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:
@@ -69,7 +77,15 @@ def test_what_is_no_pipeline_is_refused(tmp_path: Path, content: str | None) -> 
 
 
 @pytest.mark.parametrize(
-    "value", [["os", "system"], ["mine", "Unet"], ["diffusers.pipelines", "Unet"], ["../evil", "Unet"], ["diffusers"], [1, 2]]
+    "value",
+    [
+        ["os", "system"],
+        ["mine", "Unet"],
+        ["diffusers.pipelines", "Unet"],
+        ["../evil", "Unet"],
+        ["diffusers"],
+        [1, 2],
+    ],
 )
 def test_classes_of_other_libraries_are_refused(folder: Path, value: list[object]) -> None:
     change(folder, "model_index.json", unet=value)
@@ -98,7 +114,9 @@ def test_an_index_larger_than_the_bound_is_refused(folder: Path) -> None:
         read_pipeline_folder(folder)
 
 
-@pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors", "weights.ckpt"])
+@pytest.mark.parametrize(
+    "name", ["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors", "weights.ckpt"]
+)
 def test_weights_that_are_not_plain_safetensors_are_refused(folder: Path, name: str) -> None:
     (folder / "unet" / "diffusion_pytorch_model.safetensors").replace(folder / "unet" / name)
     with pytest.raises(BadInputError, match=name) as caught:
@@ -121,7 +139,9 @@ def test_a_class_chosen_by_the_folder_may_not_name_code(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("component", ["unet", "text_encoder"])
-@pytest.mark.parametrize("elsewhere", ["evil.bin", "evil.safetensors", "../vae/diffusion_pytorch_model.safetensors", 5])
+@pytest.mark.parametrize(
+    "elsewhere", ["evil.bin", "evil.safetensors", "../vae/diffusion_pytorch_model.safetensors", 5]
+)
 def test_shards_that_no_key_would_cover_are_refused(folder: Path, component: str, elsewhere: object) -> None:
     """diffusers and transformers load whatever the index names, pickles too."""
     (weights,) = (folder / component).glob("*.safetensors")
@@ -143,7 +163,11 @@ def test_weights_that_a_configuration_names_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{"_attn_implementation": "kernels-community/flash-attn"}, {"text_config": {"attn_implementation": "someone/kernel"}}]
+    "more",
+    [
+        {"_attn_implementation": "kernels-community/flash-attn"},
+        {"text_config": {"attn_implementation": "someone/kernel"}},
+    ],
 )
 def test_compiled_code_of_the_hub_is_refused(folder: Path, more: dict[str, Any]) -> None:
     change(folder, "text_encoder/config.json", _attn_implementation="sdpa")

@@ -16,31 +16,51 @@ Resolve = Callable[..., DrawingRequest]
 
 @pytest.fixture
 def resolve(tmp_path: Path, tiny_pipeline: Path) -> Resolve:
-    def resolving(folder: Path | None = None, prompts: dict[str, object] | None = None, **changes: object) -> DrawingRequest:
-        return resolve_request(prompt_recipe(**prompts or {}), settings(folder or tiny_pipeline, **changes), cache=tmp_path / "cache")
+    def resolving(
+        folder: Path | None = None, prompts: dict[str, object] | None = None, **changes: object
+    ) -> DrawingRequest:
+        return resolve_request(
+            prompt_recipe(**prompts or {}),
+            settings(folder or tiny_pipeline, **changes),
+            cache=tmp_path / "cache",
+        )
 
     return resolving
 
 
 def test_every_default_is_settled(resolve: Resolve) -> None:
     found = resolve(steps=None, guidance=None, batch=None)
-    assert (found.steps, found.guidance, found.dtype, found.device, found.size) == (25, 3.5, "float32", "cpu", None)
+    assert (found.steps, found.guidance, found.dtype, found.device, found.size) == (
+        25,
+        3.5,
+        "float32",
+        "cpu",
+        None,
+    )
     assert found.batch == 64
     assert found.asked["scheduler"]["class"] == "DPMSolverMultistepScheduler"
     assert len(found.asked["files"]) == 10
 
 
-def test_a_negative_prompt_without_guidance_is_refused(resolve: Resolve, tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_a_negative_prompt_without_guidance_is_refused(
+    resolve: Resolve, tiny_pipeline: Path, tmp_path: Path
+) -> None:
     few_steps = tmp_path / "sd-turbo"  # its own guidance is 0
     few_steps.symlink_to(tiny_pipeline)
-    with pytest.raises(BadOptionError, match=r"--gen-negative has no effect without guidance, and .*sd-turbo draws with 0") as raised:
+    with pytest.raises(
+        BadOptionError, match=r"--gen-negative has no effect without guidance, and .*sd-turbo draws with 0"
+    ) as raised:
         resolve(folder=few_steps, guidance=None, negative_prompt="blurry")
     assert "--gen-guidance above 1" in str(raised.value.hint)
     assert resolve(folder=few_steps, guidance=4.0, negative_prompt="blurry").guided
 
 
-@pytest.mark.parametrize(("size", "batch"), [((64, 64), 64), ((128, 128), 16), ((256, 256), 4), ((512, 512), 1)])
-def test_large_images_are_drawn_in_small_batches_on_a_cpu(resolve: Resolve, size: tuple[int, int], batch: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "batch"), [((64, 64), 64), ((128, 128), 16), ((256, 256), 4), ((512, 512), 1)]
+)
+def test_large_images_are_drawn_in_small_batches_on_a_cpu(
+    resolve: Resolve, size: tuple[int, int], batch: int
+) -> None:
     assert resolve(size=size, batch=None).batch == batch
 
 
@@ -84,9 +104,16 @@ def test_the_key_covers_the_versions(resolve: Resolve, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    "name", ["unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json", "tokenizer/tokenizer.json"]
+    "name",
+    [
+        "unet/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer.json",
+    ],
 )
-def test_the_key_covers_the_files_that_are_loaded(resolve: Resolve, tmp_path: Path, tiny_pipeline: Path, name: str) -> None:
+def test_the_key_covers_the_files_that_are_loaded(
+    resolve: Resolve, tmp_path: Path, tiny_pipeline: Path, name: str
+) -> None:
     copy = Path(shutil.copytree(tiny_pipeline, tmp_path / "copy"))
     assert resolve(copy).key == resolve().key
     data = (copy / name).read_bytes()
@@ -109,8 +136,13 @@ def test_values_out_of_range_are_refused(resolve: Resolve, changes: dict[str, ob
         resolve(**changes)
 
 
-@pytest.mark.parametrize(("there", "asked", "device", "dtype"), [(True, "auto", "cuda", "float16"), (False, "auto", "cpu", "float32")])
-def test_the_device_is_found(resolve: Resolve, monkeypatch: pytest.MonkeyPatch, there: bool, asked: str, device: str, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("there", "asked", "device", "dtype"),
+    [(True, "auto", "cuda", "float16"), (False, "auto", "cpu", "float32")],
+)
+def test_the_device_is_found(
+    resolve: Resolve, monkeypatch: pytest.MonkeyPatch, there: bool, asked: str, device: str, dtype: str
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: there)
     found = resolve(device=asked)
     assert (found.device, found.dtype) == (device, dtype)

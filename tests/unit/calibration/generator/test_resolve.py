@@ -25,7 +25,9 @@ def test_a_copy_of_a_known_model_is_known(tmp_path: Path, tiny_pipeline: Path) -
     assert KNOWN["sd-turbo"].guidance == 0.0
 
 
-def test_the_builtin_one_is_a_folder_like_others(monkeypatch: pytest.MonkeyPatch, tiny_pipeline: Path) -> None:
+def test_the_builtin_one_is_a_folder_like_others(
+    monkeypatch: pytest.MonkeyPatch, tiny_pipeline: Path
+) -> None:
     monkeypatch.setattr(builtin, "generator_folder", lambda: tiny_pipeline)
     found = resolve_generator("builtin")
     assert (found.name, found.folder.path, found.defaults) == ("builtin", tiny_pipeline, KNOWN["builtin"])
@@ -38,7 +40,17 @@ def test_an_installation_without_the_builtin_one(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "source", ["nothing", "./nothing", "/nowhere/at/all", "a/b/c", "", "~/nothing here", "~nobody-of-that-name/x", "a" * 300]
+    "source",
+    [
+        "nothing",
+        "./nothing",
+        "/nowhere/at/all",
+        "a/b/c",
+        "",
+        "~/nothing here",
+        "~nobody-of-that-name/x",
+        "a" * 300,
+    ],
 )
 def test_unknown_generators(source: str) -> None:
     with pytest.raises(BadInputError, match="unknown generator"):
@@ -57,7 +69,9 @@ def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
         resolve_generator(str(tmp_path))
 
 
-def test_a_hub_id_is_checked_before_it_is_fetched(monkeypatch: pytest.MonkeyPatch, tiny_pipeline: Path) -> None:
+def test_a_hub_id_is_checked_before_it_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, tiny_pipeline: Path
+) -> None:
     asked: list[tuple[object, ...]] = []
 
     def index(repository: str, name: str, *, revision: str | None) -> str:
@@ -78,7 +92,9 @@ def test_a_hub_id_is_checked_before_it_is_fetched(monkeypatch: pytest.MonkeyPatc
 
 def test_a_hub_id_with_foreign_code_is_not_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": ["mine", "Mine"]}')
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(tmp_path / "model_index.json"))
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda *_, **__: str(tmp_path / "model_index.json")
+    )
     monkeypatch.setattr(hub, "_download", lambda *_, **__: pytest.fail("fetched"))
     with pytest.raises(BadInputError, match="custom code is never run"):
         resolve_generator("someone/something")
@@ -95,7 +111,10 @@ def response(status: int) -> SimpleNamespace:
         (hub_errors.OfflineModeIsEnabled("offline"), "cannot be reached: offline"),
         (ConnectionError("refused"), "cannot be reached: refused"),
         (RuntimeError("something of a network library"), "cannot be reached: something"),
-        (hub_errors.RepositoryNotFoundError("404", response=response(404)), "no generator someone/thing at revision v1 on the hub"),
+        (
+            hub_errors.RepositoryNotFoundError("404", response=response(404)),
+            "no generator someone/thing at revision v1 on the hub",
+        ),
         (hub_errors.GatedRepoError("403", response=response(403)), "asks for a login"),
         (hub_errors.RevisionNotFoundError("404", response=response(404)), "has no revision v1"),
         (hub_errors.EntryNotFoundError("404"), "no diffusers pipeline"),

@@ -48,7 +48,8 @@ def test_far_partners_come_from_the_far_half() -> None:
     choices = list(islice(pairing.far(similarity=similarity, together=2, seed=1), 600))
     assert sorted(first for first, _ in choices[:6]) == list(range(6))
     partners = {first: {second for one, second in choices if one == first} for first in range(6)}
-    # The half of five others, rounded up, is three; class 1 is at distance 1 of both 0 and 2, ties go by index.
+    # The half of five others, rounded up, is three; class 1 is at distance 1 of both 0 and 2, ties go by
+    # index.
     assert partners == {0: {3, 4, 5}, 1: {3, 4, 5}, 2: {0, 4, 5}, 3: {0, 1, 5}, 4: {0, 1, 2}, 5: {0, 1, 2}}
 
 
@@ -58,7 +59,9 @@ def test_far_sets_look_at_the_nearest_of_those_chosen() -> None:
     for first, second, third in islice(pairing.far(similarity=similarity, together=3, seed=1), 200):
         assert {first, second} & {0, 1} and {first, second} & {2, 3}
         assert third not in (first, second)
-    assert all(len(set(choice)) == 4 for choice in islice(pairing.far(similarity=similarity, together=4, seed=1), 50))
+    assert all(
+        len(set(choice)) == 4 for choice in islice(pairing.far(similarity=similarity, together=4, seed=1), 50)
+    )
 
 
 def test_far_copes_with_two_classes_and_with_equal_ones() -> None:
@@ -68,8 +71,12 @@ def test_far_copes_with_two_classes_and_with_equal_ones() -> None:
 
 def test_words_are_the_same_for_ever() -> None:
     assert words(7, stream=Stream.CHOICE, index=3, count=2) == [18433488244966777507, 14597912321509443220]
-    assert words(7, stream=Stream.CHOICE, index=3, count=9)[:2] == words(7, stream=Stream.CHOICE, index=3, count=2)
-    assert words(2**63 - 1, stream=Stream.ORDER, index=2**63 - 1, count=1) != words(0, stream=Stream.ORDER, index=0, count=1)
+    assert words(7, stream=Stream.CHOICE, index=3, count=9)[:2] == words(
+        7, stream=Stream.CHOICE, index=3, count=2
+    )
+    assert words(2**63 - 1, stream=Stream.ORDER, index=2**63 - 1, count=1) != words(
+        0, stream=Stream.ORDER, index=0, count=1
+    )
 
 
 def test_streams_and_indices_do_not_overlap() -> None:

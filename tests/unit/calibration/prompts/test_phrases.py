@@ -2,16 +2,37 @@ from __future__ import annotations
 
 import pytest
 
-from mixport.calibration.prompts.phrases import ADJECTIVES, DEFAULT_TEMPLATE, check_template, fill, with_article
+from mixport.calibration.prompts.phrases import (
+    ADJECTIVES,
+    DEFAULT_TEMPLATE,
+    check_template,
+    fill,
+    with_article,
+)
 from mixport.records.errors import BadOptionError
 
 
-@pytest.mark.parametrize("word", ["airplane", "automobile", "Egyptian cat", "umbrella", "hourglass", "honest face", "iPod", "unimportant"])
+@pytest.mark.parametrize(
+    "word",
+    ["airplane", "automobile", "Egyptian cat", "umbrella", "hourglass", "honest face", "iPod", "unimportant"],
+)
 def test_an(word: str) -> None:
     assert with_article(word) == f"an {word}"
 
 
-@pytest.mark.parametrize("word", ["cat", "honeycomb", "European fire salamander", "unicycle", "one-piece suit", "ukulele", "utensil", "3D"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "cat",
+        "honeycomb",
+        "European fire salamander",
+        "unicycle",
+        "one-piece suit",
+        "ukulele",
+        "utensil",
+        "3D",
+    ],
+)
 def test_a(word: str) -> None:
     assert with_article(word) == f"a {word}"
 
@@ -29,14 +50,18 @@ def test_the_article_is_the_adjectives() -> None:
 
 
 def test_braces_in_a_label_are_text() -> None:
-    assert fill(DEFAULT_TEMPLATE, labels=["{0.__class__} {classes}"]) == "A photo of a {0.__class__} {classes}"
+    assert (
+        fill(DEFAULT_TEMPLATE, labels=["{0.__class__} {classes}"]) == "A photo of a {0.__class__} {classes}"
+    )
 
 
 def test_adjectives_are_different_words_in_order() -> None:
     assert sorted(set(ADJECTIVES)) == list(ADJECTIVES)
 
 
-@pytest.mark.parametrize("template", ["{classes}", "{{x}} of a {{y}} {classes}.", "Photo: {classes} at sea", "Santa {classes}"])
+@pytest.mark.parametrize(
+    "template", ["{classes}", "{{x}} of a {{y}} {classes}.", "Photo: {classes} at sea", "Santa {classes}"]
+)
 def test_templates_with_one_field(template: str) -> None:
     assert check_template(template) == template
 
@@ -70,7 +95,9 @@ def test_a_template_that_cannot_be_read(template: str) -> None:
         check_template(template)
 
 
-@pytest.mark.parametrize("template", ["A photo of a {classes}", "an {classes}", "See THE  {classes}", "{{a}} the\n{classes}"])
+@pytest.mark.parametrize(
+    "template", ["A photo of a {classes}", "an {classes}", "See THE  {classes}", "{{a}} the\n{classes}"]
+)
 def test_a_second_article_is_refused(template: str) -> None:
     with pytest.raises(BadOptionError, match="brings its own"):
         check_template(template)

@@ -31,7 +31,10 @@ def test_the_first_prompts_are_these_for_ever() -> None:
         Prompt(text="A photo of a cat and a frog", classes=(3, 6), seed=8594255515316044434),
         Prompt(text="A photo of a horse and a truck", classes=(7, 9), seed=7030226672836543309),
     )
-    assert [prompt.text for prompt in prompts(GENQ, count=2)] == ["A photo of an embroidered dog", "A photo of a large cat"]
+    assert [prompt.text for prompt in prompts(GENQ, count=2)] == [
+        "A photo of an embroidered dog",
+        "A photo of a large cat",
+    ]
 
 
 def test_texts_say_their_classes() -> None:
@@ -54,13 +57,18 @@ def test_one_class_a_prompt_each_once_a_pass(recipe: PromptRecipe) -> None:
 
 def test_genq_puts_an_adjective_before_the_class() -> None:
     made = prompts(GENQ, count=500)
-    used = {prompt.text.removesuffix(NAMES[prompt.classes[0]]).split(maxsplit=4)[4].strip() for prompt in made}
+    used = {
+        prompt.text.removesuffix(NAMES[prompt.classes[0]]).split(maxsplit=4)[4].strip() for prompt in made
+    }
     assert used == set(ADJECTIVES)
     assert all(prompt.text.startswith(("A photo of a ", "A photo of an ")) for prompt in made)
 
 
 def test_pairings_differ() -> None:
-    kinds = [prompts(replace(MIXUP, pairing=pairing), count=20, similarity=line) for pairing in ("balanced", "uniform", "far")]
+    kinds = [
+        prompts(replace(MIXUP, pairing=pairing), count=20, similarity=line)
+        for pairing in ("balanced", "uniform", "far")
+    ]
     assert len({tuple(prompt.classes for prompt in made) for made in kinds}) == 3
 
 
@@ -71,7 +79,9 @@ def test_far_asks_for_the_similarity_of_whole_prompts_once() -> None:
         asked.append(list(texts))
         return line(texts)
 
-    made = prompts(replace(MIXUP, pairing="far", template="Sketch of {classes}"), count=50, similarity=similarity)
+    made = prompts(
+        replace(MIXUP, pairing="far", template="Sketch of {classes}"), count=50, similarity=similarity
+    )
     assert asked == [[f"Sketch of {'an' if name[0] == 'a' else 'a'} {name}" for name in NAMES]]
     assert min(abs(a - b) for a, b in (prompt.classes for prompt in made)) >= 3
 
@@ -94,7 +104,10 @@ def test_glosses_are_part_of_the_text() -> None:
         label_text="gloss",
         template="{classes}",
     )
-    assert {prompt.text for prompt in prompts(recipe, count=2)} == {"a kite (a bird of prey)", "a crane (a wading bird)"}
+    assert {prompt.text for prompt in prompts(recipe, count=2)} == {
+        "a kite (a bird of prey)",
+        "a crane (a wading bird)",
+    }
     plain = replace(recipe, label_text="name")
     assert {prompt.text for prompt in prompts(plain, count=2)} == {"a kite", "a crane"}
 
@@ -122,7 +135,10 @@ def test_the_reason_torch_looks_at_the_low_half_of_a_cpu_seed() -> None:
         ({"classes_per_prompt": 5}, "--classes-per-prompt is 5, allowed 2 to 4"),
         ({"classes_per_prompt": 0}, "--classes-per-prompt is 0, allowed 2 to 4"),
         ({"classes_per_prompt": 11}, "is 11, more than the 10 classes there are; allowed 2 to 4"),
-        ({"classes_per_prompt": 3, "class_names": ("cat", "dog")}, "is 3, more than the 2 classes there are; allowed 2 to 2"),
+        (
+            {"classes_per_prompt": 3, "class_names": ("cat", "dog")},
+            "is 3, more than the 2 classes there are; allowed 2 to 2",
+        ),
         ({"class_names": ("cat",)}, "fuse at least 2 classes, and there is 1"),
         ({"class_names": ()}, "the list of class names is empty"),
         ({"class_names": ("cat", "CAT")}, "read the same"),
@@ -143,7 +159,9 @@ def test_what_makes_no_prompts_is_explained(changes: dict[str, object], message:
 
 
 def test_one_class_is_enough_for_single() -> None:
-    assert [prompt.text for prompt in prompts(PromptRecipe(strategy="single", class_names=("cat",)), count=2)] == ["A photo of a cat"] * 2
+    assert [
+        prompt.text for prompt in prompts(PromptRecipe(strategy="single", class_names=("cat",)), count=2)
+    ] == ["A photo of a cat"] * 2
 
 
 def test_the_largest_seed_works() -> None:

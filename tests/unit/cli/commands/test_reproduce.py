@@ -22,13 +22,25 @@ OPTIONS: list[dict[str, Any]] = [
         "std": "0.5,0.5,0.5",
         "crop": 0.9,
     },
-    {"scheme": "w2a4", "reconstruction": "qdrop", "mlp_reconstruction": False, "target": ["ort-cpu", "onnx-int8"], "portable": False},
-    {"generator": "builtin", "gate": ["mismatches==0", "agreement>=0.5"], "runtime": ["native", "command:python3 {runner} {job}"]},
+    {
+        "scheme": "w2a4",
+        "reconstruction": "qdrop",
+        "mlp_reconstruction": False,
+        "target": ["ort-cpu", "onnx-int8"],
+        "portable": False,
+    },
+    {
+        "generator": "builtin",
+        "gate": ["mismatches==0", "agreement>=0.5"],
+        "runtime": ["native", "command:python3 {runner} {job}"],
+    },
 ]
 
 
 @pytest.mark.parametrize("values", OPTIONS)
-def test_the_way_there_and_back(values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_way_there_and_back(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # what a mixport.toml of this folder says is not what the build was told
     (tmp_path / "mixport.toml").write_text("[build]\nseed = 99\n")
     monkeypatch.chdir(tmp_path)

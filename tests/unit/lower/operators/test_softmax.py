@@ -1,4 +1,6 @@
-"""A small transformer through quantize and lower: nothing is left to kernels that differ between machines, unless asked for."""
+"""A small transformer through quantize and lower: nothing is left to kernels that differ between machines,
+unless asked for.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,17 @@ from mixport.validate.validate import validate
 
 def make(folder: Path, *, portable: bool) -> tuple[LoweredGraph, onnx.ModelProto, tuple[str, ...]]:
     np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8))
-    calibration = CalibrationSet(images_path=folder / "images.npy", count=16, method="images", recipe_key="", content_sha256="")
+    calibration = CalibrationSet(
+        images_path=folder / "images.npy", count=16, method="images", recipe_key="", content_sha256=""
+    )
     target = load_target("ort-cpu") if portable else load_target("ort-cpu").without_portable_forms()
-    quantized = quantize(load_model("tests.models:transformer"), calibration, target, scheme=Scheme.parse("w8a8"), workdir=folder)
+    quantized = quantize(
+        load_model("tests.models:transformer"),
+        calibration,
+        target,
+        scheme=Scheme.parse("w8a8"),
+        workdir=folder,
+    )
     lowered = lower(quantized, target, workdir=folder)
     images = np.random.default_rng(1).normal(0, 1, (4, 3, 32, 32)).astype(np.float32)
     report = validate(lowered, images, target, simulation=open_simulation(quantized))
@@ -33,11 +43,15 @@ def make(folder: Path, *, portable: bool) -> tuple[LoweredGraph, onnx.ModelProto
 
 
 @pytest.fixture(scope="module")
-def portable_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoweredGraph, onnx.ModelProto, tuple[str, ...]]:
+def portable_file(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[LoweredGraph, onnx.ModelProto, tuple[str, ...]]:
     return make(tmp_path_factory.mktemp("portable"), portable=True)
 
 
-def test_no_node_is_outside_the_claim(portable_file: tuple[LoweredGraph, onnx.ModelProto, tuple[str, ...]]) -> None:
+def test_no_node_is_outside_the_claim(
+    portable_file: tuple[LoweredGraph, onnx.ModelProto, tuple[str, ...]],
+) -> None:
     _, proto, islands = portable_file
     counts = Counter(node.op_type for node in proto.graph.node)
     assert islands == ()
@@ -52,7 +66,11 @@ def test_attention_is_two_integer_products_and_one_division_behind_them(
 ) -> None:
     _, proto, _ = portable_file
     producer = {name: node for node in proto.graph.node for name in node.output}
-    readers = {name: [node for node in proto.graph.node if name in node.input] for node in proto.graph.node for name in node.output}
+    readers = {
+        name: [node for node in proto.graph.node if name in node.input]
+        for node in proto.graph.node
+        for name in node.output
+    }
 
     def only_reader(node: onnx.NodeProto) -> onnx.NodeProto:
         (reader,) = readers[node.output[0]]
@@ -67,20 +85,30 @@ def test_attention_is_two_integer_products_and_one_division_behind_them(
     assert scores.op_type == "QuantizeLinear" and producer[scores.input[0]].op_type == "MatMul"
     values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     assert values[exponents.input[1]] == pytest.approx(values[scores.input[1]] * 6**-0.5, rel=2.0**-9)
-    assert exponents.input[1] == largest.input[1] and exponents.input[2] == largest.input[2] == scores.input[2]
+    assert (
+        exponents.input[1] == largest.input[1] and exponents.input[2] == largest.input[2] == scores.input[2]
+    )
     numerators = only_reader(exp)
     assert (values[numerators.input[1]], values[numerators.input[2]]) == (2.0**-8, 0)
-    assert sorted(node.op_type for node in readers[only_reader(numerators).output[0]]) == ["MatMul", "ReduceSum"]
+    assert sorted(node.op_type for node in readers[only_reader(numerators).output[0]]) == [
+        "MatMul",
+        "ReduceSum",
+    ]
     product, total = sorted(readers[only_reader(numerators).output[0]], key=lambda node: node.op_type)
     assert only_reader(product) is only_reader(total) or only_reader(product) == only_reader(total)
-    assert only_reader(product).op_type == "Div" and only_reader(only_reader(product)).op_type == "QuantizeLinear"
+    assert (
+        only_reader(product).op_type == "Div"
+        and only_reader(only_reader(product)).op_type == "QuantizeLinear"
+    )
 
 
 def test_sixteen_bit_codes_of_a_product_leave_its_kernel_integer(
     portable_file: tuple[LoweredGraph, onnx.ModelProto, tuple[str, ...]],
 ) -> None:
     _, proto, _ = portable_file
-    merge = next(node for node in proto.graph.node if node.op_type in {"Gemm", "MatMul"} and "merge" in node.name)
+    merge = next(
+        node for node in proto.graph.node if node.op_type in {"Gemm", "MatMul"} and "merge" in node.name
+    )
     readers = [node for node in proto.graph.node if merge.output[0] in node.input]
     assert [node.op_type for node in readers] == ["Mul"]
 

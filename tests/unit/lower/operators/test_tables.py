@@ -1,4 +1,6 @@
-"""Tables of codes as operators: which form, how many nodes, and that onnxruntime puts no Transpose around one between convolutions."""
+"""Tables of codes as operators: which form, how many nodes, and that onnxruntime puts no Transpose around one
+between convolutions.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +25,31 @@ _TABLES = {
 _QDQ = "float s = {0.05}, uint8 z = {120}, float ws = {0.01}, int8 wz = {0}"
 
 
-def lowered(table: str, *, form: str = "table", shape: str = "n,4,6,6", convolutions: bool = True, shared: bool = False) -> onnx.ModelProto:
+def lowered(
+    table: str,
+    *,
+    form: str = "table",
+    shape: str = "n,4,6,6",
+    convolutions: bool = True,
+    shared: bool = False,
+) -> onnx.ModelProto:
     """A Lookup, between two 1x1 convolutions or alone; `shared`: others read its input, too."""
     entries = ",".join(map(str, _TABLES[table]))
     weight = ",".join(["1", "-2", "3", "4"] * 4)
     lookup = (
-        f'v = mixport.Lookup <site = "act", in_scale = 0.05, in_zero_point = 120, scale = 0.0371, zero_point = 3, form = "{form}"> (d, t)'
+        'v = mixport.Lookup <site = "act", in_scale = 0.05, in_zero_point = 120, scale = 0.0371, '
+        f'zero_point = 3, form = "{form}"> (d, t)'
     )
-    before = """wf = DequantizeLinear(w, ws, wz) c = Conv(xf, wf) q = QuantizeLinear(c, s, z) d = DequantizeLinear(q, s, z)"""
+    before = """wf = DequantizeLinear(w, ws, wz) c = Conv(xf, wf) q = QuantizeLinear(c, s, z) d =
+    DequantizeLinear(q, s, z)"""
     after = "c2 = Conv(v, wf) y = QuantizeLinear(c2, s, z)"
     if not convolutions:
         before, after = "d = DequantizeLinear(q0, s, z)", "y = QuantizeLinear(v, s, z)"
     outputs = f"uint8[{shape}] y, uint8[{shape}] extra" if shared else f"uint8[{shape}] y"
     more = "extra = QuantizeLinear(d, ws, z)" if shared else ""
     text = f"""<ir_version: 10, opset_import: ["" : 21, "mixport" : 1]>
-        g (float[{shape}] x) => ({outputs}) <{_QDQ}, int8[4,4,1,1] w = {{{weight}}}, uint8[256] t = {{{entries}}}> {{
+        g (float[{shape}] x) => ({outputs}) <{_QDQ}, int8[4,4,1,1] w = {{{weight}}},
+        uint8[256] t = {{{entries}}}> {{
         q0 = QuantizeLinear(x, s, z) xf = DequantizeLinear(q0, s, z) {before} {lookup} {after} {more} }}"""
     model = ir.from_proto(onnx.parser.parse_model(text))
     graph = model.graph
@@ -70,7 +82,12 @@ def test_between_convolutions_the_table_reads_channels_last_codes(tmp_path: Path
 
 def test_elsewhere_the_codes_are_flattened_as_they_are() -> None:
     counts = Counter(n.op_type for n in lowered("random", shape="n,7,5", convolutions=False).graph.node)
-    assert (counts["GatherElements"], counts["Reshape"], counts["Transpose"], counts["Gather"]) == (1, 2, 0, 0)
+    assert (counts["GatherElements"], counts["Reshape"], counts["Transpose"], counts["Gather"]) == (
+        1,
+        2,
+        0,
+        0,
+    )
 
 
 def test_a_table_that_bounds_its_index_is_a_clip_where_others_read_the_codes() -> None:
@@ -93,8 +110,12 @@ def test_a_straight_table_is_one_byte_table_of_the_runtime(tmp_path: Path) -> No
     assert (counts["LeakyRelu"], counts["GatherElements"], counts["Cast"]) == (1, 0, 0)
     assert optimised(model, tmp_path)["QLinearLeakyRelu"] == 1
     x = np.random.default_rng(1).normal(0, 3, (2, 4, 6, 6)).astype(np.float32)
-    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None) for name in ("act", "q"))
-    act, codes = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(["act", "q"], {"x": x})
+    model.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None) for name in ("act", "q")
+    )
+    act, codes = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    ).run(["act", "q"], {"x": x})
     np.testing.assert_array_equal(act, _TABLES["straight"][codes])
 
 
@@ -102,7 +123,9 @@ def test_a_straight_table_is_one_byte_table_of_the_runtime(tmp_path: Path) -> No
 def test_codes_are_the_table_s(shape: str, convolutions: bool) -> None:
     model = lowered("random", shape=shape, convolutions=convolutions)
     before = "q" if convolutions else "q0"
-    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None) for name in ("act", before))
+    model.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None) for name in ("act", before)
+    )
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     sizes = [2 if size == "n" else int(size) for size in shape.split(",")]
     x = np.random.default_rng(1).normal(0, 3, sizes).astype(np.float32)
@@ -113,7 +136,12 @@ def test_codes_are_the_table_s(shape: str, convolutions: bool) -> None:
 
 @pytest.mark.parametrize(
     ("table", "bounds"),
-    [(np.arange(256), (0, 255)), (np.clip(np.arange(256), 7, 201), (7, 201)), (np.arange(255, -1, -1), None), (np.full(256, 9), None)],
+    [
+        (np.arange(256), (0, 255)),
+        (np.clip(np.arange(256), 7, 201), (7, 201)),
+        (np.arange(255, -1, -1), None),
+        (np.full(256, 9), None),
+    ],
 )
 def test_bounds_of_a_table(table: np.ndarray, bounds: tuple[int, int] | None) -> None:
     assert clip_bounds(table.astype(np.uint8)) == bounds

@@ -1,4 +1,6 @@
-"""Layers with float weights behind codes: onnxruntime must compute what the file says, at every optimisation level."""
+"""Layers with float weights behind codes: onnxruntime must compute what the file says, at every optimisation
+level.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,12 @@ def layer(name: str) -> tuple[onnx.ModelProto, np.ndarray]:
     """Codes, DequantizeLinear, the layer with float weights, QuantizeLinear; and codes for it."""
     shape, weight_shape, attributes = LAYERS[name]
     rng = np.random.default_rng(0)
-    constants = {"s": np.float32(0.01), "z": np.uint8(128), "t": np.float32(0.003), "w": rng.normal(size=weight_shape).astype(np.float32)}
+    constants = {
+        "s": np.float32(0.01),
+        "z": np.uint8(128),
+        "t": np.float32(0.003),
+        "w": rng.normal(size=weight_shape).astype(np.float32),
+    }
     nodes = [
         helper.make_node("DequantizeLinear", ["codes", "s", "z"], ["x"]),
         helper.make_node(name.split()[0], ["x", "w"], ["y"], **attributes),
@@ -43,7 +50,9 @@ def layer(name: str) -> tuple[onnx.ModelProto, np.ndarray]:
 def run(model: onnx.ModelProto, codes: np.ndarray, level: str) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     return session.run(None, {"codes": codes})[0].astype(int)
 
 
@@ -52,7 +61,12 @@ def test_weights_stay_as_they_are(name: str) -> None:
     model, codes = layer(name)
     wanted = run(model, codes, "ORT_DISABLE_ALL")
     kept = ir.to_proto(KeepFloatWeightsPass()(ir.from_proto(model)).model)
-    assert [node.op_type for node in kept.graph.node] == ["DequantizeLinear", "Mul", name.split()[0], "QuantizeLinear"]
+    assert [node.op_type for node in kept.graph.node] == [
+        "DequantizeLinear",
+        "Mul",
+        name.split()[0],
+        "QuantizeLinear",
+    ]
     # Twice the input and half the weights are the same floats: no code moves.
     assert np.array_equal(run(kept, codes, "ORT_DISABLE_ALL"), wanted)
     for level in ("ORT_ENABLE_BASIC", "ORT_ENABLE_ALL"):

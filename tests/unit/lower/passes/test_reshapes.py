@@ -13,11 +13,17 @@ import pytest
 from mixport.lower.onnx_graph import SITE, mark
 from mixport.lower.passes.reshapes import JoinReshapesPass
 
-INITS = "int64[2] rows = {-1, 4}, int64[1] flat = {-1}, int64[4] same = {0, 0, 0, 0}, int64[3] three = {2, -1, 4}, int64[1] last = {3}"
+INITS = (
+    "int64[2] rows = {-1, 4}, int64[1] flat = {-1}, int64[4] same = {0, 0, 0, 0}, int64[3] three = {2, "
+    "-1, 4}, int64[1] last = {3}"
+)
 
 
 def joined(body: str, *, site: str = "") -> onnx.ModelProto:
-    text = f'<ir_version: 10, opset_import: ["" : 21]> g (float[2,3,5,4] x) => (float[] y) <{INITS}> {{ {body} }}'
+    text = (
+        f'<ir_version: 10, opset_import: ["" : 21]> g (float[2,3,5,4] x) => (float[] y) <{INITS}> {{ '
+        f"{body} }}"
+    )
     model = ir.from_proto(onnx.parser.parse_model(text))
     for value in (v for n in model.graph for v in n.outputs):
         if value.name == site:
@@ -47,7 +53,9 @@ def test_only_the_last_one_stays(body: str, counts: dict[str, int], shape: tuple
 
 
 def test_sizes_copied_from_the_input_need_it() -> None:
-    found, y = outcome(joined("a = Transpose <perm = [0, 2, 1, 3]> (x) b = Reshape(a, same) y = Reshape(b, rows)"))
+    found, y = outcome(
+        joined("a = Transpose <perm = [0, 2, 1, 3]> (x) b = Reshape(a, same) y = Reshape(b, rows)")
+    )
     assert found == {"Transpose": 1, "Reshape": 1}
     assert y.shape == (30, 4)
     found, _ = outcome(joined("a = Reshape(x, three) b = Unsqueeze(a, last) y = Reshape(b, same)"))
@@ -55,7 +63,9 @@ def test_sizes_copied_from_the_input_need_it() -> None:
 
 
 def test_codes_of_a_site_keep_their_shape() -> None:
-    found, _ = outcome(joined("a = Reshape(x, three) b = Reshape(a, flat) s = Identity(b) y = Reshape(s, rows)"))
+    found, _ = outcome(
+        joined("a = Reshape(x, three) b = Reshape(a, flat) s = Identity(b) y = Reshape(s, rows)")
+    )
     assert found["Reshape"] == 2
     model = joined("a = Reshape(x, three) y = Reshape(a, flat)", site="a")
     assert [n.op_type for n in model.graph.node] == ["Reshape", "Reshape"]

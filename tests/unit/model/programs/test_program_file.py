@@ -80,7 +80,9 @@ class Operators(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
         self.layers = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(5))
-        self.functions = nn.ModuleList([nn.SiLU(), nn.Hardswish(), nn.Hardsigmoid(), nn.Mish(), nn.Softplus()])
+        self.functions = nn.ModuleList(
+            [nn.SiLU(), nn.Hardswish(), nn.Hardsigmoid(), nn.Mish(), nn.Softplus()]
+        )
         self.up, self.groups, self.norm = nn.ConvTranspose2d(8, 8, 2, 2), nn.GroupNorm(2, 8), nn.LayerNorm(8)
         self.attention, self.qkv = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 24)
         self.mixed, self.head = nn.BatchNorm1d(8), nn.Linear(8, 4, bias=False)
@@ -97,7 +99,9 @@ class Operators(nn.Module):
         return self.head(self.mixed(tokens.mean(1)))
 
 
-def save(path: Path, model: nn.Module, *, form: str = "exported", image: Tensor = IMAGE, shapes: object = None) -> Path:
+def save(
+    path: Path, model: nn.Module, *, form: str = "exported", image: Tensor = IMAGE, shapes: object = None
+) -> Path:
     program = torch.export.export(model, (image,), dynamic_shapes=shapes or ({0: BATCH},), strict=False)
     if form != "exported":
         program = program.run_decompositions({} if form == "inference" else None)
@@ -146,7 +150,11 @@ def test_tensor_constants_are_read(tmp_path: Path, form: str) -> None:
 
 @pytest.mark.parametrize("any_size", [False, True])
 def test_sizes_may_be_products_of_symbols(tmp_path: Path, any_size: bool) -> None:
-    sides = {2: 4 * torch.export.Dim("h", min=2, max=32), 3: 4 * torch.export.Dim("w", min=2, max=32)} if any_size else {}
+    sides = (
+        {2: 4 * torch.export.Dim("h", min=2, max=32), 3: 4 * torch.export.Dim("w", min=2, max=32)}
+        if any_size
+        else {}
+    )
     path = save(tmp_path / "m.pt2", Windows().eval(), shapes=({0: BATCH, **sides},))
     loaded = load_model(str(path))
     assert loaded.preprocessing.size == (16, 16)
@@ -165,14 +173,44 @@ def canonical(path: Path) -> Counter[str]:
 def test_a_decomposed_program_is_put_together_again(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = trained(Operators()).eval()
-    written, decomposed = (canonical(save(tmp_path / f"{form}.pt2", model, form=form)) for form in ("exported", "core"))
-    movement = {"aten.reshape.default", "aten.permute.default", "aten.transpose.int", "aten.t.default", "aten.flatten.using_ints"}
-    views = {"aten.unbind.int", "aten.select.int", "aten.slice.Tensor", "aten.squeeze.dim", "aten.squeeze.dims", "aten.sym_size.int"}
-    shapes = movement | views | {"<built-in function getitem>", "<built-in function mul>", "aten.unsqueeze.default", "aten.expand.default"}
-    assert {op: n for op, n in decomposed.items() if op not in shapes} == {op: n for op, n in written.items() if op not in shapes}
+    written, decomposed = (
+        canonical(save(tmp_path / f"{form}.pt2", model, form=form)) for form in ("exported", "core")
+    )
+    movement = {
+        "aten.reshape.default",
+        "aten.permute.default",
+        "aten.transpose.int",
+        "aten.t.default",
+        "aten.flatten.using_ints",
+    }
+    views = {
+        "aten.unbind.int",
+        "aten.select.int",
+        "aten.slice.Tensor",
+        "aten.squeeze.dim",
+        "aten.squeeze.dims",
+        "aten.sym_size.int",
+    }
+    shapes = (
+        movement
+        | views
+        | {
+            "<built-in function getitem>",
+            "<built-in function mul>",
+            "aten.unsqueeze.default",
+            "aten.expand.default",
+        }
+    )
+    assert {op: n for op, n in decomposed.items() if op not in shapes} == {
+        op: n for op, n in written.items() if op not in shapes
+    }
     assert written["aten.linear.default"] == 4
     # SiLU and hard swish are products with their gate by then.
-    assert written["aten.hardsigmoid.default"] >= 1 and written["aten.sigmoid.default"] >= 1 and written["aten.mish.default"] == 1
+    assert (
+        written["aten.hardsigmoid.default"] >= 1
+        and written["aten.sigmoid.default"] >= 1
+        and written["aten.mish.default"] == 1
+    )
 
 
 class Half(nn.Module):
@@ -186,7 +224,9 @@ class Half(nn.Module):
 
 
 def test_layers_in_half_precision_are_named() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"aten.conv2d computes in bfloat16, allowed float32") as caught:
+    with pytest.raises(
+        UnsupportedModelError, match=r"aten.conv2d computes in bfloat16, allowed float32"
+    ) as caught:
         capture(Half().eval(), input_shape=(1, 3, 16, 16), dynamic_batch=True)
     assert "autocast" in str(caught.value.hint)
 
@@ -213,11 +253,18 @@ class Pixels(nn.Module):
 
 @pytest.mark.parametrize(
     ("dtype", "hint"),
-    [(torch.float16, "model.float()"), (torch.bfloat16, "model.float()"), (torch.float64, "model.float()"), (torch.uint8, "--mean")],
+    [
+        (torch.float16, "model.float()"),
+        (torch.bfloat16, "model.float()"),
+        (torch.float64, "model.float()"),
+        (torch.uint8, "--mean"),
+    ],
 )
 def test_images_of_another_type_are_refused(tmp_path: Path, dtype: torch.dtype, hint: str) -> None:
     path = save(tmp_path / "m.pt2", Pixels(), image=IMAGE.to(dtype))
-    with pytest.raises(UnsupportedModelError, match=rf"it takes {str(dtype)[6:]} images, allowed float32") as caught:
+    with pytest.raises(
+        UnsupportedModelError, match=rf"it takes {str(dtype)[6:]} images, allowed float32"
+    ) as caught:
         load_program(path)
     assert hint in str(caught.value.hint)
 

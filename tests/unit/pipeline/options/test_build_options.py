@@ -74,7 +74,16 @@ def test_a_calibration_method_that_is_none_is_refused_before_the_model_is_loaded
         BuildOptions.of({"calib": method})
 
 
-WIDTHS = [("w2a4", 2000), ("w3a8", 2000), ("w4a8", 500), ("w4a4", 500), ("w7a8", 500), ("w8a4", 0), ("w8a8", 0), ("auto:0.1", 2000)]
+WIDTHS = [
+    ("w2a4", 2000),
+    ("w3a8", 2000),
+    ("w4a8", 500),
+    ("w4a4", 500),
+    ("w7a8", 500),
+    ("w8a4", 0),
+    ("w8a8", 0),
+    ("auto:0.1", 2000),
+]
 
 
 @pytest.mark.parametrize(("scheme", "expected"), WIDTHS)
@@ -91,7 +100,9 @@ def test_reconstruction_steps_follow_the_width_of_the_weights(scheme: str, expec
 @pytest.mark.parametrize("scheme", [scheme for scheme, _ in WIDTHS])
 def test_steps_may_be_asked_for(scheme: str) -> None:
     assert BuildOptions.of({**NOISE, "scheme": scheme, "iters": 0}).resolve_reconstruction() is None
-    learned = BuildOptions.of({**NOISE, "scheme": scheme, "iters": 7, "seed": 3, "device": "cpu"}).resolve_reconstruction()
+    learned = BuildOptions.of(
+        {**NOISE, "scheme": scheme, "iters": 7, "seed": 3, "device": "cpu"}
+    ).resolve_reconstruction()
     if scheme == "w8a8":
         assert learned is None, "8-bit codes are never learned"
     else:
@@ -104,26 +115,37 @@ def test_edges_alone_may_be_learned() -> None:
 
 
 @pytest.mark.parametrize("values", [{"iters": 0}, {"scheme": "w8a8"}, {"scheme": "w8a8", "iters": 9}])
-def test_what_has_no_effect_on_rounding_to_nearest_is_refused(values: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_no_effect_on_rounding_to_nearest_is_refused(
+    values: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = replace(PRESETS["mixport"], name="other")
     monkeypatch.setattr("mixport.records.reconstruction_preset.PRESETS", {**PRESETS, "other": other})
     with pytest.raises(BadOptionError, match="--reconstruction other has no effect with --") as caught:
         BuildOptions.of({**NOISE, **values, "reconstruction": "other"})
     assert caught.value.hint == "--iters N, or leave --reconstruction out"
-    with pytest.raises(BadOptionError, match=r"--device cuda has no effect with --.* and --calib noise") as caught:
+    with pytest.raises(
+        BadOptionError, match=r"--device cuda has no effect with --.* and --calib noise"
+    ) as caught:
         BuildOptions.of({**NOISE, **values, "device": "cuda"})
     assert caught.value.hint == "leave --device out"
     assert BuildOptions.of({**values, "device": "cuda"}).device == "cuda", "the generator draws there"
-    assert BuildOptions.of({**NOISE, "iters": 9, "device": "cuda", "reconstruction": "other"}).reconstruction == "other"
+    assert (
+        BuildOptions.of({**NOISE, "iters": 9, "device": "cuda", "reconstruction": "other"}).reconstruction
+        == "other"
+    )
 
 
 def test_mlps_are_the_recipe_s_matter_unless_somebody_says() -> None:
     def chosen(**values: object) -> bool:
-        found = BuildOptions.of({**NOISE, "scheme": "w4a4", "device": "cpu", **values}).resolve_reconstruction()
+        found = BuildOptions.of(
+            {**NOISE, "scheme": "w4a4", "device": "cpu", **values}
+        ).resolve_reconstruction()
         assert found is not None
         return found.preset.mlp_reconstruction
 
-    assert {name: chosen(reconstruction=name) for name in PRESETS} == {name: name == "aphq" for name in PRESETS}
+    assert {name: chosen(reconstruction=name) for name in PRESETS} == {
+        name: name == "aphq" for name in PRESETS
+    }
     assert chosen(mlp_reconstruction=True) and not chosen(mlp_reconstruction=False)
     assert not chosen(reconstruction="aphq", mlp_reconstruction=False)
 
@@ -176,8 +198,14 @@ def test_mixed_widths_are_a_scheme() -> None:
         ({"input_size": "0"}, "--input-size: sides are in pixels"),
         ({"input_size": "axb"}, "--input-size: .*got 'axb'"),
         ({"input_size": "1x2x3"}, "--input-size: "),
-        ({"input_size": "32,32"}, "--input-size: allowed one side or HEIGHTxWIDTH in pixels, such as 224 or 224x160, got '32,32'"),
-        ({"mean": "123,117,104"}, "--mean: in units of .* type 0.4824,0.4588,0.4078, and --std divided by 255 too"),
+        (
+            {"input_size": "32,32"},
+            "--input-size: allowed one side or HEIGHTxWIDTH in pixels, such as 224 or 224x160, got '32,32'",
+        ),
+        (
+            {"mean": "123,117,104"},
+            "--mean: in units of .* type 0.4824,0.4588,0.4078, and --std divided by 255 too",
+        ),
         ({"std": "58.4,57.1,57.4"}, "--std: in units of .* type 0.229,0.2239,0.2251, and --mean"),
         ({"std": "0,0,0"}, "--std: allowed numbers above 0"),
         ({"std": "0.5,-0.5,0.5"}, "--std: allowed numbers above 0"),
@@ -213,7 +241,9 @@ def test_an_unknown_option_is_refused_with_the_nearest() -> None:
     assert caught.value.hint == "did you mean 'scheme'?"
 
 
-@pytest.mark.parametrize(("given", "expected"), [("32", (32, 32)), (64, (64, 64)), ("224x192", (224, 192)), ([8, 16], (8, 16))])
+@pytest.mark.parametrize(
+    ("given", "expected"), [("32", (32, 32)), (64, (64, 64)), ("224x192", (224, 192)), ([8, 16], (8, 16))]
+)
 def test_input_size_is_one_side_or_two(given: object, expected: tuple[int, int]) -> None:
     assert BuildOptions.of({**NOISE, "input_size": given}).input_size == expected
 
@@ -234,7 +264,9 @@ def test_one_word_is_a_list_of_one() -> None:
     assert (options.target, options.gate) == (("onnx-int8",), ("top1_drop<=1",))
 
 
-@pytest.mark.parametrize(("size", "expected"), [((32, 32), 256), ((64, 64), 256), ((65, 64), 32), ((224, 224), 32)])
+@pytest.mark.parametrize(
+    ("size", "expected"), [((32, 32), 256), ((64, 64), 256), ((65, 64), 32), ((224, 224), 32)]
+)
 def test_fewer_images_are_validated_for_large_inputs(size: tuple[int, int], expected: int) -> None:
     assert BuildOptions().resolve_validation_images(size) == expected
     assert BuildOptions(validation_images=7).resolve_validation_images(size) == 7
@@ -254,7 +286,9 @@ def test_a_gate_on_accuracy_needs_labelled_images(gate: str) -> None:
     assert [one.text for one in found] == ["mismatches==0", gate]
 
 
-@pytest.mark.parametrize("gate", ["agreement>=0.9", "sqnr_db>=20", "size_ratio<=1", "size_bytes<=9", "mismatches==0"])
+@pytest.mark.parametrize(
+    "gate", ["agreement>=0.9", "sqnr_db>=20", "size_ratio<=1", "size_bytes<=9", "mismatches==0"]
+)
 def test_other_gates_need_none(gate: str) -> None:
     assert [one.text for one in BuildOptions.of({**NOISE, "gate": gate}).parse_gates()] == [gate]
 
@@ -275,8 +309,10 @@ def test_the_command_line_repeats_the_drawing() -> None:
     )
     text = command_line(options)
     assert text == (
-        "mixport build builtin:cifar10-resnet20 --images 64 --classes-per-prompt 3 --template 'a drawing of {classes}' --pairing far "
-        "--generator stabilityai/sd-turbo --gen-guidance 3.5 --gen-size 512x256 --gen-safety-checker --keep-energy 0.5"
+        "mixport build builtin:cifar10-resnet20 --images 64 --classes-per-prompt 3 --template 'a "
+        "drawing of {classes}' --pairing far "
+        "--generator stabilityai/sd-turbo --gen-guidance 3.5 --gen-size 512x256 --gen-safety-checker "
+        "--keep-energy 0.5"
     )
 
 
@@ -297,7 +333,9 @@ def test_the_command_line_repeats_the_build() -> None:
     )
     text = command_line(options)
     assert text == (
-        "mixport build timm:resnet18 --random-weights --model-arg depth=4 --model-arg 'name=two words' --input-size 64x32 "
-        "--mean 0.5,0.5,0.5 --target ort-cpu --target onnx-int8 --calib noise --images 64 --iters 0 --out dist/demo"
+        "mixport build timm:resnet18 --random-weights --model-arg depth=4 --model-arg 'name=two "
+        "words' --input-size 64x32 "
+        "--mean 0.5,0.5,0.5 --target ort-cpu --target onnx-int8 --calib noise --images 64 --iters 0 "
+        "--out dist/demo"
     )
     assert shlex.split(text)[:2] == ["mixport", "build"]

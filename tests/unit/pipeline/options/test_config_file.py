@@ -16,18 +16,32 @@ def write(folder: Path, text: str) -> Path:
 
 def test_the_file_speaks_kebab_and_snake_case(tmp_path: Path) -> None:
     path = write(
-        tmp_path, '[build]\nedge-bits = 7\nrandom_weights = true\ncalib = "noise"\ntarget = ["a", "b"]\n[build.model-arg]\ndepth = 4\n'
+        tmp_path,
+        (
+            '[build]\nedge-bits = 7\nrandom_weights = true\ncalib = "noise"\ntarget = ["a", '
+            '"b"]\n[build.model-arg]\ndepth = 4\n'
+        ),
     )
     options = merge(read_config(path), {})
-    assert (options.edge_bits, options.random_weights, options.target, options.model_arg) == (7, True, ("a", "b"), {"depth": "4"})
+    assert (options.edge_bits, options.random_weights, options.target, options.model_arg) == (
+        7,
+        True,
+        ("a", "b"),
+        {"depth": "4"},
+    )
 
 
 def test_options_of_drawing_are_read_and_overridden_too(tmp_path: Path) -> None:
     path = write(
         tmp_path,
-        "[build]\nclasses-per-prompt = 3\ngen-size = [64, 32]\ngen-guidance = 2\ngen-safety-checker = true\nkeep-energy = 0.5\n",
+        (
+            "[build]\nclasses-per-prompt = 3\ngen-size = [64, 32]\ngen-guidance = 2\ngen-safety-checker "
+            "= true\nkeep-energy = 0.5\n"
+        ),
     )
-    options = merge(read_config(path), {"gen_safety_checker": False, "keep_energy": 0.75, "classes_per_prompt": None})
+    options = merge(
+        read_config(path), {"gen_safety_checker": False, "keep_energy": 0.75, "classes_per_prompt": None}
+    )
     assert (options.classes_per_prompt, options.gen_size, options.gen_guidance) == (3, (64, 32), 2.0)
     assert (options.gen_safety_checker, options.keep_energy) == (False, 0.75)
     with pytest.raises(BadOptionError, match="--classes-per-prompt has no effect with --calib noise"):
@@ -40,7 +54,9 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     assert (options.seed, options.images, options.target, options.out) == (0, 9, ("a",), Path("here"))
 
 
-def test_mixport_toml_of_the_working_directory_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixport_toml_of_the_working_directory_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert read_config(None) == {}
     write(tmp_path, "[build]\nseed = 5\n")
@@ -51,7 +67,11 @@ def test_mixport_toml_of_the_working_directory_is_read(tmp_path: Path, monkeypat
     ("text", "error", "message"),
     [
         ("[build]\nshceme = 'w4a8'\n", BadOptionError, "unknown option 'shceme'"),
-        ("[biuld]\nscheme = 'w4a8'\n", BadOptionError, r"unknown table or key 'biuld' at the top, allowed: \[build\]"),
+        (
+            "[biuld]\nscheme = 'w4a8'\n",
+            BadOptionError,
+            r"unknown table or key 'biuld' at the top, allowed: \[build\]",
+        ),
         ("scheme = 'w4a8'\n", BadOptionError, "unknown table or key 'scheme'"),
         ("build = 3\n", BadOptionError, "build is a value"),
         ("[build\n", BadInputError, "cannot be read"),

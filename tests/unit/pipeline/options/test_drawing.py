@@ -45,7 +45,9 @@ def test_every_option_is_looked_at() -> None:
 @pytest.mark.parametrize("calib", ["noise", "images:photos"])
 @pytest.mark.parametrize("name", [name for name in CHANGED if name != "device"])
 def test_an_option_of_drawing_is_refused_where_nothing_is_drawn(name: str, calib: str) -> None:
-    with pytest.raises(BadOptionError, match=f"--{name.replace('_', '-')} has no effect with --calib {calib}") as caught:
+    with pytest.raises(
+        BadOptionError, match=f"--{name.replace('_', '-')} has no effect with --calib {calib}"
+    ) as caught:
         BuildOptions.of({"calib": calib, name: CHANGED[name]})
     assert caught.value.exit_code is ExitCode.USAGE
     assert caught.value.hint == f"--calib mixup, or leave --{name.replace('_', '-')} out"
@@ -57,7 +59,9 @@ def test_defaults_are_no_contradiction(calib: str) -> None:
     assert BuildOptions.of(options.model_dump()) == options
 
 
-@pytest.mark.parametrize("name", [name for name in CHANGED if name not in ("classes_per_prompt", "pairing", "gen_revision")])
+@pytest.mark.parametrize(
+    "name", [name for name in CHANGED if name not in ("classes_per_prompt", "pairing", "gen_revision")]
+)
 @pytest.mark.parametrize("calib", ["mixup", "single", "genq"])
 def test_it_is_taken_where_images_are_drawn(name: str, calib: str) -> None:
     assert getattr(BuildOptions.of({"calib": calib, name: CHANGED[name]}), name) == CHANGED[name]
@@ -66,8 +70,14 @@ def test_it_is_taken_where_images_are_drawn(name: str, calib: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"calib": "single", "classes_per_prompt": 2}, "--classes-per-prompt 2 has no effect with --calib single"),
-        ({"calib": "genq", "classes_per_prompt": 3}, "--classes-per-prompt 3 has no effect with --calib genq"),
+        (
+            {"calib": "single", "classes_per_prompt": 2},
+            "--classes-per-prompt 2 has no effect with --calib single",
+        ),
+        (
+            {"calib": "genq", "classes_per_prompt": 3},
+            "--classes-per-prompt 3 has no effect with --calib genq",
+        ),
         ({"calib": "single", "pairing": "far"}, "--pairing far has no effect with --calib single"),
         ({"gen_revision": "main"}, "--gen-revision has no effect with --generator builtin"),
         ({"gen_negative": "text", "gen_guidance": 1.0}, "--gen-negative has no effect with --gen-guidance 1"),
@@ -94,7 +104,9 @@ def test_what_cannot_work_is_refused_before_any_work(values: dict[str, object], 
     assert caught.value.hint
 
 
-@pytest.mark.parametrize(("given", "size"), [("512", (512, 512)), ("512x256", (512, 256)), (64, (64, 64)), ([32, 16], (32, 16))])
+@pytest.mark.parametrize(
+    ("given", "size"), [("512", (512, 512)), ("512x256", (512, 256)), (64, (64, 64)), ([32, 16], (32, 16))]
+)
 def test_the_size_is_one_side_or_two(given: object, size: tuple[int, int]) -> None:
     assert BuildOptions.of({"gen_size": given}).gen_size == size
 
@@ -102,9 +114,21 @@ def test_the_size_is_one_side_or_two(given: object, size: tuple[int, int]) -> No
 def test_the_recipe_holds_what_was_asked() -> None:
     options = BuildOptions.of({**CHANGED, "label_text": "name", "images": 9, "seed": 5})
     recipe = options.calibration_recipe(preprocessing=SMALL, class_names=CLASSES, glosses=GLOSSES)
-    assert (recipe.method, recipe.source, recipe.images, recipe.seed, recipe.preprocessing) == ("mixup", None, 9, 5, SMALL)
+    assert (recipe.method, recipe.source, recipe.images, recipe.seed, recipe.preprocessing) == (
+        "mixup",
+        None,
+        9,
+        5,
+        SMALL,
+    )
     assert recipe.prompts == PromptRecipe(
-        strategy="mixup", class_names=CLASSES, classes_per_prompt=3, template="{classes}", pairing="uniform", label_text="name", seed=5
+        strategy="mixup",
+        class_names=CLASSES,
+        classes_per_prompt=3,
+        template="{classes}",
+        pairing="uniform",
+        label_text="name",
+        seed=5,
     )
     assert recipe.generator == GeneratorSettings(
         source="owner/model",
@@ -131,12 +155,17 @@ def test_the_defaults_of_each_method(calib: str, together: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("generator", "classes", "together"), [("builtin", 10, 3), ("builtin", 2, 2), ("builtin", 1, 2), ("owner/unknown", 10, 2)]
+    ("generator", "classes", "together"),
+    [("builtin", 10, 3), ("builtin", 2, 2), ("builtin", 1, 2), ("owner/unknown", 10, 2)],
 )
-def test_how_many_classes_a_prompt_has_depends_on_the_generator(generator: str, classes: int, together: int) -> None:
+def test_how_many_classes_a_prompt_has_depends_on_the_generator(
+    generator: str, classes: int, together: int
+) -> None:
     options = BuildOptions.of({"calib": "mixup", "generator": generator})
     names = tuple(f"class {index}" for index in range(classes))
-    assert options.prompt_recipe("mixup", class_names=names, glosses=None, seed=0).classes_per_prompt == together
+    assert (
+        options.prompt_recipe("mixup", class_names=names, glosses=None, seed=0).classes_per_prompt == together
+    )
 
 
 def test_other_methods_have_no_prompts() -> None:
@@ -170,7 +199,9 @@ def test_options_are_checked_without_heavy_packages() -> None:
     heavy = "{'torch', 'timm', 'onnx', 'diffusers', 'transformers'}"
     code = f"import sys, mixport.pipeline.options.config_file; print(sorted({heavy} & set(sys.modules)))"
     repository = Path(__file__).resolve().parents[4]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -193,20 +224,29 @@ def test_the_builtin_generator_draws_for_models_of_its_classes(size: tuple[int, 
 @pytest.mark.parametrize(
     ("classes", "size", "message"),
     [
-        (FOREIGN, (32, 32), r"2 of the model's 3 classes are none of the 10 that it knows: 'tench', 'goldfish'$"),
+        (
+            FOREIGN,
+            (32, 32),
+            r"2 of the model's 3 classes are none of the 10 that it knows: 'tench', 'goldfish'$",
+        ),
         (CIFAR10, (224, 224), r"the model takes 224x224 pixels, it draws 32x32$"),
         (CIFAR10, (32, 65), r"the model takes 32x65 pixels"),
         (("tench",), (96, 96), r"'tench'; the model takes 96x96"),
         (None, (224, 224), r"the model takes 224x224"),
     ],
 )
-def test_the_builtin_generator_is_refused_for_other_models(classes: tuple[str, ...] | None, size: tuple[int, int], message: str) -> None:
+def test_the_builtin_generator_is_refused_for_other_models(
+    classes: tuple[str, ...] | None, size: tuple[int, int], message: str
+) -> None:
     for method in ("mixup", "single", "genq"):
-        with pytest.raises(BadOptionError, match=f"--calib {method}: the builtin generator cannot draw .*{message}") as caught:
+        with pytest.raises(
+            BadOptionError, match=f"--calib {method}: the builtin generator cannot draw .*{message}"
+        ) as caught:
             recipe(classes=classes, size=size, calib=method)
         assert caught.value.hint is not None
         assert all(
-            word in caught.value.hint for word in ("--calib images:DIR", "--calib noise", "stabilityai/sd-turbo", "--generator builtin")
+            word in caught.value.hint
+            for word in ("--calib images:DIR", "--calib noise", "stabilityai/sd-turbo", "--generator builtin")
         )
 
 

@@ -1,4 +1,6 @@
-"""The choice of widths on a real graph: budgets kept by the bound, better ones with more room, and refusals."""
+"""The choice of widths on a real graph: budgets kept by the bound, better ones with more room, and
+refusals.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,13 @@ SMALLEST, LAYER = 10_000, 16 * 16 * 9
 
 
 def search(
-    captured: Capture, budget: int, *, target: Target | None = None, rounding: RoundWeight = nearest, suffix: str = "", learned: int = 0
+    captured: Capture,
+    budget: int,
+    *,
+    target: Target | None = None,
+    rounding: RoundWeight = nearest,
+    suffix: str = "",
+    learned: int = 0,
 ) -> tuple[list[LayerWidth], WidthSearch]:
     graph = captured(wide(), size=32).graph
     scheme = Scheme.parse(f"auto:{budget}B{suffix}")
@@ -52,13 +60,20 @@ def search(
 
 
 def alone(found: WidthSearch, exponent: float) -> float:
-    return sum(option.loss**exponent for layer in found.layers for option in layer.options if option.bits == layer.bits)
+    return sum(
+        option.loss**exponent
+        for layer in found.layers
+        for option in layer.options
+        if option.bits == layer.bits
+    )
 
 
 def test_more_room_is_never_worse_than_predicted_and_the_bound_keeps_the_budget(captured: Capture) -> None:
     found = [search(captured, SMALLEST + extra)[1] for extra in (0, 600, 1200, 2400, 5000, 10_000)]
     assert all(one.bound_bytes <= one.budget_bytes for one in found)
-    for before, after in itertools.pairwise(found):  # what is measured jointly need not fall with every byte; each programme's sum does
+    for before, after in itertools.pairwise(
+        found
+    ):  # what is measured jointly need not fall with every byte; each programme's sum does
         if before.exponent == after.exponent is not None:
             assert alone(after, after.exponent) <= alone(before, before.exponent)
     assert any(a.exponent == b.exponent is not None for a, b in itertools.pairwise(found))
@@ -77,7 +92,11 @@ def test_every_free_layer_says_what_it_costs_and_edges_keep_theirs(captured: Cap
         assert one.bits == layer.bits
         assert one.reason.endswith(f"{one.bits} bits within the budget of {SMALLEST + 1200} bytes")
         assert f"4 bits {layer.options[1].loss:.2g}" in one.reason
-        assert [(option.bits, option.file_bytes) for option in layer.options] == [(2, LAYER // 4), (4, LAYER // 2), (8, LAYER)]
+        assert [(option.bits, option.file_bytes) for option in layer.options] == [
+            (2, LAYER // 4),
+            (4, LAYER // 2),
+            (8, LAYER),
+        ]
 
 
 def test_the_layer_that_a_rounding_breaks_gets_the_room(captured: Capture) -> None:
@@ -91,12 +110,18 @@ def test_the_layer_that_a_rounding_breaks_gets_the_room(captured: Capture) -> No
 def test_three_bits_are_on_offer_where_four_are_not(captured: Capture) -> None:
     target = load_target("ort-cpu")
     target = target.model_copy(update={"weights": target.weights.model_copy(update={"bits": (2, 3, 8)})})
-    assert [option.bits for option in search(captured, SMALLEST, target=target)[1].layers[0].options] == [2, 3, 8]
+    assert [option.bits for option in search(captured, SMALLEST, target=target)[1].layers[0].options] == [
+        2,
+        3,
+        8,
+    ]
 
 
 def test_a_budget_below_the_smallest_file_names_both_ends(captured: Capture) -> None:
     largest = SMALLEST + 4 * (LAYER * 6 // 8 + 8)
-    with pytest.raises(SizeBudgetError, match=rf"takes {SMALLEST} \(0.2083 of .*\), with 8-bit weights {largest}$") as caught:
+    with pytest.raises(
+        SizeBudgetError, match=rf"takes {SMALLEST} \(0.2083 of .*\), with 8-bit weights {largest}$"
+    ) as caught:
         search(captured, SMALLEST - 1)
     assert caught.value.exit_code == 1
     assert caught.value.hint == "mixport build --scheme auto:10KB ..."
@@ -114,14 +139,22 @@ def test_what_learned_steps_may_add_is_kept_free(captured: Capture) -> None:
 
 def test_a_layer_that_breaks_at_two_bits_gets_others_and_the_record_stays_finite(captured: Capture) -> None:
     def breaks_the_third(layer: torch.fx.Node, weight: np.ndarray, bits: int) -> np.ndarray:
-        return np.full_like(weight, np.nan) if layer.name == "conv2d_3" and bits == 2 else nearest(layer, weight, bits)
+        return (
+            np.full_like(weight, np.nan)
+            if layer.name == "conv2d_3" and bits == 2
+            else nearest(layer, weight, bits)
+        )
 
     widths, found = search(captured, SMALLEST + 1200, rounding=breaks_the_third)
     assert widths[3].bits > 2
     options = [option.loss for layer in found.layers for option in layer.options]
     finite = [*options, *found.uniform.values(), found.loss, found.predicted]
     assert np.isfinite(finite).all()
-    assert found.uniform[2] == max(finite) == 4 * max(value for value in (*options, *found.uniform.values()) if value < found.uniform[2])
+    assert (
+        found.uniform[2]
+        == max(finite)
+        == 4 * max(value for value in (*options, *found.uniform.values()) if value < found.uniform[2])
+    )
 
 
 class Clipped(nn.Module):
@@ -142,13 +175,17 @@ class Clipped(nn.Module):
 
 def test_learned_steps_add_no_more_than_the_room_kept_for_them(tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8))
-    calibration = CalibrationSet(images_path=tmp_path / "images.npy", count=8, method="images", recipe_key="", content_sha256="")
+    calibration = CalibrationSet(
+        images_path=tmp_path / "images.npy", count=8, method="images", recipe_key="", content_sha256=""
+    )
     task, _ = task_of(seeded(Clipped), tmp_path)
     model, target = float_model(seeded(Clipped)), load_target("ort-cpu")
 
     def built(reconstruction: ReconstructionOptions | None) -> tuple[int, set[int]]:
         scheme = Scheme.parse("w2a4")
-        made = quantize(model, calibration, target, scheme=scheme, reconstruction=reconstruction, workdir=tmp_path)
+        made = quantize(
+            model, calibration, target, scheme=scheme, reconstruction=reconstruction, workdir=tmp_path
+        )
         file = lower(made, target, workdir=tmp_path).model_path
         return file.stat().st_size, {site.params.qmax for site in made.activations}
 
@@ -160,7 +197,12 @@ def test_learned_steps_add_no_more_than_the_room_kept_for_them(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("scheme", "target", "bits"),
-    [("w2a4", "ort-cpu", 2), ("auto:0.1", "ort-cpu", 4), ("auto:0.1:a4", "ort-cpu", 4), ("auto:1.0", "onnx-int8", 8)],
+    [
+        ("w2a4", "ort-cpu", 2),
+        ("auto:0.1", "ort-cpu", 4),
+        ("auto:0.1:a4", "ort-cpu", 4),
+        ("auto:1.0", "onnx-int8", 8),
+    ],
 )
 def test_norms_are_levelled_for_the_middle_width_under_a_budget(scheme: str, target: str, bits: int) -> None:
     asked = Scheme.parse(scheme, edge_bits=6)

@@ -52,7 +52,9 @@ _LAYER = st.lists(st.tuples(st.floats(0, 10), st.integers(0, 5_000_000)), min_si
 
 @settings(max_examples=60, deadline=None)
 @given(layers=st.lists(_LAYER, min_size=1, max_size=5), share=st.floats(0, 1))
-def test_no_other_choice_within_the_budget_is_better(layers: list[list[tuple[float, int]]], share: float) -> None:
+def test_no_other_choice_within_the_budget_is_better(
+    layers: list[list[tuple[float, int]]], share: float
+) -> None:
     losses, sizes = ([[option[i] for option in layer] for layer in layers] for i in (0, 1))
     low, high = sum(map(min, sizes)), sum(map(max, sizes))
     budget = int(low + share * (high - low))
@@ -70,7 +72,9 @@ def test_no_other_choice_within_the_budget_is_better(layers: list[list[tuple[flo
 
 @settings(max_examples=30, deadline=None)
 @given(layers=st.lists(_LAYER, min_size=1, max_size=12), shares=st.tuples(st.floats(0, 1), st.floats(0, 1)))
-def test_a_bigger_budget_never_gives_a_higher_loss(layers: list[list[tuple[float, int]]], shares: tuple[float, float]) -> None:
+def test_a_bigger_budget_never_gives_a_higher_loss(
+    layers: list[list[tuple[float, int]]], shares: tuple[float, float]
+) -> None:
     losses, sizes = ([[option[i] for option in layer] for layer in layers] for i in (0, 1))
     low, high = sum(map(min, sizes)), sum(map(max, sizes))
     results: list[float] = []
@@ -97,7 +101,9 @@ def _least(losses: list[list[float]], sizes: list[list[int]], budget: int) -> fl
 @pytest.mark.parametrize("seed", range(6))
 def test_one_option_that_breaks_the_model_does_not_blind_the_solver(seed: int) -> None:
     random = np.random.default_rng(seed)
-    losses = [sorted((10.0 ** random.uniform([-3, -5, -8], [1, -2, -5])).tolist(), reverse=True) for _ in range(12)]
+    losses = [
+        sorted((10.0 ** random.uniform([-3, -5, -8], [1, -2, -5])).tolist(), reverse=True) for _ in range(12)
+    ]
     losses[0][0] = math.inf
     sizes = [[0, 64 * size, 192 * size] for size in random.integers(5, 200, 12).tolist()]
     budget = sizes[0][1] + int(random.uniform(0.2, 0.9) * sum(row[2] for row in sizes))
@@ -131,5 +137,7 @@ print("after")
 
 def test_the_solver_prints_nothing_on_stdout() -> None:
     # A programme in which HiGHS 1.12 prints a line of its own: stdout of a build is one JSON document.
-    done = subprocess.run([sys.executable, "-c", _NOISY], capture_output=True, text=True, check=True, env={**os.environ})
+    done = subprocess.run(
+        [sys.executable, "-c", _NOISY], capture_output=True, text=True, check=True, env={**os.environ}
+    )
     assert done.stdout.split() == ["before", "after"]

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from mixport.quantize.budget.sensitivity import RoundedWeights, divergence, joint_losses, layer_losses, nearest
+from mixport.quantize.budget.sensitivity import (
+    RoundedWeights,
+    divergence,
+    joint_losses,
+    layer_losses,
+    nearest,
+)
 from mixport.quantize.sites.plan import make_plan
 from mixport.quantize.sites.widths import scheme_widths
 from mixport.records.progress import SilentProgress
@@ -30,7 +36,10 @@ def test_a_layer_alone_costs_what_the_whole_model_says(captured: Capture) -> Non
     losses = layer_losses(graph, changes, iter(images.split(4)), images=6, progress=SilentProgress())
     assert list(losses) == list(widths)
     by_name = {widths[node].name: node for node in widths}
-    for name in ("gate.reduce", "head"):  # layers without a folded batch norm: the module can be changed by hand
+    for name in (
+        "gate.reduce",
+        "head",
+    ):  # layers without a folded batch norm: the module can be changed by hand
         for i in range(len(BITS)):
             other = copy.deepcopy(module)
             other.get_submodule(name).weight.data.copy_(changes[by_name[name]][i])

@@ -23,9 +23,13 @@ def tensors(size: int, count: int, rng: np.random.Generator) -> list[Channels]:
 
 
 def cost(tensors: Sequence[Channels], metric: Array) -> float:
-    """Sum over the tensors of tr(M B^-1) tr(B S) / C: the outputs' noise for a unit of relative noise of the codes."""
+    """Sum over the tensors of tr(M B^-1) tr(B S) / C: the outputs' noise for a unit of relative noise of the
+    codes.
+    """
     inverse = np.linalg.inv(metric)
-    return sum(float(np.vdot(one.fisher, inverse) * np.vdot(one.covariance, metric)) for one in tensors) / len(metric)
+    return sum(
+        float(np.vdot(one.fisher, inverse) * np.vdot(one.covariance, metric)) for one in tensors
+    ) / len(metric)
 
 
 @given(_SIZES, _SEEDS)
@@ -62,7 +66,9 @@ def test_the_basis_has_the_metric_and_channels_of_one_variance(size: int, count:
     metric = best_metric(shared)
     basis = basis_of(metric, shared, rng)
     np.testing.assert_allclose(basis.T @ basis, metric, rtol=1e-8, atol=1e-8 * np.abs(metric).max())
-    variances = [np.diag(basis @ one.covariance @ basis.T) / np.vdot(metric, one.covariance) for one in shared]
+    variances = [
+        np.diag(basis @ one.covariance @ basis.T) / np.vdot(metric, one.covariance) for one in shared
+    ]
     np.testing.assert_allclose(np.mean(variances, axis=0), 1 / size, rtol=1e-6)
 
 
@@ -85,7 +91,9 @@ def test_equal_already_and_zero_stay_finite() -> None:
 @pytest.mark.parametrize("dead", ["covariance", "fisher", "both"])
 def test_silent_channels_and_channels_that_nobody_sees_leave_the_basis_bounded(dead: str) -> None:
     gone, alive = np.diag([1.0, 1.0, 0.0, 0.0]), np.diag([4.0, 1.0, 1.0, 1.0])
-    one = Channels(covariance=alive if dead == "fisher" else gone, fisher=alive if dead == "covariance" else gone)
+    one = Channels(
+        covariance=alive if dead == "fisher" else gone, fisher=alive if dead == "covariance" else gone
+    )
     metric = best_metric([one])
     assert np.isfinite(metric).all() and np.linalg.cond(metric) < 1e5
     nothing = Channels(covariance=np.zeros((3, 3)), fisher=np.zeros((3, 3)))

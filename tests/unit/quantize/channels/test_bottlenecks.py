@@ -31,10 +31,15 @@ _RULE = ScaleRule(zero_point="any", power_of_two=False)
 class Mobile(nn.Module):
     """Stem, three inverted bottlenecks of which two are residual, head; what is between them is linear."""
 
-    def __init__(self, *, pad: int = 0, bias: bool = True, after: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+    def __init__(
+        self, *, pad: int = 0, bias: bool = True, after: Callable[[Tensor], Tensor] = lambda x: x
+    ) -> None:
         super().__init__()
         self.stem, self.squeeze = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1, bias=bias)
-        self.expand_a, self.expand_b = nn.Conv2d(6, 12, 1 + 2 * pad, padding=pad, bias=bias), nn.Conv2d(6, 12, 1, bias=bias)
+        self.expand_a, self.expand_b = (
+            nn.Conv2d(6, 12, 1 + 2 * pad, padding=pad, bias=bias),
+            nn.Conv2d(6, 12, 1, bias=bias),
+        )
         self.depth_a, self.depth_b = (nn.Conv2d(12, 12, 3, padding=1, groups=12) for _ in range(2))
         self.project_a, self.project_b = (nn.Conv2d(12, 6, 1, bias=bias) for _ in range(2))
         self.last, self.head, self.after = nn.Conv2d(6, 16, 1), nn.Linear(16, 5), after
@@ -66,7 +71,9 @@ def changed_bases(result: Captured, *, scheme: str = "w4a4") -> list[Decision]:
     images = 2 * torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         expected: Tensor = result.graph(images)
-    decisions = change_bases(result.graph, torch.split(images, 4), images=8, scheme=Scheme.parse(scheme), rule=_RULE)
+    decisions = change_bases(
+        result.graph, torch.split(images, 4), images=8, scheme=Scheme.parse(scheme), rule=_RULE
+    )
     with torch.no_grad():
         got: Tensor = result.graph(images)
     # weights of a basis are sums of those before it: float32 keeps about five of their places
@@ -76,17 +83,27 @@ def changed_bases(result: Captured, *, scheme: str = "w4a4") -> list[Decision]:
 
 @pytest.mark.parametrize("pad", [0, 1])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_residual_chain_takes_one_basis_and_the_function_stays(captured: Capture, pad: int, bias: bool) -> None:
+def test_a_residual_chain_takes_one_basis_and_the_function_stays(
+    captured: Capture, pad: int, bias: bool
+) -> None:
     result = captured(seeded(lambda: Mobile(pad=pad, bias=bias), uneven))
     (found,) = changed_bases(result)
     assert found.where == "squeeze"
     taken = "channels" if pad else "means taken off, channels"
-    assert found.what == f"{taken} mixed by a 6x6 matrix, shared with project_a, project_b, undone in expand_a, expand_b, last"
+    assert found.what == (
+        f"{taken} mixed by a 6x6 matrix, shared with project_a, project_b, undone in expand_a, expand_b, last"
+    )
 
 
 def test_a_chain_is_what_convolutions_and_adds_make_and_read(captured: Capture) -> None:
     (chain,) = chains_of(captured(seeded(Mobile)))
-    assert (len(chain.producers), len(chain.adds), len(chain.read), chain.padded, chain.channels) == (3, 2, 3, False, 6)
+    assert (len(chain.producers), len(chain.adds), len(chain.read), chain.padded, chain.channels) == (
+        3,
+        2,
+        3,
+        False,
+        6,
+    )
     assert [one.bits for one in chain.read] == [4, 4, 4]
     assert chains_of(captured(seeded(lambda: Mobile(pad=1))))[0].padded
 
@@ -132,17 +149,30 @@ def framed(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("after", [torch.relu, pooled, side_by_side, doubled, raised, framed])
-def test_a_chain_with_any_other_reader_or_maker_keeps_its_basis(captured: Capture, after: Callable[[Tensor], Tensor]) -> None:
+def test_a_chain_with_any_other_reader_or_maker_keeps_its_basis(
+    captured: Capture, after: Callable[[Tensor], Tensor]
+) -> None:
     assert chains_of(captured(seeded(lambda: Mobile(after=after)))) == []
 
 
 class Broadcast(nn.Module):
-    """An add of one value a channel, and one of a depthwise layer's output: neither may take a basis, nor what meets them."""
+    """An add of one value a channel, and one of a depthwise layer's output: neither may take a basis, nor
+    what meets them.
+    """
 
     def __init__(self, *, depthwise: bool) -> None:
         super().__init__()
-        self.stem, self.a, self.b, self.last = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
-        self.depth, self.head, self.depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.Linear(6, 5), depthwise
+        self.stem, self.a, self.b, self.last = (
+            nn.Conv2d(3, 6, 3),
+            nn.Conv2d(6, 6, 1),
+            nn.Conv2d(6, 6, 1),
+            nn.Conv2d(6, 6, 1),
+        )
+        self.depth, self.head, self.depthwise = (
+            nn.Conv2d(6, 6, 3, padding=1, groups=6),
+            nn.Linear(6, 5),
+            depthwise,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.stem(x))
@@ -228,7 +258,9 @@ def test_fisher_information_is_that_of_the_softmax(captured: Capture) -> None:
     graph = captured(module, size=1).graph
     images = torch.randn(20000, 3, 1, 1, generator=torch.Generator().manual_seed(0))
     nodes = [node for node in graph.graph.nodes if "conv2d" in str(node.target)]
-    (found,) = channel_moments(graph, {nodes[0]: (nodes[1],)}, torch.split(images, 5000), images=len(images), rows=1).values()
+    (found,) = channel_moments(
+        graph, {nodes[0]: (nodes[1],)}, torch.split(images, 5000), images=len(images), rows=1
+    ).values()
     with torch.no_grad():
         p = torch.softmax(graph(images), 1).double().numpy()
     weight = module.read.weight.detach().flatten(1).double().numpy()
@@ -243,7 +275,9 @@ def no_bases(*_: object, **__: object) -> list[Decision]:
 
 
 @pytest.mark.parametrize("iters", [0, 20])
-def test_the_file_is_exact_and_closer_to_the_float_model(iters: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_exact_and_closer_to_the_float_model(
+    iters: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = seeded(Mobile, uneven)
     calibration, target = calibration_of(tmp_path, images=64), load_target("ort-cpu")
     images = np.random.default_rng(1).standard_normal((32, 3, 16, 16)).astype(np.float32)
@@ -251,17 +285,32 @@ def test_the_file_is_exact_and_closer_to_the_float_model(iters: int, tmp_path: P
 
     def error(folder: Path) -> float:
         folder.mkdir()
-        quantized = quantize(float_model(module), calibration, target, scheme=Scheme.parse("w6a4"), reconstruction=recipe, workdir=folder)
+        quantized = quantize(
+            float_model(module),
+            calibration,
+            target,
+            scheme=Scheme.parse("w6a4"),
+            reconstruction=recipe,
+            workdir=folder,
+        )
         assert any("mixed by" in one.what for one in quantized.decisions) == (folder.name == "mixed")
         simulation = open_simulation(quantized)
         (folder / "file").mkdir()
-        report = validate(lower(quantized, target, workdir=folder / "file"), images, target, simulation=simulation)
+        report = validate(
+            lower(quantized, target, workdir=folder / "file"), images, target, simulation=simulation
+        )
         assert report.verdict == "exact"
         with torch.no_grad():
             wanted: Tensor = module(torch.as_tensor(images))
-        return float((torch.as_tensor(simulation.simulate(images, overrides={}).codes["output"]) - wanted).square().mean() / wanted.var())
+        return float(
+            (torch.as_tensor(simulation.simulate(images, overrides={}).codes["output"]) - wanted)
+            .square()
+            .mean()
+            / wanted.var()
+        )
 
-    # Powers of two level these channels too (test_uneven_channels), from 0 dB to 40: here bases are to do it alone.
+    # Powers of two level these channels too (test_uneven_channels), from 0 dB to 40: here bases are to do it
+    # alone.
     monkeypatch.setattr("mixport.quantize.quantizer.level_uneven", no_bases)
     mixed = error(tmp_path / "mixed")
     monkeypatch.setattr("mixport.quantize.quantizer.change_bases", no_bases)

@@ -34,7 +34,10 @@ class Bottleneck(nn.Module):
     def __init__(self, act: type[nn.Module] = nn.ReLU6, *, bias: bool = True, pad: int = 1) -> None:
         super().__init__()
         self.stem, self.expand = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 1, bias=bias)
-        self.depthwise, self.project = nn.Conv2d(16, 16, 3, padding=pad, groups=16, bias=bias), nn.Conv2d(16, 8, 1)
+        self.depthwise, self.project = (
+            nn.Conv2d(16, 16, 3, padding=pad, groups=16, bias=bias),
+            nn.Conv2d(16, 8, 1),
+        )
         self.last, self.head, self.act = nn.Conv2d(8, 8, 1), nn.Linear(8, 5), act()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,7 +60,9 @@ def level(result: Captured, *, scheme: str = "w4a4") -> list[Decision]:
     images = 2 * torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         expected: Tensor = result.graph(images)
-        decisions = level_convolutions(result.graph, torch.split(images, 4), images=8, scheme=Scheme.parse(scheme), rule=_RULE)
+        decisions = level_convolutions(
+            result.graph, torch.split(images, 4), images=8, scheme=Scheme.parse(scheme), rule=_RULE
+        )
         got: Tensor = result.graph(images)
     assert float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
     return decisions
@@ -66,7 +71,9 @@ def level(result: Captured, *, scheme: str = "w4a4") -> list[Decision]:
 @pytest.mark.parametrize("act", [nn.ReLU, nn.ReLU6])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("pad", [0, 1])
-def test_a_depthwise_layers_input_is_levelled_and_the_function_stays(captured: Capture, act: type[nn.Module], bias: bool, pad: int) -> None:
+def test_a_depthwise_layers_input_is_levelled_and_the_function_stays(
+    captured: Capture, act: type[nn.Module], bias: bool, pad: int
+) -> None:
     result = captured(seeded(lambda: Bottleneck(act, bias=bias, pad=pad), spread))
     decisions = level(result)
     (found,) = [one for one in decisions if one.where == "expand"]
@@ -85,7 +92,11 @@ def test_a_bound_for_each_channel_is_a_clamp_whose_codes_end_at_the_lowest(captu
 def test_only_codes_narrower_than_8_bits_between_convolutions_are_levelled(captured: Capture) -> None:
     assert level(captured(seeded(Bottleneck, spread)), scheme="w4a8") == []
     changed = {one.where for one in level(captured(seeded(Bottleneck, spread)))}
-    assert "expand" in changed and not changed & {"stem", "last", "head"}  # edge bits, a pool, a linear layer behind them
+    assert "expand" in changed and not changed & {
+        "stem",
+        "last",
+        "head",
+    }  # edge bits, a pool, a linear layer behind them
 
 
 class Residual(nn.Module):
@@ -113,7 +124,12 @@ class Plain(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.third, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+        self.first, self.second, self.third, self.head = (
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(8, 8, 3),
+            nn.Conv2d(8, 8, 3),
+            nn.Linear(8, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.second(torch.relu(self.first(x))))
@@ -134,12 +150,15 @@ def test_full_convolutions_change_only_where_much_is_won(captured: Capture) -> N
 
 
 @pytest.mark.parametrize(
-    ("learned", "gain", "levelled"), [(False, 0.85, []), (False, 0.79, ["depthwise", "project"]), (True, 0.85, ["depthwise"])]
+    ("learned", "gain", "levelled"),
+    [(False, 0.85, []), (False, 0.79, ["depthwise", "project"]), (True, 0.85, ["depthwise"])],
 )
 def test_learned_1_x_1_weights_need_to_win_less(
     captured: Capture, monkeypatch: pytest.MonkeyPatch, learned: bool, gain: float, levelled: list[str]
 ) -> None:
-    """`project` reads what `depthwise` gives, 1 x 1; `last` reads what `project` gives, 3 x 3 here. In front of `depthwise` all is free."""
+    """`project` reads what `depthwise` gives, 1 x 1; `last` reads what `project` gives, 3 x 3 here. In front
+    of `depthwise` all is free.
+    """
 
     def judge(rows: Tensor, ratio: np.ndarray, *_: object, **__: object) -> float:
         return 1.0 if (ratio == 1).all() else gain
@@ -152,7 +171,14 @@ def test_learned_1_x_1_weights_need_to_win_less(
 
     result = captured(seeded(Bottleneck, wide))
     images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(3))
-    found = level_convolutions(result.graph, torch.split(images, 4), images=8, scheme=Scheme.parse("w4a4"), rule=_RULE, learned=learned)
+    found = level_convolutions(
+        result.graph,
+        torch.split(images, 4),
+        images=8,
+        scheme=Scheme.parse("w4a4"),
+        rule=_RULE,
+        learned=learned,
+    )
     assert [one.where for one in found if one.where in ("depthwise", "project")] == levelled
 
 
@@ -188,22 +214,33 @@ def no_levelling(*_: object, **__: object) -> list[Decision]:
 
 
 @pytest.mark.parametrize("act", [nn.ReLU, nn.ReLU6])
-def test_the_file_is_exact_and_closer_to_the_float_model(act: type[nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_exact_and_closer_to_the_float_model(
+    act: type[nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = seeded(lambda: Bottleneck(act), spread)
     calibration, target = calibration_of(tmp_path, images=64), load_target("ort-cpu")
     images = np.random.default_rng(1).standard_normal((32, 3, 16, 16)).astype(np.float32)
 
     def error(folder: Path) -> float:
         folder.mkdir()
-        quantized = quantize(float_model(module), calibration, target, scheme=Scheme.parse("w6a4"), workdir=folder)
+        quantized = quantize(
+            float_model(module), calibration, target, scheme=Scheme.parse("w6a4"), workdir=folder
+        )
         assert any("divided" in one.what for one in quantized.decisions) == (folder.name == "levelled")
         simulation = open_simulation(quantized)
         (folder / "file").mkdir()
-        report = validate(lower(quantized, target, workdir=folder / "file"), images, target, simulation=simulation)
+        report = validate(
+            lower(quantized, target, workdir=folder / "file"), images, target, simulation=simulation
+        )
         assert report.verdict == "exact"
         with torch.no_grad():
             wanted: Tensor = module(torch.as_tensor(images))
-        return float((torch.as_tensor(simulation.simulate(images, overrides={}).codes["output"]) - wanted).square().mean() / wanted.var())
+        return float(
+            (torch.as_tensor(simulation.simulate(images, overrides={}).codes["output"]) - wanted)
+            .square()
+            .mean()
+            / wanted.var()
+        )
 
     levelled = error(tmp_path / "levelled")
     monkeypatch.setattr("mixport.quantize.quantizer.level_convolutions", no_levelling)

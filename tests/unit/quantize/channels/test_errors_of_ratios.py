@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixport.quantize.channels.errors_of_ratios import Array, Reader, learned_error, nearest_error, rows_wanted
+from mixport.quantize.channels.errors_of_ratios import (
+    Array,
+    Reader,
+    learned_error,
+    nearest_error,
+    rows_wanted,
+)
 from mixport.quantize.scales.ranges import ScaleRule
 
 _RULE = ScaleRule(zero_point="any", power_of_two=False)
@@ -19,14 +25,20 @@ def draws(seed: int) -> torch.Generator:
 
 
 def positive(channels: int, *, rows: int = 4096) -> Tensor:
-    """What lies behind a Relu: positive, channels that move together, one of them 16 times as wide as the others."""
-    mixed = torch.randn(rows, channels, generator=draws(0)) @ torch.randn(channels, channels, generator=draws(1))
+    """What lies behind a Relu: positive, channels that move together, one of them 16 times as wide as the
+    others.
+    """
+    mixed = torch.randn(rows, channels, generator=draws(0)) @ torch.randn(
+        channels, channels, generator=draws(1)
+    )
     rows_ = torch.relu(mixed + 2)
     rows_[:, 0] *= 16
     return rows_
 
 
-def error(judge: Callable[..., float], rows: Tensor, ratio: Array, readers: Sequence[Reader], *, bits: int = 4) -> float:
+def error(
+    judge: Callable[..., float], rows: Tensor, ratio: Array, readers: Sequence[Reader], *, bits: int = 4
+) -> float:
     return judge(rows, ratio, readers, bits=bits, bounds=(0.0, None), rule=_RULE)
 
 
@@ -53,18 +65,27 @@ def test_a_depthwise_reader_wins_all_that_levelling_gives(judge: Callable[..., f
 
 
 def test_learned_rounding_costs_a_fraction_of_rounding_to_nearest() -> None:
-    """Both about the mean: positive inputs that move together let the error of one weight undo that of another."""
+    """Both about the mean: positive inputs that move together let the error of one weight undo that of
+    another.
+    """
     weight, rows = torch.randn(16, 24, 1, 1, generator=draws(3)), positive(24)
     fine = error(learned_error, rows, even(24), [full(weight, bits=8)], bits=8)
-    learned, nearest = (error(judge, rows, even(24), [full(weight)], bits=8) for judge in (learned_error, nearest_error))
+    learned, nearest = (
+        error(judge, rows, even(24), [full(weight)], bits=8) for judge in (learned_error, nearest_error)
+    )
     assert fine < learned < 0.6 * nearest
 
 
 def test_where_weights_are_learned_levelling_pays_earlier() -> None:
-    """A wide channel behind small weights: rounded to nearest its neighbours' weights lose more than its neighbours' codes gain."""
+    """A wide channel behind small weights: rounded to nearest its neighbours' weights lose more than its
+    neighbours' codes gain.
+    """
     weight, rows = torch.randn(16, 24, 1, 1, generator=draws(4)), positive(24)
     weight[:, 0] /= 4
-    gains = [error(judge, rows, levelled(24) ** 0.5, [full(weight)]) / error(judge, rows, even(24), [full(weight)]) for judge in _JUDGES]
+    gains = [
+        error(judge, rows, levelled(24) ** 0.5, [full(weight)]) / error(judge, rows, even(24), [full(weight)])
+        for judge in _JUDGES
+    ]
     assert gains[1] < 1 and gains[1] < gains[0]
 
 
@@ -83,14 +104,21 @@ def test_constant_inputs_cost_nothing_where_the_bias_follows() -> None:
 @pytest.mark.parametrize("judge", _JUDGES)
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_few_places_give_a_finite_error(judge: Callable[..., float], rows: int) -> None:
-    assert np.isfinite(error(judge, positive(4, rows=rows), even(4), [full(torch.randn(3, 4, 3, 3, generator=draws(6)))]))
+    assert np.isfinite(
+        error(judge, positive(4, rows=rows), even(4), [full(torch.randn(3, 4, 3, 3, generator=draws(6)))])
+    )
 
 
 @pytest.mark.parametrize("judge", _JUDGES)
 def test_a_dead_tensor_has_no_error(judge: Callable[..., float]) -> None:
-    assert error(judge, torch.zeros(64, 4), even(4), [full(torch.randn(3, 4, 1, 1, generator=draws(7)))]) == 0.0
+    assert (
+        error(judge, torch.zeros(64, 4), even(4), [full(torch.randn(3, 4, 1, 1, generator=draws(7)))]) == 0.0
+    )
 
 
-@pytest.mark.parametrize(("channels", "learned", "rows"), [(16, False, 2**16), (960, False, 2048), (16, True, 2**16), (4096, True, 2**14)])
+@pytest.mark.parametrize(
+    ("channels", "learned", "rows"),
+    [(16, False, 2**16), (960, False, 2048), (16, True, 2**16), (4096, True, 2**14)],
+)
 def test_places_are_drawn_for_ranges_and_for_errors(channels: int, learned: bool, rows: int) -> None:
     assert rows_wanted(channels, values=1 << 20, learned=learned) == rows

@@ -50,7 +50,9 @@ def level(result: Captured, *, scheme: str = "w4a4") -> list[Decision]:
     images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         expected: Tensor = result.graph(images)
-        decisions = level_layernorms(result.graph, images.split(4), images=8, scheme=Scheme.parse(scheme), rule=_RULE)
+        decisions = level_layernorms(
+            result.graph, images.split(4), images=8, scheme=Scheme.parse(scheme), rule=_RULE
+        )
         got: Tensor = result.graph(images)
     assert float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
     return decisions
@@ -107,12 +109,17 @@ def windows() -> nn.Module:
 
 def plain() -> nn.Module:
     """A norm with neither weight nor bias."""
-    return Tokens(lambda m, x: m.layer(m.norm(x)), {"norm": nn.LayerNorm(8, elementwise_affine=False), "layer": nn.Linear(8, 8)})
+    return Tokens(
+        lambda m, x: m.layer(m.norm(x)),
+        {"norm": nn.LayerNorm(8, elementwise_affine=False), "layer": nn.Linear(8, 8)},
+    )
 
 
 @pytest.mark.parametrize("make", [whole_and_split, merged, windows, plain])
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a4", "w2a4"])
-def test_the_function_stays_and_the_decision_says_what_was_done(captured: Capture, make: Callable[[], nn.Module], scheme: str) -> None:
+def test_the_function_stays_and_the_decision_says_what_was_done(
+    captured: Capture, make: Callable[[], nn.Module], scheme: str
+) -> None:
     torch.manual_seed(1)
     decisions = level(captured(make()), scheme=scheme)
     assert [d.where for d in decisions] == ["norm"]
@@ -130,7 +137,9 @@ def test_channels_are_centred_and_their_ranges_no_further_apart(captured: Captur
     assert float(middle[live].abs().max()) < 0.3 * float(after.abs().max())
     assert float(middle.abs().max()) < float(((before.amax(0) + before.amin(0)) / 2).abs().max())
     spread_before, spread_after = before.std(0)[live], after.std(0)[live]
-    assert float(spread_after.max() / spread_after.min()) < 0.7 * float(spread_before.max() / spread_before.min())
+    assert float(spread_after.max() / spread_after.min()) < 0.7 * float(
+        spread_before.max() / spread_before.min()
+    )
 
 
 def test_constants_that_others_read_stay(captured: Capture) -> None:
@@ -179,7 +188,8 @@ def test_a_layer_that_reads_some_of_the_channels_is_declined(captured: Capture, 
 
 
 @pytest.mark.parametrize(
-    ("body", "why"), [(residual, "add reads it too"), (shuffled, "in order"), (padded, "in order"), (regrouped, "in order")]
+    ("body", "why"),
+    [(residual, "add reads it too"), (shuffled, "in order"), (padded, "in order"), (regrouped, "in order")],
 )
 def test_what_would_change_the_function_is_declined(captured: Capture, body: Body, why: str) -> None:
     torch.manual_seed(1)

@@ -12,7 +12,9 @@ _RULE = ScaleRule(zero_point="any", power_of_two=False)
 def uneven(*, rows: int = 512, channels: int = 16) -> np.ndarray:
     """Tokens whose channels differ thirtyfold in width and lie at different places."""
     rng = np.random.default_rng(2)
-    return (rng.normal(size=(rows, channels)) * np.geomspace(0.1, 3.0, channels) + rng.normal(size=channels) * 4).astype(np.float32)
+    return (
+        rng.normal(size=(rows, channels)) * np.geomspace(0.1, 3.0, channels) + rng.normal(size=channels) * 4
+    ).astype(np.float32)
 
 
 def weights(channels: int = 16) -> np.ndarray:
@@ -28,14 +30,22 @@ def test_uneven_channels_gain_much_at_four_bits() -> None:
 def test_the_ratio_grows_with_the_width_of_the_channel_and_the_shift_is_its_middle() -> None:
     tokens = uneven()
     # Small weights where the channel is wide: the layer sees them alike, so the activation alone decides.
-    chosen = choose_affine(tokens, weights() / np.geomspace(0.1, 3.0, 16).astype(np.float32), activation_bits=3, weight_bits=8, rule=_RULE)
+    chosen = choose_affine(
+        tokens,
+        weights() / np.geomspace(0.1, 3.0, 16).astype(np.float32),
+        activation_bits=3,
+        weight_bits=8,
+        rule=_RULE,
+    )
     assert chosen.exponent >= 0.75
     assert np.corrcoef(np.log(chosen.ratio), np.arange(16))[0, 1] > 0.95
     assert np.allclose(chosen.shift, np.median(tokens, axis=0), atol=2.0)
 
 
 def test_low_bit_weights_hold_the_ratio_back() -> None:
-    """The channel's width is already in the weights: ratios of two would make them worse, the activation has bits to spare."""
+    """The channel's width is already in the weights: ratios of two would make them worse, the activation has
+    bits to spare.
+    """
     tokens, layer = uneven(), weights()
     high = choose_affine(tokens, layer, activation_bits=8, weight_bits=2, rule=_RULE)
     low = choose_affine(tokens, layer, activation_bits=2, weight_bits=8, rule=_RULE)
@@ -53,6 +63,8 @@ def test_constant_channels_take_a_bounded_ratio(value: float) -> None:
 
 
 def test_a_tensor_that_is_constant_everywhere_is_only_shifted() -> None:
-    chosen = choose_affine(np.full((10, 4), 3.0, np.float32), weights(4), activation_bits=4, weight_bits=4, rule=_RULE)
+    chosen = choose_affine(
+        np.full((10, 4), 3.0, np.float32), weights(4), activation_bits=4, weight_bits=4, rule=_RULE
+    )
     assert np.array_equal(chosen.ratio, np.ones(4))
     assert np.array_equal(chosen.shift, np.full(4, 3.0))

@@ -25,11 +25,18 @@ def peaked(rows: int, channels: int, seed: int) -> Tensor:
 
 def places(values: Tensor, *, fisher: Array | None = None, bits: int = 4) -> Places:
     half = len(values) // 2
-    return Places(learned=values[:half], judged=values[half:], fisher=np.eye(values.shape[1]) if fisher is None else fisher, bits=bits)
+    return Places(
+        learned=values[:half],
+        judged=values[half:],
+        fisher=np.eye(values.shape[1]) if fisher is None else fisher,
+        bits=bits,
+    )
 
 
 def noise(rotation: Array, one: Places) -> float:
-    """Of the codes that the quantiser to come chooses, as the outputs see it, on places that nothing was learned from."""
+    """Of the codes that the quantiser to come chooses, as the outputs see it, on places that nothing was
+    learned from.
+    """
     turned = (one.judged.numpy() @ rotation.T).astype(np.float32)
     wrong = (rounded(turned, bits=one.bits, rule=_RULE) - turned) @ rotation
     return float(np.einsum("ni,ij,nj->", wrong, one.fisher, wrong)) / len(turned)
@@ -49,7 +56,9 @@ def test_rare_large_values_are_spread_better_than_by_drawn_rotations(bits: int, 
 
 
 def test_what_the_outputs_do_not_see_is_not_served() -> None:
-    """Two channels matter and are calm; two do not, and are peaked: the two that matter must not be given their peaks."""
+    """Two channels matter and are calm; two do not, and are peaked: the two that matter must not be given
+    their peaks.
+    """
     calm = torch.randn(8000, 2, generator=torch.Generator().manual_seed(1))
     one = places(torch.cat([calm, peaked(8000, 2, seed=1)], 1), fisher=np.diag([1.0, 1.0, 0.0, 0.0]))
     assert noise(learn_rotation([one]), one) <= noise(np.eye(4), one) * 1.02
@@ -69,7 +78,9 @@ def test_it_is_a_rotation_at_any_scale(channels: int, seed: int, scale: float) -
 
 
 def test_few_places_of_many_channels_are_not_fitted() -> None:
-    """Nothing can be gained on normal values, however much better a rotation looks on the few that it is learned from."""
+    """Nothing can be gained on normal values, however much better a rotation looks on the few that it is
+    learned from.
+    """
     one = places(torch.randn(120, 48, generator=torch.Generator().manual_seed(4)))
     unseen = replace(one, judged=torch.randn(4000, 48, generator=torch.Generator().manual_seed(5)))
     assert noise(learn_rotation([one]), unseen) <= 1.05 * noise(np.eye(48), unseen)

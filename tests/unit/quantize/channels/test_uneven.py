@@ -28,12 +28,22 @@ class Net(nn.Module):
     def __init__(self, body: Callable[[Net, Tensor], Tensor]) -> None:
         super().__init__()
         self.body = body
-        self.stem, self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), *(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
-        self.wide, self.deep, self.fc = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Linear(8, 4)
+        self.stem, self.a, self.b, self.c = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            *(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3)),
+        )
+        self.wide, self.deep, self.fc = (
+            nn.Conv2d(16, 8, 3, padding=1),
+            nn.Conv2d(8, 8, 3, padding=1, groups=8),
+            nn.Linear(8, 4),
+        )
         generator = torch.Generator().manual_seed(4)
         with torch.no_grad():
             for value in self.parameters():
-                value.copy_(torch.randn(value.shape, generator=generator) * (0.1 if value.dim() == 1 else (2.0 / value[0].numel()) ** 0.5))
+                value.copy_(
+                    torch.randn(value.shape, generator=generator)
+                    * (0.1 if value.dim() == 1 else (2.0 / value[0].numel()) ** 0.5)
+                )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(self, x)
@@ -48,7 +58,11 @@ def uneven(net: Net, *, gives: str, reads: str) -> Net:
     with torch.no_grad():
         first.weight *= SPREAD.view(-1, 1, 1, 1)
         first.bias *= SPREAD
-        inputs = SPREAD if second.weight.shape[1] == 8 else torch.cat([SPREAD, torch.ones(second.weight.shape[1] - 8)])
+        inputs = (
+            SPREAD
+            if second.weight.shape[1] == 8
+            else torch.cat([SPREAD, torch.ones(second.weight.shape[1] - 8)])
+        )
         second.weight /= inputs.view(1, -1, *[1] * (second.weight.dim() - 2))
     return net
 
@@ -82,7 +96,9 @@ def coded(graph: fx.GraphModule, x: Tensor) -> float:
         plan = make_plan(graph, W8A8, stream_bits=16)
         names = {site.tensor: site.name for site in plan.sites}
         *_, (_, observers) = collect(graph, names, [x])
-        params = choose_params(plan, {site.name: observers[site.tensor].result() for site in plan.sites}, load_target("ort-cpu"))
+        params = choose_params(
+            plan, {site.name: observers[site.tensor].result() for site in plan.sites}, load_target("ort-cpu")
+        )
 
         class Coded(fx.Interpreter):
             def run_node(self, n: fx.Node) -> object:
@@ -91,7 +107,12 @@ def coded(graph: fx.GraphModule, x: Tensor) -> float:
                     if site.tensor is n and site.base is None:
                         p = params[site.name]
                         step = torch.tensor(p.scale)
-                        value = torch.clamp(torch.round(value / step), p.qmin - p.zero_point, p.qmax - p.zero_point) * step
+                        value = (
+                            torch.clamp(
+                                torch.round(value / step), p.qmin - p.zero_point, p.qmax - p.zero_point
+                            )
+                            * step
+                        )
                 return value
 
         got = Coded(graph).run(x)
@@ -99,10 +120,15 @@ def coded(graph: fx.GraphModule, x: Tensor) -> float:
 
 
 def factors(captured: Captured) -> tuple[Factors, dict[str, fx.Node]]:
-    return find_factors(captured.graph, CodeFlow(captured.graph)), {node.name: node for node in captured.graph.graph.nodes}
+    return find_factors(captured.graph, CodeFlow(captured.graph)), {
+        node.name: node for node in captured.graph.graph.nodes
+    }
 
 
-@pytest.mark.parametrize(("body", "gives", "reads"), [(chained, "a", "b"), (pooled, "a", "fc"), (added, "a", "b"), (joined, "a", "wide")])
+@pytest.mark.parametrize(
+    ("body", "gives", "reads"),
+    [(chained, "a", "b"), (pooled, "a", "fc"), (added, "a", "b"), (joined, "a", "wide")],
+)
 def test_uneven_channels_are_levelled_and_the_outputs_stay_bit_for_bit(
     captured: Capture, body: Callable[[Net, Tensor], Tensor], gives: str, reads: str
 ) -> None:
@@ -125,7 +151,9 @@ def test_uneven_channels_are_levelled_and_the_outputs_stay_bit_for_bit(
 
 
 def test_a_branch_is_levelled_through_its_table(captured: Capture) -> None:
-    """A sigmoid beside a stream a thousand times as wide: its table gives what it gives times a power of two."""
+    """A sigmoid beside a stream a thousand times as wide: its table gives what it gives times a power of
+    two.
+    """
     net = Net(joined)
     with torch.no_grad():
         net.a.weight *= 1000.0

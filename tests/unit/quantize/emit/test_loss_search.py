@@ -17,7 +17,9 @@ from mixport.records.targets import load_target
 
 
 class Squared(nn.Module):
-    """Two layers with a function of one value in between; two outputs. The scaled channel cannot be told from noise behind codes."""
+    """Two layers with a function of one value in between; two outputs. The scaled channel cannot be told from
+    noise behind codes.
+    """
 
     def __init__(self, *, uneven: float = 1.0) -> None:
         super().__init__()
@@ -46,7 +48,13 @@ def quantized(module: nn.Module, folder: Path, *, scheme: Scheme) -> QuantizedMo
         class_names=None,
         input_shape=(1, 3, 8, 8),
     )
-    images = CalibrationSet(images_path=folder / "images.npy", count=8, method="images", recipe_key="0" * 64, content_sha256="0" * 64)
+    images = CalibrationSet(
+        images_path=folder / "images.npy",
+        count=8,
+        method="images",
+        recipe_key="0" * 64,
+        content_sha256="0" * 64,
+    )
     return quantize(model, images, load_target("ort-cpu"), scheme=scheme, workdir=folder)
 
 
@@ -63,7 +71,9 @@ def test_the_tensor_whose_channels_differ_is_named(tmp_path: Path) -> None:
     assert loss.sqnr_db < 15.0
     assert {one.name for one in loss.tensors[:2]} <= {"first", "act", "global_average_pool"}
     assert [one.sqnr_db for one in loss.tensors] == sorted(one.sqnr_db for one in loss.tensors)
-    sites = {("activation", site.name) for site in record.activations} | {("weight", site.name) for site in record.weights}
+    sites = {("activation", site.name) for site in record.activations} | {
+        ("weight", site.name) for site in record.weights
+    }
     assert {(one.kind, one.name) for one in loss.tensors} == sites
     assert read_quantized(tmp_path).loss == loss
 
@@ -77,7 +87,9 @@ def test_two_bit_weights_are_named_by_what_they_alone_cost(tmp_path: Path) -> No
     images = torch.as_tensor(np.load(tmp_path / "images.npy").astype(np.float32).transpose(0, 3, 1, 2) / 255)
     x = (images - 0.5) / 0.25
     program = torch.export.load(tmp_path / "program.pt2")
-    parts = {name: value for name, value in program.state_dict.items() if name.startswith(f"mixport_{worst.name}_")}
+    parts = {
+        name: value for name, value in program.state_dict.items() if name.startswith(f"mixport_{worst.name}_")
+    }
     with torch.no_grad():
         reference = module(x).numpy()
         for name, own in getattr(module, worst.name).named_parameters():

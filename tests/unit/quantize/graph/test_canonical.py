@@ -73,7 +73,9 @@ def test_average_pools(captured: Capture, pool: nn.Module, expected: dict[str, i
 
 
 class Mean(nn.Module):
-    def __init__(self, dims: tuple[int, ...], *, keepdim: bool, order: tuple[int, ...] | None, tokens: bool) -> None:
+    def __init__(
+        self, dims: tuple[int, ...], *, keepdim: bool, order: tuple[int, ...] | None, tokens: bool
+    ) -> None:
         super().__init__()
         self.dims, self.keepdim, self.order, self.tokens = dims, keepdim, order, tokens
 
@@ -88,7 +90,12 @@ class Mean(nn.Module):
 @pytest.mark.parametrize("keepdim", [False, True], ids=["drop", "keep"])
 @pytest.mark.parametrize(
     ("dims", "order", "tokens"),
-    [((2, 3), None, False), ((-1, -2), None, False), ((1, 2), (0, 2, 3, 1), False), ((1,), (0, 2, 3, 1), True)],
+    [
+        ((2, 3), None, False),
+        ((-1, -2), None, False),
+        ((1, 2), (0, 2, 3, 1), False),
+        ((1,), (0, 2, 3, 1), True),
+    ],
     ids=["nchw", "negative", "nhwc", "tokens"],
 )
 def test_means_over_space_become_global_average_pools(

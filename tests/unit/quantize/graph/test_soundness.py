@@ -107,7 +107,10 @@ def test_a_rare_mask_is_random_not_a_mixture_of_the_batch() -> None:
         except UnsupportedModelError as error:
             said.add(str(error))
     # With luck two runs are equal, and a run of the batch differs from them, or that of the captured graph.
-    assert "here: the output for an image depends on the other images of its batch: forward draws random numbers" in said
+    assert (
+        "here: the output for an image depends on the other images of its batch: forward draws random numbers"
+        in said
+    )
     assert all(text.endswith("forward draws random numbers") for text in said)
 
 
@@ -115,7 +118,9 @@ def test_a_plain_model_has_no_side_effect() -> None:
     body = Body(lambda body, x: body.conv(x)).eval()
     assert side_effect(body, IMAGES) is None
     check_sound(
-        replace(load_model("builtin:cifar10-resnet20"), module=body), capture(body, input_shape=(1, 3, 8, 8), dynamic_batch=True), IMAGES
+        replace(load_model("builtin:cifar10-resnet20"), module=body),
+        capture(body, input_shape=(1, 3, 8, 8), dynamic_batch=True),
+        IMAGES,
     )
 
 
@@ -140,7 +145,9 @@ def test_torchscript_archives_are_named(scripted: torch.jit.ScriptModule, tmp_pa
         load_model(str(tmp_path / "m.pt"))
     with pytest.raises(BadInputError, match=r"refused: it is an archive of torch.jit.save"):
         load_program(tmp_path / "m.pt2")
-    with pytest.raises(BadInputError, match=r"is an archive of torch.jit.save, allowed a state dict") as caught:
+    with pytest.raises(
+        BadInputError, match=r"is an archive of torch.jit.save, allowed a state dict"
+    ) as caught:
         read_state_dict(tmp_path / "m.pth")
     assert "save_file" in str(caught.value.hint)
 

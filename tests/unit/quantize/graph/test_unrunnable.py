@@ -18,7 +18,9 @@ class Resized(nn.Module):
 
 
 @pytest.mark.parametrize("options", [{}, {"align_corners": True}], ids=["centres", "corners"])
-def test_a_cubic_resize_that_shrinks_is_refused_at_capture(captured: Capture, options: dict[str, bool]) -> None:
+def test_a_cubic_resize_that_shrinks_is_refused_at_capture(
+    captured: Capture, options: dict[str, bool]
+) -> None:
     with pytest.raises(UnsupportedModelError, match="bicubic resize from 16x16 to 24x9") as caught:
         captured(Resized((24, 9), **options))
     assert caught.value.hint and "antialias=True" in caught.value.hint

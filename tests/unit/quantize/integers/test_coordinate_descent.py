@@ -18,12 +18,18 @@ RIDGE = 0.01
 def error(codes: Tensor, scales: Tensor, weight: Tensor, covariance: Tensor) -> Tensor:
     """What descends, [G, O]: the ridge belongs to it."""
     inputs = covariance.shape[-1]
-    ridge = RIDGE * covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(inputs, dtype=torch.float64)
+    ridge = (
+        RIDGE
+        * covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        * torch.eye(inputs, dtype=torch.float64)
+    )
     wrong = codes * scales[..., None] - weight
     return ((wrong @ (covariance + ridge)) * wrong).sum(-1)
 
 
-def problem(seed: int, *, groups: int, outputs: int, inputs: int, mean: float) -> tuple[Tensor, Tensor, Tensor]:
+def problem(
+    seed: int, *, groups: int, outputs: int, inputs: int, mean: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Weights, the second moment of correlated inputs with a mean, and scales."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(groups, outputs, inputs, generator=generator, dtype=torch.float64)
@@ -41,7 +47,9 @@ def problem(seed: int, *, groups: int, outputs: int, inputs: int, mean: float) -
     inputs=st.integers(1, 12),
     mean=st.sampled_from([0.0, 3.0]),
 )
-def test_never_worse_than_the_nearest_codes(seed: int, bits: int, groups: int, outputs: int, inputs: int, mean: float) -> None:
+def test_never_worse_than_the_nearest_codes(
+    seed: int, bits: int, groups: int, outputs: int, inputs: int, mean: float
+) -> None:
     weight, covariance, scales = problem(seed, groups=groups, outputs=outputs, inputs=inputs, mean=mean)
     codes, fitted = least_squares_codes(weight, covariance, scales, bits=bits)
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
@@ -65,9 +73,15 @@ def test_no_single_code_could_be_better() -> None:
 
 
 def test_errors_undo_one_another_where_inputs_are_alike() -> None:
-    # Two inputs that are always equal: only the sum of their weights counts, 0.8 of a step, and both nearest codes are 0.
-    weight, covariance = torch.full((1, 1, 2), 0.4, dtype=torch.float64), torch.ones((1, 2, 2), dtype=torch.float64)
-    codes, _ = least_squares_codes(weight, covariance, torch.ones((1, 1), dtype=torch.float64), bits=2, sweeps=1)
+    # Two inputs that are always equal: only the sum of their weights counts, 0.8 of a step, and both nearest
+    # codes are 0.
+    weight, covariance = (
+        torch.full((1, 1, 2), 0.4, dtype=torch.float64),
+        torch.ones((1, 2, 2), dtype=torch.float64),
+    )
+    codes, _ = least_squares_codes(
+        weight, covariance, torch.ones((1, 1), dtype=torch.float64), bits=2, sweeps=1
+    )
     assert sorted(codes.flatten().tolist()) == [0.0, 1.0]
 
 
@@ -79,7 +93,9 @@ def test_what_never_moves_keeps_the_nearest_codes() -> None:
 
 def test_weights_of_zero_keep_a_positive_scale() -> None:
     _, covariance, _ = problem(3, groups=1, outputs=1, inputs=4, mean=0.0)
-    codes, scales = least_squares_codes(torch.zeros((1, 1, 4), dtype=torch.float64), covariance, torch.ones((1, 1)).double(), bits=2)
+    codes, scales = least_squares_codes(
+        torch.zeros((1, 1, 4), dtype=torch.float64), covariance, torch.ones((1, 1)).double(), bits=2
+    )
     assert not codes.any()
     assert float(scales) == 1.0
 

@@ -12,11 +12,15 @@ from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.integers.exact_scales import Layer, exact_scales
 
 
-def layer(seed: int, *, bits: int, high: int, channels: int = 6, products: int = 144) -> tuple[Layer, np.ndarray]:
+def layer(
+    seed: int, *, bits: int, high: int, channels: int = 6, products: int = 144
+) -> tuple[Layer, np.ndarray]:
     rng = np.random.default_rng(seed)
     limit = 2 ** (bits - 1) - 1
     codes = rng.integers(-limit, limit + 1, (channels, products)).astype(np.int8)
-    x = QuantParams(scale=float(np.float32(rng.uniform(0.01, 0.05))), zero_point=0, qmin=0, qmax=high, storage="uint8")
+    x = QuantParams(
+        scale=float(np.float32(rng.uniform(0.01, 0.05))), zero_point=0, qmin=0, qmax=high, storage="uint8"
+    )
     scales = rng.uniform(0.5, 1.5, channels).astype(np.float32) * np.float32(0.2 / limit)
     spread = float(x.scale * scales.mean() * high * limit * np.sqrt(products) / 2)
     y = QuantParams(scale=float(np.float32(spread / 128)), zero_point=117, qmin=0, qmax=255, storage="uint8")
@@ -35,7 +39,9 @@ def differing_sums(one: Layer, scales: np.ndarray, *, channel: int) -> int:
     multiplier = integer.conv_multiplier(one.x.scale, scales[channel], one.y.scale)
     got = integer.requantise(sums, multiplier=multiplier, zero_point=one.y.zero_point, qmin=0, qmax=255)
     exact = Fraction(one.x.scale) * Fraction(float(scales[channel])) / Fraction(one.y.scale)
-    wanted = np.array([half_even(int(s) * exact.numerator, exact.denominator) for s in sums]) + one.y.zero_point
+    wanted = (
+        np.array([half_even(int(s) * exact.numerator, exact.denominator) for s in sums]) + one.y.zero_point
+    )
     return int((got != wanted.clip(0, 255)).sum())
 
 

@@ -28,7 +28,9 @@ from tests.models import tiny
 def test_every_layer_of_a_program_keeps_the_bounds(bounded: bool) -> None:
     target = load_target("ort-cpu")
     if not bounded:
-        target = target.model_copy(update={"accumulator": target.accumulator.model_copy(update={"pair_limit": None})})
+        target = target.model_copy(
+            update={"accumulator": target.accumulator.model_copy(update={"pair_limit": None})}
+        )
     captured = capture(tiny(), input_shape=(1, 3, 32, 32), dynamic_batch=True)
     graph = captured.graph
     plan = make_plan(graph, Scheme(weight_bits=8, activation_bits=8), stream_bits=16)
@@ -38,7 +40,9 @@ def test_every_layer_of_a_program_keeps_the_bounds(bounded: bool) -> None:
     observers = [found for _, found in collect(graph, names, iter([images]))][-1]
     per_tensor = {node: observer.result() for node, observer in observers.items()}
     params = choose_params(plan, {site.name: per_tensor[site.tensor] for site in plan.sites}, target)
-    integers, changed = nearest_integers(graph, plan, widths, params, pair_limit=target.accumulator.pair_limit)
+    integers, changed = nearest_integers(
+        graph, plan, widths, params, pair_limit=target.accumulator.pair_limit
+    )
     insert_activations(graph, plan, params, target)
     _, moved = insert_weights(graph, widths, integers, target)
     decisions = [*changed, *moved]
@@ -61,10 +65,25 @@ def test_every_layer_of_a_program_keeps_the_bounds(bounded: bool) -> None:
         rows = weights.reshape(len(weights), -1).astype(np.int64)
         reach = np.abs(rows).sum(1) * 255
         offset = bias.numpy().astype(np.int64)
-        low = np.minimum(rows, 0).sum(1) * (x.qmax - x.zero_point) + np.maximum(rows, 0).sum(1) * (x.qmin - x.zero_point) + offset
-        high = np.maximum(rows, 0).sum(1) * (x.qmax - x.zero_point) + np.minimum(rows, 0).sum(1) * (x.qmin - x.zero_point) + offset
+        low = (
+            np.minimum(rows, 0).sum(1) * (x.qmax - x.zero_point)
+            + np.maximum(rows, 0).sum(1) * (x.qmin - x.zero_point)
+            + offset
+        )
+        high = (
+            np.maximum(rows, 0).sum(1) * (x.qmax - x.zero_point)
+            + np.minimum(rows, 0).sum(1) * (x.qmin - x.zero_point)
+            + offset
+        )
         assert (high - low <= reach).all()
-        rule = Requantisation(x_scale=x.scale, w_scale=scales, y_scale=y.scale, zero_point=y.zero_point, qmin=y.qmin, qmax=y.qmax)
+        rule = Requantisation(
+            x_scale=x.scale,
+            w_scale=scales,
+            y_scale=y.scale,
+            zero_point=y.zero_point,
+            qmin=y.qmin,
+            qmax=y.qmax,
+        )
         assert not wrong_thresholds(rule, low=low, high=high).any()
         requantised += 1
     assert requantised == 5

@@ -1,4 +1,6 @@
-"""Pairs that could saturate: found, repaired, and nothing else touched; against a model of the saturating kernel."""
+"""Pairs that could saturate: found, repaired, and nothing else touched; against a model of the saturating
+kernel.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,13 @@ from hypothesis import strategies as st
 
 from mixport.arithmetic import integer
 from mixport.arithmetic.dtypes import IntType
-from mixport.arithmetic.neighbour_pairs import forms_pairs, from_kernel_order, in_pairs, kernel_order, pair_violations
+from mixport.arithmetic.neighbour_pairs import (
+    forms_pairs,
+    from_kernel_order,
+    in_pairs,
+    kernel_order,
+    pair_violations,
+)
 from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.integers.layer_integers import RoundedLayer, check_pairs, fix_scales, within_pairs
 from mixport.quantize.integers.pair_bound import PairBound, project_pairs, repair_pairs
@@ -22,13 +30,17 @@ W8 = IntType(bits=8, signed=True, narrow=True)
 
 
 def saturating_dot(codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """x64 without VNNI: VPMADDUBSW on stored codes [N, K] and weights [O, K], then exact sums. int64 [N, O]."""
+    """x64 without VNNI: VPMADDUBSW on stored codes [N, K] and weights [O, K], then exact sums. int64 [N,
+    O].
+    """
     products = in_pairs(codes.astype(np.int64))[:, None] * in_pairs(weights.astype(np.int64))[None]
     return np.clip(products.sum(-1), -32768, 32767).sum(-1)
 
 
 def saturating_conv(x: np.ndarray, w: np.ndarray, *, zero_point: int) -> np.ndarray:
-    """A 3x3 convolution of padding 1 as MLAS runs it: windows channels last, stored codes, zero point taken off the sum."""
+    """A 3x3 convolution of padding 1 as MLAS runs it: windows channels last, stored codes, zero point taken
+    off the sum.
+    """
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=zero_point)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))  # N C H W 3 3
     rows = windows.transpose(0, 2, 3, 4, 5, 1).reshape(-1, w[0].size)
@@ -144,7 +156,9 @@ def test_a_bound_that_codes_break_is_our_bug() -> None:
 def test_codes_from_somewhere_else_are_repaired_and_those_left_broken_are_refused() -> None:
     x = QuantParams(scale=0.1, zero_point=0, qmin=0, qmax=255, storage="uint8")
     scales, codes = np.array([0.01], np.float32), np.full((1, 8), 100, np.int8)
-    repaired = within_pairs("fc", np.ones((1, 8), np.float32), scales, codes, bits=8, groups=1, x=x, limit=32767)
+    repaired = within_pairs(
+        "fc", np.ones((1, 8), np.float32), scales, codes, bits=8, groups=1, x=x, limit=32767
+    )
     assert not pair_violations(repaired[1], largest_code=255, limit=32767).any()
     assert [d.where for d in repaired[2]] == ["fc"]
     layer = RoundedLayer(name="fc", codes=codes, bias=None, groups=1)

@@ -1,4 +1,6 @@
-"""Convolutions of few input channels: the same sums in a form that kernels take directly, and only where that pays."""
+"""Convolutions of few input channels: the same sums in a form that kernels take directly, and only where that
+pays.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ from mixport.validate.interpreter.interpreter import Interpreter
 
 @dataclass(frozen=True, kw_only=True)
 class Conv:
-    """A convolution of an image, whose border is padded by zeros in an operator of its own where `pads` is given."""
+    """A convolution of an image, whose border is padded by zeros in an operator of its own where `pads` is
+    given.
+    """
 
     channels: int = 3
     outputs: int = 16
@@ -50,7 +54,11 @@ class Conv:
         root.register_buffer("weight", torch.randint(-9, 10, shape, generator=generator).float())
         root.register_buffer("bias", torch.randint(-99, 99, (self.outputs,), generator=generator).float())
         x = graph.placeholder("x")
-        padded = x if self.pads is None else graph.call_function(aten.constant_pad_nd.default, (x, list(self.pads), 0.0))
+        padded = (
+            x
+            if self.pads is None
+            else graph.call_function(aten.constant_pad_nd.default, (x, list(self.pads), 0.0))
+        )
         numbers = (list(self.stride), list(self.padding), list(self.dilation), self.groups)
         operands = (padded, graph.get_attr("weight"), graph.get_attr("bias"))
         graph.output(graph.call_function(aten.conv2d.default, (*operands, *numbers)))
@@ -82,7 +90,11 @@ def weight_shape(module: fx.GraphModule) -> tuple[int, ...]:
 @pytest.mark.parametrize(
     ("conv", "shape", "padding"),
     [
-        (Conv(stride=(2, 2), padding=(1, 1)), (16, 12, 2, 2), [1, 0, 1, 0]),  # left, right, top, bottom, in blocks
+        (
+            Conv(stride=(2, 2), padding=(1, 1)),
+            (16, 12, 2, 2),
+            [1, 0, 1, 0],
+        ),  # left, right, top, bottom, in blocks
         (Conv(stride=(2, 2), kernel=(7, 7), padding=(3, 3)), (16, 12, 4, 4), [2, 1, 2, 1]),
         (Conv(stride=(2, 2), kernel=(5, 5), padding=(2, 2)), (16, 12, 3, 3), [1, 1, 1, 1]),
         (Conv(stride=(2, 2), pads=(0, 1, 0, 1)), (16, 12, 2, 2), [0, 1, 0, 1]),  # TensorFlow's SAME
@@ -139,7 +151,9 @@ def test_else_channels_of_zeros_are_added(conv: Conv) -> None:
         Conv(outputs=15),  # kernels for 16 outputs and more
         Conv(channels=2, outputs=16, groups=2),
         Conv(stride=(8, 8), kernel=(8, 8)),  # rows of patches are long enough to copy
-        Conv(stride=(4, 4), kernel=(7, 7), padding=(2, 2)),  # 12 x 12 pixels of blocks for 7 x 7, and strides too wide for zeros
+        Conv(
+            stride=(4, 4), kernel=(7, 7), padding=(2, 2)
+        ),  # 12 x 12 pixels of blocks for 7 x 7, and strides too wide for zeros
     ],
 )
 def test_what_gains_nothing_stays(conv: Conv) -> None:
@@ -151,7 +165,9 @@ def test_what_gains_nothing_stays(conv: Conv) -> None:
 def test_a_target_says_whether_its_kernels_ask_for_it() -> None:
     stem, ort = Conv(stride=(2, 2), padding=(1, 1)), load_target("ort-cpu")
     assert rewritten(stem, load_target("onnx-int8"))[1] == []
-    without = ort.operators.model_copy(update={"integer": tuple(op for op in ort.operators.integer if op != "SpaceToDepth")})
+    without = ort.operators.model_copy(
+        update={"integer": tuple(op for op in ort.operators.integer if op != "SpaceToDepth")}
+    )
     module, said = rewritten(stem, ort.model_copy(update={"operators": without}))
     assert weight_shape(module) == (16, 4, 3, 3)
     neither = without.model_copy(update={"integer": ("Conv",)})
@@ -169,7 +185,16 @@ def test_the_same_sums(data: st.DataObject, channels: int, step: int) -> None:
     left, top = draw(0, 3)
     size = (rows * step, columns * step)
     assume(all(s + 2 * p >= k for s, p, k in zip(size, padding, kernel, strict=True)))
-    rewritten(Conv(channels=channels, kernel=kernel, padding=padding, stride=(step, step), size=size, pads=(left, 0, top, 1)))
+    rewritten(
+        Conv(
+            channels=channels,
+            kernel=kernel,
+            padding=padding,
+            stride=(step, step),
+            size=size,
+            pads=(left, 0, top, 1),
+        )
+    )
 
 
 def test_two_readers_share_the_rearranged_image() -> None:
@@ -201,7 +226,9 @@ def test_space_to_depth_has_the_order_of_onnx_and_gives_gradients_back() -> None
 
 
 class Stem(nn.Module):
-    """Neighbours that saturate only in the order of the rearranged kernel: columns 1 and 2 of one channel, four channels apart."""
+    """Neighbours that saturate only in the order of the rearranged kernel: columns 1 and 2 of one channel,
+    four channels apart.
+    """
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -232,17 +259,25 @@ def _with_config(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(("factory", "operator"), [("stem_of_stride_1", "Pad"), ("stem_of_stride_2", "SpaceToDepth")])
+@pytest.mark.parametrize(
+    ("factory", "operator"), [("stem_of_stride_1", "Pad"), ("stem_of_stride_2", "SpaceToDepth")]
+)
 @pytest.mark.parametrize("scheme", ["w8a8", "w2a4"])
-def test_in_the_file_it_moves_codes_and_no_neighbours_saturate(tmp_path: Path, factory: str, operator: str, scheme: str) -> None:
+def test_in_the_file_it_moves_codes_and_no_neighbours_saturate(
+    tmp_path: Path, factory: str, operator: str, scheme: str
+) -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
-    calibration = CalibrationSet(images_path=tmp_path / "images.npy", count=8, method="images", recipe_key="", content_sha256="")
+    calibration = CalibrationSet(
+        images_path=tmp_path / "images.npy", count=8, method="images", recipe_key="", content_sha256=""
+    )
     target, model = load_target("ort-cpu"), load_model(f"{__name__}:{factory}")
     # Convention vit: the first layer's weights are as narrow as any other's.
     parsed = Scheme(weight_bits=int(scheme[1]), activation_bits=int(scheme[3]), edge_convention="vit")
     quantized = quantize(model, calibration, target, scheme=parsed, workdir=tmp_path)
-    assert any("convolution" in decision.where and "channels" in decision.what for decision in quantized.decisions)
+    assert any(
+        "convolution" in decision.where and "channels" in decision.what for decision in quantized.decisions
+    )
     lowered = lower(quantized, target, workdir=tmp_path)
     operators = [node.op_type for node in onnx.load(str(lowered.model_path)).graph.node]  # pyright: ignore[reportUnknownMemberType]
     assert operators.count(operator) == 1

@@ -1,4 +1,6 @@
-"""Which softmaxes are divided behind their product, what becomes of factors and offsets, and which range scores get."""
+"""Which softmaxes are divided behind their product, what becomes of factors and offsets, and which range
+scores get.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,12 @@ class Attention(nn.Module):
 
     def __init__(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         super().__init__()
-        self.patch, self.qkv, self.head, self.attend = nn.Conv2d(3, 12, 4, 4), nn.Linear(12, 36), nn.Linear(12, 5), attend
+        self.patch, self.qkv, self.head, self.attend = (
+            nn.Conv2d(3, 12, 4, 4),
+            nn.Linear(12, 36),
+            nn.Linear(12, 5),
+            attend,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.patch(x).flatten(2).transpose(1, 2)
@@ -92,14 +99,21 @@ def scores_read_twice(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def graph_of(captured: Capture, attend: Attend, *, portable: bool = True, bits: int = 8) -> tuple[fx.GraphModule, list[str]]:
+def graph_of(
+    captured: Capture, attend: Attend, *, portable: bool = True, bits: int = 8
+) -> tuple[fx.GraphModule, list[str]]:
     with torch.random.fork_rng():
         torch.manual_seed(5)
         graph = captured(Attention(attend)).graph
     x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         before = graph(x)
-    reasons = [decision.why for decision in divide_after_product(graph, TARGET if portable else TARGET.without_portable_forms(), bits=bits)]
+    reasons = [
+        decision.why
+        for decision in divide_after_product(
+            graph, TARGET if portable else TARGET.without_portable_forms(), bits=bits
+        )
+    ]
     clean(graph)
     record_shapes(graph, torch.zeros(2, 3, 16, 16))
     with torch.no_grad():
@@ -113,7 +127,9 @@ def graph_of(captured: Capture, attend: Attend, *, portable: bool = True, bits: 
     [(fused, 6**-0.5, 0), (biased, 6**-0.5, 1), (masked, 6**-0.5, 0), (swin, 0.4, 2), (divided, 0.5, 0)],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_a_factor_goes_into_the_exponent(captured: Capture, attend: Callable[..., Tensor], factor: float, adds: int) -> None:
+def test_a_factor_goes_into_the_exponent(
+    captured: Capture, attend: Callable[..., Tensor], factor: float, adds: int
+) -> None:
     graph, reasons = graph_of(captured, attend)
     (numerators,) = (node for node in graph.graph.nodes if node.target is OPS.softmax_numerators.default)
     found = operators(graph)
@@ -135,7 +151,9 @@ def test_a_factor_goes_into_the_exponent(captured: Capture, attend: Callable[...
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_what_does_not_fit_keeps_its_softmax_and_says_why(captured: Capture, attend: Callable[..., Tensor], why: str) -> None:
+def test_what_does_not_fit_keeps_its_softmax_and_says_why(
+    captured: Capture, attend: Callable[..., Tensor], why: str
+) -> None:
     graph, reasons = graph_of(captured, attend)
     assert operators(graph)["softmax"] == 1
     (reason,) = reasons
@@ -154,15 +172,25 @@ def test_narrow_probabilities_keep_a_scale_of_their_own(captured: Capture) -> No
 
 
 @pytest.mark.parametrize(("scheme", "bits"), [("w8a8", 8), ("w4a4", 4)])
-def test_scores_have_eight_bits_and_numerators_those_of_the_scheme(captured: Capture, scheme: str, bits: int) -> None:
+def test_scores_have_eight_bits_and_numerators_those_of_the_scheme(
+    captured: Capture, scheme: str, bits: int
+) -> None:
     graph, _ = graph_of(captured, fused)
     plan = make_plan(graph, Scheme.parse(scheme), stream_bits=16)
     sites = {site.name: site for site in plan.sites}
     scores, numerators, product = sites["matmul"], sites["softmax"], sites["matmul_2"]
-    assert (scores.bits, scores.role, scores.reach) == (8, "carrier", pytest.approx(math.log(2 * 2**bits) * 6**0.5))
+    assert (scores.bits, scores.role, scores.reach) == (
+        8,
+        "carrier",
+        pytest.approx(math.log(2 * 2**bits) * 6**0.5),
+    )
     assert (numerators.bits, numerators.role) == (bits, "compute")
     assert numerators.fixed is not None
-    assert (numerators.fixed.scale, numerators.fixed.zero_point, numerators.fixed.qmax) == (2.0**-bits, 0, 2**bits - 1)
+    assert (numerators.fixed.scale, numerators.fixed.zero_point, numerators.fixed.qmax) == (
+        2.0**-bits,
+        0,
+        2**bits - 1,
+    )
     assert product.op == "matmul" and product.tensor.target is aten.div.Tensor
     assert not any("sum" in decision.what or "div" in decision.what for decision in plan.decisions)
 
@@ -174,7 +202,9 @@ def test_masked_scores_do_not_widen_the_range(captured: Capture) -> None:
         (site,) = (one for one in plan.sites if one.reach is not None)
         images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
         reaches = {one.tensor: one.reach for one in plan.sites if one.reach is not None}
-        ((_, observers),) = collect(graph, {one.tensor: one.name for one in plan.sites}, [images], reaches=reaches)
+        ((_, observers),) = collect(
+            graph, {one.tensor: one.name for one in plan.sites}, [images], reaches=reaches
+        )
         histograms = {one.name: observers[one.tensor].result() for one in plan.sites}
         seen = histograms[site.name]
         assert seen.high - seen.low < site.reach + 2 * max(abs(seen.high), 0.1)

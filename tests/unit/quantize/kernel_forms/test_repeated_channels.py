@@ -1,4 +1,6 @@
-"""Depthwise convolutions with several outputs a channel: the same sums from repeated channels, in the same order."""
+"""Depthwise convolutions with several outputs a channel: the same sums from repeated channels, in the same
+order.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +25,33 @@ from mixport.validate.interpreter.interpreter import Interpreter
 
 
 def convolution(
-    *, outputs: int, groups: int, rank: int = 2, channels: int = 6, pads: tuple[int, ...] = (), stride: int = 1
+    *,
+    outputs: int,
+    groups: int,
+    rank: int = 2,
+    channels: int = 6,
+    pads: tuple[int, ...] = (),
+    stride: int = 1,
 ) -> tuple[fx.GraphModule, Tensor]:
     """A convolution of small integers, whose sums are exact in every order, and what it reads."""
     generator = torch.Generator().manual_seed(1)
     graph, root = fx.Graph(), nn.Module()
-    root.register_buffer("weight", torch.randint(-9, 10, (outputs, channels // groups, *[3] * rank), generator=generator).float())
+    root.register_buffer(
+        "weight",
+        torch.randint(-9, 10, (outputs, channels // groups, *[3] * rank), generator=generator).float(),
+    )
     root.register_buffer("bias", torch.randint(-99, 99, (outputs,), generator=generator).float())
     x = graph.placeholder("x")
     read = graph.call_function(aten.constant_pad_nd.default, (x, list(pads), 0.0)) if pads else x
-    operands = (read, graph.get_attr("weight"), graph.get_attr("bias"), [stride] * rank, [1] * rank, [1] * rank, groups)
+    operands = (
+        read,
+        graph.get_attr("weight"),
+        graph.get_attr("bias"),
+        [stride] * rank,
+        [1] * rank,
+        [1] * rank,
+        groups,
+    )
     graph.output(graph.call_function({1: aten.conv1d.default, 2: aten.conv2d.default}[rank], operands))
     module = fx.GraphModule(root, graph)
     image = torch.randint(-9, 10, (2, channels, *[8] * rank), generator=generator).float()
@@ -43,8 +62,12 @@ def convolution(
 @pytest.mark.parametrize("rank", [1, 2])
 @pytest.mark.parametrize(("outputs", "stride"), [(12, 1), (18, 2)])
 @pytest.mark.parametrize("padded", [False, True])
-def test_each_output_reads_the_channel_of_its_group(rank: int, outputs: int, stride: int, padded: bool) -> None:
-    module, image = convolution(outputs=outputs, groups=6, rank=rank, stride=stride, pads=(0, 1) if padded else ())
+def test_each_output_reads_the_channel_of_its_group(
+    rank: int, outputs: int, stride: int, padded: bool
+) -> None:
+    module, image = convolution(
+        outputs=outputs, groups=6, rank=rank, stride=stride, pads=(0, 1) if padded else ()
+    )
     wanted = module(image)
     (decision,) = repeat_channels(module, load_target("ort-cpu"))
     clean(module)
@@ -92,9 +115,17 @@ def multiplied() -> nn.Module:
 def test_in_the_file_codes_are_repeated(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
-    calibration = CalibrationSet(images_path=tmp_path / "images.npy", count=8, method="images", recipe_key="", content_sha256="")
+    calibration = CalibrationSet(
+        images_path=tmp_path / "images.npy", count=8, method="images", recipe_key="", content_sha256=""
+    )
     target = load_target("ort-cpu")
-    quantized = quantize(load_model(f"{__name__}:multiplied"), calibration, target, scheme=Scheme.parse("w4a4"), workdir=tmp_path)
+    quantized = quantize(
+        load_model(f"{__name__}:multiplied"),
+        calibration,
+        target,
+        scheme=Scheme.parse("w4a4"),
+        workdir=tmp_path,
+    )
     lowered = lower(quantized, target, workdir=tmp_path)
     model = onnx.load(str(lowered.model_path))  # pyright: ignore[reportUnknownMemberType]
     assert [node.op_type for node in model.graph.node].count("Gather") == 1

@@ -22,7 +22,9 @@ from mixport.records.targets import load_target
 from mixport.validate.interpreter.interpreter import Interpreter
 
 
-def product(channels: int, size: int, *, gate_first: bool, gate: tuple[int, int] = (1, 1)) -> tuple[fx.GraphModule, Tensor]:
+def product(
+    channels: int, size: int, *, gate_first: bool, gate: tuple[int, int] = (1, 1)
+) -> tuple[fx.GraphModule, Tensor]:
     """A map times the means of its rows and columns, of both or of none."""
     graph = fx.Graph()
     x = graph.placeholder("x")
@@ -48,7 +50,9 @@ def test_the_gate_has_the_shape_of_what_it_multiplies(gate_first: bool) -> None:
     assert decision.what == "gate of 47 channels copied to 28 x 28 positions"
 
 
-@pytest.mark.parametrize(("channels", "size", "gate"), [(48, 28, (1, 1)), (16, 27, (1, 1)), (16, 28, (1, 28)), (16, 28, (28, 28))])
+@pytest.mark.parametrize(
+    ("channels", "size", "gate"), [(48, 28, (1, 1)), (16, 27, (1, 1)), (16, 28, (1, 28)), (16, 28, (28, 28))]
+)
 def test_what_gains_nothing_stays(channels: int, size: int, gate: tuple[int, int]) -> None:
     module, _ = product(channels, size, gate_first=False, gate=gate)
     assert spread_gates(module, load_target("ort-cpu")) == []
@@ -83,9 +87,13 @@ def gated() -> nn.Module:
 def test_in_the_file_codes_are_copied_and_the_product_stays_integer(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
-    calibration = CalibrationSet(images_path=tmp_path / "images.npy", count=8, method="images", recipe_key="", content_sha256="")
+    calibration = CalibrationSet(
+        images_path=tmp_path / "images.npy", count=8, method="images", recipe_key="", content_sha256=""
+    )
     target = load_target("ort-cpu")
-    quantized = quantize(load_model(f"{__name__}:gated"), calibration, target, scheme=Scheme.parse("w8a8"), workdir=tmp_path)
+    quantized = quantize(
+        load_model(f"{__name__}:gated"), calibration, target, scheme=Scheme.parse("w8a8"), workdir=tmp_path
+    )
     lowered = lower(quantized, target, workdir=tmp_path)
     model = onnx.load(str(lowered.model_path))  # pyright: ignore[reportUnknownMemberType]
     assert [node.op_type for node in model.graph.node].count("Expand") == 1

@@ -19,7 +19,8 @@ def test_batches_give_the_histogram_of_their_union(values: list[float], pieces: 
     a, b = whole.result(), parts.result()
     assert (a.low, a.high, a.limit) == (b.low, b.high, b.limit)
     assert a.counts.sum() == b.counts.sum() == (len(values) if any(v != 0 for v in values) else 0)
-    # histc's float32 bin index may differ by one from the merged bin's for a value on an edge: means agree to a bin's width.
+    # histc's float32 bin index may differ by one from the merged bin's for a value on an edge: means agree to
+    # a bin's width.
     width = 2 * a.limit / BINS
     assert abs(float((a.counts * a.centres).sum() - (b.counts * b.centres).sum())) <= len(values) * 2 * width
 

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from mixport.arithmetic import integer
 from mixport.arithmetic.dtypes import IntType
 from mixport.quantize.scales.histograms import Histogram, HistogramObserver
-from mixport.quantize.scales.ranges import P, ScaleRule, activation_params, histogram_error, short_mantissa, weight_scales
+from mixport.quantize.scales.ranges import (
+    P,
+    ScaleRule,
+    activation_params,
+    histogram_error,
+    short_mantissa,
+    weight_scales,
+)
 
 ANY = ScaleRule(zero_point="any", power_of_two=False)
 
@@ -36,7 +43,9 @@ def test_weight_codes_stay_in_range_and_beat_the_largest_magnitude_scale(bits: i
 
 
 def test_zero_channels_and_equal_weights_are_exact() -> None:
-    weight = np.stack([np.zeros((3, 3)), np.full((3, 3), 0.25), np.full((3, 3), -7.0)]).astype(np.float32)[:, None]
+    weight = np.stack([np.zeros((3, 3)), np.full((3, 3), 0.25), np.full((3, 3), -7.0)]).astype(np.float32)[
+        :, None
+    ]
     for bits in range(2, 9):
         scales, codes = weight_scales(weight, bits=bits)
         assert (scales > 0).all()
@@ -58,11 +67,15 @@ def test_short_mantissas_multiply_exactly(scale: float) -> None:
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_zero_is_a_code_and_unsigned_tensors_start_there(bits: int) -> None:
     rng = np.random.default_rng(bits)
-    signed = activation_params(histogram(rng.standard_normal(5000)), bits=bits, storage="uint8", bounds=None, rule=ANY)
+    signed = activation_params(
+        histogram(rng.standard_normal(5000)), bits=bits, storage="uint8", bounds=None, rule=ANY
+    )
     assert signed.qmin == 0
     assert signed.qmax == 2**bits - 1
     assert 0 < signed.zero_point < signed.qmax
-    unsigned = activation_params(histogram(np.abs(rng.standard_normal(5000))), bits=bits, storage="uint8", bounds=(0.0, None), rule=ANY)
+    unsigned = activation_params(
+        histogram(np.abs(rng.standard_normal(5000))), bits=bits, storage="uint8", bounds=(0.0, None), rule=ANY
+    )
     assert unsigned.zero_point == 0
 
 
@@ -74,7 +87,13 @@ def test_relu6_bound_is_a_code_or_the_saturation() -> None:
 
 def test_symmetric_and_power_of_two_targets() -> None:
     rule = ScaleRule(zero_point="zero", power_of_two=True)
-    params = activation_params(histogram(np.random.default_rng(0).standard_normal(5000)), bits=8, storage="uint8", bounds=None, rule=rule)
+    params = activation_params(
+        histogram(np.random.default_rng(0).standard_normal(5000)),
+        bits=8,
+        storage="uint8",
+        bounds=None,
+        rule=rule,
+    )
     assert params.zero_point == 128
     assert np.log2(params.scale) == np.rint(np.log2(params.scale))
 
@@ -85,8 +104,12 @@ def test_a_constant_zero_tensor_gets_a_positive_scale() -> None:
 
 
 def test_a_lopsided_tensor_is_cut_on_its_long_side_alone() -> None:
-    """GELU: many small negative values, few large ones. Cutting both ends by one factor would leave no code below zero."""
-    values = torch.nn.functional.gelu(torch.randn(200_000, generator=torch.Generator().manual_seed(1)) * 1.5 - 0.5)
+    """GELU: many small negative values, few large ones. Cutting both ends by one factor would leave no code
+    below zero.
+    """
+    values = torch.nn.functional.gelu(
+        torch.randn(200_000, generator=torch.Generator().manual_seed(1)) * 1.5 - 0.5
+    )
     seen = histogram(values.numpy())
     found = activation_params(seen, bits=4, storage="uint8", bounds=None, rule=ANY)
 
@@ -103,5 +126,8 @@ def test_a_lower_power_keeps_the_many_small_values() -> None:
     scores = torch.randn(4000, 64, generator=torch.Generator().manual_seed(2))
     scores[:20] *= 8.0
     seen = histogram(torch.softmax(scores, -1).numpy())
-    fine, coarse = (activation_params(seen, bits=4, storage="uint8", bounds=None, rule=ANY, power=p).scale for p in (2.0, 3.0))
+    fine, coarse = (
+        activation_params(seen, bits=4, storage="uint8", bounds=None, rule=ANY, power=p).scale
+        for p in (2.0, 3.0)
+    )
     assert fine < 0.9 * coarse

@@ -8,7 +8,9 @@ from mixport.records.scheme import DEFAULT_EDGE_CONVENTION, EDGE_CONVENTIONS, Ed
 from tests.unit.quantize.conftest import Capture
 
 
-def plan_of(captured: Capture, module: nn.Module, scheme: str = "w4a4", convention: EdgeConvention = "qdrop") -> Plan:
+def plan_of(
+    captured: Capture, module: nn.Module, scheme: str = "w4a4", convention: EdgeConvention = "qdrop"
+) -> Plan:
     return make_plan(captured(module).graph, Scheme.parse(scheme, edge_convention=convention), stream_bits=16)
 
 
@@ -52,7 +54,9 @@ def test_each_convention_says_what_the_edges_are(captured: Capture) -> None:
 
 def test_what_the_first_layer_gives_is_read_at_edge_bits_through_its_relu(captured: Capture) -> None:
     names = [name for name, _, _ in table(plan_of(captured, Residual(), "w4a3", convention="brecq"))]
-    assert names == ["input.codes", "stem", "branch", "add", "after"], "the carrier serves, without a narrower copy"
+    assert names == ["input.codes", "stem", "branch", "add", "after"], (
+        "the carrier serves, without a narrower copy"
+    )
 
 
 class Residual(nn.Module):

@@ -62,7 +62,9 @@ def manifest(records: Any) -> Manifest:
 
 def exact(manifest: Manifest) -> Manifest:
     changes = {"verdict": "exact", "divergences": (), "float_islands": ()}
-    return manifest.model_copy(update={"validation": manifest.validation.model_copy(update=changes), "gates": manifest.gates[1:2]})
+    return manifest.model_copy(
+        update={"validation": manifest.validation.model_copy(update=changes), "gates": manifest.gates[1:2]}
+    )
 
 
 def test_the_page_is_well_formed_and_needs_nothing_from_outside(manifest: Manifest) -> None:
@@ -99,7 +101,13 @@ def drawn(manifest: Manifest) -> Manifest:
             "pairing": "balanced",
             "label_text": "name",
         },
-        "filters": {"keep_energy": 0.5, "keep_statistics": 1.0, "drawn": 64, "dropped_by_energy": 32, "dropped_by_statistics": 0},
+        "filters": {
+            "keep_energy": 0.5,
+            "keep_statistics": 1.0,
+            "drawn": 64,
+            "dropped_by_energy": 32,
+            "dropped_by_statistics": 0,
+        },
     }
     return manifest.model_copy(update={"calibration": type(manifest.calibration).model_validate(entry)})
 
@@ -129,7 +137,9 @@ def test_drawn_calibration_images_show_with_all_that_made_them(manifest: Manifes
     assert "generator: revision" not in words, "what is not known is not shown"
 
 
-@pytest.mark.parametrize(("method", "words"), [("images", "32 real images."), ("noise", "32 images of noise.")])
+@pytest.mark.parametrize(
+    ("method", "words"), [("images", "32 real images."), ("noise", "32 images of noise.")]
+)
 def test_other_calibration_images_show_as_what_they_are(manifest: Manifest, method: str, words: str) -> None:
     calibration = manifest.calibration.model_copy(update={"method": method})
     text = " ".join(Checker(render(manifest.model_copy(update={"calibration": calibration}))).text.split())
@@ -185,10 +195,24 @@ def test_a_success_shows_its_claim(manifest: Manifest) -> None:
 
 def test_a_manifest_without_the_optional_parts_renders(manifest: Manifest) -> None:
     document = exact(manifest).document()
-    for name in ("gates", "decisions", "preprocessing", "class_names", "graph", "timings_s", "convention", "edge_bits", "golden_images"):
+    for name in (
+        "gates",
+        "decisions",
+        "preprocessing",
+        "class_names",
+        "graph",
+        "timings_s",
+        "convention",
+        "edge_bits",
+        "golden_images",
+    ):
         del document[name]
     document["sites"] = []
-    document["metrics"] = {name: None for name in document["metrics"]} | {"size_bytes": 1, "size_ratio": 0.5, "reasons": {}}
+    document["metrics"] = {name: None for name in document["metrics"]} | {
+        "size_bytes": 1,
+        "size_ratio": 0.5,
+        "reasons": {},
+    }
     document["validation"] |= {"proofs": {}, "site_checks": {}, "audit": {}, "runtimes": []}
     words = " ".join(Checker(render(Manifest.model_validate(document))).text.split())
     assert "No static bounds were computed." in words
@@ -205,7 +229,14 @@ def test_warnings_stand_at_the_top_and_nowhere_without_any(manifest: Manifest) -
 
 def site(name: str, sqnr_db: float | None) -> SiteEntry:
     return SiteEntry(
-        name=name, op="relu", kind="activation", weight_bits=None, activation_bits=8, weight_storage=None, reason="", sqnr_db=sqnr_db
+        name=name,
+        op="relu",
+        kind="activation",
+        weight_bits=None,
+        activation_bits=8,
+        weight_storage=None,
+        reason="",
+        sqnr_db=sqnr_db,
     )
 
 
@@ -238,7 +269,10 @@ def small_bundle(folder: Path) -> None:
         helper.make_node("QuantizeLinear", ["mean", "scale", "zero"], ["pool.codes"]),
         helper.make_node("DequantizeLinear", ["pool.codes", "scale", "zero"], ["output"]),
     ]
-    constants = [helper.make_tensor("scale", TensorProto.FLOAT, [], [0.05]), helper.make_tensor("zero", TensorProto.UINT8, [], [128])]
+    constants = [
+        helper.make_tensor("scale", TensorProto.FLOAT, [], [0.05]),
+        helper.make_tensor("zero", TensorProto.UINT8, [], [128]),
+    ]
     graph = helper.make_graph(
         nodes,
         "g",
@@ -260,7 +294,9 @@ def small_bundle(folder: Path) -> None:
 
 def test_the_script_on_the_page_works_as_it_stands(manifest: Manifest, tmp_path: Path) -> None:
     small_bundle(tmp_path)
-    validation = manifest.validation.model_copy(update={"session_policy": SessionPolicy(optimization_level="all", threads=1, config={})})
+    validation = manifest.validation.model_copy(
+        update={"session_policy": SessionPolicy(optimization_level="all", threads=1, config={})}
+    )
     page = render(manifest.model_copy(update={"validation": validation}))
     found = re.search(r'<pre id="script">(.*?)</pre>', page, re.DOTALL)
     assert found
@@ -289,12 +325,26 @@ def test_the_script_states_the_session_policy() -> None:
 
 
 def with_proofs(manifest: Manifest, **proofs: Any) -> Manifest:
-    return manifest.model_copy(update={"validation": manifest.validation.model_copy(update={"proofs": proofs})})
+    return manifest.model_copy(
+        update={"validation": manifest.validation.model_copy(update={"proofs": proofs})}
+    )
 
 
 def test_portability_of_every_node_and_broken_bounds_have_tables(manifest: Manifest) -> None:
-    node = {"node": "conv <1>", "op": "Conv", "site": "conv.relu", "portability": "exact by proof", "why": "all 12 sums fit & requantise"}
-    broken = {"node": "add_3", "site": "sum", "bound": "add ratio", "found": "1.5 times the output scale", "repair": "integer ratios"}
+    node = {
+        "node": "conv <1>",
+        "op": "Conv",
+        "site": "conv.relu",
+        "portability": "exact by proof",
+        "why": "all 12 sums fit & requantise",
+    }
+    broken = {
+        "node": "add_3",
+        "site": "sum",
+        "bound": "add ratio",
+        "found": "1.5 times the output scale",
+        "repair": "integer ratios",
+    }
     text = render(with_proofs(manifest, nodes=[node], violations=[broken]))
     page = Checker(text)
     words = " ".join(page.text.split())
@@ -308,7 +358,10 @@ def test_portability_of_every_node_and_broken_bounds_have_tables(manifest: Manif
 def test_what_was_learned_shows_unit_by_unit(manifest: Manifest) -> None:
     text = render(manifest)
     words = " ".join(Checker(text).text.split())
-    assert "Learned unit by unit by mixport : 2,000 steps a unit on 32 images, seed 3, cpu, 2 CPU threads." in words
+    assert (
+        "Learned unit by unit by mixport : 2,000 steps a unit on 32 images, seed 3, cpu, 2 CPU threads."
+        in words
+    )
     assert "body <b> fc 1 32 0.25 0.5 0.125" in words and "<b>" not in re.sub(r"<b>[^<>]*</b>", "", text)
     assert "late not learned 0 4 0.25 - -" in words
     assert "ReLU in the place of GELU: 8,000 steps each." in words
@@ -318,7 +371,11 @@ def test_what_was_learned_shows_unit_by_unit(manifest: Manifest) -> None:
     assert "Every weight is rounded to its nearest code." in nearest
     assert "before and after reconstruction" not in nearest
     assert manifest.reconstruction is not None
-    without = render(manifest.model_copy(update={"reconstruction": manifest.reconstruction.model_copy(update={"mlps": ()})}))
+    without = render(
+        manifest.model_copy(
+            update={"reconstruction": manifest.reconstruction.model_copy(update={"mlps": ()})}
+        )
+    )
     assert "in the place of GELU" not in without and "Learned unit by unit" in without
 
 
@@ -341,7 +398,9 @@ def test_ticks_of_errors_are_plain_numbers(errors: list[tuple[float, float]], ti
 
 
 def test_a_unit_has_a_bar_before_and_one_after() -> None:
-    figure = unit_figure([unit("a", 0.5, 0.1), unit("b", 0.25, 0.2), unit("broken", None, None), unit("dead", 0.0, 0.0)])
+    figure = unit_figure(
+        [unit("a", 0.5, 0.1), unit("b", 0.25, 0.2), unit("broken", None, None), unit("dead", 0.0, 0.0)]
+    )
     assert figure is not None
     assert figure.count("fill: var(--accent)") == 3, "two units, and the legend"
     assert "broken" not in figure and "dead" not in figure

@@ -27,7 +27,9 @@ class InProcess:
     name: str = "native"
     spoil: Callable[[Outputs], Outputs] = unchanged
 
-    def run(self, jobs: Sequence[RuntimeJob], *, policy: SessionRules) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
+    def run(
+        self, jobs: Sequence[RuntimeJob], *, policy: SessionRules
+    ) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
         return runtime_info(), tuple(self._answer(job, policy) for job in jobs)
 
     def _answer(self, job: RuntimeJob, policy: SessionRules) -> RuntimeAnswer:
@@ -36,4 +38,9 @@ class InProcess:
         except BadInputError as error:
             return RuntimeAnswer(runs=(), refused=str(error))
         names = list(job.outputs)
-        return RuntimeAnswer(runs=tuple(self.spoil(dict(zip(names, session.run(names, dict(feeds)), strict=True))) for feeds in job.feeds))
+        return RuntimeAnswer(
+            runs=tuple(
+                self.spoil(dict(zip(names, session.run(names, dict(feeds)), strict=True)))
+                for feeds in job.feeds
+            )
+        )

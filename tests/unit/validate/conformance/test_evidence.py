@@ -1,4 +1,6 @@
-"""Proofs and measurements joined: evidence where a proof ends, a violation where a portable file uses a form that differs."""
+"""Proofs and measurements joined: evidence where a proof ends, a violation where a portable file uses a form
+that differs.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,10 @@ from mixport.validate.conformance.used_forms import UsedForm
 
 
 def proofs(**classes: str) -> dict[str, Any]:
-    nodes = [{"node": name, "op": "Op", "site": name, "portability": kind, "why": "because"} for name, kind in classes.items()]
+    nodes = [
+        {"node": name, "op": "Op", "site": name, "portability": kind, "why": "because"}
+        for name, kind in classes.items()
+    ]
     return {"nodes": nodes, "violations": [], "portability": {}}
 
 
@@ -20,7 +25,9 @@ def used(node: str, form: str | None) -> UsedForm:
 
 def test_evidence_is_added_where_a_proof_ends_and_only_there() -> None:
     found = with_evidence(
-        proofs(a="exact by proof", b="exact on measured runtimes"), [used("a", "conv.w8"), used("b", "mul")], portable=True
+        proofs(a="exact by proof", b="exact on measured runtimes"),
+        [used("a", "conv.w8"), used("b", "mul")],
+        portable=True,
     )
     a, b = found["nodes"]
     assert (a["form"], a["why"]) == ("conv.w8", "because")
@@ -37,7 +44,9 @@ def test_a_form_that_a_runtime_computes_otherwise_breaks_a_portable_file_and_no_
         found = with_evidence(proofs(a="exact on measured runtimes"), [used("a", form)], portable=portable)
         assert found["nodes"][0]["portability"] == "not portable"
         assert "differs on x64-avx2" in found["nodes"][0]["why"]
-        assert [(one["node"], one["bound"]) for one in found["violations"]] == ([("a", "portable forms")] if portable else [])
+        assert [(one["node"], one["bound"]) for one in found["violations"]] == (
+            [("a", "portable forms")] if portable else []
+        )
 
 
 def test_a_node_that_a_proof_already_blames_is_not_blamed_twice() -> None:

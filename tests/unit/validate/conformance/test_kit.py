@@ -38,7 +38,10 @@ def test_some_hundred_graphs_of_forms_with_names_of_their_own(kit: Kit) -> None:
 
 
 def test_every_form_that_lowering_writes_is_exact_here(native: ConformanceResult) -> None:
-    wrong = {name: native.forms[name].first or native.forms[name].message for name in emitted_forms() - native.exact_forms}
+    wrong = {
+        name: native.forms[name].first or native.forms[name].message
+        for name in emitted_forms() - native.exact_forms
+    }
     # Without VNNI only pairs that saturate may differ, and no emitted form has any.
     assert not wrong
 
@@ -46,12 +49,18 @@ def test_every_form_that_lowering_writes_is_exact_here(native: ConformanceResult
 def test_the_shipped_result_is_of_this_kit_and_says_the_same(kit: Kit, native: ConformanceResult) -> None:
     # The newest one, where this very version has none.
     results = [result for result in shipped_results() if result.name == "native"]
-    shipped = next((result for result in results if result.runtime.version == native.runtime.version), results[0])
-    assert shipped.kit_sha256 == kit.sha256, "python -m tests.benchmarks.conformance_table --measure writes them again"
+    shipped = next(
+        (result for result in results if result.runtime.version == native.runtime.version), results[0]
+    )
+    assert shipped.kit_sha256 == kit.sha256, (
+        "python -m tests.benchmarks.conformance_table --measure writes them again"
+    )
     # It was made on x64 with VNNI: elsewhere other kernels run, and only the emitted forms must agree.
     alike = VNNI and platform.machine() == "x86_64"
     names = native.forms.keys() if alike else emitted_forms()
-    assert {name: native.forms[name].exact for name in names} == {name: shipped.forms[name].exact for name in names}
+    assert {name: native.forms[name].exact for name in names} == {
+        name: shipped.forms[name].exact for name in names
+    }
 
 
 def test_a_result_is_of_a_runtime_and_a_version() -> None:
@@ -73,7 +82,9 @@ def off_by_one(outputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     for name, array in outputs.items():
         copy = array.copy()
         flat = copy.reshape(-1)
-        flat[-1] = flat[-1] ^ 1 if copy.dtype.kind in "iu" else np.nextafter(flat[-1], flat[-1].dtype.type(1e30))
+        flat[-1] = (
+            flat[-1] ^ 1 if copy.dtype.kind in "iu" else np.nextafter(flat[-1], flat[-1].dtype.type(1e30))
+        )
         spoilt[name] = copy
     return spoilt
 
@@ -84,12 +95,26 @@ def off_by_one(outputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         off_by_one,
         lambda outputs: {},
         lambda outputs: {name: array[..., :-1] for name, array in outputs.items()},
-        lambda outputs: {name: array.astype(np.float64 if array.dtype == np.float32 else np.float32) for name, array in outputs.items()},
+        lambda outputs: {
+            name: array.astype(np.float64 if array.dtype == np.float32 else np.float32)
+            for name, array in outputs.items()
+        },
     ],
     ids=["one-off", "missing", "shorter", "other-type"],
 )
 def test_a_wrong_runtime_is_found_out_in_every_form(spoil: object) -> None:
-    small = make_kit(choose(["conv.grouped", "add.integer-ratio", "quantize.int16", "float.mul", "double.reduce-sum", "softmax.portable"]))
+    small = make_kit(
+        choose(
+            [
+                "conv.grouped",
+                "add.integer-ratio",
+                "quantize.int16",
+                "float.mul",
+                "double.reduce-sum",
+                "softmax.portable",
+            ]
+        )
+    )
     found = run_kit(small, InProcess(spoil=spoil), policy=POLICY)  # type: ignore[arg-type]
     for form, cases in small.forms:
         result = found.forms[form.name]
@@ -143,7 +168,9 @@ def _job(case: Case) -> RuntimeJob:
 
 def test_a_runtime_must_answer_every_job() -> None:
     class Lazy(InProcess):
-        def run(self, jobs: Sequence[RuntimeJob], *, policy: SessionRules) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
+        def run(
+            self, jobs: Sequence[RuntimeJob], *, policy: SessionRules
+        ) -> tuple[RuntimeInfo, tuple[RuntimeAnswer, ...]]:
             return InProcess().run(jobs[:-1], policy=policy)
 
     with pytest.raises(RuntimeUnavailableError, match="answers to 4 jobs"):
@@ -151,10 +178,23 @@ def test_a_runtime_must_answer_every_job() -> None:
 
 
 def test_near_ties_and_both_ends_are_among_the_inputs(kit: Kit) -> None:
-    """Forms with an 8-bit output saturate at both ends, and exact-ties graphs reach sums that lie exactly between two codes."""
+    """Forms with an 8-bit output saturate at both ends, and exact-ties graphs reach sums that lie exactly
+    between two codes.
+    """
     cases = {form.name: cases for form, cases in kit.forms}
-    for name in ("conv.w8", "conv.w4.int4", "conv.w2.int2", "gemm.w8", "matmul.dynamic", "mul", "global-average-pool", "quantize.uint8"):
-        codes = np.concatenate([next(iter(run.expected.values())).reshape(-1) for case in cases[name] for run in case.runs])
+    for name in (
+        "conv.w8",
+        "conv.w4.int4",
+        "conv.w2.int2",
+        "gemm.w8",
+        "matmul.dynamic",
+        "mul",
+        "global-average-pool",
+        "quantize.uint8",
+    ):
+        codes = np.concatenate(
+            [next(iter(run.expected.values())).reshape(-1) for case in cases[name] for run in case.runs]
+        )
         assert {0, 255} <= set(codes.tolist()), name
         kinds = {run.kind for case in cases[name] for run in case.runs}
         assert kinds & {"near-tie", "all-pairs"}, name

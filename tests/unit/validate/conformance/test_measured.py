@@ -28,7 +28,8 @@ from tests.benchmarks.conformance_table import MEASURED
 
 def result(name: str, version: str = "1.31.1", **exact: bool) -> ConformanceResult:
     forms = {
-        form: FormResult(cases=1, values=10, mismatches=0 if good else 3, exact=good, outputs_sha256="ab") for form, good in exact.items()
+        form: FormResult(cases=1, values=10, mismatches=0 if good else 3, exact=good, outputs_sha256="ab")
+        for form, good in exact.items()
     }
     return ConformanceResult(
         mixport="1",
@@ -60,13 +61,22 @@ def test_results_of_different_kits_do_not_mix() -> None:
 
 def test_evidence_names_who_differs() -> None:
     found = form_evidence("add", [result("a", add=True), result("b", add=False)])
-    assert (found.exact, found.values, found.differs, found.equal) == (False, 20, ("b 1.31.1",), ("a 1.31.1",))
+    assert (found.exact, found.values, found.differs, found.equal) == (
+        False,
+        20,
+        ("b 1.31.1",),
+        ("a 1.31.1",),
+    )
     assert found.sentence() == "add: differs on b 1.31.1"
 
 
 def test_a_form_that_one_version_computes_otherwise_is_not_portable() -> None:
     """A portable file is for every version that may run it, not for the one that is here."""
-    results = [result("a", "1.32.0", add=True, mul=True), result("a", add=True, mul=False), result("b", add=True, mul=True)]
+    results = [
+        result("a", "1.32.0", add=True, mul=True),
+        result("a", add=True, mul=False),
+        result("b", add=True, mul=True),
+    ]
     assert portable_forms(results) == {"add"}
     found = form_evidence("mul", results)
     assert (found.exact, found.differs, found.equal) == (False, ("a 1.31.1",), ("a 1.32.0", "b 1.31.1"))
@@ -74,7 +84,11 @@ def test_a_form_that_one_version_computes_otherwise_is_not_portable() -> None:
 
 
 def test_a_folder_of_results_is_read_in_order_and_newest_first(tmp_path: Path) -> None:
-    every = [result(name, version, add=True) for name in reversed(SHIPPED) for version in ("1.9.2", "1.31.1", "1.31.0")]
+    every = [
+        result(name, version, add=True)
+        for name in reversed(SHIPPED)
+        for version in ("1.9.2", "1.31.1", "1.31.0")
+    ]
     board = result("ssh:board", add=False)
     for one in (*every, board):
         write_result(tmp_path / one.file_name, one)
@@ -88,8 +102,17 @@ def test_a_folder_of_results_is_read_in_order_and_newest_first(tmp_path: Path) -
 
 
 def test_a_version_that_ran_and_has_no_result_is_named_with_those_that_have_one() -> None:
-    results = [result("native", "1.32.0", add=True), result("native", add=True), result("arm64", "1.9.0", add=True)]
-    ran = [("onnxruntime", "1.33.0"), ("onnxruntime", "1.31.1"), ("torch", "2.9.0"), ("onnxruntime", "1.33.0")]
+    results = [
+        result("native", "1.32.0", add=True),
+        result("native", add=True),
+        result("arm64", "1.9.0", add=True),
+    ]
+    ran = [
+        ("onnxruntime", "1.33.0"),
+        ("onnxruntime", "1.31.1"),
+        ("torch", "2.9.0"),
+        ("onnxruntime", "1.33.0"),
+    ]
     assert unmeasured(ran, results) == ("onnxruntime 1.33.0 (measured: 1.9.0, 1.31.1, 1.32.0)",)
     assert unmeasured([("onnxruntime", pins.ONNXRUNTIME), ("onnxruntime-web", pins.ONNXRUNTIME_WEB)]) == ()
 
@@ -119,7 +142,9 @@ def test_a_damaged_result_is_refused(tmp_path: Path, damage: str) -> None:
 
 def test_the_shipped_results_are_of_four_runtimes_and_every_pinned_version() -> None:
     found = shipped_results()
-    assert tuple(dict.fromkeys(one.name for one in found)) == SHIPPED == ("native", "x64-avx2", "wasm", "arm64")
+    assert (
+        tuple(dict.fromkeys(one.name for one in found)) == SHIPPED == ("native", "x64-avx2", "wasm", "arm64")
+    )
     assert {f"{one.name}@{one.runtime.version}" for one in found} == set(MEASURED)
     assert len(found) == len(MEASURED) == 7
     assert all(one.runtime.version and one.runtime.cpu for one in found)
@@ -133,9 +158,14 @@ def test_the_shipped_results_are_of_four_runtimes_and_every_pinned_version() -> 
 
 
 def test_the_oldest_version_with_results_is_the_oldest_that_installs() -> None:
-    project = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
     (wanted,) = (one for one in project["dependencies"] if one.startswith("onnxruntime"))
-    oldest = min((pins.ONNXRUNTIME, *pins.OLDER_ONNXRUNTIME), key=lambda version: [int(part) for part in version.split(".")])
+    oldest = min(
+        (pins.ONNXRUNTIME, *pins.OLDER_ONNXRUNTIME),
+        key=lambda version: [int(part) for part in version.split(".")],
+    )
     assert wanted == f"onnxruntime>={oldest.rpartition('.')[0]}"
 
 

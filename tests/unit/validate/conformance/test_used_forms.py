@@ -23,7 +23,13 @@ def names(model: onnx.ModelProto, **options: tuple[int, ...]) -> Counter[str | N
 
 def test_a_network_of_integer_layers() -> None:
     found = names(build_network(bits=2).build("head_sum"))
-    assert found["conv.w2.int2"] == found["conv.depthwise"] == found["add.integer-ratio"] == found["global-average-pool"] == 1
+    assert (
+        found["conv.w2.int2"]
+        == found["conv.depthwise"]
+        == found["add.integer-ratio"]
+        == found["global-average-pool"]
+        == 1
+    )
     assert found["clip.codes"] == 3
     assert None not in found
 
@@ -41,7 +47,11 @@ def test_a_transformer_with_islands_names_them() -> None:
 
 
 #: Graphs of several operators, and those that measure the bounds which proofs rest on: no operator of a file.
-MEASURES = {"float.subnormals", "float.matmul.integers", *(form.name for form in FORMS if form.name.startswith("function-error."))}
+MEASURES = {
+    "float.subnormals",
+    "float.matmul.integers",
+    *(form.name for form in FORMS if form.name.startswith("function-error.")),
+}
 
 
 @pytest.mark.parametrize("form", [form.name for form in FORMS if form.name not in MEASURES])
@@ -70,7 +80,9 @@ def test_every_graph_of_the_kit_is_read_as_its_form(form: str) -> None:
 
 def test_the_portable_composites_use_proved_forms_only() -> None:
     gamma = np.ones(64, np.float32)
-    norm = layernorm_model(64, gamma, gamma, whole=False, dtype="int16", in_scale=0.01, epsilon=1e-6, scale=0.02, zero_point=128)
+    norm = layernorm_model(
+        64, gamma, gamma, whole=False, dtype="int16", in_scale=0.01, epsilon=1e-6, scale=0.02, zero_point=128
+    )
     assert unproved_forms(norm, input_shape=(1, 64)) == ()
     assert unproved_forms(softmax_model(197, scale=1 / 256, zero_point=0), input_shape=(1, 197)) == ()
 
@@ -88,7 +100,9 @@ def test_attention_divided_later_is_made_of_proved_forms_only() -> None:
         "float.reduce-sum.integers": 1,
         "float.div": 1,
     }
-    assert "float.reduce-sum" in names(model, input_shape=(2, 12, 66000)), "sums of so many 8-bit codes pass 2^24"
+    assert "float.reduce-sum" in names(model, input_shape=(2, 12, 66000)), (
+        "sums of so many 8-bit codes pass 2^24"
+    )
 
 
 def test_a_sum_of_unknown_length_is_not_taken_for_exact() -> None:
@@ -109,14 +123,22 @@ def test_only_pairs_that_kernels_add_count() -> None:
     for weights, expected in (([127, 127, 0, 0], "gemm.w8.pair-saturation"), ([0, 127, 127, 0], "gemm.w8")):
         model = Model()
         weight = model.weight(np.asarray([weights]), np.asarray([0.01], np.float32), bits=8)
-        result = model.node("Gemm", model.dequantise(model.input("x", np.uint8, 2), 0.02, 0), weight, transB=1)
+        result = model.node(
+            "Gemm", model.dequantise(model.input("x", np.uint8, 2), 0.02, 0), weight, transB=1
+        )
         assert expected in names(model.build({model.quantise(result, 0.1, 0): np.uint8}))
 
 
 def test_forms_that_lowering_writes_are_portable_by_the_shipped_results() -> None:
     exact = frozenset.intersection(*(result.exact_forms for result in shipped_results()))
     assert {form.name for form in FORMS if form.emitted} <= exact
-    assert not exact & {"add.fractional-ratio", "add.ties", "float.softmax", "conv.w8.pair-saturation", "float.reciprocal"}
+    assert not exact & {
+        "add.fractional-ratio",
+        "add.ties",
+        "float.softmax",
+        "conv.w8.pair-saturation",
+        "float.reciprocal",
+    }
 
 
 def test_the_tables_of_the_documentation_are_those_of_the_results() -> None:

@@ -1,4 +1,6 @@
-"""Unit checks: they pass on the runtime's fused kernels, and they do find a runtime that computes otherwise."""
+"""Unit checks: they pass on the runtime's fused kernels, and they do find a runtime that computes
+otherwise.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ UNFUSED = SessionRules(optimization_level="disabled", threads=1)
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_a_network_passes(bits: int, target: Target) -> None:
-    found = check_sites(build_network(bits=bits).build("head_sum"), policy=target.session, input_shape=(1, 3, 8, 8))
+    found = check_sites(
+        build_network(bits=bits).build("head_sum"), policy=target.session, input_shape=(1, 3, 8, 8)
+    )
     assert found.mismatches == 0 and found.first is None and found.skipped == ()
     assert {kind: count["sites"] for kind, count in found.counts.items()} == {
         "add: all-pairs": 1,
@@ -39,7 +43,9 @@ def test_a_network_passes(bits: int, target: Target) -> None:
 
 
 def test_a_transformer_passes_around_its_islands(target: Target) -> None:
-    found = check_sites(build_transformer().build("logits_sum"), policy=target.session, input_shape=(1, 3, 8, 8))
+    found = check_sites(
+        build_transformer().build("logits_sum"), policy=target.session, input_shape=(1, 3, 8, 8)
+    )
     assert found.mismatches == 0
     assert found.counts["matmul: near-tie"]["sites"] == 1
     assert found.counts["table: all-codes"] == {"sites": 1, "values": 256, "mismatches": 0}
@@ -49,7 +55,9 @@ def test_a_transformer_passes_around_its_islands(target: Target) -> None:
 def test_multiply_passes(target: Target) -> None:
     b = QdqBuilder()
     product = b.node("Mul", [b.qdq("input", "x", 0.5, 128), b.qdq(b.node("Neg", ["input"]), "x2", 0.5, 3)])
-    found = check_sites(b.build(b.qdq(product, "y", 25.0, 7)), policy=target.session, input_shape=(1, 3, 8, 8))
+    found = check_sites(
+        b.build(b.qdq(product, "y", 25.0, 7)), policy=target.session, input_shape=(1, 3, 8, 8)
+    )
     assert found.counts == {"multiply: all-pairs": {"sites": 1, "values": 3 * 65536, "mismatches": 0}}
 
 
@@ -59,7 +67,8 @@ def test_near_ties_find_float_arithmetic_more_often_than_random_codes() -> None:
     w = b.weight(b.rng.integers(-7, 8, (32, 16, 3, 3)), w_scale)
     product = f32(b.quantisation[x_scale][0] * f32(0.3))
     conv = b.node("Conv", [b.dequantise("x"), w], pads=[1, 1, 1, 1])
-    # The multiplier is exactly 1/1024: sums of 512 mod 1024 are ties for integers, and near ties for a float convolution.
+    # The multiplier is exactly 1/1024: sums of 512 mod 1024 are ties for integers, and near ties for a float
+    # convolution.
     model = b.build(b.qdq(conv, "y", float(product * f32(1024)), 128))
     counts = check_sites(model, policy=UNFUSED, input_shape=(1, 16, 8, 8)).counts
     rate = {kind: count["mismatches"] / count["values"] for kind, count in counts.items()}
@@ -83,7 +92,9 @@ def test_units_with_movement_inside_are_listed_not_dropped(target: Target) -> No
     x = b.qdq("input", "x", 0.03, 128)
     moved = b.node("Transpose", [x], perm=[0, 1, 3, 2], name="turn")
     found = check_sites(
-        b.build(b.qdq(b.node("GlobalAveragePool", [moved]), "y", 0.01, 100)), policy=target.session, input_shape=(1, 3, 8, 8)
+        b.build(b.qdq(b.node("GlobalAveragePool", [moved]), "y", 0.01, 100)),
+        policy=target.session,
+        input_shape=(1, 3, 8, 8),
     )
     (decision,) = found.skipped
     assert decision.where == "y" and "turn" in decision.why
@@ -91,7 +102,9 @@ def test_units_with_movement_inside_are_listed_not_dropped(target: Target) -> No
 
 def test_the_same_seed_gives_the_same_inputs(target: Target) -> None:
     model = build_network().build("head_sum")
-    first, second = (check_sites(model, policy=target.session, input_shape=(1, 3, 8, 8), seed=4) for _ in range(2))
+    first, second = (
+        check_sites(model, policy=target.session, input_shape=(1, 3, 8, 8), seed=4) for _ in range(2)
+    )
     assert first == second
 
 
@@ -101,7 +114,9 @@ def test_progress_hears_of_every_unit(target: Target) -> None:
             self.total, self.done = 0, 0
 
         @contextmanager
-        def track(self, description: str, *, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+        def track(
+            self, description: str, *, total: int, unit: str = "images"
+        ) -> Iterator[Callable[[int], None]]:
             self.total = total
 
             def advance(count: int) -> None:
@@ -110,7 +125,9 @@ def test_progress_hears_of_every_unit(target: Target) -> None:
             yield advance
 
     heard = Heard()
-    check_sites(build_network().build("head_sum"), policy=target.session, input_shape=(1, 3, 8, 8), progress=heard)
+    check_sites(
+        build_network().build("head_sum"), policy=target.session, input_shape=(1, 3, 8, 8), progress=heard
+    )
     assert heard.total == heard.done == 8
 
 

@@ -1,4 +1,6 @@
-"""Crafted codes: sums that are exactly what was aimed at, near ties that are ties, windows that land where they should."""
+"""Crafted codes: sums that are exactly what was aimed at, near ties that are ties, windows that land where
+they should.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,16 @@ from tests.unit.validate.qdq_graphs import QdqBuilder, build_network
 f32 = np.float32
 
 
-def rows(rng: np.random.Generator, *, count: int = 64, k: int = 30, limit: int = 7, low: int = 0, high: int = 15, zero: int = 0) -> Rows:
+def rows(
+    rng: np.random.Generator,
+    *,
+    count: int = 64,
+    k: int = 30,
+    limit: int = 7,
+    low: int = 0,
+    high: int = 15,
+    zero: int = 0,
+) -> Rows:
     return Rows(
         weights=rng.integers(-limit, limit + 1, (count, k)),
         bias=rng.integers(-50, 50, count),
@@ -52,7 +63,9 @@ def test_targets_are_nearer_to_ties_than_chance() -> None:
 def test_exact_ties_are_found() -> None:
     made = rows(np.random.default_rng(0), k=100)
     made = Rows(**{**made.__dict__, "multiplier": np.full(64, 0.125, f32)})
-    codes, done = reach_targets(made, tie_targets(made, zero_point=0, low=0, high=255), np.random.default_rng(1))
+    codes, done = reach_targets(
+        made, tie_targets(made, zero_point=0, low=0, high=255), np.random.default_rng(1)
+    )
     assert done.all()
     assert (made.sums(codes) * 0.125 % 1 == 0.5).all()
 
@@ -117,10 +130,14 @@ def test_windows_of_a_convolution_hit_ties_and_both_ends(options: dict[str, Any]
 
 def test_all_codes_and_all_pairs_cover_the_ranges() -> None:
     interpreter = Interpreter(build_network().build("head_sum"))
-    cases = {unit.kind: cases_for(unit, shapes={}, rng=np.random.default_rng(0)) for unit in interpreter.units}
+    cases = {
+        unit.kind: cases_for(unit, shapes={}, rng=np.random.default_rng(0)) for unit in interpreter.units
+    }
     assert cases["requantise"][0].feeds["join"].tolist() == [list(range(256))]
     pairs = cases["add"][0].feeds
-    assert len(set(zip(pairs["branch"].ravel().tolist(), pairs["stem"].ravel().tolist(), strict=True))) == 65536
+    assert (
+        len(set(zip(pairs["branch"].ravel().tolist(), pairs["stem"].ravel().tolist(), strict=True))) == 65536
+    )
 
 
 def test_work_is_capped() -> None:
@@ -128,7 +145,9 @@ def test_work_is_capped() -> None:
     b.quantise("input", "x", 0.5, 40)
     conv = b.layer("Conv", "x", (700, 64, 3, 3), name="wide", pads=[1, 1, 1, 1])
     unit = Interpreter(b.build(b.qdq(conv, "y", 2.0, 128))).units[0]
-    assert sum(len(case.feeds["x"]) for case in cases_for(unit, shapes={}, rng=np.random.default_rng(0))) <= 260
+    assert (
+        sum(len(case.feeds["x"]) for case in cases_for(unit, shapes={}, rng=np.random.default_rng(0))) <= 260
+    )
 
 
 def test_a_depthwise_layer_crafts_all_its_channels_in_few_windows() -> None:
@@ -137,4 +156,8 @@ def test_a_depthwise_layer_crafts_all_its_channels_in_few_windows() -> None:
     conv = b.layer("Conv", "x", (1024, 1, 3, 3), name="deep", group=1024, pads=[1, 1, 1, 1])
     unit = Interpreter(b.build(b.qdq(conv, "y", 2.0, 128))).units[0]
     found = {case.kind: case.feeds["x"] for case in cases_for(unit, shapes={}, rng=np.random.default_rng(0))}
-    assert {kind: len(codes) for kind, codes in found.items()} == {"near-tie": 8, "saturation": 18, "random": 8}
+    assert {kind: len(codes) for kind, codes in found.items()} == {
+        "near-tie": 8,
+        "saturation": 18,
+        "random": 8,
+    }

@@ -1,4 +1,6 @@
-"""Exp between codes: proved where every argument is known and no result lies near a tie, a float island anywhere else."""
+"""Exp between codes: proved where every argument is known and no result lies near a tie, a float island
+anywhere else.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def file(
     else:
         codes = model.input("x", np.uint8, 2)
         codes = codes if clip is None else model.clip(codes, clip)
-        largest = model.node("ReduceMax", codes, model.constant(np.asarray([-1], np.int64)), keepdims=keepdims)
+        largest = model.node(
+            "ReduceMax", codes, model.constant(np.asarray([-1], np.int64)), keepdims=keepdims
+        )
         right = model.dequantise(largest, step if other_step is None else other_step, 7)
         difference = model.node("Sub", model.dequantise(codes, step, 7), right)
     exponential = model.node("Exp", difference)
@@ -111,7 +115,9 @@ def test_what_cannot_be_enumerated_is_an_island(options: dict[str, Any], why: st
 
 
 def test_every_pair_counts_where_the_two_steps_differ() -> None:
-    """Arguments are those of the file, not those that the form would have: other steps give positive ones, and other ties."""
+    """Arguments are those of the file, not those that the form would have: other steps give positive ones,
+    and other ties.
+    """
     step = exponent().step
     assert Interpreter(file(step, other_step=step * 1.01)).island_names != ()
 
@@ -139,5 +145,9 @@ def test_sums_are_exact_in_units_of_a_power_of_two() -> None:
 def test_a_sum_of_dequantised_codes_is_exact_for_a_power_of_two_alone() -> None:
     for scale, islands in ((2.0**-8, 0), (1 / 255, 1)):
         model = Model()
-        total = model.node("ReduceSum", model.dequantise(model.input("x", np.uint8, 2), scale, 0), model.constant(np.asarray([-1])))
+        total = model.node(
+            "ReduceSum",
+            model.dequantise(model.input("x", np.uint8, 2), scale, 0),
+            model.constant(np.asarray([-1])),
+        )
         assert len(Interpreter(model.build({total: np.float32})).island_names) == islands

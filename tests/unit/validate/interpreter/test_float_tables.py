@@ -14,7 +14,9 @@ from tests.unit.validate.qdq_graphs import QdqBuilder
 def run(model: onnx.ModelProto, name: str, x: np.ndarray) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     return session.run([name], {"input": x})[0]
 
 
@@ -23,7 +25,8 @@ X = np.random.default_rng(0).normal(0, 2, (2, 3, 8, 8)).astype(np.float32)
 
 @pytest.mark.parametrize(
     ("op", "attributes"),
-    [(op, {}) for op in ("Sigmoid", "Tanh", "Erf", "Gelu", "HardSwish")] + [("Gelu", {"approximate": kind}) for kind in ("tanh", "none")],
+    [(op, {}) for op in ("Sigmoid", "Tanh", "Erf", "Gelu", "HardSwish")]
+    + [("Gelu", {"approximate": kind}) for kind in ("tanh", "none")],
 )
 def test_a_proved_function_gives_the_runtime_s_codes(op: str, attributes: dict[str, str]) -> None:
     b = QdqBuilder()
@@ -41,7 +44,9 @@ def test_a_proved_function_gives_the_runtime_s_codes(op: str, attributes: dict[s
     ("scale", "zero_point", "expected"),
     [(1.0, 100, (0, 255)), (0.01, 128, (56, 198)), (1.0, 0, (127, 255)), (1.0, 255, (0, 128))],
 )
-def test_codes_behind_a_function_have_its_range(scale: float, zero_point: int, expected: tuple[int, int]) -> None:
+def test_codes_behind_a_function_have_its_range(
+    scale: float, zero_point: int, expected: tuple[int, int]
+) -> None:
     """Products of them are proved, and tried, for what can occur alone."""
     b = QdqBuilder()
     y = b.quantise(b.node("Sigmoid", [b.qdq("input", "x", scale, zero_point)]), "y", 1 / 255.3, 0)
@@ -57,7 +62,14 @@ def test_a_function_of_one_code_has_a_range_of_two(zero_point: int, expected: tu
     b = QdqBuilder()
     x = b.qdq("input", "x", 40.0, zero_point)
     y = b.quantise(
-        b.node("HardSigmoid", [b.node("Add", [x, b.constant(np.float32(9 if zero_point == 0 else -9))])], alpha=1 / 6), "y", 0.0039, 0
+        b.node(
+            "HardSigmoid",
+            [b.node("Add", [x, b.constant(np.float32(9 if zero_point == 0 else -9))])],
+            alpha=1 / 6,
+        ),
+        "y",
+        0.0039,
+        0,
     )
     (unit,) = [one for one in Interpreter(b.build(b.dequantise(y))).units if one.kind == "function"]
     assert (unit.low, unit.high) == expected

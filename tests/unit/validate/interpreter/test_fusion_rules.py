@@ -1,4 +1,6 @@
-"""The fusion rules against ONNX Runtime's own optimised graph: every form that the rules judge is put to it."""
+"""The fusion rules against ONNX Runtime's own optimised graph: every form that the rules judge is put to
+it.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,21 @@ def gemm(b: QdqBuilder, *, zero_point: bool = True, **attributes: Any) -> str:
     return result
 
 
-def behind(b: QdqBuilder, result: str, op: str, *constants: Any, zero_point: int = 120, **attributes: Any) -> str:
+def behind(
+    b: QdqBuilder, result: str, op: str, *constants: Any, zero_point: int = 120, **attributes: Any
+) -> str:
     moved = b.node(op, [result, *(b.constant(c) for c in constants)], **attributes)
     return b.qdq(moved, "y", 0.4, zero_point)
 
 
-def two(b: QdqBuilder, op: str, *, scales: tuple[float, float] = (0.25, 0.25), out: float = 0.25, dtype: str = "uint8") -> str:
+def two(
+    b: QdqBuilder,
+    op: str,
+    *,
+    scales: tuple[float, float] = (0.25, 0.25),
+    out: float = 0.25,
+    dtype: str = "uint8",
+) -> str:
     left = b.qdq("input", "x", scales[0], 128)
     right = b.qdq(b.node("Neg", ["input"]), "x2", scales[1], 120)
     return b.qdq(b.node(op, [left, right]), "y", out, 0 if dtype == "int16" else 100, dtype=dtype)
@@ -85,7 +96,10 @@ FORMS: dict[str, tuple[str | None, Build]] = {
     "conv, reshape": ("QLinearConv", lambda b: behind(b, conv(b), "Reshape", np.array([0, 6, 64]))),
     "conv, transpose": ("QLinearConv", lambda b: behind(b, conv(b), "Transpose", perm=[0, 2, 3, 1])),
     "conv, unsqueeze": ("QLinearConv", lambda b: behind(b, conv(b), "Unsqueeze", np.array([1]))),
-    "conv, slice": ("QLinearConv", lambda b: behind(b, conv(b), "Slice", np.array([1]), np.array([4]), np.array([1]))),
+    "conv, slice": (
+        "QLinearConv",
+        lambda b: behind(b, conv(b), "Slice", np.array([1]), np.array([4]), np.array([1])),
+    ),
     "conv, max pool": ("QLinearConv", lambda b: behind(b, conv(b), "MaxPool", kernel_shape=[2, 2])),
     "conv, flatten": (None, lambda b: behind(b, conv(b), "Flatten")),
     "conv, gather": (None, lambda b: behind(b, conv(b), "Gather", np.array([0, 2]), axis=1)),
@@ -107,7 +121,10 @@ FORMS: dict[str, tuple[str | None, Build]] = {
     "pool": ("QLinearGlobalAveragePool", dq_move("Identity")),
     "pool, transposed codes": ("QLinearGlobalAveragePool", dq_move("Transpose", perm=[0, 1, 3, 2])),
     "pool, max pool before": ("QLinearGlobalAveragePool", dq_move("MaxPool", kernel_shape=[2, 2])),
-    "pool, slice before": ("QLinearGlobalAveragePool", dq_move("Slice", np.array([1]), np.array([3]), np.array([2]))),
+    "pool, slice before": (
+        "QLinearGlobalAveragePool",
+        dq_move("Slice", np.array([1]), np.array([3]), np.array([2])),
+    ),
     "pool, squeeze before": ("QLinearGlobalAveragePool", lambda b: squeeze_pool(b)),
     "pool, gather before": (None, dq_move("Gather", np.array([0, 1]), axis=2)),
     "pool, pad before": (None, dq_move("Pad", np.array([0, 0, 1, 1, 0, 0, 1, 1]))),
@@ -121,7 +138,9 @@ def conv_of_float(b: QdqBuilder) -> str:
 
 def squeeze_pool(b: QdqBuilder) -> str:
     x = b.dequantise(b.quantise(b.node("Unsqueeze", ["input", b.constant(np.array([1]))]), "x", 0.03, 128))
-    return b.qdq(b.node("GlobalAveragePool", [b.node("Squeeze", [x, b.constant(np.array([1]))])]), "y", 0.01, 100)
+    return b.qdq(
+        b.node("GlobalAveragePool", [b.node("Squeeze", [x, b.constant(np.array([1]))])]), "y", 0.01, 100
+    )
 
 
 @pytest.mark.parametrize(("operator", "build"), FORMS.values(), ids=FORMS.keys())

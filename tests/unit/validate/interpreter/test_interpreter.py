@@ -1,4 +1,6 @@
-"""The interpreter on whole graphs, with tolerance 0 against the runtime, and its own rules: overrides, memory, errors."""
+"""The interpreter on whole graphs, with tolerance 0 against the runtime, and its own rules: overrides,
+memory, errors.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,13 @@ def test_network_equals_the_runtime(bits: int, clip: int | None, target: Target)
     execution = interpreter.run(x)
     got = run_codes(model, x, interpreter.sites, target.session)
     assert execution.output is not None
-    found = compare({**execution.codes, "output": execution.output}, got, order=[*interpreter.sites, "output"], executor="o", inputs="i")
+    found = compare(
+        {**execution.codes, "output": execution.output},
+        got,
+        order=[*interpreter.sites, "output"],
+        executor="o",
+        inputs="i",
+    )
     assert (found.tensors, found.mismatches, found.first) == (9, 0, None)
     assert len(np.unique(execution.codes["join"])) > 100
 
@@ -109,9 +117,18 @@ def test_codes_as_inputs() -> None:
         helper.make_node("DequantizeLinear", ["a", "s", "z"], ["f"]),
         helper.make_node("QuantizeLinear", ["f", "t", "z"], ["y"]),
     ]
-    constants = [numpy_helper.from_array(f32(0.3), "s"), numpy_helper.from_array(f32(0.2), "t"), numpy_helper.from_array(np.uint8(9), "z")]
-    ports = [helper.make_tensor_value_info("a", TensorProto.UINT8, [None])], [helper.make_tensor_value_info("y", TensorProto.UINT8, [None])]
-    model = helper.make_model(helper.make_graph(nodes, "g", *ports, constants), opset_imports=[helper.make_opsetid("", 21)])
+    constants = [
+        numpy_helper.from_array(f32(0.3), "s"),
+        numpy_helper.from_array(f32(0.2), "t"),
+        numpy_helper.from_array(np.uint8(9), "z"),
+    ]
+    ports = (
+        [helper.make_tensor_value_info("a", TensorProto.UINT8, [None])],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, [None])],
+    )
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", *ports, constants), opset_imports=[helper.make_opsetid("", 21)]
+    )
     codes = np.arange(256, dtype=np.uint8)
     got = Interpreter(model).run_feeds({"a": codes}).outputs["y"]
     expected = np.clip(np.rint((codes.astype(int) - 9).astype(f32) * f32(0.3) / f32(0.2)) + 9, 0, 255)
@@ -127,7 +144,9 @@ def test_a_missing_input_is_named() -> None:
 def test_wrong_image_sizes_name_the_node() -> None:
     b = QdqBuilder(shape=("N", 3, 8, 8))
     b.quantise("input", "x", 0.03, 128)
-    interpreter = Interpreter(b.build(b.node("Reshape", [b.dequantise("x"), b.constant(np.array([1, 7]))], name="bend")))
+    interpreter = Interpreter(
+        b.build(b.node("Reshape", [b.dequantise("x"), b.constant(np.array([1, 7]))], name="bend"))
+    )
     with pytest.raises(UnsupportedModelError, match="node bend"):
         interpreter.run(images(1))
 
@@ -148,7 +167,9 @@ def test_sums_beyond_int32_are_refused() -> None:
 def test_unsupported_movement_is_refused_not_guessed() -> None:
     b = QdqBuilder()
     codes = b.quantise("input", "x", 0.03, 128)
-    padded = b.node("Pad", [codes, b.constant(np.array([0, 0, -1, 1, 0, 0, 1, 1]))], mode="reflect", name="mirror")
+    padded = b.node(
+        "Pad", [codes, b.constant(np.array([0, 0, -1, 1, 0, 0, 1, 1]))], mode="reflect", name="mirror"
+    )
     b.quantisation[padded] = b.quantisation["x"]
     interpreter = Interpreter(b.build(b.dequantise(padded)))
     with pytest.raises(UnsupportedModelError, match="mirror"):
@@ -156,11 +177,19 @@ def test_unsupported_movement_is_refused_not_guessed() -> None:
 
 
 def computed_scale(*, zero_point: bool = True, scale_kind: str = "Sqrt", **attributes: int) -> Interpreter:
-    """DequantizeLinear of int16 codes [rows, columns] whose scale and zero point, one a row, the graph computes."""
+    """DequantizeLinear of int16 codes [rows, columns] whose scale and zero point, one a row, the graph
+    computes.
+    """
     nodes = [
         helper.make_node(scale_kind, ["squares"], ["scale"]),
         helper.make_node("QuantizeLinear", ["mean", "three", "zero"], ["z"]),
-        helper.make_node("DequantizeLinear", ["codes", "scale", *(["z"] if zero_point else [])], ["y"], axis=0, **attributes),
+        helper.make_node(
+            "DequantizeLinear",
+            ["codes", "scale", *(["z"] if zero_point else [])],
+            ["y"],
+            axis=0,
+            **attributes,
+        ),
     ]
     inputs = [
         helper.make_tensor_value_info("codes", TensorProto.INT16, ["rows", "columns"]),
@@ -173,9 +202,14 @@ def computed_scale(*, zero_point: bool = True, scale_kind: str = "Sqrt", **attri
     return Interpreter(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
 
 
-@pytest.mark.parametrize(("zero_point", "wanted"), [(True, [[65535.0, 0.0], [-24.0, 0.0]]), (False, [[32767.0, -32768.0], [24.0, 48.0]])])
+@pytest.mark.parametrize(
+    ("zero_point", "wanted"),
+    [(True, [[65535.0, 0.0], [-24.0, 0.0]]), (False, [[32767.0, -32768.0], [24.0, 48.0]])],
+)
 def test_a_scale_and_a_zero_point_a_row_may_be_computed(zero_point: bool, wanted: list[list[float]]) -> None:
-    """Scales sqrt(1) and sqrt(576) = 24; zero points -98307 / 3, saturated to -32768, and round(7 / 3) = 2."""
+    """Scales sqrt(1) and sqrt(576) = 24; zero points -98307 / 3, saturated to -32768, and round(7 / 3) =
+    2.
+    """
     codes = np.array([[32767, -32768], [1, 2]], np.int16)
     feeds = {"codes": codes, "squares": np.array([1, 576], f32), "mean": np.array([-98307, 7], f32)}
     interpreter = computed_scale(zero_point=zero_point)
@@ -186,5 +220,7 @@ def test_a_scale_and_a_zero_point_a_row_may_be_computed(zero_point: bool, wanted
 @pytest.mark.parametrize("case", [{"scale_kind": "Exp"}, {"block_size": 2}])
 def test_a_computed_scale_behind_an_island_or_in_blocks_is_not_executed(case: dict[str, object]) -> None:
     interpreter = computed_scale(**case)
-    execution = interpreter.run_feeds({"codes": np.ones((2, 2), np.int16), "squares": np.ones(2, f32), "mean": np.ones(2, f32)})
+    execution = interpreter.run_feeds(
+        {"codes": np.ones((2, 2), np.int16), "squares": np.ones(2, f32), "mean": np.ones(2, f32)}
+    )
     assert execution.outputs["y"] is None

@@ -50,7 +50,11 @@ MOVES: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
     "space to depth": ("SpaceToDepth", (), {"blocksize": 2}),
     "max pool": ("MaxPool", (), {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 1]}),
     "max pool, ceil": ("MaxPool", (), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
-    "max pool, ceil and pads": ("MaxPool", (), {"kernel_shape": [2, 2], "strides": [2, 3], "pads": [1, 1, 1, 1], "ceil_mode": 1}),
+    "max pool, ceil and pads": (
+        "MaxPool",
+        (),
+        {"kernel_shape": [2, 2], "strides": [2, 3], "pads": [1, 1, 1, 1], "ceil_mode": 1},
+    ),
     "max pool, dilations": ("MaxPool", (), {"kernel_shape": [2, 2], "dilations": [2, 3]}),
     "pad, reflect": ("Pad", (np.array([0, 1, 2, 0, 0, 0, 0, 3]),), {"mode": "reflect"}),
     "pad, edge": ("Pad", (np.array([0, 1, 2, 0, 1, 0, 0, 3]),), {"mode": "edge"}),
@@ -61,7 +65,9 @@ MOVES: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("on_codes", [True, False], ids=["codes", "floats"])
 @pytest.mark.parametrize(("op", "constants", "attributes"), MOVES.values(), ids=MOVES.keys())
-def test_movement(op: str, constants: tuple[Any, ...], attributes: dict[str, Any], on_codes: bool, target: Target) -> None:
+def test_movement(
+    op: str, constants: tuple[Any, ...], attributes: dict[str, Any], on_codes: bool, target: Target
+) -> None:
     b = QdqBuilder(shape=SHAPE)
     source = b.quantise("input", "x", 0.05, 100) if on_codes else "input"
     moved = b.node(op, [source, *(b.constant(c) for c in constants)], **attributes)
@@ -74,7 +80,9 @@ def test_squeeze_split_concat_pad(target: Target) -> None:
     b.nodes.append(helper.make_node("Split", [codes, b.constant(np.array([1, 3]))], ["s0", "s1"], axis=1))
     b.nodes.append(helper.make_node("Split", ["s1"], ["t0", "t1", "t2"], axis=1, num_outputs=3))
     joined = b.node("Concat", ["t2", "s0", "t0", "t1"], axis=1)
-    padded = b.node("Pad", [joined, b.constant(np.array([0, 0, 1, 2, 0, 0, 0, 3])), b.constant(np.uint8(100))])
+    padded = b.node(
+        "Pad", [joined, b.constant(np.array([0, 0, 1, 2, 0, 0, 0, 3])), b.constant(np.uint8(100))]
+    )
     one = b.node("Gather", [padded, b.constant(np.array([1]))], axis=1)
     check(b, b.node("Squeeze", [one, b.constant(np.array([1]))]), target, elem_type=TensorProto.UINT8)
 
@@ -108,7 +116,9 @@ def test_square_root_and_clip(target: Target) -> None:
 
 
 def test_layer_normalisation_from_integer_sums_is_exact(target: Target) -> None:
-    """The portable form: D x - sum(x) over sqrt of D sum(x^2) - sum(x)^2, every step IEEE; sums by Add keep integers exact."""
+    """The portable form: D x - sum(x) over sqrt of D sum(x^2) - sum(x)^2, every step IEEE; sums by Add keep
+    integers exact.
+    """
     b = QdqBuilder(shape=SHAPE)
     codes = b.node("Cast", [b.quantise("input", "x", 0.05, 100)], to=TensorProto.FLOAT)
     doubled = b.node("Mul", [codes, b.constant(f32(8))])
@@ -126,8 +136,20 @@ SHAPES: dict[str, Callable[[QdqBuilder, str], str]] = {
     "arithmetic": lambda b, s: b.node(
         "Concat",
         [
-            b.node("Mul", [b.node("Slice", [s, b.constant(np.array([0])), b.constant(np.array([1]))]), b.constant(np.array([2]))]),
-            b.node("Div", [b.node("Slice", [s, b.constant(np.array([1])), b.constant(np.array([2]))]), b.constant(np.array([2]))]),
+            b.node(
+                "Mul",
+                [
+                    b.node("Slice", [s, b.constant(np.array([0])), b.constant(np.array([1]))]),
+                    b.constant(np.array([2])),
+                ],
+            ),
+            b.node(
+                "Div",
+                [
+                    b.node("Slice", [s, b.constant(np.array([1])), b.constant(np.array([2]))]),
+                    b.constant(np.array([2])),
+                ],
+            ),
             b.constant(np.array([-1])),
         ],
         axis=0,
@@ -137,7 +159,11 @@ SHAPES: dict[str, Callable[[QdqBuilder, str], str]] = {
         [
             b.node("Equal", [s, b.constant(np.array([2, 4, 6, 9]))]),
             s,
-            b.node("ConstantOfShape", [b.constant(np.array([4]))], value=helper.make_tensor("v", TensorProto.INT64, [1], [8])),
+            b.node(
+                "ConstantOfShape",
+                [b.constant(np.array([4]))],
+                value=helper.make_tensor("v", TensorProto.INT64, [1], [8]),
+            ),
         ],
     ),
     "range": lambda b, s: b.node(
@@ -154,7 +180,12 @@ SHAPES: dict[str, Callable[[QdqBuilder, str], str]] = {
 def test_shape_arithmetic(shape: Callable[[QdqBuilder, str], str], target: Target) -> None:
     b = QdqBuilder(shape=("N", 4, 6, 8))
     codes = b.quantise("input", "x", 0.05, 100)
-    check(b, b.node("Reshape", [codes, shape(b, b.node("Shape", ["input"]))]), target, elem_type=TensorProto.UINT8)
+    check(
+        b,
+        b.node("Reshape", [codes, shape(b, b.node("Shape", ["input"]))]),
+        target,
+        elem_type=TensorProto.UINT8,
+    )
 
 
 def test_constants_by_node(target: Target) -> None:

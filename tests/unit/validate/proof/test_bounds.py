@@ -26,7 +26,9 @@ SHARED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthC
     data=st.data(),
 )
 @SHARED
-def test_bounds_equal_enumeration(layer: Make, weights: Weights, low: int, span: int, zero_point: int, data: st.DataObject) -> None:
+def test_bounds_equal_enumeration(
+    layer: Make, weights: Weights, low: int, span: int, zero_point: int, data: st.DataObject
+) -> None:
     w = np.array(weights)
     bias = np.array(data.draw(st.lists(st.integers(-500, 500), min_size=len(w), max_size=len(w))))
     one = layer(w, bias=bias, left=(low, low + span, zero_point))
@@ -38,21 +40,29 @@ def test_bounds_equal_enumeration(layer: Make, weights: Weights, low: int, span:
     assert (bound.smallest, bound.largest) == (sums.min(), sums.max())
     assert bound.stored >= max(np.abs(w @ np.array(codes)).max() for codes in stored)
     pairs = pair_bound(one)
-    raw = [a * row[0] + b * row[1] for row in weights for a in values for b in values] + [a * row[2] for row in weights for a in values]
+    raw = [a * row[0] + b * row[1] for row in weights for a in values for b in values] + [
+        a * row[2] for row in weights for a in values
+    ]
     assert pairs.largest >= max(raw) and pairs.smallest <= min(raw)
     if low == 0:
         assert (pairs.largest, pairs.smallest) == (max(0, *raw), min(0, *raw))
 
 
 @pytest.mark.parametrize(
-    ("weight_bits", "activation_bits", "safe"), [(8, 8, False), (7, 8, True), (4, 8, True), (2, 4, True), (8, 4, True), (8, 7, True)]
+    ("weight_bits", "activation_bits", "safe"),
+    [(8, 8, False), (7, 8, True), (4, 8, True), (2, 4, True), (8, 4, True), (8, 7, True)],
 )
-def test_pair_saturation_follows_the_widths(layer: Make, weight_bits: int, activation_bits: int, safe: bool) -> None:
+def test_pair_saturation_follows_the_widths(
+    layer: Make, weight_bits: int, activation_bits: int, safe: bool
+) -> None:
     limit = 2 ** (weight_bits - 1) - 1
     pairs = pair_bound(layer(np.full((4, 8, 3, 3), limit), left=(0, 2**activation_bits - 1, 0)))
     assert pairs.largest == 2 * limit * (2**activation_bits - 1)
     assert (pairs.broken == 0) is safe
-    assert pair_bound(layer(np.full((2, 6), -limit - 1), left=(0, 2**activation_bits - 1, 0))).broken == 0 or not safe
+    assert (
+        pair_bound(layer(np.full((2, 6), -limit - 1), left=(0, 2**activation_bits - 1, 0))).broken == 0
+        or not safe
+    )
 
 
 def test_alternating_signs_are_safe_where_magnitudes_are_not(layer: Make) -> None:
@@ -65,7 +75,8 @@ def test_alternating_signs_are_safe_where_magnitudes_are_not(layer: Make) -> Non
 
 
 def test_pairs_run_along_channels_last(layer: Make) -> None:
-    # Channels hold opposite signs, neighbouring pixels the same: only the layout decides which are neighbours.
+    # Channels hold opposite signs, neighbouring pixels the same: only the layout decides which are
+    # neighbours.
     w = np.zeros((1, 2, 1, 4), np.int64)
     w[0, 0], w[0, 1] = 127, -127
     assert pair_bound(layer(w)).broken == 0
@@ -78,7 +89,9 @@ def test_depthwise_kernels_form_no_pairs(layer: Make) -> None:
     assert pair_bound(layer(w, groups=2)).broken == 4 * 4
 
 
-@pytest.mark.parametrize(("bias", "fits", "exact"), [(0, True, True), (2**24, True, False), (2**31 - 1, False, False)])
+@pytest.mark.parametrize(
+    ("bias", "fits", "exact"), [(0, True, True), (2**24, True, False), (2**31 - 1, False, False)]
+)
 def test_limits(layer: Make, bias: int, fits: bool, exact: bool) -> None:
     bound = sum_bound(layer([[1]], bias=np.array([bias]), left=(0, 1, 0)))
     assert (bound.fits_int32, bound.exact_in_float32, bound.largest) == (fits, exact, bias + 1)
@@ -106,11 +119,20 @@ def test_impossible_ranges_are_refused(layer: Make) -> None:
     ("changes", "broken"),
     [
         ({}, False),
-        ({"left": (-128, 127, 0), "signed": (True, True)}, True),  # measured: x64 without VNNI differs in 160 of 512 codes
+        (
+            {"left": (-128, 127, 0), "signed": (True, True)},
+            True,
+        ),  # measured: x64 without VNNI differs in 160 of 512 codes
         ({"left": (0, 127, 0), "signed": (True, True)}, True),
-        ({"left": (0, 255, 0), "weight_zero_point": 60}, True),  # measured with stored 127 and zero point 100: 216 of 512 codes
+        (
+            {"left": (0, 255, 0), "weight_zero_point": 60},
+            True,
+        ),  # measured with stored 127 and zero point 100: 216 of 512 codes
         ({"left": (0, 255, 0), "weight_zero_point": -60}, False),
-        ({"left": (0, 255, 0), "weight_zero_point": 60, "signed": (False, False)}, False),  # measured: unsigned weights are widened
+        (
+            {"left": (0, 255, 0), "weight_zero_point": 60, "signed": (False, False)},
+            False,
+        ),  # measured: unsigned weights are widened
     ],
 )
 def test_pairs_are_those_of_the_stored_codes(layer: Make, changes: dict[str, Any], broken: bool) -> None:
@@ -119,7 +141,10 @@ def test_pairs_are_those_of_the_stored_codes(layer: Make, changes: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    ("right", "signed", "broken"), [((0, 127, 0), True, True), ((0, 127, 0), False, False), ((-128, 127, 0), True, True)]
+    ("right", "signed", "broken"),
+    [((0, 127, 0), True, True), ((0, 127, 0), False, False), ((-128, 127, 0), True, True)],
 )
-def test_two_tensors_form_pairs_where_the_second_is_signed(layer: Make, right: tuple[int, int, int], signed: bool, broken: bool) -> None:
+def test_two_tensors_form_pairs_where_the_second_is_signed(
+    layer: Make, right: tuple[int, int, int], signed: bool, broken: bool
+) -> None:
     assert bool(pair_bound(layer(right=right, signed=(False, signed))).broken) == broken

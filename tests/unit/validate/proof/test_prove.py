@@ -25,7 +25,9 @@ def adding(a: float, b: float, y: float, zero_points: tuple[int, int, int] = (0,
 
 def proved(*layers: LayerIntegers, nodes: tuple[NodeFacts, ...] = (), pair_limit: int | None = None) -> Any:
     """As it stands in the manifest: through JSON."""
-    facts = FileFacts(nodes=(*(node(layer.site) for layer in layers), *nodes), layers=layers, pair_limit=pair_limit)
+    facts = FileFacts(
+        nodes=(*(node(layer.site) for layer in layers), *nodes), layers=layers, pair_limit=pair_limit
+    )
     return json.loads(json.dumps(prove(facts)))
 
 
@@ -35,7 +37,9 @@ def test_proofs_are_plain_data(layer: Make) -> None:
     proofs = proved(good, bad)
     assert proofs["int32_accumulators"]["holds"] and proofs["int32_accumulators"]["largest_site"] == "bad"
     assert proofs["int16_pairs"] == {"holds": False, "sites": 2, "exceptions": ["bad"], "limit": 32767}
-    assert proofs["requantisation"]["holds"] and proofs["requantisation"]["sums"] == 3 * 15 + 1 + 254 * 255 + 1
+    assert (
+        proofs["requantisation"]["holds"] and proofs["requantisation"]["sums"] == 3 * 15 + 1 + 254 * 255 + 1
+    )
     assert [site["site"] for site in proofs["sites"]] == ["good", "bad"]
     assert [one["portability"] for one in proofs["nodes"]] == ["exact by proof", "not portable"]
     assert proofs["violations"] == []  # nothing was asked of the pairs
@@ -93,7 +97,11 @@ def test_a_layer_with_float_output_is_exact_where_it_was_measured(layer: Make) -
 
 def test_adds_with_integer_ratios_are_exact_whatever_their_zero_points() -> None:
     assert add_fault(adding(0.5, 0.25, 0.25, (3, 128, 7))) == ""
-    assert proved(nodes=(adding(0.5, 0.25, 0.25),))["add_ratios"] == {"holds": True, "sites": 1, "exceptions": []}
+    assert proved(nodes=(adding(0.5, 0.25, 0.25),))["add_ratios"] == {
+        "holds": True,
+        "sites": 1,
+        "exceptions": [],
+    }
 
 
 @pytest.mark.parametrize("zero_point", [0, 7])
@@ -111,7 +119,12 @@ def test_ratios_beyond_float32_are_found() -> None:
 
 
 def test_what_the_file_gets_wrong_is_told_at_its_node(layer: Make) -> None:
-    facts = FileFacts(nodes=(node("s", wrong="scale of bias b is not x_scale * w_scale"),), layers=(layer([[1]]),))
+    facts = FileFacts(
+        nodes=(node("s", wrong="scale of bias b is not x_scale * w_scale"),), layers=(layer([[1]]),)
+    )
     proofs = prove(facts)
     assert proofs["violations"][0]["node"] == "s.node"
-    assert "scale of bias b" in proofs["violations"][0]["found"] and "scale of bias b" in proofs["nodes"][0]["why"]
+    assert (
+        "scale of bias b" in proofs["violations"][0]["found"]
+        and "scale of bias b" in proofs["nodes"][0]["why"]
+    )

@@ -1,4 +1,6 @@
-"""The proof of pairs reads from the file which codes a kernel multiplies: int8 inputs, and weights with a zero point."""
+"""The proof of pairs reads from the file which codes a kernel multiplies: int8 inputs, and weights with a
+zero point.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,11 @@ def one_conv(weight: Any, *, zero_point: Any, codes: type[np.integer[Any]]) -> o
     ends = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 2, 4, 4])]
     out = [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)]
     stored = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
-    return helper.make_model(helper.make_graph(nodes, "g", ends, out, stored), opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return helper.make_model(
+        helper.make_graph(nodes, "g", ends, out, stored),
+        opset_imports=[helper.make_opsetid("", 21)],
+        ir_version=10,
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,7 +54,9 @@ def one_conv(weight: Any, *, zero_point: Any, codes: type[np.integer[Any]]) -> o
         (np.uint8([255, 255]), np.uint8(128), np.uint8, "exact by proof"),
     ],
 )
-def test_portability_is_that_of_the_kernel(weight: Any, zero_point: Any, codes: type[np.integer[Any]], portability: str) -> None:
+def test_portability_is_that_of_the_kernel(
+    weight: Any, zero_point: Any, codes: type[np.integer[Any]], portability: str
+) -> None:
     interpreter = Interpreter(one_conv(weight, zero_point=zero_point, codes=codes))
     proofs = prove(facts_of(interpreter, input_shape=(1, 2, 4, 4)))
     assert next(node["portability"] for node in proofs["nodes"] if node["node"] == "conv") == portability

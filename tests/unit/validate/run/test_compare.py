@@ -8,12 +8,16 @@ from mixport.validate.run.compare import Comparison, compare, join
 
 
 def run(expected: dict[str, np.ndarray], got: dict[str, np.ndarray], *, offset: int = 0) -> Comparison:
-    return compare(expected, got, order=["a", "b", "output"], executor="other", inputs="images", offset=offset)
+    return compare(
+        expected, got, order=["a", "b", "output"], executor="other", inputs="images", offset=offset
+    )
 
 
 def test_equal_tensors() -> None:
     a = np.arange(6, dtype=np.uint8)
-    assert run({"a": a, "b": a}, {"a": a.copy(), "b": a.copy()}) == Comparison(names=frozenset("ab"), values=12)
+    assert run({"a": a, "b": a}, {"a": a.copy(), "b": a.copy()}) == Comparison(
+        names=frozenset("ab"), values=12
+    )
 
 
 def test_the_first_divergence_is_in_graph_order() -> None:
@@ -24,7 +28,12 @@ def test_the_first_divergence_is_in_graph_order() -> None:
     later[0, 0] = 9
     found = run({"b": a, "a": a}, {"b": later, "a": wrong})
     assert found.mismatches == 2 and found.first is not None
-    assert (found.first.site, found.first.index, found.first.expected, found.first.got) == ("a", (1, 2), 0.0, 1.0)
+    assert (found.first.site, found.first.index, found.first.expected, found.first.got) == (
+        "a",
+        (1, 2),
+        0.0,
+        1.0,
+    )
 
 
 def test_the_offset_counts_images() -> None:

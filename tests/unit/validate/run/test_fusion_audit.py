@@ -36,12 +36,16 @@ def test_islands_are_counted_as_float_and_no_layer_stays_float(target: Target) -
         ({"dtype": "int16"}, "output codes are int16"),
     ],
 )
-def test_a_layer_that_stayed_float_is_named_with_its_reason(options: dict[str, Any], reason: str, target: Target) -> None:
+def test_a_layer_that_stayed_float_is_named_with_its_reason(
+    options: dict[str, Any], reason: str, target: Target
+) -> None:
     b = QdqBuilder()
     b.quantise("input", "x", 0.03, 128)
     result = b.layer("Conv", "x", (4, 3, 3, 3), name="features.0")
     result = b.node("Relu", [result]) if options.get("relu") else result
-    model = b.build(b.qdq(result, "y", 0.2, options.get("zero_point", 0), dtype=options.get("dtype", "uint8")))
+    model = b.build(
+        b.qdq(result, "y", 0.2, options.get("zero_point", 0), dtype=options.get("dtype", "uint8"))
+    )
     found = audit(model, policy=target.session, sites=["x", "y"])
     (decision,) = found.float_compute
     assert decision.where == "features.0" and reason in decision.why
@@ -49,7 +53,8 @@ def test_a_layer_that_stayed_float_is_named_with_its_reason(options: dict[str, A
 
 def test_an_integer_operator_in_the_place_of_a_float_one_is_named(target: Target) -> None:
     b = QdqBuilder()
-    # sigmoid(0) lies on the boundary of two codes: no proof that every runtime rounds it alike, so it is an island.
+    # sigmoid(0) lies on the boundary of two codes: no proof that every runtime rounds it alike, so it is an
+    # island.
     model = b.build(b.qdq(b.node("Sigmoid", [b.qdq("input", "x", 0.03, 128)]), "gate", 1 / 255))
     (decision,) = audit(model, policy=target.session, sites=["x", "gate"]).fused_islands
     assert decision.where == "gate" and decision.what.startswith("QLinearSigmoid")
@@ -57,7 +62,9 @@ def test_an_integer_operator_in_the_place_of_a_float_one_is_named(target: Target
 
 def test_without_optimisation_every_layer_stays_float() -> None:
     model = build_network().build("head_sum")
-    found = audit(model, policy=SessionRules(optimization_level="disabled", threads=1), sites=Interpreter(model).sites)
+    found = audit(
+        model, policy=SessionRules(optimization_level="disabled", threads=1), sites=Interpreter(model).sites
+    )
     assert [d.where for d in found.float_compute] == ["stem", "branch", "depthwise", "head"]
     assert "every condition that mixport knows is met" in found.float_compute[0].why
 
@@ -67,10 +74,15 @@ def test_quantisers_that_merge_only_in_the_deployed_graph_are_reported(target: T
     model = b.build(b.node("Neg", [b.qdq(b.qdq("input", "first", 0.03, 128), "second", 0.11, 120)]))
     found = audit(model, policy=target.session, sites=["first", "second"])
     (decision,) = found.float_compute
-    assert decision.where == "instrumented graph" and "QuantizeLinear: 1 deployed, 2 instrumented" in decision.why
+    assert (
+        decision.where == "instrumented graph"
+        and "QuantizeLinear: 1 deployed, 2 instrumented" in decision.why
+    )
 
 
-def test_the_audit_leaves_no_file_behind(target: Target, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_audit_leaves_no_file_behind(
+    target: Target, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     model = build_network().build("head_sum")
     audit(model, policy=target.session, sites=["join"])

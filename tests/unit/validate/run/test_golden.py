@@ -33,7 +33,12 @@ def path(request: pytest.FixtureRequest, save: Save) -> Path:
 def vectors(path: Path, target: Target) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
     sites = Interpreter(path).sites
     x = np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(f32)
-    codes, output = golden(LoweredGraph(model_path=path, opset=21, ir_version=10, sites=sites, decisions=()), x, target, verified=True)
+    codes, output = golden(
+        LoweredGraph(model_path=path, opset=21, ir_version=10, sites=sites, decisions=()),
+        x,
+        target,
+        verified=True,
+    )
     assert tuple(codes) == sites
     return x, codes, output
 
@@ -47,7 +52,9 @@ def test_golden_vectors_are_found_again(path: Path, target: Target) -> None:
     assert result.values == sum(array.size for array in codes.values()) + 2 * output.size
 
 
-def test_without_a_verdict_the_interpreter_speaks(path: Path, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_verdict_the_interpreter_speaks(
+    path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, codes, output = vectors(path, target)
     honest, name = CodeRunner.run, next(name for name in codes if codes[name].ndim == 4)
 

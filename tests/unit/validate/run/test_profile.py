@@ -36,7 +36,9 @@ def events(**durations: list[int]) -> list[dict[str, Any]]:
 
 def test_medians_without_the_first_runs() -> None:
     found = read_profile(
-        events(Cast_0__Cast=[*COLD, 10, 12, 500], stem__QLinearConv=[*COLD, 70, 60, 65], m__Mul=[*COLD, 1, 2, 3]),
+        events(
+            Cast_0__Cast=[*COLD, 10, 12, 500], stem__QLinearConv=[*COLD, 70, 60, 65], m__Mul=[*COLD, 1, 2, 3]
+        ),
         NODES,
         sites=["stem"],
         rounds=3,
@@ -55,7 +57,10 @@ def test_medians_without_the_first_runs() -> None:
 
 def test_an_order_that_is_not_the_graphs_is_matched_by_names_alone() -> None:
     found = read_profile(events(m__Mul=[*COLD, 4], Cast_0__Cast=[*COLD, 5]), NODES, sites=["stem"], rounds=1)
-    assert [(one.name, one.module, one.data) for one in found.nodes] == [("m", "stem", "float"), ("Cast_0", None, "other")]
+    assert [(one.name, one.module, one.data) for one in found.nodes] == [
+        ("m", "stem", "float"),
+        ("Cast_0", None, "other"),
+    ]
     assert found.unattributed_ms == pytest.approx(0.005)
 
 

@@ -8,7 +8,14 @@ import pytest
 from mixport.records.errors import BadInputError
 from mixport.records.targets import SessionRules, Target
 from mixport.validate.interpreter.interpreter import Interpreter
-from mixport.validate.run.session import batches, open_session, run_codes, runtime_info, static_batch, with_code_outputs
+from mixport.validate.run.session import (
+    batches,
+    open_session,
+    run_codes,
+    runtime_info,
+    static_batch,
+    with_code_outputs,
+)
 from tests.unit.validate.qdq_graphs import QdqBuilder, build_network
 
 f32 = np.float32

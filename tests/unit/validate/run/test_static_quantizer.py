@@ -1,4 +1,6 @@
-"""quantize_static as it is compared with: per channel int8 weights, uint8 activations by min-max, nothing on stdout."""
+"""quantize_static as it is compared with: per channel int8 weights, uint8 activations by min-max, nothing on
+stdout.
+"""
 
 from __future__ import annotations
 
@@ -41,4 +43,6 @@ def test_the_form_of_the_file(tmp_path: Path, capfd: pytest.CaptureFixture[str])
 def test_a_file_it_cannot_take(tmp_path: Path) -> None:
     (tmp_path / "float.onnx").write_bytes(b"no model")
     with pytest.raises(UnsupportedModelError, match="quantize_static fails on the float model"):
-        quantize_static_file(tmp_path / "float.onnx", tmp_path / "static.onnx", images=np.zeros((1, 1, 4, 4), np.float32))
+        quantize_static_file(
+            tmp_path / "float.onnx", tmp_path / "static.onnx", images=np.zeros((1, 1, 4, 4), np.float32)
+        )

@@ -17,10 +17,15 @@ def quantiser() -> bytes:
     """QuantizeLinear of any [n, 4] floats, scale 0.1, zero point 3."""
     x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 4])
     y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.UINT8, None)
-    constants = [onnx.numpy_helper.from_array(np.float32(0.1), "scale"), onnx.numpy_helper.from_array(np.uint8(3), "zero")]
+    constants = [
+        onnx.numpy_helper.from_array(np.float32(0.1), "scale"),
+        onnx.numpy_helper.from_array(np.uint8(3), "zero"),
+    ]
     node = onnx.helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"])
     graph = onnx.helper.make_graph([node], "quantiser", [x], [y], constants)
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
+    return onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10
+    ).SerializeToString()
 
 
 @pytest.fixture

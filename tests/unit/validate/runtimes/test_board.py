@@ -40,7 +40,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
     # Where the fake board's mktemp works; the job folder of this side lies elsewhere.
     (programs / "mktemp").write_text(
-        f"#!/bin/sh\nTMPDIR={tmp_path / 'remote'} exec /usr/bin/env -i TMPDIR={tmp_path / 'remote'} /bin/mktemp -d\n"
+        f"#!/bin/sh\nTMPDIR={tmp_path / 'remote'} exec /usr/bin/env -i TMPDIR={tmp_path / 'remote'} "
+        "/bin/mktemp -d\n"
     )
     (programs / "mktemp").chmod(0o755)
     return tmp_path
@@ -58,7 +59,9 @@ def test_a_board_runs_the_jobs_and_nothing_stays_there(fake: Path, jobs: tuple[R
 
 
 def test_a_board_without_a_runtime_is_told_and_cleaned(fake: Path, jobs: tuple[RuntimeJob, ...]) -> None:
-    (fake / "bin" / "python3").write_text("#!/bin/sh\necho No module named onnxruntime; exit 1\n", encoding="utf-8")
+    (fake / "bin" / "python3").write_text(
+        "#!/bin/sh\necho No module named onnxruntime; exit 1\n", encoding="utf-8"
+    )
     (runtime,) = open_runtimes(["ssh:board"])
     with pytest.raises(RuntimeUnavailableError, match="No module named onnxruntime") as caught:
         runtime.run(jobs, policy=POLICY)
@@ -67,7 +70,9 @@ def test_a_board_without_a_runtime_is_told_and_cleaned(fake: Path, jobs: tuple[R
 
 
 @pytest.mark.parametrize("answer", ["", "/tmp/x; rm -rf ~", "relative", "/tmp/../../etc", "$(reboot)"])
-def test_a_folder_name_that_could_be_a_command_is_refused(answer: str, fake: Path, jobs: tuple[RuntimeJob, ...]) -> None:
+def test_a_folder_name_that_could_be_a_command_is_refused(
+    answer: str, fake: Path, jobs: tuple[RuntimeJob, ...]
+) -> None:
     (fake / "bin" / "mktemp").write_text(f"#!/bin/sh\ncat <<'END'\n{answer}\nEND\n", encoding="utf-8")
     (runtime,) = open_runtimes(["ssh:board"])
     with pytest.raises(RuntimeUnavailableError, match="not a folder"):
@@ -75,7 +80,9 @@ def test_a_folder_name_that_could_be_a_command_is_refused(answer: str, fake: Pat
 
 
 def test_a_host_that_cannot_be_reached_is_told(fake: Path, jobs: tuple[RuntimeJob, ...]) -> None:
-    (fake / "bin" / "ssh").write_text("#!/bin/sh\necho connect: no route to host >&2; exit 255\n", encoding="utf-8")
+    (fake / "bin" / "ssh").write_text(
+        "#!/bin/sh\necho connect: no route to host >&2; exit 255\n", encoding="utf-8"
+    )
     (runtime,) = open_runtimes(["ssh:board"])
     with pytest.raises(RuntimeUnavailableError, match="exit code 255: connect: no route to host"):
         runtime.run(jobs, policy=POLICY)

@@ -31,12 +31,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def put_npm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, version: str = ONNXRUNTIME_WEB, files: str = " ".join(WEB_FILES), end: str = ""
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    version: str = ONNXRUNTIME_WEB,
+    files: str = " ".join(WEB_FILES),
+    end: str = "",
 ) -> None:
     folder = tmp_path / "bin"
     folder.mkdir(exist_ok=True)
     text = (
-        NPM.replace("FILES", files).replace("VERSION", version).replace("ARGUMENTS", str(tmp_path / "arguments")).replace("AT_THE_END", end)
+        NPM.replace("FILES", files)
+        .replace("VERSION", version)
+        .replace("ARGUMENTS", str(tmp_path / "arguments"))
+        .replace("AT_THE_END", end)
     )
     (folder / "npm").write_text(text, encoding="utf-8")
     (folder / "npm").chmod(0o755)
@@ -52,7 +60,9 @@ def test_the_cache_folder_is_the_user_s(monkeypatch: pytest.MonkeyPatch, cache: 
     assert cache_folder() == Path.home() / ".cache" / "mixport" / "runtimes"
 
 
-def test_web_is_fetched_and_only_its_wasm_build_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_web_is_fetched_and_only_its_wasm_build_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put_npm(tmp_path, monkeypatch)
     install(["wasm", "wasm-chromium"])
     dist = web.find_dist()
@@ -113,27 +123,34 @@ def test_a_cache_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch,
     assert caught.value.hint is not None and "MIXPORT_RUNTIMES" in caught.value.hint
 
 
-def test_a_machine_without_the_clients_says_which_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_machine_without_the_clients_says_which_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     with pytest.raises(RuntimeUnavailableError, match="npm is not here"):
         install(["wasm"])
     with pytest.raises(RuntimeUnavailableError, match="apt-get is not here"):
-        debian.unpack_packages(("python3",), architecture="arm64", into=tmp_path / "root", workdir=tmp_path / "work")
+        debian.unpack_packages(
+            ("python3",), architecture="arm64", into=tmp_path / "root", workdir=tmp_path / "work"
+        )
 
 
 def test_apt_works_on_a_state_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "apt-get").write_text(
-        f'#!/bin/sh\necho "$@" >> {tmp_path / "log"}\nfor w; do [ "$w" = install ] && touch {tmp_path}/work/archives/p.deb; done\nexit 0\n'
+        f'#!/bin/sh\necho "$@" >> {tmp_path / "log"}\nfor w; do [ "$w" = install ] && touch '
+        f"{tmp_path}/work/archives/p.deb; done\nexit 0\n"
     )
     (folder / "dpkg-deb").write_text('#!/bin/sh\nmkdir -p "$3/usr/bin"; touch "$3/usr/bin/python3.12"\n')
     for path in folder.iterdir():
         path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     (tmp_path / "work").mkdir()
-    debian.unpack_packages(("python3",), architecture="arm64", into=tmp_path / "root", workdir=tmp_path / "work")
+    debian.unpack_packages(
+        ("python3",), architecture="arm64", into=tmp_path / "root", workdir=tmp_path / "work"
+    )
     assert (tmp_path / "root" / "bin" / "python3.12").is_file()
     log = (tmp_path / "log").read_text(encoding="utf-8")
     assert "install --download-only --yes python3" in log

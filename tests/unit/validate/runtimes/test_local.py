@@ -19,7 +19,9 @@ COMMAND = f"command:{sys.executable} {{runner}} {{job}}"
 
 
 @pytest.mark.parametrize("name", ["native", COMMAND])
-def test_jobs_run_and_a_refused_model_does_not_stop_the_others(name: str, jobs: tuple[RuntimeJob, ...]) -> None:
+def test_jobs_run_and_a_refused_model_does_not_stop_the_others(
+    name: str, jobs: tuple[RuntimeJob, ...]
+) -> None:
     runtime: Runtime
     (runtime,) = open_runtimes([name])
     info, answers = runtime.run(jobs, policy=POLICY)
@@ -33,7 +35,9 @@ def test_jobs_run_and_a_refused_model_does_not_stop_the_others(name: str, jobs: 
 
 
 def test_a_missing_input_is_a_refusal(quantiser: bytes) -> None:
-    _, (answer,) = local.open_native().run((RuntimeJob(model=quantiser, feeds=[{}], outputs=("y",)),), policy=POLICY)
+    _, (answer,) = local.open_native().run(
+        (RuntimeJob(model=quantiser, feeds=[{}], outputs=("y",)),), policy=POLICY
+    )
     assert answer.runs == () and "x" in answer.refused
 
 
@@ -51,8 +55,14 @@ def test_the_policy_reaches_the_session(quantiser: bytes) -> None:
         ("false {job}", "exit code 1"),
         ("true {job}", "there is no answer.json"),
         ("no-such-program {job}", "does not start"),
-        (f"{sys.executable} -c 'import os, signal; os.kill(os.getpid(), signal.SIGSEGV)' {{job}}", "signal 11"),
-        (f"{sys.executable} -c 'print(\"the board is on fire\"); raise SystemExit(3)' {{job}}", "exit code 3: the board is on fire"),
+        (
+            f"{sys.executable} -c 'import os, signal; os.kill(os.getpid(), signal.SIGSEGV)' {{job}}",
+            "signal 11",
+        ),
+        (
+            f"{sys.executable} -c 'print(\"the board is on fire\"); raise SystemExit(3)' {{job}}",
+            "exit code 3: the board is on fire",
+        ),
     ],
 )
 def test_a_command_that_breaks_off_is_told(line: str, message: str, jobs: tuple[RuntimeJob, ...]) -> None:
@@ -62,7 +72,16 @@ def test_a_command_that_breaks_off_is_told(line: str, message: str, jobs: tuple[
 
 
 @pytest.mark.parametrize(
-    "name", ["command:", "command:python3 runner.py", "command:'unfinished {job}", "ssh:", "ssh:-oProxyCommand=x", "ssh:a b", "toaster"]
+    "name",
+    [
+        "command:",
+        "command:python3 runner.py",
+        "command:'unfinished {job}",
+        "ssh:",
+        "ssh:-oProxyCommand=x",
+        "ssh:a b",
+        "toaster",
+    ],
 )
 def test_a_name_of_a_wrong_form_is_refused(name: str) -> None:
     with pytest.raises(BadInputError) as caught:

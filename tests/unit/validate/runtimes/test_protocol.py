@@ -24,7 +24,11 @@ def good() -> dict[str, Any]:
         {"name": "a", "dtype": "uint8", "shape": [2, 2], "offset": 0},
         {"name": "b", "dtype": "int64", "shape": [1], "offset": 64},
     ]
-    return {"protocol": 1, "runtime": {"name": "r", "version": "1", "cpu": "c"}, "answers": [{"runs": [tensors]}]}
+    return {
+        "protocol": 1,
+        "runtime": {"name": "r", "version": "1", "cpu": "c"},
+        "answers": [{"runs": [tensors]}],
+    }
 
 
 def answered(folder: Path, document: Any, *, data: bytes = bytes(range(72))) -> Path:
@@ -52,13 +56,28 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda d: d["answers"][0]["runs"][0].append({"name": "c", "dtype": "bool", "shape": [], "offset": 0}),
         "has tensor 'c'",
     ),
-    "a tensor twice": (lambda d: d["answers"][0]["runs"][0].append(d["answers"][0]["runs"][0][0]), "names a tensor twice"),
-    "a negative side": (lambda d: d["answers"][0]["runs"][0][0].update(shape=[-1, 2]), "greater than or equal to 0"),
-    "sides that multiply to a wrap": (lambda d: d["answers"][0]["runs"][0][0].update(shape=[2**33, 2**31]), "reaches beyond"),
+    "a tensor twice": (
+        lambda d: d["answers"][0]["runs"][0].append(d["answers"][0]["runs"][0][0]),
+        "names a tensor twice",
+    ),
+    "a negative side": (
+        lambda d: d["answers"][0]["runs"][0][0].update(shape=[-1, 2]),
+        "greater than or equal to 0",
+    ),
+    "sides that multiply to a wrap": (
+        lambda d: d["answers"][0]["runs"][0][0].update(shape=[2**33, 2**31]),
+        "reaches beyond",
+    ),
     "a huge side": (lambda d: d["answers"][0]["runs"][0][0].update(shape=[10**30]), "reaches beyond"),
     "many axes": (lambda d: d["answers"][0]["runs"][0][0].update(shape=[1] * 99), "at most 16"),
-    "a far offset": (lambda d: d["answers"][0]["runs"][0][1].update(offset=65), "reaches beyond the 72 bytes"),
-    "a negative offset": (lambda d: d["answers"][0]["runs"][0][1].update(offset=-8), "greater than or equal to 0"),
+    "a far offset": (
+        lambda d: d["answers"][0]["runs"][0][1].update(offset=65),
+        "reaches beyond the 72 bytes",
+    ),
+    "a negative offset": (
+        lambda d: d["answers"][0]["runs"][0][1].update(offset=-8),
+        "greater than or equal to 0",
+    ),
     "a type that runs code": (lambda d: d["answers"][0]["runs"][0][0].update(dtype="object"), "dtype"),
     "a size as text": (lambda d: d["answers"][0]["runs"][0][0].update(shape=["2", 2]), "valid integer"),
     "no answer": (lambda d: d["answers"].clear(), "0 answers for 1 jobs"),
@@ -71,7 +90,9 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize(("lie", "message"), LIES.values(), ids=LIES.keys())
-def test_an_answer_that_lies_is_refused(lie: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path) -> None:
+def test_an_answer_that_lies_is_refused(
+    lie: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path
+) -> None:
     document = good()
     lie(document)
     with pytest.raises(RuntimeUnavailableError, match=message) as caught:
@@ -100,8 +121,12 @@ def test_a_missing_file_and_a_link_out_of_the_folder_are_refused(name: str, tmp_
         read_answer(folder, JOBS, runtime="r")
 
 
-@pytest.mark.parametrize(("limit", "name"), [("MAX_DOCUMENT_BYTES", "answer.json"), ("MAX_OUTPUT_BYTES", "outputs.bin")])
-def test_a_file_beyond_its_limit_is_not_read(limit: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("limit", "name"), [("MAX_DOCUMENT_BYTES", "answer.json"), ("MAX_OUTPUT_BYTES", "outputs.bin")]
+)
+def test_a_file_beyond_its_limit_is_not_read(
+    limit: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answered(tmp_path, good())
     monkeypatch.setattr(protocol, limit, 10)
     with pytest.raises(RuntimeUnavailableError, match=f"{name} has .* allowed 10"):
@@ -125,11 +150,21 @@ def test_a_job_says_what_to_run(tmp_path: Path) -> None:
     assert document == {
         "protocol": 1,
         "policy": {"optimization_level": "all", "threads": 1, "config": {}},
-        "jobs": [{"model": "0.onnx", "runs": [[{"name": "x", "dtype": "float32", "shape": [3], "offset": 0}]], "outputs": ["y"]}],
+        "jobs": [
+            {
+                "model": "0.onnx",
+                "runs": [[{"name": "x", "dtype": "float32", "shape": [3], "offset": 0}]],
+                "outputs": ["y"],
+            }
+        ],
     }
     assert (tmp_path / "inputs.bin").read_bytes() == x.tobytes()
 
 
 def test_an_array_of_another_type_does_not_leave(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="input x has dtype complex64"):
-        write_job(tmp_path, (RuntimeJob(model=b"m", feeds=[{"x": np.zeros(1, np.complex64)}], outputs=("y",)),), policy=POLICY)
+        write_job(
+            tmp_path,
+            (RuntimeJob(model=b"m", feeds=[{"x": np.zeros(1, np.complex64)}], outputs=("y",)),),
+            policy=POLICY,
+        )

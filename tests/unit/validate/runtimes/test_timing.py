@@ -44,7 +44,10 @@ def test_the_job_says_what_is_asked(tmp_path: Path, jobs: tuple[RuntimeJob, ...]
 
 
 LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "outputs in the place of times": (lambda d: d["answers"].__setitem__(1, {"runs": []}), "may be of a version that does not time"),
+    "outputs in the place of times": (
+        lambda d: d["answers"].__setitem__(1, {"runs": []}),
+        "may be of a version that does not time",
+    ),
     "one time": (lambda d: d["answers"].__setitem__(1, {"times_ms": [1.0]}), "has no times"),
     "unequal rounds": (lambda d: d["answers"][1]["times_ms"].append(1.0), "in 2 and 3 rounds"),
     "a negative time": (lambda d: d["answers"][0].update(times_ms=[-1.0, 1.0]), "greater than or equal to 0"),

@@ -10,7 +10,15 @@ import pytest
 
 from mixport.records.errors import BadInputError, RuntimeUnavailableError
 from mixport.records.runtime import RuntimeJob
-from mixport.validate.runtimes import check_names, download_mb, install, open_runtimes, split_name, survey, web
+from mixport.validate.runtimes import (
+    check_names,
+    download_mb,
+    install,
+    open_runtimes,
+    split_name,
+    survey,
+    web,
+)
 from mixport.validate.runtimes.emulated import ARM64
 from mixport.validate.runtimes.fetching import wheel
 from mixport.validate.runtimes.names import RuntimeName
@@ -39,7 +47,9 @@ def put_pip(monkeypatch: pytest.MonkeyPatch, *, says: str) -> list[str]:
         (site / "onnxruntime").mkdir(parents=True)
         # The folder gets its name after pip has ended.
         final = str(site.parent.parent / wheel.folder_of(words[-1].partition("==")[2]) / "site")
-        (site / "onnxruntime" / "__init__.py").write_text(PACKAGE.format(site=final, version=says), encoding="utf-8")
+        (site / "onnxruntime" / "__init__.py").write_text(
+            PACKAGE.format(site=final, version=says), encoding="utf-8"
+        )
         return ""
 
     monkeypatch.setattr(wheel, "run_program", run)
@@ -51,7 +61,10 @@ def put_pip(monkeypatch: pytest.MonkeyPatch, *, says: str) -> list[str]:
     [
         ("native", RuntimeName(base="native")),
         ("arm64@1.31.1", RuntimeName(base="arm64", version="1.31.1")),
-        ("wasm@1.31.0-dev.20260914-8d85527a0", RuntimeName(base="wasm", version="1.31.0-dev.20260914-8d85527a0")),
+        (
+            "wasm@1.31.0-dev.20260914-8d85527a0",
+            RuntimeName(base="wasm", version="1.31.0-dev.20260914-8d85527a0"),
+        ),
         ("ssh:user@board", RuntimeName(base="ssh:user@board")),
         ("command:x@1.2.3 {job}", RuntimeName(base="command:x@1.2.3 {job}")),
         ("toaster@1.2.3", RuntimeName(base="toaster@1.2.3")),
@@ -61,7 +74,10 @@ def test_only_a_runtime_of_ours_has_a_version_in_its_name(name: str, parts: Runt
     assert split_name(name) == parts
 
 
-@pytest.mark.parametrize("name", ["native@", "native@latest", "native@1.31", "arm64@../../1.2.3", "arm64@1.2.3/..", "wasm@1.2.3 --x"])
+@pytest.mark.parametrize(
+    "name",
+    ["native@", "native@latest", "native@1.31", "arm64@../../1.2.3", "arm64@1.2.3/..", "wasm@1.2.3 --x"],
+)
 def test_a_version_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(BadInputError, match="has version"):
         check_names([name])
@@ -70,15 +86,23 @@ def test_a_version_that_is_none_is_refused(name: str) -> None:
 
 
 def test_a_version_that_is_not_here_says_how_to_get_it() -> None:
-    with pytest.raises(RuntimeUnavailableError, match=r"onnxruntime 9\.8\.7 for this Python is missing") as caught:
+    with pytest.raises(
+        RuntimeUnavailableError, match=r"onnxruntime 9\.8\.7 for this Python is missing"
+    ) as caught:
         open_runtimes(["native@9.8.7"])
     assert caught.value.hint == "mixport runtimes install native@9.8.7"
     (entry,) = survey(["native@9.8.7"])
-    assert (entry.present, entry.runtime, entry.hint) == (False, "onnxruntime 9.8.7", "mixport runtimes install native@9.8.7")
+    assert (entry.present, entry.runtime, entry.hint) == (
+        False,
+        "onnxruntime 9.8.7",
+        "mixport runtimes install native@9.8.7",
+    )
     assert entry.download_mb > 0
 
 
-def test_a_fetched_wheel_is_found_before_the_installed_one(monkeypatch: pytest.MonkeyPatch, jobs: tuple[RuntimeJob, ...]) -> None:
+def test_a_fetched_wheel_is_found_before_the_installed_one(
+    monkeypatch: pytest.MonkeyPatch, jobs: tuple[RuntimeJob, ...]
+) -> None:
     asked = put_pip(monkeypatch, says="9.8.7")
     install(["native@9.8.7", "native@9.8.7"])
     install(["native@9.8.7"])
@@ -91,7 +115,9 @@ def test_a_fetched_wheel_is_found_before_the_installed_one(monkeypatch: pytest.M
     np.testing.assert_array_equal(answers[0].runs[0]["y"], quantised(np.asarray(jobs[2].feeds[0]["x"])))
 
 
-def test_an_answer_of_another_version_is_none(monkeypatch: pytest.MonkeyPatch, jobs: tuple[RuntimeJob, ...]) -> None:
+def test_an_answer_of_another_version_is_none(
+    monkeypatch: pytest.MonkeyPatch, jobs: tuple[RuntimeJob, ...]
+) -> None:
     put_pip(monkeypatch, says="9.8.6")
     install(["native@9.8.7"])
     (runtime,) = open_runtimes(["native@9.8.7"])
@@ -106,7 +132,9 @@ def test_the_installed_version_needs_nothing_fetched(jobs: tuple[RuntimeJob, ...
     assert runtime.name == name and runtime.run(jobs[2:], policy=POLICY)[0].version == wheel.own_version()
 
 
-def test_versions_of_a_runtime_lie_in_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_of_a_runtime_lie_in_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert ARM64.folder("1.2.3") != ARM64.folder() and "1.2.3" in ARM64.folder("1.2.3")
     put_npm(tmp_path, monkeypatch, version="1.2.3")
     install(["wasm@1.2.3"])

@@ -1,4 +1,6 @@
-"""Average pools of every kind as layers: the same function as ATen's, for windows of any size, stride and padding."""
+"""Average pools of every kind as layers: the same function as ATen's, for windows of any size, stride and
+padding.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,22 @@ from torch import fx
 
 from mixport.model.programs.fx_graph import aten, clean, record_shapes
 from mixport.quantize.graph.pools.pool_forms import AVERAGE_POOLS
-from mixport.quantize.graph.pools.pool_windows import Window, adaptive_windows, are_whole, runs, strided_windows
+from mixport.quantize.graph.pools.pool_windows import (
+    Window,
+    adaptive_windows,
+    are_whole,
+    runs,
+    strided_windows,
+)
 from mixport.quantize.graph.pools.pooling import unify_average_pools
 from mixport.records.errors import UnsupportedModelError
 
 _STRIDED = {1: aten.avg_pool1d.default, 2: aten.avg_pool2d.default, 3: aten.avg_pool3d.default}
-_ADAPTIVE = {1: aten.adaptive_avg_pool1d.default, 2: aten.adaptive_avg_pool2d.default, 3: aten.adaptive_avg_pool3d.default}
+_ADAPTIVE = {
+    1: aten.adaptive_avg_pool1d.default,
+    2: aten.adaptive_avg_pool2d.default,
+    3: aten.adaptive_avg_pool3d.default,
+}
 
 
 def check(operator: Any, arguments: tuple[object, ...], shape: tuple[int, ...]) -> None:
@@ -46,7 +58,9 @@ def test_strided_pools(data: st.DataObject, rank: int, batched: bool) -> None:
         strides.append(data.draw(st.integers(1, 4)))
     flags = data.draw(st.booleans()), data.draw(st.booleans())
     divisor = [data.draw(st.sampled_from([None, 3]))] if rank > 1 else []
-    check(_STRIDED[rank], (kernels, strides, paddings, *flags, *divisor), (*([2] if batched else []), 3, *sizes))
+    check(
+        _STRIDED[rank], (kernels, strides, paddings, *flags, *divisor), (*([2] if batched else []), 3, *sizes)
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -76,7 +90,12 @@ def test_a_window_in_the_trailing_padding_alone_is_left_out() -> None:
 
 def test_padding_that_does_not_count_shortens_windows() -> None:
     windows = strided_windows(4, kernel=3, stride=1, padding=1, ceil_mode=False, include_pad=False)
-    assert [(window.start, window.stop, window.count) for window in windows] == [(0, 2, 2), (0, 3, 3), (1, 4, 3), (2, 4, 2)]
+    assert [(window.start, window.stop, window.count) for window in windows] == [
+        (0, 2, 2),
+        (0, 3, 3),
+        (1, 4, 3),
+        (2, 4, 2),
+    ]
 
 
 def test_adaptive_windows_overlap_where_they_must() -> None:

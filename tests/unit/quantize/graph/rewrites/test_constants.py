@@ -1,4 +1,6 @@
-"""What does not depend on the image is a constant of the captured graph, with the values that torch gave the model."""
+"""What does not depend on the image is a constant of the captured graph, with the values that torch gave the
+model.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def values_added(captured: Captured) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("code", [wave, mask, filled, like])
-def test_a_position_code_is_one_constant_of_one_image(captured: Capture, code: Callable[[nn.Module, Tensor], Tensor]) -> None:
+def test_a_position_code_is_one_constant_of_one_image(
+    captured: Capture, code: Callable[[nn.Module, Tensor], Tensor]
+) -> None:
     model = Placed(code).requires_grad_(False)
     result = captured(model)
     assert operators(result.graph) == {"conv2d": 1, "add": 1}
@@ -69,11 +73,17 @@ def test_a_position_code_is_one_constant_of_one_image(captured: Capture, code: C
 
 
 class Tokens(nn.Module):
-    """A class token that is computed, and joined to what the image gives: it has to be there for every image."""
+    """A class token that is computed, and joined to what the image gives: it has to be there for every
+    image.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.token, self.linear = nn.Conv2d(3, 4, 4, 4), nn.Parameter(torch.randn(1, 1, 4)), nn.Linear(4, 4)
+        self.conv, self.token, self.linear = (
+            nn.Conv2d(3, 4, 4, 4),
+            nn.Parameter(torch.randn(1, 1, 4)),
+            nn.Linear(4, 4),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.conv(x).flatten(2).transpose(1, 2)

@@ -20,7 +20,12 @@ class Head(nn.Module):
 
     def __init__(self, head: nn.Module, *, pool: bool = False, after: nn.Module | None = None) -> None:
         super().__init__()
-        self.stem, self.head, self.pool, self.after = nn.Conv2d(3, 8, 3, stride=4, padding=1), head, pool, after
+        self.stem, self.head, self.pool, self.after = (
+            nn.Conv2d(3, 8, 3, stride=4, padding=1),
+            head,
+            pool,
+            after,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.stem(x))
@@ -42,7 +47,9 @@ def outputs_are_codes(captured: Capture, module: nn.Module) -> bool:
         pytest.param(nn.Conv2d(8, 5, 4), False, id="covers all places"),
     ],
 )
-def test_a_convolution_that_gives_the_output_becomes_a_linear_layer(captured: Capture, head: nn.Module, pool: bool) -> None:
+def test_a_convolution_that_gives_the_output_becomes_a_linear_layer(
+    captured: Capture, head: nn.Module, pool: bool
+) -> None:
     module = Head(head, pool=pool).eval()
     result = captured(module)
     assert operators(result.graph)["conv2d"] == 1
@@ -64,7 +71,9 @@ def test_a_convolution_that_gives_the_output_becomes_a_linear_layer(captured: Ca
         pytest.param(nn.Conv2d(8, 5, 1), nn.AdaptiveAvgPool2d(1), id="a mean behind it"),
     ],
 )
-def test_other_outputs_stay_codes_with_a_margin(captured: Capture, head: nn.Module, after: nn.Module | None) -> None:
+def test_other_outputs_stay_codes_with_a_margin(
+    captured: Capture, head: nn.Module, after: nn.Module | None
+) -> None:
     module = Head(head, after=after).eval()
     assert operators(captured(module).graph)["conv2d"] == 2
     assert outputs_are_codes(captured, module)
@@ -78,7 +87,9 @@ def test_a_convolution_in_the_middle_stays_one(captured: Capture) -> None:
 
 def test_codes_with_a_margin_cut_nothing_that_was_seen_and_a_quarter_more() -> None:
     values = torch.as_tensor(np.linspace(-2.0, 6.0, 1000), dtype=torch.float32)
-    p = activation_params(histogram_of(values), bits=8, storage="uint8", bounds=None, rule=RULE, margin=OUTPUT_MARGIN)
+    p = activation_params(
+        histogram_of(values), bits=8, storage="uint8", bounds=None, rule=RULE, margin=OUTPUT_MARGIN
+    )
     assert p.scale == pytest.approx(1.25 * 8 / 255, rel=1e-6)
     assert (p.qmin - p.zero_point) * p.scale == pytest.approx(-2.5, abs=p.scale)
     assert (p.qmax - p.zero_point) * p.scale == pytest.approx(7.5, abs=p.scale)

@@ -1,4 +1,6 @@
-"""SiLU and hard swish as products: the rewrite, the names, and the scales that make a hard sigmoid the bounds of its input's codes."""
+"""SiLU and hard swish as products: the rewrite, the names, and the scales that make a hard sigmoid the bounds
+of its input's codes.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def planned(captured: Capture, module: nn.Module) -> Plan:
 
 
 def uint8(scale: float, zero_point: int) -> QuantParams:
-    return QuantParams(scale=float(np.float32(scale)), zero_point=zero_point, qmin=0, qmax=255, storage="uint8")
+    return QuantParams(
+        scale=float(np.float32(scale)), zero_point=zero_point, qmin=0, qmax=255, storage="uint8"
+    )
 
 
 @pytest.mark.parametrize(("act", "gate"), [(nn.SiLU(), "sigmoid"), (nn.Hardswish(), "hardsigmoid")])
@@ -95,7 +99,13 @@ def test_the_gate_s_table_bounds_the_codes_of_its_input(captured: Capture) -> No
         qmin=0,
         qmax=255,
     )
-    real = torch.nn.functional.hardswish((torch.arange(256, dtype=torch.float64) - x.zero_point) * x.scale).numpy() / y.scale + y.zero_point
+    real = (
+        torch.nn.functional.hardswish(
+            (torch.arange(256, dtype=torch.float64) - x.zero_point) * x.scale
+        ).numpy()
+        / y.scale
+        + y.zero_point
+    )
     assert np.abs(got - np.clip(real, 0, 255)).max() <= 0.5 + 1e-4
 
 
@@ -105,7 +115,9 @@ def test_a_range_that_does_not_reach_the_bend_keeps_its_codes(captured: Capture)
 
 
 def test_other_readers_keep_the_range(captured: Capture) -> None:
-    """The sum reads what lies below -3, too: the zero point stays, and the scale moves up to where it divides 3."""
+    """The sum reads what lies below -3, too: the zero point stays, and the scale moves up to where it divides
+    3.
+    """
     plan = planned(captured, Activated(nn.Hardswish(), reuse=True))
     x, gate = _settled(plan, uint8(10 / 255, 128))
     assert x == uint8(3 / 76, 128)

@@ -1,4 +1,6 @@
-"""Operators that change no value are gone before quantisers are placed, however they are spelt; what only looks like one stays."""
+"""Operators that change no value are gone before quantisers are placed, however they are spelt; what only
+looks like one stays.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,20 @@ Body = Callable[[nn.Module, Tensor], Tensor]
 
 
 class Between(nn.Module):
-    """Convolution, some operators on [N, 4, 6, 6], convolution. Ones and zeros of every shape are at hand, as a model holds them."""
+    """Convolution, some operators on [N, 4, 6, 6], convolution. Ones and zeros of every shape are at hand, as
+    a model holds them.
+    """
 
     def __init__(self, *bodies: Body) -> None:
         super().__init__()
         self.before, self.bodies, self.after = nn.Conv2d(3, 4, 1), bodies, nn.Conv2d(4, 4, 1)
-        for name, shape in (("scalar", ()), ("one", (1,)), ("channel", (4, 1, 1)), ("map", (1, 1, 6, 6)), ("whole", (1, 4, 6, 6))):
+        for name, shape in (
+            ("scalar", ()),
+            ("one", (1,)),
+            ("channel", (4, 1, 1)),
+            ("map", (1, 1, 6, 6)),
+            ("whole", (1, 4, 6, 6)),
+        ):
             self.register_parameter(f"{name}_ones", nn.Parameter(torch.ones(shape)))
             self.register_buffer(f"{name}_zeros", torch.zeros(shape))
 
@@ -66,7 +76,9 @@ SPELLINGS: Mapping[str, Body] = MappingProxyType(
 
 
 def check(module: nn.Module, size: int = 6) -> dict[str, int]:
-    """Operators that are left; the values are those of the module, bit by bit: nothing is folded into these layers."""
+    """Operators that are left; the values are those of the module, bit by bit: nothing is folded into these
+    layers.
+    """
     module = module.eval().requires_grad_(False)
     graph = capture(module, input_shape=(1, 3, size, size), dynamic_batch=True).graph
     x = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(7))
@@ -87,16 +99,31 @@ def test_identities_in_a_row_are_dropped(names: list[str]) -> None:
 def test_what_is_dropped_is_said() -> None:
     model = Between(lambda m, x: m.scalar_ones * x).eval()
     (decision,) = capture(model, input_shape=(1, 3, 6, 6), dynamic_batch=True).decisions
-    assert (decision.what, decision.why) == ("mul left out", "it gives back its operand: times 1, plus 0, or the like")
+    assert (decision.what, decision.why) == (
+        "mul left out",
+        "it gives back its operand: times 1, plus 0, or the like",
+    )
 
 
 LOOKALIKES: Mapping[str, tuple[Body, dict[str, int]]] = MappingProxyType(
     {
-        "one factor differs": (lambda m, x: x * torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 1.0000001]), {"mul": 1}),
-        "another shape": (lambda m, x: x.mean((2, 3), keepdim=True) + m.map_zeros, {"global_average_pool": 1, "add": 1}),
-        "another type": (lambda m, x: (x * torch.ones(1, dtype=torch.float64)[None]).float(), {"mul": 1, "_to_copy": 1}),
+        "one factor differs": (
+            lambda m, x: x * torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 1.0000001]),
+            {"mul": 1},
+        ),
+        "another shape": (
+            lambda m, x: x.mean((2, 3), keepdim=True) + m.map_zeros,
+            {"global_average_pool": 1, "add": 1},
+        ),
+        "another type": (
+            lambda m, x: (x * torch.ones(1, dtype=torch.float64)[None]).float(),
+            {"mul": 1, "_to_copy": 1},
+        ),
         "the other side of a difference": (lambda m, x: m.one_zeros - x, {"sub": 1}),
-        "the other side of a quotient": (lambda m, x: m.one_ones / (x.abs() + 1), {"abs": 1, "add": 1, "div": 1}),
+        "the other side of a quotient": (
+            lambda m, x: m.one_ones / (x.abs() + 1),
+            {"abs": 1, "add": 1, "div": 1},
+        ),
         "twice": (lambda m, x: torch.add(m.one_zeros, x, alpha=2), {"add": 1}),
         "rounded": (lambda m, x: torch.div(x, 1, rounding_mode="floor"), {"div": 1}),
     }

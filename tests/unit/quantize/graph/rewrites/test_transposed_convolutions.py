@@ -1,4 +1,6 @@
-"""Transposed convolutions as convolutions: the same function for every stride, kernel, padding, dilation and grouping."""
+"""Transposed convolutions as convolutions: the same function for every stride, kernel, padding, dilation and
+grouping.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from mixport.quantize.graph.rewrites.transposed_convolutions import TRANSPOSED, 
 _OPERATORS = {1: aten.conv_transpose1d.default, 2: aten.conv_transpose2d.input}
 
 
-def graph_of(rank: int, weight: torch.Tensor, bias: torch.Tensor | None, numbers: tuple[object, ...]) -> fx.GraphModule:
+def graph_of(
+    rank: int, weight: torch.Tensor, bias: torch.Tensor | None, numbers: tuple[object, ...]
+) -> fx.GraphModule:
     graph = fx.Graph()
     root = nn.Module()
     root.register_buffer("weight", weight)
@@ -32,7 +36,10 @@ def test_the_same_function(data: st.DataObject, rank: int, groups: int, has_bias
         return [data.draw(st.integers(low, high)) for _ in range(rank)]
 
     sizes, kernel, stride, dilation = draw(1, 6), draw(1, 5), draw(1, 4), draw(1, 2)
-    padding, output_padding = draw(0, 3), [data.draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)]
+    padding, output_padding = (
+        draw(0, 3),
+        [data.draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)],
+    )
     out = [
         (size - 1) * s - 2 * p + d * (k - 1) + o + 1
         for size, k, s, d, p, o in zip(sizes, kernel, stride, dilation, padding, output_padding, strict=True)
@@ -49,7 +56,9 @@ def test_the_same_function(data: st.DataObject, rank: int, groups: int, has_bias
     clean(module)
     assert not any(node.target in TRANSPOSED for node in module.graph.nodes)
     # Negative pads would crop, which integer pads do not.
-    assert all(min(node.args[1]) >= 0 for node in module.graph.nodes if node.target is aten.constant_pad_nd.default)
+    assert all(
+        min(node.args[1]) >= 0 for node in module.graph.nodes if node.target is aten.constant_pad_nd.default
+    )
     # Sums of at most 100 float32 products in another order.
     torch.testing.assert_close(module(x), wanted, rtol=1e-5, atol=1e-5)
 
@@ -57,14 +66,21 @@ def test_the_same_function(data: st.DataObject, rank: int, groups: int, has_bias
 def test_a_batch_norm_behind_is_folded_first() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 4, 5, 5, generator=generator)
-    module = graph_of(2, torch.randn(4, 3, 2, 2, generator=generator), torch.randn(6, generator=generator), ([2, 2], [0, 0], [0, 0], 2))
+    module = graph_of(
+        2,
+        torch.randn(4, 3, 2, 2, generator=generator),
+        torch.randn(6, generator=generator),
+        ([2, 2], [0, 0], [0, 0], 2),
+    )
     transposed = next(node for node in module.graph.nodes if node.target in TRANSPOSED)
     for name in ("gamma", "beta", "mean", "var"):
         module.register_buffer(name, torch.rand(6, generator=generator) + 0.5)
     with module.graph.inserting_after(transposed):
         values = [module.graph.get_attr(name) for name in ("gamma", "beta", "mean", "var")]
     with module.graph.inserting_after(values[0]):
-        norm = module.graph.call_function(aten.batch_norm.default, (transposed, *values, False, 0.1, 1e-5, True))
+        norm = module.graph.call_function(
+            aten.batch_norm.default, (transposed, *values, False, 0.1, 1e-5, True)
+        )
     transposed.replace_all_uses_with(norm, delete_user_cb=lambda user: user is not norm)
     module.recompile()
     wanted = module(x)

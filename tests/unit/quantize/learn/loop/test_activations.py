@@ -22,9 +22,16 @@ def test_parts_cover_all_images_once() -> None:
 @pytest.mark.parametrize("largest", [0, 1 << 30])
 @pytest.mark.parametrize("shape", [(4, 5, 6), (3,), (2, 7), (5,), ()], ids=str)
 @pytest.mark.parametrize("rows", [1, 4])
-def test_values_come_back_as_they_went_in(shape: tuple[int, ...], rows: int, largest: int, tmp_path: Path) -> None:
+def test_values_come_back_as_they_went_in(
+    shape: tuple[int, ...], rows: int, largest: int, tmp_path: Path
+) -> None:
     values = torch.randn(7 * rows, *shape, generator=torch.Generator().manual_seed(0))
-    made = fill(7, 3, lambda part: values[part.start * rows : part.stop * rows], room=Room(tmp_path, largest=largest, device=CPU))
+    made = fill(
+        7,
+        3,
+        lambda part: values[part.start * rows : part.stop * rows],
+        room=Room(tmp_path, largest=largest, device=CPU),
+    )
     assert (len(made), made.rows) == (7, rows)
     assert torch.equal(made.at(slice(0, 7)), values)
     wanted = torch.tensor([6, 0, 0, 3])
@@ -32,7 +39,9 @@ def test_values_come_back_as_they_went_in(shape: tuple[int, ...], rows: int, lar
 
 
 def test_maps_are_channels_last() -> None:
-    made = fill(2, 2, lambda part: torch.randn(2, 4, 3, 3), room=Room(Path("nowhere"), largest=1 << 30, device=CPU))
+    made = fill(
+        2, 2, lambda part: torch.randn(2, 4, 3, 3), room=Room(Path("nowhere"), largest=1 << 30, device=CPU)
+    )
     assert made.at(slice(0, 2)).is_contiguous(memory_format=torch.channels_last)
 
 
@@ -56,7 +65,9 @@ def test_large_tensors_lie_in_files_without_a_name(tmp_path: Path) -> None:
     assert mapped_files(tmp_path) == [], "100 numbers stay in memory"
 
 
-def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(handle: int, start: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -1,4 +1,6 @@
-"""torch's process-wide switches while something is learned on CUDA; none of them needs the device to be there."""
+"""torch's process-wide switches while something is learned on CUDA; none of them needs the device to be
+there.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def test_on_cuda_everything_is_float32_and_deterministic_and_comes_back(tf32: bo
         with pytest.raises(KeyError), in_float32(torch.device("cuda")):
             assert not _MATMUL.allow_tf32 and not torch.backends.cudnn.allow_tf32
             assert torch.backends.cudnn.deterministic and torch.are_deterministic_algorithms_enabled()
-            assert torch.is_deterministic_algorithms_warn_only_enabled(), "an operator without such an algorithm does not end the build"
+            assert torch.is_deterministic_algorithms_warn_only_enabled(), (
+                "an operator without such an algorithm does not end the build"
+            )
             assert not torch.utils.deterministic.fill_uninitialized_memory
             raise KeyError
         assert switches() == before

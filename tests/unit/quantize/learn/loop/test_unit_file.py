@@ -15,7 +15,10 @@ from mixport.records.search import UnitRecord
 
 def layers() -> dict[str, fx.Node]:
     graph = fx.Graph()
-    return {name: graph.placeholder(name.replace(".", "_")) for name in ("block.conv1", "block.conv2", "block.wide")}
+    return {
+        name: graph.placeholder(name.replace(".", "_"))
+        for name in ("block.conv1", "block.conv2", "block.wide")
+    }
 
 
 @pytest.mark.parametrize("errors", [(0.1 + 0.2, 1e-300), (None, None)])
@@ -25,15 +28,27 @@ def test_a_unit_comes_back_as_it_was(errors: tuple[float | None, float | None], 
     scales = np.array([1e-30, 0.1, 1 / 3, 3e30], np.float32)
     integers = {
         named["block.conv1"]: LayerIntegers(scales=scales, codes=codes, bias=None),
-        named["block.conv2"]: LayerIntegers(scales=scales[:1], codes=codes[:1], bias=np.array([-0.7], np.float32)),
+        named["block.conv2"]: LayerIntegers(
+            scales=scales[:1], codes=codes[:1], bias=np.array([-0.7], np.float32)
+        ),
     }
     step = float(np.float32(0.1))
     record = UnitRecord(
-        name="block", layers=("block.conv1",), sites=("a/b", "c"), error_before=errors[0], error_after=errors[1], batch=32, dropped=0.25
+        name="block",
+        layers=("block.conv1",),
+        sites=("a/b", "c"),
+        error_before=errors[0],
+        error_after=errors[1],
+        batch=32,
+        dropped=0.25,
     )
     decisions = (Decision(where="a", what="b", why="ü"),)
     unit = FinishedUnit(integers=integers, steps={"a/b": step, "c": 2.0}, record=record, decisions=decisions)
-    write_unit(tmp_path, unit, {node: LayerWidth(name=name, bits=4, reason="", fixed=False) for name, node in named.items()})
+    write_unit(
+        tmp_path,
+        unit,
+        {node: LayerWidth(name=name, bits=4, reason="", fixed=False) for name, node in named.items()},
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["unit.json", "unit.safetensors"]
     back = read_unit(tmp_path, named)
     assert (back.record, back.decisions, back.steps) == (record, decisions, unit.steps)
@@ -48,7 +63,9 @@ def test_a_unit_comes_back_as_it_was(errors: tuple[float | None, float | None], 
 
 
 def test_a_unit_without_anything_learned_comes_back_too(tmp_path: Path) -> None:
-    record = UnitRecord(name="block", layers=(), sites=(), error_before=0.5, error_after=0.5, batch=4, dropped=0.25)
+    record = UnitRecord(
+        name="block", layers=(), sites=(), error_before=0.5, error_after=0.5, batch=4, dropped=0.25
+    )
     unit = FinishedUnit(integers={}, steps={}, record=record, decisions=())
     write_unit(tmp_path, unit, {})
     assert read_unit(tmp_path, layers()) == unit
@@ -58,9 +75,15 @@ def test_a_unit_without_anything_learned_comes_back_too(tmp_path: Path) -> None:
 def test_layers_and_sites_may_be_called_anything(name: str, tmp_path: Path) -> None:
     node = fx.Graph().placeholder("x")
     bias = np.array([0.5], np.float32)
-    integers = LayerIntegers(scales=np.array([0.25], np.float32), codes=np.array([[1, -2]], np.int8), bias=bias)
-    record = UnitRecord(name=name, layers=(name,), sites=(name,), error_before=0.5, error_after=0.25, batch=4, dropped=0.25)
-    unit = FinishedUnit(integers={node: integers}, steps={name: 0.125, f"{name}/codes": 0.5}, record=record, decisions=())
+    integers = LayerIntegers(
+        scales=np.array([0.25], np.float32), codes=np.array([[1, -2]], np.int8), bias=bias
+    )
+    record = UnitRecord(
+        name=name, layers=(name,), sites=(name,), error_before=0.5, error_after=0.25, batch=4, dropped=0.25
+    )
+    unit = FinishedUnit(
+        integers={node: integers}, steps={name: 0.125, f"{name}/codes": 0.5}, record=record, decisions=()
+    )
     write_unit(tmp_path, unit, {node: LayerWidth(name=name, bits=2, reason="", fixed=False)})
     back = read_unit(tmp_path, {name: node})
     assert back.steps == unit.steps

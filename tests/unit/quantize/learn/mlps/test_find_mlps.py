@@ -25,7 +25,12 @@ class Parts(nn.Module):
 
     def __init__(self, rule: Callable[[Parts, Tensor], Tensor]) -> None:
         super().__init__()
-        self.norm, self.fc1, self.fc2, self.head = nn.LayerNorm(3), nn.Linear(3, 6), nn.Linear(6, 3), nn.Linear(3, 5)
+        self.norm, self.fc1, self.fc2, self.head = (
+            nn.LayerNorm(3),
+            nn.Linear(3, 6),
+            nn.Linear(6, 3),
+            nn.Linear(3, 5),
+        )
         self.rule = rule
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,7 +52,10 @@ def test_both_kinds_of_gelu_are_found_with_the_normalisation_in_front() -> None:
         (lambda m, x: m.fc2(F.gelu(m.fc1(x))), ("fc1", "fc2")),
         (lambda m, x: (y := m.norm(x)) + m.fc2(F.gelu(m.fc1(y))), ("fc1", "fc2")),
         (lambda m, x: m.fc2(F.dropout(F.gelu(m.fc1(x)), training=False)), ("fc1", "fc2")),
-        (lambda m, x: m.fc2(F.gelu(m.fc1(x)).reshape(-1, 8, 2, 16, 6)).reshape(-1, 16, 16, 3), ("fc1", "fc2")),
+        (
+            lambda m, x: m.fc2(F.gelu(m.fc1(x)).reshape(-1, 8, 2, 16, 6)).reshape(-1, 16, 16, 3),
+            ("fc1", "fc2"),
+        ),
     ],
     ids=["norm", "no norm", "norm read by the shortcut too", "dropout", "reshaped between"],
 )
@@ -94,5 +102,7 @@ def test_relu_and_new_constants_take_their_places_and_old_ones_stay() -> None:
     assert [mlp.name for mlp in find_mlps(graph)] == [second.name]
     value = Prefix(cut(graph, first.input), device=_CPU)(x)
     got = Prefix(cut(graph, first.second), device=_CPU)(x)
-    torch.testing.assert_close(got, relu_output(first, values, value.reshape(-1, value.shape[-1])), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        got, relu_output(first, values, value.reshape(-1, value.shape[-1])), rtol=1e-5, atol=1e-6
+    )
     assert all(torch.equal(value, old[name]) for name, value in module.state_dict().items())

@@ -22,7 +22,12 @@ from mixport.quantize.learn.loop.unit_file import NoShelf, UnitShelf
 from mixport.quantize.learn.mlps import reconstruct as module_under_test
 from mixport.quantize.learn.mlps.find import find_mlps, read_values
 from mixport.quantize.learn.mlps.prefix import Prefix, cut
-from mixport.quantize.learn.mlps.reconstruct import LARGEST_ERROR, ReconstructedMlps, mlp_steps, reconstruct_mlps
+from mixport.quantize.learn.mlps.reconstruct import (
+    LARGEST_ERROR,
+    ReconstructedMlps,
+    mlp_steps,
+    reconstruct_mlps,
+)
 from mixport.quantize.learn.mlps.train import gelu_output, relu_output
 from mixport.quantize.quantizer import quantize
 from mixport.records.progress import SilentProgress
@@ -70,7 +75,13 @@ class Heard:
 
 
 def run(
-    module: nn.Module, folder: Path, *, dynamic: bool = True, shelf: UnitShelf | None = None, progress: Any = None, **options: Any
+    module: nn.Module,
+    folder: Path,
+    *,
+    dynamic: bool = True,
+    shelf: UnitShelf | None = None,
+    progress: Any = None,
+    **options: Any,
 ) -> tuple[ReconstructedMlps, Callable[[Tensor], Tensor]]:
     captured = capture(module.requires_grad_(False), input_shape=(1, 3, 16, 16), dynamic_batch=dynamic)
     made = reconstruct_mlps(
@@ -89,7 +100,14 @@ def run(
 
 
 def test_an_mlp_has_more_steps_than_a_unit_up_to_the_published_number() -> None:
-    assert [mlp_steps(iters) for iters in (1, 500, 5000, 8000, 20000, 30000)] == [4, 2000, 20000, 20000, 20000, 30000]
+    assert [mlp_steps(iters) for iters in (1, 500, 5000, 8000, 20000, 30000)] == [
+        4,
+        2000,
+        20000,
+        20000,
+        20000,
+        30000,
+    ]
 
 
 def test_every_mlp_learns_and_the_graph_has_relu(tmp_path: Path) -> None:
@@ -100,8 +118,13 @@ def test_every_mlp_learns_and_the_graph_has_relu(tmp_path: Path) -> None:
         assert len(record.layers) == 3
         assert record.error_before is not None and record.error_after is not None
         assert record.error_after < record.error_before < LARGEST_ERROR
-    assert [one.what.startswith("ReLU in the place of GELU, learned: blocks.") for one in made.decisions] == [True, True]
-    assert made.iters == mlp_steps(10) and heard.total == 2 * made.iters == sum(count for count, _ in heard.calls)
+    assert [one.what.startswith("ReLU in the place of GELU, learned: blocks.") for one in made.decisions] == [
+        True,
+        True,
+    ]
+    assert made.iters == mlp_steps(10) and heard.total == 2 * made.iters == sum(
+        count for count, _ in heard.calls
+    )
     assert heard.calls[0][1].startswith("blocks.0, loss ")
     assert isinstance(graph, torch.fx.GraphModule) and find_mlps(graph) == ()
     assert aten.gelu.default not in {node.target for node in graph.graph.nodes}
@@ -114,11 +137,16 @@ def test_an_mlp_reads_what_the_ones_before_give_and_comes_close_to_the_original(
     made, altered = run(mlps(), tmp_path)
     assert isinstance(altered, torch.fx.GraphModule)
     node = next(node for node in altered.graph.nodes if node.name == second.input.name)
-    then, now = (Prefix(cut(graph, at), device=torch.device("cpu"))(_IMAGES) for graph, at in ((original, second.input), (altered, node)))
+    then, now = (
+        Prefix(cut(graph, at), device=torch.device("cpu"))(_IMAGES)
+        for graph, at in ((original, second.input), (altered, node))
+    )
     assert not torch.equal(then, now)
     values = read_values(original, second)
     wanted, got = gelu_output(second, values, then), relu_output(second, values, now)
-    assert made.records[1].error_before == pytest.approx(float((got - wanted).square().sum() / wanted.square().sum()), rel=1e-5)
+    assert made.records[1].error_before == pytest.approx(
+        float((got - wanted).square().sum() / wanted.square().sum()), rel=1e-5
+    )
 
 
 class ThreeLayers(nn.Module):
@@ -137,14 +165,17 @@ class ThreeLayers(nn.Module):
 
 
 def test_mlps_that_share_a_layer_both_come_close_to_the_original(tmp_path: Path) -> None:
-    original = capture(seeded(ThreeLayers).requires_grad_(False), input_shape=(1, 3, 16, 16), dynamic_batch=True).graph
+    original = capture(
+        seeded(ThreeLayers).requires_grad_(False), input_shape=(1, 3, 16, 16), dynamic_batch=True
+    ).graph
     second = find_mlps(original)[1]
     made, altered = run(seeded(ThreeLayers), tmp_path)
     assert isinstance(altered, torch.fx.GraphModule) and find_mlps(altered) == ()
     assert [record.layers for record in made.records] == [("fc1", "fc2"), ("fc2", "fc3")]
     last = next(node for node in altered.graph.nodes if node.name == second.second.name)
     wanted, got = (
-        Prefix(cut(graph, at), device=torch.device("cpu"))(_IMAGES) for graph, at in ((original, second.second), (altered, last))
+        Prefix(cut(graph, at), device=torch.device("cpu"))(_IMAGES)
+        for graph, at in ((original, second.second), (altered, last))
     )
     error = float((got - wanted).square().sum() / wanted.square().sum())
     assert made.records[1].error_after == pytest.approx(error, rel=1e-4)
@@ -162,12 +193,16 @@ def test_an_interrupted_run_goes_on_with_the_same_bytes(tmp_path: Path) -> None:
         run(mlps(), tmp_path, shelf=Shelf(tmp_path / "cut", stop=1))
     heard = Heard()
     again, got = run(mlps(), tmp_path, shelf=Shelf(tmp_path / "cut"), progress=heard)
-    assert heard.calls[0] == (mlp_steps(10), "blocks.0, from the cache") and heard.calls[1][1].startswith("blocks.1, loss ")
+    assert heard.calls[0] == (mlp_steps(10), "blocks.0, from the cache") and heard.calls[1][1].startswith(
+        "blocks.1, loss "
+    )
     assert again == whole
     assert torch.equal(got(_IMAGES), wanted(_IMAGES))
     for place in ("mlp-0", "mlp-1"):
         for name in ("mlp.safetensors", "mlp.json"):
-            assert (tmp_path / "cut" / place / name).read_bytes() == (tmp_path / "whole" / place / name).read_bytes()
+            assert (tmp_path / "cut" / place / name).read_bytes() == (
+                tmp_path / "whole" / place / name
+            ).read_bytes()
 
 
 def test_an_mlp_whose_loss_is_no_number_keeps_gelu_and_its_weights(tmp_path: Path) -> None:
@@ -205,7 +240,11 @@ def test_any_seed_does(tmp_path: Path) -> None:
 
 def test_a_model_without_mlps_says_so(tmp_path: Path) -> None:
     made, _ = run(stack(), tmp_path)
-    assert (made.records, made.iters, [one.what for one in made.decisions]) == ((), 0, ["no MLP to reconstruct"])
+    assert (made.records, made.iters, [one.what for one in made.decisions]) == (
+        (),
+        0,
+        ["no MLP to reconstruct"],
+    )
 
 
 def test_the_file_has_no_gelu_and_is_exact(tmp_path: Path) -> None:
@@ -216,7 +255,9 @@ def test_the_file_has_no_gelu_and_is_exact(tmp_path: Path) -> None:
         folder.mkdir()
         preset = replace(PRESETS["aphq"], mlp_reconstruction=with_relu)
         options = ReconstructionOptions(preset=preset, iters=2)
-        made = quantize(model, calibration, target, scheme=Scheme.parse("w4a4"), reconstruction=options, workdir=folder)
+        made = quantize(
+            model, calibration, target, scheme=Scheme.parse("w4a4"), reconstruction=options, workdir=folder
+        )
         assert made.reconstruction is not None and len(made.reconstruction.mlps) == (2 if with_relu else 0)
         assert made.reconstruction.mlp_iters == (mlp_steps(2) if with_relu else 0)
         assert any("ReLU in the place of GELU" in one.what for one in made.decisions) == with_relu
@@ -226,4 +267,6 @@ def test_the_file_has_no_gelu_and_is_exact(tmp_path: Path) -> None:
         nodes = list(onnx.load(str(lowered.model_path)).graph.node)
         operators[with_relu] = {node.op_type for node in nodes}
         tables = [node for node in nodes if "act" in node.name and node.op_type == "GatherElements"]
-        assert bool(tables or operators[with_relu] & {"Erf", "Gelu", "Tanh"}) != with_relu, [(n.op_type, n.output[0]) for n in nodes]
+        assert bool(tables or operators[with_relu] & {"Erf", "Gelu", "Tanh"}) != with_relu, [
+            (n.op_type, n.output[0]) for n in nodes
+        ]

@@ -11,7 +11,13 @@ from mixport.quantize.gradients import NotLearnedError
 from mixport.quantize.graph.capture import capture
 from mixport.quantize.learn.loop.activations import Activations, Room, fill
 from mixport.quantize.learn.mlps.find import Mlp, find_mlps, read_values
-from mixport.quantize.learn.mlps.train import gelu_output, positive_quantile, relative_error, relu_output, train
+from mixport.quantize.learn.mlps.train import (
+    gelu_output,
+    positive_quantile,
+    relative_error,
+    relu_output,
+    train,
+)
 from tests.reconstruction import mlps
 
 Case = tuple[Mlp, dict[str, Tensor], Activations, Activations]
@@ -24,7 +30,12 @@ def case(tmp_path: Path) -> Case:
     mlp = find_mlps(graph)[0]
     values, room = read_values(graph, mlp), Room(tmp_path, largest=1 << 20, device=torch.device("cpu"))
     x = torch.randn(6, 8, 8, generator=torch.Generator().manual_seed(0))
-    return mlp, values, fill(6, 3, lambda part: x[part], room=room), fill(6, 3, lambda part: gelu_output(mlp, values, x[part]), room=room)
+    return (
+        mlp,
+        values,
+        fill(6, 3, lambda part: x[part], room=room),
+        fill(6, 3, lambda part: gelu_output(mlp, values, x[part]), room=room),
+    )
 
 
 def test_the_error_is_that_of_relu_relative_to_the_target(case: Case) -> None:
@@ -40,13 +51,24 @@ def test_learning_lowers_the_error_and_leaves_what_it_started_from(case: Case) -
     first = {name: value.clone() for name, value in values.items()}
     heard: list[tuple[int, float]] = []
     learned = train(
-        mlp, values, inputs, targets, quantile=1.0, batch=4, steps=150, seed=0, advance=lambda count, loss: heard.append((count, loss))
+        mlp,
+        values,
+        inputs,
+        targets,
+        quantile=1.0,
+        batch=4,
+        steps=150,
+        seed=0,
+        advance=lambda count, loss: heard.append((count, loss)),
     )
     before, after = (relative_error(mlp, found, inputs, targets, batch=6) for found in (values, learned))
     assert after < 0.9 * before
     assert sum(count for count, _ in heard) == 150 and heard[-1][1] < heard[0][1]
     assert learned.keys() == values.keys() == {"gain", "offset", "weight1", "bias1", "weight2", "bias2"}
-    assert all(torch.equal(values[name], first[name]) and not torch.equal(values[name], learned[name]) for name in values)
+    assert all(
+        torch.equal(values[name], first[name]) and not torch.equal(values[name], learned[name])
+        for name in values
+    )
 
 
 def test_clipping_makes_large_values_matter_less(case: Case) -> None:
@@ -54,13 +76,25 @@ def test_clipping_makes_large_values_matter_less(case: Case) -> None:
 
     def clipped(found: dict[str, Tensor]) -> float:
         """Error with the values between the layers clipped at their median."""
-        hidden = torch.nn.functional.layer_norm(inputs.at(slice(0, 6)), (8,), found["gain"], found["offset"], mlp.epsilon)
+        hidden = torch.nn.functional.layer_norm(
+            inputs.at(slice(0, 6)), (8,), found["gain"], found["offset"], mlp.epsilon
+        )
         hidden = (hidden @ found["weight1"].T + found["bias1"]).relu()
         got = hidden.clamp(max=positive_quantile(hidden, 0.5)) @ found["weight2"].T + found["bias2"]
         return float((got - targets.at(slice(0, 6))).square().mean())
 
     plain, hard = (
-        train(mlp, values, inputs, targets, quantile=quantile, batch=6, steps=100, seed=0, advance=lambda *_: None)
+        train(
+            mlp,
+            values,
+            inputs,
+            targets,
+            quantile=quantile,
+            batch=6,
+            steps=100,
+            seed=0,
+            advance=lambda *_: None,
+        )
         for quantile in (1.0, 0.5)
     )
     assert clipped(hard) < clipped(plain)
@@ -68,7 +102,10 @@ def test_clipping_makes_large_values_matter_less(case: Case) -> None:
 
 def test_the_seed_decides(case: Case) -> None:
     mlp, values, inputs, targets = case
-    a, b, c = (train(mlp, values, inputs, targets, quantile=0.98, batch=2, steps=5, seed=s, advance=lambda *_: None) for s in (0, 0, 1))
+    a, b, c = (
+        train(mlp, values, inputs, targets, quantile=0.98, batch=2, steps=5, seed=s, advance=lambda *_: None)
+        for s in (0, 0, 1)
+    )
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not torch.equal(a["weight1"], c["weight1"])
 

@@ -1,4 +1,6 @@
-"""Where learning starts: what layers read, means that stay, and units that begin better than rounded to nearest."""
+"""Where learning starts: what layers read, means that stay, and units that begin better than rounded to
+nearest.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,11 @@ def layer_node(module: nn.Module, x: Tensor) -> tuple[fx.GraphModule, fx.Node]:
                 value = getattr(value, part)
             if isinstance(value, Tensor):
                 node.meta["shape"] = tuple(value.shape)
-    return graph, next(node for node in graph.graph.nodes if node.op == "call_function" and "conv" in str(node.target) + "linear")
+    return graph, next(
+        node
+        for node in graph.graph.nodes
+        if node.op == "call_function" and "conv" in str(node.target) + "linear"
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,7 +95,9 @@ def test_moments_are_those_of_all_that_a_layer_reads(tmp_path: Path) -> None:
     first, second, *_ = find_units(task.graph, task.plan)
     pixels = images(slice(0, 12))
     room = Room(tmp_path, largest=1 << 30, device=cpu)
-    floats = fill(12, 5, lambda part: executor.run(first, pixels[part], images=part.stop - part.start), room=room)
+    floats = fill(
+        12, 5, lambda part: executor.run(first, pixels[part], images=part.stop - part.start), room=room
+    )
     shifted = fill(12, 5, lambda part: floats.at(part) + 1.0, room=room)
     data = UnitData(float_input=floats, quantised_input=shifted, target=floats)
     (layer,) = second.layers
@@ -105,8 +113,12 @@ def test_moments_are_those_of_all_that_a_layer_reads(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["w2a4", "w2a8"])
 def test_what_biases_move_by_does_not_depend_on_the_width_that_they_read(scheme: str, tmp_path: Path) -> None:
     task, _ = task_of(small.stack(), tmp_path, scheme=scheme)
-    executor = Executor(task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=True, device=torch.device("cpu"))
-    learner = UnitLearner(task=task, executor=executor, preset=OURS, stage=OURS.stages[0], iters=1, seed=0, batch=4)
+    executor = Executor(
+        task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=True, device=torch.device("cpu")
+    )
+    learner = UnitLearner(
+        task=task, executor=executor, preset=OURS, stage=OURS.stages[0], iters=1, seed=0, batch=4
+    )
     (layer,) = find_units(task.graph, task.plan)[1].layers
     start = learner.start(layer, task.integers[layer], task.params)
     site = read_site(task.plan, layer)
@@ -129,12 +141,17 @@ def test_the_mean_of_what_a_layer_gives_stays(biased: bool) -> None:
     if biased:
         assert bias is not None
         assert made.bias is not None
-        np.testing.assert_allclose(got.numpy() + made.bias, wanted.numpy() + bias, atol=1e-5)  # biases are float32
+        np.testing.assert_allclose(
+            got.numpy() + made.bias, wanted.numpy() + bias, atol=1e-5
+        )  # biases are float32
     else:
         assert made.bias is None
         with_bias = replace(nearest, bias=np.zeros(6, np.float32))
         around = choose(FloatLayer(node=node, weight=weight, bits=2, x_scale=0.1), with_bias, seen)
-        away = torch.as_tensor(around.codes * around.scales[:, None]).double().reshape(2, 3, 5) @ seen.mean[..., None]
+        away = (
+            torch.as_tensor(around.codes * around.scales[:, None]).double().reshape(2, 3, 5)
+            @ seen.mean[..., None]
+        )
         # Without a bias the codes themselves hold the mean, which is several times the spread here.
         assert float((got - wanted).square().sum()) < float((away.flatten() - wanted).square().sum())
 
@@ -143,7 +160,16 @@ def test_the_mean_of_what_a_layer_gives_stays(biased: bool) -> None:
 def test_units_start_no_worse_than_rounded_to_nearest(name: str, tmp_path: Path) -> None:
     task, images = task_of(getattr(small, name)(), tmp_path)
     # A rate of nothing: what comes out is where learning started, or the nearest codes.
-    still = changed(OURS, rounding_lr=1e-30, scale_lr=0.0, step_lr=0.0, bias_lr=0.0, damping=0.0, input_drop=0.0, inner_drop=0.0)
+    still = changed(
+        OURS,
+        rounding_lr=1e-30,
+        scale_lr=0.0,
+        step_lr=0.0,
+        bias_lr=0.0,
+        damping=0.0,
+        input_drop=0.0,
+        inner_drop=0.0,
+    )
     made = learn(task, images, tmp_path, iters=1, preset=still)
     assert made.record.units
     for unit in made.record.units:

@@ -25,12 +25,18 @@ def kept(values: Tensor, *, images: int) -> Activations:
 def test_squared_errors_are_summed_over_channels_and_averaged_over_the_rest() -> None:
     target = torch.zeros(2, 3, 1, 2)
     got = torch.arange(12.0).view(2, 3, 1, 2)
-    assert float(output_error(got, target)) == pytest.approx(sum(i * i for i in range(12)) / 4)  # 2 images x 2 pixels
+    assert float(output_error(got, target)) == pytest.approx(
+        sum(i * i for i in range(12)) / 4
+    )  # 2 images x 2 pixels
     for shape in ((2, 2, 3), (2, 2, 1, 3)):  # tokens, and maps with channels last
         tokens = output_error(got.view(shape), torch.zeros(shape), channel_axis=len(shape) - 1)
         assert float(tokens) == pytest.approx(sum(i * i for i in range(12)) / 4)
-    assert float(output_error(got.view(12), torch.zeros(12))) == pytest.approx(sum(i * i for i in range(12)) / 12)
-    assert float(output_error(got, target, power=2.4)) == pytest.approx(sum(i**2.4 for i in range(12)) / 4, rel=1e-5)
+    assert float(output_error(got.view(12), torch.zeros(12))) == pytest.approx(
+        sum(i * i for i in range(12)) / 12
+    )
+    assert float(output_error(got, target, power=2.4)) == pytest.approx(
+        sum(i**2.4 for i in range(12)) / 4, rel=1e-5
+    )
 
 
 def test_weights_are_those_of_one_image() -> None:
@@ -54,7 +60,9 @@ def test_the_divergence_is_that_of_softmaxes_at_a_temperature() -> None:
     assert float(divergence(got, wanted, temperature=2.0)) == pytest.approx(by_hand, rel=1e-5)
     assert float(divergence(wanted, wanted, temperature=2.0)) == 0.0
     maps = torch.stack([got, wanted], -1).expand(3, 2, 2)  # [N, classes, pixels]: one of two pixels is wrong
-    assert float(divergence(maps, wanted[..., None].expand(3, 2, 2), temperature=2.0)) == pytest.approx(by_hand / 2, rel=1e-5)
+    assert float(divergence(maps, wanted[..., None].expand(3, 2, 2), temperature=2.0)) == pytest.approx(
+        by_hand / 2, rel=1e-5
+    )
 
 
 def test_the_divergence_behind_the_unit_is_added_with_its_weight() -> None:
@@ -79,7 +87,10 @@ class _Rest:
 
     def __init__(self, features: int) -> None:
         generator = torch.Generator().manual_seed(2)
-        self.first, self.second = torch.randn(6, features, generator=generator), torch.randn(4, 6, generator=generator)
+        self.first, self.second = (
+            torch.randn(6, features, generator=generator),
+            torch.randn(4, 6, generator=generator),
+        )
 
     def __call__(self, value: Tensor, images: int) -> Tensor:
         flat = value.reshape(images, -1)
@@ -90,7 +101,9 @@ class _Rest:
 
         def hessian(row: Tensor) -> Tensor:
             wanted = self(row[None], 1)
-            return torch.autograd.functional.hessian(lambda x: divergence(self(x[None], 1), wanted, temperature=temperature), row)
+            return torch.autograd.functional.hessian(
+                lambda x: divergence(self(x[None], 1), wanted, temperature=temperature), row
+            )
 
         return torch.stack([hessian(row) for row in values.double().flatten(1)])
 
@@ -113,7 +126,9 @@ def test_rows_of_one_image_stay_apart() -> None:
     found = perturbation_hessian(behind, kept(values, images=3), temperature=3.0, batch=2)
     assert found.shape == (2, 3)
     expected = rest.hessians(values.view(3, 6), temperature=3.0).sum(2).abs().mean(0).view(2, 3)
-    torch.testing.assert_close((found / found.sum()).double(), expected / expected.sum(), rtol=5e-2, atol=5e-3)
+    torch.testing.assert_close(
+        (found / found.sum()).double(), expected / expected.sum(), rtol=5e-2, atol=5e-3
+    )
 
 
 def test_a_layernorm_hides_a_common_shift_and_not_random_signs() -> None:
@@ -125,5 +140,7 @@ def test_a_layernorm_hides_a_common_shift_and_not_random_signs() -> None:
 
     behind, target = Behind(run=run, outputs=kept(run(values, 32), images=32)), kept(values, images=32)
     common = perturbation_hessian(behind, target, temperature=3.0, batch=32)
-    signs = perturbation_hessian(behind, target, temperature=3.0, batch=32, signs=torch.Generator().manual_seed(0))
+    signs = perturbation_hessian(
+        behind, target, temperature=3.0, batch=32, signs=torch.Generator().manual_seed(0)
+    )
     assert float(common.max()) < 0.01 * float(signs.min())

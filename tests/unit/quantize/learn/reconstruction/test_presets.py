@@ -1,4 +1,6 @@
-"""Every preset on small models: it learns, and what it hands over is integers that every executor agrees on."""
+"""Every preset on small models: it learns, and what it hands over is integers that every executor agrees
+on.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ _TARGET = "ort-cpu"
 
 def learned(folder: Path, model: str, preset: Preset, *, iters: int = 6) -> QuantizedModel:
     np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8))
-    calibration = CalibrationSet(images_path=folder / "images.npy", count=8, method="images", recipe_key="", content_sha256="")
+    calibration = CalibrationSet(
+        images_path=folder / "images.npy", count=8, method="images", recipe_key="", content_sha256=""
+    )
     options = ReconstructionOptions(preset=preset, iters=iters)
     return quantize(
         load_model(f"tests.models:{model}"),
@@ -43,7 +47,9 @@ def errors(unit: UnitRecord) -> tuple[float, float]:
     return unit.error_before, unit.error_after
 
 
-@pytest.mark.parametrize(("model", "preset"), [*(("tiny", preset) for preset in PRESETS), ("transformer", "aphq")])
+@pytest.mark.parametrize(
+    ("model", "preset"), [*(("tiny", preset) for preset in PRESETS), ("transformer", "aphq")]
+)
 def test_every_preset_keeps_the_bundle_exact(tmp_path: Path, model: str, preset: str) -> None:
     quantized = learned(tmp_path, model, find_preset(preset))
     record = quantized.reconstruction
@@ -93,6 +99,8 @@ def test_published_presets_say_what_they_leave_out() -> None:
 
 
 def test_a_preset_that_is_none_is_refused_with_those_that_are() -> None:
-    with pytest.raises(BadOptionError, match=r"--reconstruction is 'qdrp', allowed mixport, adaround, .*aphq") as refused:
+    with pytest.raises(
+        BadOptionError, match=r"--reconstruction is 'qdrp', allowed mixport, adaround, .*aphq"
+    ) as refused:
         find_preset("qdrp")
     assert refused.value.hint == "mixport build --help"

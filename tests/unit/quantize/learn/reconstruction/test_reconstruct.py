@@ -60,7 +60,9 @@ def check_integers(made: Reconstructed, task: Task) -> None:
         found = made.integers[layer]
         assert found.codes.dtype == np.int8
         assert -(2 ** (width.bits - 1)) <= found.codes.min() <= found.codes.max() <= 2 ** (width.bits - 1) - 1
-        assert found.scales.dtype == np.float32 and np.isfinite(found.scales).all() and (found.scales > 0).all()
+        assert (
+            found.scales.dtype == np.float32 and np.isfinite(found.scales).all() and (found.scales > 0).all()
+        )
         x_scale = read_params(task.plan, layer, made.params).scale
         alive = found.codes.reshape(len(found.codes), -1).any(1)
         assert (found.scales >= least_scales(found.bias, len(found.scales), x_scale=x_scale))[alive].all()
@@ -78,7 +80,13 @@ def test_narrow_codes_are_learned_and_edges_are_not(stack: tuple[Task, Source], 
     ]
     assert all(unit.error_after < unit.error_before for unit in made.record.units)
     assert made.record.threads == torch.get_num_threads()
-    assert (made.record.preset, made.record.iters, made.record.images, made.record.seed, made.record.device) == (
+    assert (
+        made.record.preset,
+        made.record.iters,
+        made.record.images,
+        made.record.seed,
+        made.record.device,
+    ) == (
         "mixport",
         20,
         12,
@@ -103,13 +111,22 @@ def test_the_seed_may_be_of_any_size(stack: tuple[Task, Source], tmp_path: Path)
     assert largest.record.seed == 2**64
 
 
-def test_a_unit_says_how_many_images_a_step_had(stack: tuple[Task, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unit_says_how_many_images_a_step_had(
+    stack: tuple[Task, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mixport.quantize.learn.reconstruction import optimise
 
     task, images = stack
-    assert [unit.batch for unit in learn(task, images, tmp_path, iters=1).record.units] == [24, 24], "12 images and their mirrors"
-    assert [unit.batch for unit in learn(task, images, tmp_path, iters=1, preset=changed(DEFAULT, batch=5)).record.units] == [5, 5]
-    monkeypatch.setattr(optimise, "_LARGEST_TENSOR", 10 * 8 * 14 * 14)  # the input of `second`: 8 maps of 14 x 14
+    assert [unit.batch for unit in learn(task, images, tmp_path, iters=1).record.units] == [24, 24], (
+        "12 images and their mirrors"
+    )
+    assert [
+        unit.batch
+        for unit in learn(task, images, tmp_path, iters=1, preset=changed(DEFAULT, batch=5)).record.units
+    ] == [5, 5]
+    monkeypatch.setattr(
+        optimise, "_LARGEST_TENSOR", 10 * 8 * 14 * 14
+    )  # the input of `second`: 8 maps of 14 x 14
     assert [unit.batch for unit in learn(task, images, tmp_path, iters=1).record.units] == [10, 13]
 
 
@@ -118,7 +135,9 @@ def test_the_seed_decides(stack: tuple[Task, Source], tmp_path: Path) -> None:
     first = learn(task, images, tmp_path)
     assert same(first, learn(task, images, tmp_path))
     other = learn(task, images, tmp_path, seed=1)
-    assert not np.array_equal(learned(first, task, "second")[1].codes, learned(other, task, "second")[1].codes)
+    assert not np.array_equal(
+        learned(first, task, "second")[1].codes, learned(other, task, "second")[1].codes
+    )
     assert other.record.seed == 1
 
 
@@ -186,14 +205,20 @@ def test_every_stage_keeps_its_own_units(stack: tuple[Task, Source], tmp_path: P
     assert same(whole, learn(task, images, tmp_path, preset=preset, shelf=shelf, progress=heard))
     assert sum("from the cache" in text for _, text in heard.calls) == 3
     fixed = learn(replace(task, fixed_steps=True), images, tmp_path, preset=preset, iters=5)
-    assert [unit.name for unit in fixed.record.units] == ["second (weights)", "third (weights)"], "the second stage has nothing to learn"
+    assert [unit.name for unit in fixed.record.units] == ["second (weights)", "third (weights)"], (
+        "the second stage has nothing to learn"
+    )
     assert fixed.params == dict(task.params)
 
 
-def test_a_second_stage_that_breaks_down_keeps_what_the_first_learned(stack: tuple[Task, Source], tmp_path: Path) -> None:
+def test_a_second_stage_that_breaks_down_keeps_what_the_first_learned(
+    stack: tuple[Task, Source], tmp_path: Path
+) -> None:
     task, images = stack
     first = changed(DEFAULT, name="two", step_lr=0.0).stages[0]
-    preset = replace(DEFAULT, stages=(first, replace(first, name="steps", rounding_lr=0.0, step_lr=float("inf"))))
+    preset = replace(
+        DEFAULT, stages=(first, replace(first, name="steps", rounding_lr=0.0, step_lr=float("inf")))
+    )
     made = learn(task, images, tmp_path, preset=preset)
     check_integers(made, task)
     assert [(one.where, one.what) for one in made.decisions] == [
@@ -233,28 +258,42 @@ def test_images_one_by_one_give_units_of_one_image(stack: tuple[Task, Source], t
     alone = learn(replace(task, dynamic_batch=False), images, tmp_path, iters=5)
     check_integers(alone, task)
     for one, other in zip(together.record.units, alone.record.units, strict=True):
-        assert one.error_before == pytest.approx(other.error_before, rel=0.02), "rounding ties may fall otherwise"
+        assert one.error_before == pytest.approx(other.error_before, rel=0.02), (
+            "rounding ties may fall otherwise"
+        )
 
 
 def test_squares_that_leave_float32_leave_the_unit_to_nearest(tmp_path: Path) -> None:
     task, images = task_of(small.huge(), tmp_path)
     made = learn(task, images, tmp_path)
     check_integers(made, task)
-    assert next((one.where, one.what, one.why) for one in made.decisions) == ("second", "left rounded to nearest", "loss inf at step 1")
+    assert next((one.where, one.what, one.why) for one in made.decisions) == (
+        "second",
+        "left rounded to nearest",
+        "loss inf at step 1",
+    )
     before, after = learned(made, task, "second")
     assert before is after
     assert made.record.units[0].error_before == made.record.units[0].error_after
     assert np.isfinite(made.record.units[0].error_after), "the error is summed in float64"
 
 
-@pytest.mark.parametrize("rates", [{"rounding_lr": float("inf")}, {"bias_lr": 1e30}, {"step_lr": float("inf")}], ids=str)
-def test_what_is_no_number_is_never_used(rates: dict[str, float], stack: tuple[Task, Source], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "rates", [{"rounding_lr": float("inf")}, {"bias_lr": 1e30}, {"step_lr": float("inf")}], ids=str
+)
+def test_what_is_no_number_is_never_used(
+    rates: dict[str, float], stack: tuple[Task, Source], tmp_path: Path
+) -> None:
     task, images = stack
     heard = Recorder()
     made = learn(task, images, tmp_path, preset=changed(DEFAULT, **rates), progress=heard)
     check_integers(made, task)
-    assert {(one.where, one.what) for one in made.decisions} == {(name, "left rounded to nearest") for name in ("second", "third")}
-    if rates != {"rounding_lr": float("inf")}:  # codes are held where they exist, so that only their error tells
+    assert {(one.where, one.what) for one in made.decisions} == {
+        (name, "left rounded to nearest") for name in ("second", "third")
+    }
+    if rates != {
+        "rounding_lr": float("inf")
+    }:  # codes are held where they exist, so that only their error tells
         assert all("nan" in one.why or "inf" in one.why or "not finite" in one.why for one in made.decisions)
     assert made.params == dict(task.params)
     assert all(made.integers[layer] is one for layer, one in task.integers.items())
@@ -285,15 +324,21 @@ def test_scales_that_run_to_zero_are_held_and_never_worse(stack: tuple[Task, Sou
 
 
 def test_a_scale_below_its_floor_takes_its_codes_along(tmp_path: Path) -> None:
-    """A bias that needs a larger scale than the weights: raising the scale alone would multiply the weights."""
+    """A bias that needs a larger scale than the weights: raising the scale alone would multiply the
+    weights.
+    """
 
     def heavy(m: small.Stack) -> None:
         m.second.bias[2] = 5e6
 
     task, images = task_of(small.seeded(small.Stack, heavy), tmp_path)
     layer = next(node for node, width in task.widths.items() if width.name == "second")
-    executor = Executor(task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=True, device=torch.device("cpu"))
-    learner = UnitLearner(task=task, executor=executor, preset=DEFAULT, stage=DEFAULT.stages[0], iters=1, seed=0, batch=4)
+    executor = Executor(
+        task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=True, device=torch.device("cpu")
+    )
+    learner = UnitLearner(
+        task=task, executor=executor, preset=DEFAULT, stage=DEFAULT.stages[0], iters=1, seed=0, batch=4
+    )
     start = learner.start(layer, task.integers[layer], task.params)
     assert task.integers[layer].scales[2] < start.least[2], "the case is the one meant"
     rounding = Rounding([start], method="free")
@@ -324,11 +369,16 @@ def test_a_target_of_powers_of_two_keeps_its_steps(stack: tuple[Task, Source], t
     made = learn(replace(task, fixed_steps=True), images, tmp_path, iters=5)
     assert made.params == dict(task.params)
     assert [unit.sites for unit in made.record.units] == [(), ()]
-    assert next((one.where, one.what) for one in made.decisions) == ("reconstruction", "activation steps kept as calibrated")
+    assert next((one.where, one.what) for one in made.decisions) == (
+        "reconstruction",
+        "activation steps kept as calibrated",
+    )
     assert learned(made, task, "second")[0] is not learned(made, task, "second")[1]
 
 
-def test_an_operator_without_a_derivative_leaves_its_unit_to_nearest(stack: tuple[Task, Source], tmp_path: Path, monkeypatch: Any) -> None:
+def test_an_operator_without_a_derivative_leaves_its_unit_to_nearest(
+    stack: tuple[Task, Source], tmp_path: Path, monkeypatch: Any
+) -> None:
     from mixport.quantize.learn.units import execute
 
     task, images = stack
@@ -346,12 +396,16 @@ def test_an_operator_without_a_derivative_leaves_its_unit_to_nearest(stack: tupl
     assert made.record.units[1].layers == ("third",)
 
 
-def test_an_output_that_nothing_reaches_leaves_its_unit_to_nearest(stack: tuple[Task, Source], tmp_path: Path, monkeypatch: Any) -> None:
+def test_an_output_that_nothing_reaches_leaves_its_unit_to_nearest(
+    stack: tuple[Task, Source], tmp_path: Path, monkeypatch: Any
+) -> None:
     from mixport.quantize.learn.units import execute
 
     task, images = stack
     real = execute.Executor.run
-    monkeypatch.setattr(execute.Executor, "run", lambda *arguments, **options: real(*arguments, **options).detach())
+    monkeypatch.setattr(
+        execute.Executor, "run", lambda *arguments, **options: real(*arguments, **options).detach()
+    )
     made = learn(task, images, tmp_path)
     assert {one.why for one in made.decisions} == {"its output does not depend on what could be learned"}
 
@@ -370,7 +424,12 @@ class Tokens(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch, self.a, self.b, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 5)
+        self.patch, self.a, self.b, self.head = (
+            nn.Conv2d(3, 8, 4, 4),
+            nn.Linear(8, 12),
+            nn.Linear(12, 8),
+            nn.Linear(8, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.patch(x).flatten(2).permute(2, 0, 1)
@@ -379,7 +438,9 @@ class Tokens(nn.Module):
 
 def test_units_end_where_images_lie_one_behind_the_other(tmp_path: Path) -> None:
     task, images = task_of(small.seeded(Tokens), tmp_path, images=20)
-    assert [unit.name for unit in find_units(task.graph, task.plan)] == ["patch", "a", "b", "head"], "the case is the one meant"
+    assert [unit.name for unit in find_units(task.graph, task.plan)] == ["patch", "a", "b", "head"], (
+        "the case is the one meant"
+    )
     made = learn(task, images, tmp_path, count=20)
     check_integers(made, task)
     assert [(unit.name, unit.layers) for unit in made.record.units] == [("a+b", ("a", "b"))]
@@ -390,14 +451,21 @@ class ChannelsLast(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch, self.a, self.b, self.head = nn.Conv2d(3, 24, 4, 4), nn.Linear(24, 24), nn.Linear(24, 24), nn.Linear(24, 5)
+        self.patch, self.a, self.b, self.head = (
+            nn.Conv2d(3, 24, 4, 4),
+            nn.Linear(24, 24),
+            nn.Linear(24, 24),
+            nn.Linear(24, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.b(torch.relu(self.a(self.patch(x).permute(0, 2, 3, 1)))))
         return self.head(x.mean((1, 2)))
 
 
-def test_errors_are_summed_over_the_channels_wherever_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_summed_over_the_channels_wherever_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mixport.quantize.learn.reconstruction import unit_learner as learner
 
     seen: list[tuple[tuple[int, ...], int]] = []
@@ -412,7 +480,9 @@ def test_errors_are_summed_over_the_channels_wherever_they_lie(tmp_path: Path, m
     assert seen and set(seen) == {((4, 4, 24), 24)}
 
 
-def test_codes_never_run_away(stack: tuple[Task, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_never_run_away(
+    stack: tuple[Task, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     furthest: list[float] = []
     real = UnitLearner._finish
 
@@ -428,10 +498,18 @@ def test_codes_never_run_away(stack: tuple[Task, Source], tmp_path: Path, monkey
 def test_units_run_with_the_biases_that_ship(tmp_path: Path) -> None:
     task, images = task_of(small.stack(), tmp_path)
     made = learn(task, images, tmp_path, iters=5)
-    executor = Executor(task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=True, device=torch.device("cpu"))
-    learner = UnitLearner(task=task, executor=executor, preset=DEFAULT, stage=DEFAULT.stages[0], iters=1, seed=0, batch=4)
+    executor = Executor(
+        task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=True, device=torch.device("cpu")
+    )
+    learner = UnitLearner(
+        task=task, executor=executor, preset=DEFAULT, stage=DEFAULT.stages[0], iters=1, seed=0, batch=4
+    )
     units = find_units(task.graph, task.plan)
-    run_with = {layer: learner.state(unit, made.params, made.integers).weights(layer) for unit in units for layer in unit.layers}
+    run_with = {
+        layer: learner.state(unit, made.params, made.integers).weights(layer)
+        for unit in units
+        for layer in unit.layers
+    }
     insert_activations(task.graph, task.plan, made.params, load_target("ort-cpu"))
     insert_weights(task.graph, task.widths, made.integers, load_target("ort-cpu"))
     for layer, found in run_with.items():

@@ -30,7 +30,10 @@ def test_sigmoid_starts_at_the_fraction_of_the_weight() -> None:
     rounding = Rounding([layer], method="sigmoid")
     ratio = (layer.weight / layer.scales.view(-1, 1, 1, 1)).flatten()
     torch.testing.assert_close(rounding.soft(), ratio - ratio.floor(), rtol=0, atol=1e-5)
-    weight, expected = rounding.weights()[0].weight, ratio.clamp(-4, 3).view(4, 3, 3, 3) * layer.scales.view(-1, 1, 1, 1)
+    weight, expected = (
+        rounding.weights()[0].weight,
+        ratio.clamp(-4, 3).view(4, 3, 3, 3) * layer.scales.view(-1, 1, 1, 1),
+    )
     torch.testing.assert_close(weight, expected, rtol=0, atol=1e-5)
 
 
@@ -59,12 +62,20 @@ def test_inputs_that_no_channel_reads_keep_codes_of_0(method: Method) -> None:
 
 @pytest.mark.parametrize("method", ["sigmoid", "free"])
 def test_hard_codes_stay_integers_in_range_wherever_learning_goes(method: Method) -> None:
-    layers = [start(4, 20, bits=2), start(3, 2, 3, 3, bits=8, scale=0.004, seed=1), start(2, 5, bits=4, seed=2)]
+    layers = [
+        start(4, 20, bits=2),
+        start(3, 2, 3, 3, bits=8, scale=0.004, seed=1),
+        start(2, 5, bits=4, seed=2),
+    ]
     rounding = Rounding(layers, method=method)
     with torch.no_grad():
-        rounding.codes_at.add_(torch.randn(rounding.codes_at.shape, generator=torch.Generator().manual_seed(5)) * 200)
+        rounding.codes_at.add_(
+            torch.randn(rounding.codes_at.shape, generator=torch.Generator().manual_seed(5)) * 200
+        )
     limits = [(-2, 1), (-127, 127), (-8, 7)]
-    for codes, layer, (low, high) in zip(rounding.split(rounding.codes(hard=True)), layers, limits, strict=True):
+    for codes, layer, (low, high) in zip(
+        rounding.split(rounding.codes(hard=True)), layers, limits, strict=True
+    ):
         assert codes.shape == layer.weight.shape
         assert torch.equal(codes, codes.round())
         assert float(codes.min()) >= low
@@ -99,7 +110,9 @@ def test_free_codes_are_held_where_a_gradient_still_reaches_them() -> None:
 def test_what_is_unsettled_is_measured_from_codes_that_exist() -> None:
     rounding = Rounding([start(1, 4, bits=3)], method="free")
     with torch.no_grad():
-        rounding.codes_at.copy_(torch.tensor([3.5, 9.0, -4.5, 1.25]))  # 3.5 would round to 4, which 3 bits do not have
+        rounding.codes_at.copy_(
+            torch.tensor([3.5, 9.0, -4.5, 1.25])
+        )  # 3.5 would round to 4, which 3 bits do not have
     assert float(rounding.unsettled().detach()) == pytest.approx((3 * 0.5**2 + 0.25**2) / 4)
     rounding.unsettled().backward()
     assert float(rounding.codes_at.grad[0]) > 0, "towards the last code"
@@ -150,8 +163,12 @@ def test_beta_falls_in_a_line_behind_the_warm_up() -> None:
 
 
 def test_biases_follow_the_weights_where_the_mean_input_is_known() -> None:
-    layer = replace(start(4, 3, 3, 3), mean=torch.rand((1, 27), generator=torch.Generator().manual_seed(3)) + 1.0)
-    grouped = replace(start(4, 2, 3, bits=2, seed=1), mean=torch.rand((2, 6), generator=torch.Generator().manual_seed(4)))
+    layer = replace(
+        start(4, 3, 3, 3), mean=torch.rand((1, 27), generator=torch.Generator().manual_seed(3)) + 1.0
+    )
+    grouped = replace(
+        start(4, 2, 3, bits=2, seed=1), mean=torch.rand((2, 6), generator=torch.Generator().manual_seed(4))
+    )
     rounding = Rounding([layer, grouped], method="free")
 
     def means() -> list[torch.Tensor]:
@@ -165,7 +182,9 @@ def test_biases_follow_the_weights_where_the_mean_input_is_known() -> None:
 
     before = [mean.detach() for mean in means()]
     with torch.no_grad():
-        rounding.codes_at.add_(torch.randn(rounding.codes_at.shape, generator=torch.Generator().manual_seed(5)))
+        rounding.codes_at.add_(
+            torch.randn(rounding.codes_at.shape, generator=torch.Generator().manual_seed(5))
+        )
         for scales in rounding.scales_at:
             scales.mul_(1.3)
     for index, (mean, first) in enumerate(zip(means(), before, strict=True)):

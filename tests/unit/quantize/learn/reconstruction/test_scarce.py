@@ -21,7 +21,8 @@ def test_three_quarters_of_the_input_are_float_where_values_are_scarce() -> None
 
 def test_units_say_how_much_was_dropped(tmp_path: Path) -> None:
     task, images = task_of(small.stack(), tmp_path)
-    # 12 images and their mirror images: `second` gives 12 x 12 places, `third` 10 x 10, and both sum 72 weights.
+    # 12 images and their mirror images: `second` gives 12 x 12 places, `third` 10 x 10, and both sum 72
+    # weights.
     values = {"second": 24 * 144 / 72, "third": 24 * 100 / 72}
     for limit, shares in ((1.0, [0.25, 0.25]), (40.0, [0.25, 0.75]), (60.0, [0.75, 0.75])):
         assert [0.75 if values[name] < limit else 0.25 for name in ("second", "third")] == shares
@@ -36,12 +37,18 @@ def test_passes_bound_the_steps(tmp_path: Path) -> None:
     assert Stage(passes=4).within_passes(50, images=3, batch=32) == 1
     task, images = task_of(small.stack(), tmp_path)
     told = Recorder()
-    made = learn(task, images, tmp_path, iters=20, preset=changed(DEFAULT, scarce=None, passes=4), progress=told)
-    assert [(one.where, one.what) for one in made.decisions] == [(name, "learned in 4 steps, not 20") for name in ("second", "third")]
+    made = learn(
+        task, images, tmp_path, iters=20, preset=changed(DEFAULT, scarce=None, passes=4), progress=told
+    )
+    assert [(one.where, one.what) for one in made.decisions] == [
+        (name, "learned in 4 steps, not 20") for name in ("second", "third")
+    ]
     # 24 images in batches of 24: 4 steps a unit, and the bar is full all the same.
     assert sum(steps for steps, detail in told.calls if detail) == 2 * 4
     assert sum(steps for steps, _ in told.calls) == told.total == 2 * 20
 
 
 def test_published_recipes_drop_what_they_publish() -> None:
-    assert [name for name, preset in PRESETS.items() if any(stage.scarce is not None for stage in preset.stages)] == ["mixport"]
+    assert [
+        name for name, preset in PRESETS.items() if any(stage.scarce is not None for stage in preset.stages)
+    ] == ["mixport"]

@@ -36,7 +36,9 @@ def test_an_adam_step_moves_steps_relatively_or_absolutely(absolute: bool) -> No
     unit.freeze()
     assert float(unit.factors["s"]) == pytest.approx(1 - (1e-2 / 0.25 if absolute else 1e-2), rel=1e-4)
     assert not unit.factors["s"].requires_grad
-    assert float(unit.activation(_SITE, torch.tensor([99.0]))) == pytest.approx(15 * 0.25 * float(unit.factors["s"]), rel=1e-5)
+    assert float(unit.activation(_SITE, torch.tensor([99.0]))) == pytest.approx(
+        15 * 0.25 * float(unit.factors["s"]), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("absolute", [False, True])
@@ -56,7 +58,10 @@ def test_activations_pass_where_weights_alone_are_quantised() -> None:
 
 def test_biases_are_rounded_to_the_step_as_it_is_now_and_straight_through() -> None:
     layer, random = fx.Graph().placeholder("layer"), np.random.default_rng(0)
-    scales, bias = random.uniform(0.01, 1.0, 64).astype(np.float32), random.normal(0, 1, 64).astype(np.float32)
+    scales, bias = (
+        random.uniform(0.01, 1.0, 64).astype(np.float32),
+        random.normal(0, 1, 64).astype(np.float32),
+    )
     bias[:2] = 1e6, 0.125 * scales[1]  # a code above 2^24; a tie
     fixed = LayerIntegers(scales=scales, codes=np.ones((64, 3), np.int8), bias=bias)
     unit = UnitState(_PARAMS, {layer: fixed}, sites=[], reads={layer: "s"}, device=_CPU)
@@ -69,14 +74,20 @@ def test_biases_are_rounded_to_the_step_as_it_is_now_and_straight_through() -> N
     assert got is not None
     np.testing.assert_array_equal(got.numpy(), expected(0.25, scales, bias))
     (factor,) = unit.learn_steps(["s"], device=_CPU)
-    learned = LayerValues(weight=torch.ones(64, 3), scales=torch.tensor(scales * 1.5), bias=torch.tensor(bias + 0.3, requires_grad=True))
+    learned = LayerValues(
+        weight=torch.ones(64, 3),
+        scales=torch.tensor(scales * 1.5),
+        bias=torch.tensor(bias + 0.3, requires_grad=True),
+    )
     unit.learned = {layer: learned}
     with torch.no_grad():
         factor.fill_(1.1)
     _, got = unit.weights(layer) or pytest.fail("no values")
     assert got is not None and learned.bias is not None
     step = float(np.float32(0.25 * float(np.float32(1.1))))
-    np.testing.assert_array_equal(got.detach().numpy(), expected(step, scales * np.float32(1.5), (learned.bias.detach()).numpy()))
+    np.testing.assert_array_equal(
+        got.detach().numpy(), expected(step, scales * np.float32(1.5), (learned.bias.detach()).numpy())
+    )
     got.sum().backward()
     assert torch.equal(learned.bias.grad, torch.ones(64))
     assert factor.grad is None

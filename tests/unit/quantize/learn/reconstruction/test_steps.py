@@ -9,10 +9,16 @@ from torch import Tensor
 from mixport.quantize.learn.reconstruction.steps import FakeQuantise, MaskPool
 
 
-def reference(x: Tensor, step: float, low: int, high: int, keep: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Value and gradients, element by element in float64: straight through inside, d/d step = q / step - [inside] x / step."""
+def reference(
+    x: Tensor, step: float, low: int, high: int, keep: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, float]:
+    """Value and gradients, element by element in float64: straight through inside, d/d step = q / step -
+    [inside] x / step.
+    """
     value, to_x, to_step = torch.empty(x.numel()), torch.empty(x.numel()), 0.0
-    for index, (v, k, g) in enumerate(zip(x.flatten().double(), keep.flatten().double(), grad.flatten().double(), strict=True)):
+    for index, (v, k, g) in enumerate(
+        zip(x.flatten().double(), keep.flatten().double(), grad.flatten().double(), strict=True)
+    ):
         code = min(max(round(float(v) / step), low), high)
         inside = (low - 0.5) * step < float(v) < (high + 0.5) * step
         value[index] = k * code * step + (1 - k) * v
@@ -27,7 +33,9 @@ def check(x: Tensor, *, step: float, low: int, high: int, keep: Tensor | None = 
     learned = torch.tensor(step, requires_grad=True)
     got = FakeQuantise.apply(x, learned, low, high, keep)
     got.backward(grad)
-    value, to_x, to_step = reference(x.detach(), float(torch.tensor(step)), low, high, torch.ones(x.shape) if keep is None else keep, grad)
+    value, to_x, to_step = reference(
+        x.detach(), float(torch.tensor(step)), low, high, torch.ones(x.shape) if keep is None else keep, grad
+    )
     torch.testing.assert_close(got.detach(), value, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(x.grad, to_x, rtol=1e-6, atol=1e-6)
     assert float(learned.grad) == pytest.approx(to_step, rel=1e-4, abs=1e-4)
@@ -72,7 +80,9 @@ def test_a_fixed_step_gets_no_gradient() -> None:
 
 
 def test_masks_have_the_probability_the_shape_and_the_order_of_the_tensor() -> None:
-    pool = MaskPool(0.25, largest=20_000, generator=torch.Generator().manual_seed(1), device=torch.device("cpu"))
+    pool = MaskPool(
+        0.25, largest=20_000, generator=torch.Generator().manual_seed(1), device=torch.device("cpu")
+    )
     x = torch.empty(10, 20, 10, 10).contiguous(memory_format=torch.channels_last)
     first, second = pool.like(x), pool.like(x)
     assert first.shape == x.shape
@@ -85,11 +95,15 @@ def test_masks_have_the_probability_the_shape_and_the_order_of_the_tensor() -> N
 
 @pytest.mark.parametrize("largest", [100, 1_000_000])
 def test_masks_of_several_tensors_and_steps_are_as_good_as_independent(largest: int) -> None:
-    pool = MaskPool(0.5, largest=largest, generator=torch.Generator().manual_seed(1), device=torch.device("cpu"))
+    pool = MaskPool(
+        0.5, largest=largest, generator=torch.Generator().manual_seed(1), device=torch.device("cpu")
+    )
     assert pool.elements <= 1.25 * largest + (1 << 16)
     masks = torch.stack([pool.like(torch.empty(100)) for _ in range(2000)])
     assert float(masks.mean()) == pytest.approx(0.5, abs=0.01)
-    assert float((masks.mean(0) - 0.5).abs().max()) < 0.06, "every element is dropped as often as any other: 0.011 is one deviation"
+    assert float((masks.mean(0) - 0.5).abs().max()) < 0.06, (
+        "every element is dropped as often as any other: 0.011 is one deviation"
+    )
     apart = torch.corrcoef(masks.T)[~torch.eye(100, dtype=torch.bool)]
     assert float(apart.abs().max()) < 0.12, "no two elements hang together"
     after = (masks[1:] * 2 - 1) * (masks[:-1] * 2 - 1)

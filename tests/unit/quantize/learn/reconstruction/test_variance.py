@@ -26,7 +26,11 @@ class Linear(nn.Module):
 
     def __init__(self, *, bias: bool = True) -> None:
         super().__init__()
-        self.stem, self.wide, self.narrow = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 6, 1, bias=bias)
+        self.stem, self.wide, self.narrow = (
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(8, 8, 3),
+            nn.Conv2d(8, 6, 1, bias=bias),
+        )
         self.branch, self.last, self.head = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 8, 1), nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,16 +46,22 @@ def spread_by_hand(own: Tensor, wanted: Tensor) -> float:
 
 @pytest.mark.parametrize("shrink", [0.25, 0.8, 1.0, 1.3])
 def test_the_gain_is_the_root_of_the_variances_share(tmp_path: Path, shrink: float) -> None:
-    """A unit's float output against targets that vary more or less, about other means: at least 1, at most 1.5."""
+    """A unit's float output against targets that vary more or less, about other means: at least 1, at most
+    1.5.
+    """
     task, images = task_of(seeded(Linear), tmp_path)
-    executor = Executor(task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=True, device=torch.device("cpu"))
+    executor = Executor(
+        task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=True, device=torch.device("cpu")
+    )
     unit = find_units(task.graph, task.plan)[0]
     room = Room(tmp_path, largest=1 << 30, device=torch.device("cpu"))
     read = fill(12, 4, images, room=room)
     with torch.no_grad():
         own = executor.run(unit, read.at(slice(0, 12)), images=12, quantised=None)
     target = own / shrink + torch.arange(float(own.shape[1])).view(1, -1, 1, 1)
-    data = UnitData(float_input=read, quantised_input=read, target=fill(12, 5, lambda part: target[part], room=room))
+    data = UnitData(
+        float_input=read, quantised_input=read, target=fill(12, 5, lambda part: target[part], room=room)
+    )
 
     class Floats:
         """Quantises nothing."""
@@ -83,7 +93,9 @@ def test_a_widened_layer_gives_the_wanted_mean_and_spread(gain: float, seed: int
         return x @ (one.codes * one.scales[:, None]).T.astype(np.float64) + one.bias
 
     wanted = rng.normal(0, 5, 3)
-    new = widened(old, Spread(mean=torch.as_tensor(outputs(old).mean(0)), float_mean=torch.as_tensor(wanted), gain=gain))
+    new = widened(
+        old, Spread(mean=torch.as_tensor(outputs(old).mean(0)), float_mean=torch.as_tensor(wanted), gain=gain)
+    )
     np.testing.assert_array_equal(new.codes, old.codes)
     np.testing.assert_allclose(outputs(new).mean(0), wanted, atol=1e-4)
     np.testing.assert_allclose(outputs(new).std(0), gain * outputs(old).std(0), rtol=1e-4, atol=1e-6)
@@ -99,7 +111,8 @@ def test_without_a_bias_only_scales_move() -> None:
 def test_only_units_that_end_in_a_layer_are_widened_and_say_so(tmp_path: Path, bias: bool) -> None:
     task, images = task_of(seeded(lambda: Linear(bias=bias)), tmp_path)
     kept, plain = (
-        learn(task, images, tmp_path, iters=40, preset=changed(DEFAULT, keeps_variance=one, input_drop=0.0)) for one in (True, False)
+        learn(task, images, tmp_path, iters=40, preset=changed(DEFAULT, keeps_variance=one, input_drop=0.0))
+        for one in (True, False)
     )
     found = [one.where for one in kept.decisions if "widened" in one.what]
     assert found and set(found) <= {"narrow", "wide"}
@@ -113,4 +126,6 @@ def test_8_bit_activations_are_hardly_noise(tmp_path: Path) -> None:
 
 
 def test_published_recipes_do_not_widen() -> None:
-    assert [name for name, preset in PRESETS.items() if any(stage.keeps_variance for stage in preset.stages)] == ["mixport"]
+    assert [
+        name for name, preset in PRESETS.items() if any(stage.keeps_variance for stage in preset.stages)
+    ] == ["mixport"]

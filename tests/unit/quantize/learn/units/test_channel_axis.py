@@ -19,7 +19,12 @@ class Traced(nn.Module):
     def __init__(self, body: Body) -> None:
         super().__init__()
         self.body = body
-        self.patch, self.norm, self.layer, self.line = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.Linear(8, 8), nn.Conv1d(8, 8, 3)
+        self.patch, self.norm, self.layer, self.line = (
+            nn.Conv2d(3, 8, 4, 4),
+            nn.LayerNorm(8),
+            nn.Linear(8, 8),
+            nn.Conv1d(8, 8, 3),
+        )
         self.wide = nn.Linear(8, 24)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,7 +17,9 @@ from tests.reconstruction import task_of
 def executor_of(module: nn.Module, folder: Path) -> Executor:
     task, _ = task_of(module, folder)
     shape = task.input_shape
-    return Executor(task.graph, task.plan, input_shape=shape, dynamic_batch=task.dynamic_batch, device=torch.device("cpu"))
+    return Executor(
+        task.graph, task.plan, input_shape=shape, dynamic_batch=task.dynamic_batch, device=torch.device("cpu")
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,11 @@ def test_the_images_axis_is_told(tmp_path: Path) -> None:
     assert {node.meta["shape"][0] for node in told} >= {2, 8}
     assert nodes[-1] in told
     tokens_first = executor_of(small.seeded(_TokensFirst), tmp_path)
-    inner = [node for node in tokens_first.graph.graph.nodes if node.op == "call_function" and node.meta["shape"][:2] == (16, 2)]
+    inner = [
+        node
+        for node in tokens_first.graph.graph.nodes
+        if node.op == "call_function" and node.meta["shape"][:2] == (16, 2)
+    ]
     assert inner and not tokens_first.by_image(inner)
 
 
@@ -69,7 +75,11 @@ def test_the_images_axis_is_told(tmp_path: Path) -> None:
 def test_rows_of_one_token_are_not_rows_of_one_image(tokens_first: bool, tmp_path: Path) -> None:
     """[tokens x images, C] and [images x tokens, C] have the same shape for any number of images."""
     executor = executor_of(small.seeded(lambda: _Rows(tokens_first=tokens_first)), tmp_path)
-    rows = [node for node in executor.graph.graph.nodes if node.op == "call_function" and node.meta["shape"][:1] == (32,)]
+    rows = [
+        node
+        for node in executor.graph.graph.nodes
+        if node.op == "call_function" and node.meta["shape"][:1] == (32,)
+    ]
     assert len(rows) >= 2, "the case is the one meant"
     assert executor.by_image(rows) == (set() if tokens_first else set(rows))
 
@@ -80,7 +90,9 @@ class _Rows(nn.Module):
     def __init__(self, *, tokens_first: bool) -> None:
         super().__init__()
         self.patch, self.a, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 8), nn.Linear(8, 5)
-        self.order, self.split, self.back = ((2, 0, 1), (16, -1, 8), 0) if tokens_first else ((0, 2, 1), (-1, 16, 8), 1)
+        self.order, self.split, self.back = (
+            ((2, 0, 1), (16, -1, 8), 0) if tokens_first else ((0, 2, 1), (-1, 16, 8), 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         rows = self.patch(x).flatten(2).permute(self.order).reshape(-1, 8)
@@ -114,7 +126,9 @@ def test_what_the_graph_counts_itself_follows_to_the_device(tmp_path: Path) -> N
     task, _ = task_of(small.seeded(_Positions), tmp_path)
     cuda = torch.device("cuda", 0)
     with FakeTensorMode(allow_non_fake_inputs=True):  # shapes and devices alone: no accelerator is needed
-        executor = Executor(task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=task.dynamic_batch, device=cuda)
+        executor = Executor(
+            task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=task.dynamic_batch, device=cuda
+        )
         value = torch.zeros(3, 3, 16, 16, device=cuda)
         for unit in find_units(task.graph, task.plan):
             value = executor.run(unit, value, images=3)

@@ -88,7 +88,9 @@ def check(result: Captured, plan: Plan, units: tuple[Unit, ...]) -> None:
         assert second.input is first.output
     size = next(node for node in result.graph.graph.nodes if node.op == "placeholder").meta["shape"][-1]
     x = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
-    executor = Executor(result.graph, plan, input_shape=(1, 3, size, size), dynamic_batch=True, device=torch.device("cpu"))
+    executor = Executor(
+        result.graph, plan, input_shape=(1, 3, size, size), dynamic_batch=True, device=torch.device("cpu")
+    )
     value = x
     with torch.no_grad():
         for unit in units:
@@ -148,12 +150,30 @@ def test_units_of_the_test_models(captured: Capture) -> None:
 
 
 def test_the_neighbours_of_most_different_capacity_are_merged_first(captured: Capture) -> None:
-    chain = [conv(8, 8), nn.ReLU(), conv(8, 16), nn.ReLU(), conv(16, 4), nn.ReLU(), conv(4, 4, stride=2), nn.ReLU(), conv(4, 4, stride=2)]
+    chain = [
+        conv(8, 8),
+        nn.ReLU(),
+        conv(8, 16),
+        nn.ReLU(),
+        conv(16, 4),
+        nn.ReLU(),
+        conv(4, 4, stride=2),
+        nn.ReLU(),
+        conv(4, 4, stride=2),
+    ]
     result = captured(Whole(*chain, width=4))
     units, plan = cut(result)
     widths = scheme_widths(result.graph, plan, _SCHEME)
-    assert [capacity(unit, widths) // 9 for unit in units[:-1]] == [3 * 8 * 8, 8 * 8 * 4, 8 * 16 * 4, 16 * 4 * 4, 16 * 4, 16 * 4]
-    # Five layers of stride 1 make three pairs that are alike, the strided ones a fourth; the stem has 8 bits and little capacity.
+    assert [capacity(unit, widths) // 9 for unit in units[:-1]] == [
+        3 * 8 * 8,
+        8 * 8 * 4,
+        8 * 16 * 4,
+        16 * 4 * 4,
+        16 * 4,
+        16 * 4,
+    ]
+    # Five layers of stride 1 make three pairs that are alike, the strided ones a fourth; the stem has 8 bits
+    # and little capacity.
     one = merge_neighbours(units, widths, part=0.25)
     assert layers(one) == [["stem"], ["body.0", "body.2"], ["body.4"], ["body.6"], ["body.8"], ["head"]]
     check(result, plan, one)

@@ -29,5 +29,7 @@ def test_layer_norm_is_close_to_layer_norm(whole: bool) -> None:
     real = x.astype(np.float64) * 0.001
     centred = real - real.mean(-1, keepdims=True)
     exact = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * gamma + beta
-    codes = layernorm_codes(x, gamma, beta, whole=whole, in_scale=0.001, epsilon=1e-6, scale=0.05, zero_point=128)
+    codes = layernorm_codes(
+        x, gamma, beta, whole=whole, in_scale=0.001, epsilon=1e-6, scale=0.05, zero_point=128
+    )
     assert np.abs((codes.astype(float) - 128) * 0.05 - exact).max() < 0.0255

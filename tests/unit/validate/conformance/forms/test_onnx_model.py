@@ -28,11 +28,15 @@ def test_packing_puts_the_first_code_into_the_lowest_bits() -> None:
 
 
 def test_repaired_weights_keep_the_bound_only_where_kernels_form_pairs() -> None:
-    """Pairs (0, 1), (2, 3) ... channels last are within 255 * 128, some pairs (1, 2), (3, 4) ... are not: else the case shows nothing."""
+    """Pairs (0, 1), (2, 3) ... channels last are within 255 * 128, some pairs (1, 2), (3, 4) ... are not:
+    else the case shows nothing.
+    """
     form = next(form for form in FORMS if form.name == "conv.w8")
     case = next(case for case in form.make(np.random.default_rng(0)) if case.name == "repaired-plain")
     graph = onnx.ModelProto.FromString(case.model).graph
-    weight = next(array for array in map(numpy_helper.to_array, graph.initializer) if array.ndim == 4).astype(int)
+    weight = next(array for array in map(numpy_helper.to_array, graph.initializer) if array.ndim == 4).astype(
+        int
+    )
     rows = np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
     same_sign = np.sign(rows[:, :-1]) == np.sign(rows[:, 1:])
     sums = np.where(same_sign, np.abs(rows[:, :-1] + rows[:, 1:]), 0)
