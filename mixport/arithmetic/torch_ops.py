@@ -66,12 +66,14 @@ def lookup(
     qmin: int,
     qmax: int,
     form: str,
+    storage: str,
 ) -> Tensor:
     """A function of 8-bit codes: x holds (code - in_zero_point) * in_scale, table is uint8 [256]; gives the
     dequantised entry.
 
     `qmin` and `qmax` are the smallest and the largest entry; `form` is how lowering writes it, see
-    mixport.lower.operators.tables.
+    mixport.lower.operators.tables. Codes, entries and zero points count from 0; `storage` int8 has all of
+    them smaller by 128 in the file.
     """
     index = torch.round(x / torch.tensor(in_scale, dtype=torch.float32, device=x.device)) + in_zero_point
     entry = table[index.to(torch.int64)].to(torch.float32)
@@ -90,6 +92,7 @@ def _(
     qmin: int,
     qmax: int,
     form: str,
+    storage: str,
 ) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
@@ -240,9 +243,11 @@ softmax_numerators.register_autograd(_through_numerators, setup_context=_keep_nu
 
 
 @torch.library.custom_op("mixport::coded_numerators", mutates_args=())
-def coded_numerators(x: Tensor, name: str, scale: float, zero_point: int, step: float) -> Tensor:
+def coded_numerators(
+    x: Tensor, name: str, scale: float, zero_point: int, step: float, storage: str
+) -> Tensor:
     """The same of codes, as mixport.arithmetic.attention_softmax computes it; x holds (code - zero_point) *
-    scale, uint8 codes.
+    scale, codes of 8 bits.
 
     exp is taken in float64: the numerators are chosen so that every machine's exp rounds to the same codes.
     """
@@ -252,5 +257,5 @@ def coded_numerators(x: Tensor, name: str, scale: float, zero_point: int, step: 
 
 
 @coded_numerators.register_fake
-def _(x: Tensor, name: str, scale: float, zero_point: int, step: float) -> Tensor:
+def _(x: Tensor, name: str, scale: float, zero_point: int, step: float, storage: str) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)

@@ -3,8 +3,8 @@
 1. QuantizeDequantize -> QuantizeLinear [-> Clip on codes] -> DequantizeLinear; the code tensor is marked as
   the site's.
 2. Lookup -> the nodes of `tables`.
-3. DequantizeWeight -> packed initialiser [-> Cast to INT8] -> DequantizeLinear along axis 0, with an explicit
-   zero point: without one ONNX Runtime 1.31 leaves Gemm in float.
+3. DequantizeWeight -> packed initialiser [-> Cast to INT8] -> DequantizeLinear along axis 0, or with one
+   scale for all channels, with an explicit zero point: without one ONNX Runtime 1.31 leaves Gemm in float.
 4. DequantizeBias -> DequantizeLinear along axis 0, int32, no zero point.
 5. Softmax, LayerNorm -> the nodes of `portable_forms` and `layer_norm`; Numerators -> those of
   `attention_softmax`.
@@ -105,13 +105,22 @@ class ExpandPlaceholdersPass(InPlacePass):
             nodes, source = [cast], cast.outputs[0]
         else:
             source = initializer(graph, name, codes.astype(np.int8))
-        zeros = initializer(graph, f"zeros/{len(scale)}", np.zeros(len(scale), np.int8))
+        inputs: list[ir.Value | None]
+        if self.target.scale_grid.per_tensor:
+            inputs = [
+                source,
+                initializer(graph, f"{name}/scale", scale[0].astype(np.float32)),
+                _scalar(graph, 0, "int8"),
+            ]
+            axis: dict[str, int] = {}
+        else:
+            zeros = initializer(graph, f"zeros/{len(scale)}", np.zeros(len(scale), np.int8))
+            inputs, axis = (
+                [source, initializer(graph, f"{name}/scale", scale.astype(np.float32)), zeros],
+                {"axis": 0},
+            )
         dequantize = node(
-            "DequantizeLinear",
-            [source, initializer(graph, f"{name}/scale", scale.astype(np.float32)), zeros],
-            output=f"{name}/dq",
-            name=f"{name}/DequantizeLinear",
-            axis=0,
+            "DequantizeLinear", inputs, output=f"{name}/dq", name=f"{name}/DequantizeLinear", **axis
         )
         mark(dequantize.outputs[0], LAYER, name.removesuffix(".weight"))
         graph.insert_before(old, [*nodes, dequantize])
@@ -122,15 +131,17 @@ class ExpandPlaceholdersPass(InPlacePass):
         codes, scale = constant_of(old.inputs[0]), constant_of(old.inputs[1])
         if codes is None or scale is None:
             raise InvariantError(f"bias {name} is not constant")
+        whole = self.target.scale_grid.per_tensor
+        stored = scale[0] if whole else scale
         dequantize = node(
             "DequantizeLinear",
             [
                 initializer(graph, name, codes.astype(np.int32)),
-                initializer(graph, f"{name}/scale", scale.astype(np.float32)),
+                initializer(graph, f"{name}/scale", stored.astype(np.float32)),
             ],
             output=f"{name}/dq",
             name=f"{name}/DequantizeLinear",
-            axis=0,
+            **({} if whole else {"axis": 0}),
         )
         graph.insert_before(old, dequantize)
         replace(old.outputs[0], dequantize.outputs[0])

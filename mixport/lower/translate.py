@@ -63,11 +63,14 @@ _LOOKUP = _placeholder(
         "scale": _REAL,
         "zero_point": _INT,
         "form": _TEXT,
+        "storage": _TEXT,
     },
 )
 _SOFTMAX = _placeholder("Softmax", {"x": _FLOAT}, {"bits": _INT})
 _NUMERATORS = _placeholder(
-    "Numerators", {"x": _FLOAT}, {"name": _TEXT, "scale": _REAL, "zero_point": _INT, "step": _REAL}
+    "Numerators",
+    {"x": _FLOAT},
+    {"name": _TEXT, "scale": _REAL, "zero_point": _INT, "step": _REAL, "storage": _TEXT},
 )
 _LAYER_NORM = _placeholder(
     "LayerNorm",
@@ -104,6 +107,7 @@ def _lookup(
     qmin: int,
     qmax: int,
     form: str,
+    storage: str,
 ) -> Any:
     return _LOOKUP(
         x,
@@ -114,6 +118,7 @@ def _lookup(
         scale=scale,
         zero_point=zero_point,
         form=form,
+        storage=storage,
     )
 
 
@@ -121,8 +126,8 @@ def _softmax(x: Any, bits: int) -> Any:
     return _SOFTMAX(x, bits=bits)
 
 
-def _numerators(x: Any, name: str, scale: float, zero_point: int, step: float) -> Any:
-    return _NUMERATORS(x, name=name, scale=scale, zero_point=zero_point, step=step)
+def _numerators(x: Any, name: str, scale: float, zero_point: int, step: float, storage: str) -> Any:
+    return _NUMERATORS(x, name=name, scale=scale, zero_point=zero_point, step=step, storage=storage)
 
 
 def _layer_norm(

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
+from mixport.arithmetic.scale_grid import ScaleGrid
 from mixport.records.errors import BadOptionError
 
 Grain = Literal["layer", "block"]
@@ -105,6 +106,14 @@ class Stage:
     def asks_the_model(self) -> bool:
         """True where the error needs the float model behind the unit."""
         return self.loss == "aph" or self.logits_weight > 0
+
+    def on(self, grid: ScaleGrid) -> Stage:
+        """The stage for a target with this grid of scales: what would leave it is not learned."""
+        if grid.moves_freely:
+            return self
+        return replace(
+            self, scale_lr=0.0, step_lr=0.0 if grid.power_of_two else self.step_lr, keeps_variance=False
+        )
 
     def for_unit(self, values: float) -> Stage:
         """The stage for a unit with so many values for each weight."""

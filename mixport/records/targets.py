@@ -7,42 +7,83 @@ from __future__ import annotations
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mixport.arithmetic.dtypes import STORAGE_BITS, Storage
 from mixport.arithmetic.float_functions import FLOAT_FUNCTIONS
+from mixport.arithmetic.scale_grid import ScaleGrid
 from mixport.records.errors import TargetError
 from mixport.records.fingerprint import sha256_bytes
 from mixport.records.scheme import AUTO_WIDTHS, Scheme
 
 _MAX_BYTES = 1 << 20
+_INT8_ALLOWED = "session.qdqisint8allowed"
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class WeightRules(_Table):
-    """How weights may be quantised and stored."""
+_Bits = Annotated[int, Field(ge=2, le=8)]
+_WeightStorage = Literal["int2", "int4", "int8"]
 
-    bits: tuple[int, ...]
+
+class WeightRules(_Table):
+    """How weights may be quantised and stored.
+
+    Attributes:
+        bits: widths of codes.
+        granularity: a scale for each output channel, or one for the whole weight.
+        storage: width -> ONNX type in the file.
+    """
+
+    bits: tuple[_Bits, ...] = Field(min_length=1)
     granularity: Literal["per-channel", "per-tensor"]
-    storage: dict[int, Storage]
+    storage: dict[int, _WeightStorage]
+
+    @field_validator("storage")
+    @classmethod
+    def _holds_codes(cls, storage: dict[int, Storage]) -> dict[int, Storage]:
+        for bits, kind in storage.items():
+            if bits > STORAGE_BITS[kind]:
+                raise ValueError(f"codes of {bits} bits do not fit {kind}")
+        return storage
 
 
 class ActivationRules(_Table):
-    """How activations may be quantised."""
+    """How activations may be quantised.
 
-    bits: tuple[int, ...]
+    Attributes:
+        bits: widths of codes that layers and products read.
+        storage: ONNX type of codes of up to 8 bits.
+        zero_point: any, or 0 in the storage type: the middle of int8, so that ranges are symmetric.
+        stream_bits: of residual streams that feed a normalisation kept in float; the most are taken.
+    """
+
+    bits: tuple[_Bits, ...] = Field(min_length=1)
     storage: Literal["uint8", "int8"]
     zero_point: Literal["any", "zero"]
-    stream_bits: tuple[int, ...]
+    stream_bits: tuple[Literal[8, 16], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _signed_zero(self) -> ActivationRules:
+        if self.zero_point == "zero" and self.storage == "uint8":
+            raise ValueError(
+                "zero_point is 'zero', and uint8 codes with zero point 0 hold no negative values: storage "
+                "must be 'int8'"
+            )
+        return self
 
 
 class ScaleRules(_Table):
-    """Form of scales and rounding of codes."""
+    """Form of scales and rounding of codes.
+
+    Attributes:
+        form: any positive float32, or powers of two, of activations and weights alike.
+        rounding: of QuantizeLinear.
+    """
 
     form: Literal["float32", "power-of-two"]
     rounding: Literal["half-even"]
@@ -57,11 +98,55 @@ class GraphRules(_Table):
     ir_version_max: int
     shapes: Literal["dynamic-batch", "static"]
 
+    @model_validator(mode="after")
+    def _reachable(self) -> GraphRules:
+        for name in ("opset", "opset_int2"):
+            if getattr(self, name) > self.opset_max:
+                raise ValueError(f"{name} is {getattr(self, name)}, allowed up to opset_max {self.opset_max}")
+        return self
+
+
+INTEGER_OPERATORS = (
+    "Conv",
+    "Gemm",
+    "MatMul",
+    "Add",
+    "Mul",
+    "GlobalAveragePool",
+    "AveragePool",
+    "MaxPool",
+    "Reshape",
+    "Transpose",
+    "Concat",
+    "Gather",
+    "Expand",
+    "Pad",
+    "SpaceToDepth",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+)
+"""ONNX operators that can run on codes."""
+
 
 class OperatorRules(_Table):
-    """ONNX operators that run on integers."""
+    """ONNX operators that run on integers. A model that needs another one is refused: between a
+    DequantizeLinear and a QuantizeLinear ONNX Runtime would run it on integers, whatever the file says.
+    """
 
     integer: tuple[str, ...]
+
+    @field_validator("integer")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in INTEGER_OPERATORS]
+        if unknown:
+            raise ValueError(f"unknown operator {unknown[0]!r}, allowed {', '.join(INTEGER_OPERATORS)}")
+        if not {"Conv", "Gemm", "MatMul"} & set(names):
+            raise ValueError("no operator that layers run on: Conv, Gemm or MatMul")
+        return names
 
 
 class FunctionRules(_Table):
@@ -154,6 +239,21 @@ class Target(_Table):
     elementwise: ElementwiseRules = ElementwiseRules()
     name: str = ""
     sha256: str = ""
+
+    @model_validator(mode="after")
+    def _int8_session(self) -> Target:
+        """ONNX Runtime on x64 keeps int8 activations in float without this option (1.32)."""
+        if self.activations.storage == "int8" and _INT8_ALLOWED not in self.session.config:
+            self.session.config[_INT8_ALLOWED] = "1"
+        return self
+
+    @property
+    def scale_grid(self) -> ScaleGrid:
+        """Scales that are allowed: every writer of a scale asks it."""
+        return ScaleGrid(
+            power_of_two=self.scale.form == "power-of-two",
+            per_tensor=self.weights.granularity == "per-tensor",
+        )
 
     def without_portable_forms(self) -> Target:
         """The same target with `portable = false` and no bound on neighbouring products; the hash tells the

@@ -55,6 +55,8 @@ def _decisions(interpreter: Interpreter, target: Target) -> Iterator[Decision]:
         yield from _unit(unit, plan, target)
     for site in plan.sites:
         yield from _site(site.name, site.dtype.name, target)
+    if target.scale.form == "power-of-two":
+        yield from _scales(plan)
     for name, reason in interpreter.island_reasons.items():
         yield Decision(where=f"node {name}", what=FITS, why=f"runs in float: {reason}")
 
@@ -67,12 +69,6 @@ def _unit(unit: FusedUnit, plan: Plan, target: Target) -> Iterator[Decision]:
     for source in unit.inputs:
         if target.activations.zero_point == "zero" and source.zero_point != 0:
             yield _decide(where, False, f"zero point {source.zero_point} of {source.name}, allowed 0")
-        if (
-            target.scale.form == "power-of-two"
-            and unit.kind not in ("table", "function")
-            and np.frexp(source.scale)[0] != 0.5
-        ):
-            yield _decide(where, False, f"scale {source.scale} of {source.name}, allowed powers of two")
     if unit.weight is None:
         return
     tensor = unit.node.input(1)
@@ -86,6 +82,18 @@ def _unit(unit: FusedUnit, plan: Plan, target: Target) -> Iterator[Decision]:
         and unit.weight_scale.size > 1
     ):
         yield _decide(f"weight {tensor}", False, "one scale a channel, allowed one scale a tensor")
+
+
+def _scales(plan: Plan) -> Iterator[Decision]:
+    """Of activations, weights and biases alike: all have a DequantizeLinear."""
+    for node in plan.graph.nodes:
+        known = plan.constants.get(node.input(1)) if node.op == "DequantizeLinear" else None
+        if known is None:
+            continue
+        scales = np.atleast_1d(np.asarray(known, np.float32))
+        off = np.unique(scales[np.frexp(scales)[0] != 0.5])
+        if off.size:
+            yield _decide(f"scale {node.input(1)}", False, f"{off[0]}, allowed powers of two")
 
 
 def _site(name: str, dtype: str, target: Target) -> Iterator[Decision]:

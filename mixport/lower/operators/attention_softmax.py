@@ -24,7 +24,8 @@ def expand_numerators(graph: ir.Graph, old: ir.Node) -> None:
     x, name = old.inputs[0], attributes["name"].as_string()
     scale = initializer(graph, f"{name}/in_scale", np.asarray(attributes["scale"].as_float(), np.float32))
     zero = attributes["zero_point"].as_int()
-    zero_point = initializer(graph, f"uint8/{zero}", np.asarray(zero, np.uint8))
+    storage = attributes["storage"].as_string()
+    zero_point = initializer(graph, f"{storage}/{zero}", np.asarray(zero, np.dtype(storage)))
     step = initializer(graph, f"{name}/step", np.asarray(attributes["step"].as_float(), np.float32))
     last = initializer(graph, "axes/-1", np.asarray([-1], np.int64))
 

@@ -96,11 +96,19 @@ class _Steps:
         self.scale = initializer(
             graph, f"{name}/scale", np.asarray(old.attributes["scale"].as_float(), np.float32)
         )
+        self.storage = old.attributes["storage"].as_string()
         self.zero_point = self.code(old.attributes["zero_point"].as_int())
 
     def code(self, value: int) -> ir.Value:
-        """A uint8 scalar that the whole file shares."""
-        return initializer(self.graph, f"uint8/{value}", np.asarray(value, np.uint8))
+        """A scalar code that the whole file shares; `value` counts from 0."""
+        stored = value + np.iinfo(self.storage).min
+        return initializer(self.graph, f"{self.storage}/{stored}", np.asarray(stored, self.storage))
+
+    def entries(self, table: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.int8]:
+        """The table in the order of its index: negative indices count from the end."""
+        if self.storage == "uint8":
+            return table
+        return (np.roll(table, -128).astype(np.int16) - 128).astype(np.int8)
 
     def add(self, op_type: str, *inputs: ir.Value | None, output: str, **attributes: object) -> ir.Value:
         """Add a node named after its operator."""
@@ -111,7 +119,7 @@ class _Steps:
         return made.outputs[0]
 
     def index(self) -> ir.Value:
-        """The codes that the table reads: uint8, undone from the floats that the exporter saw."""
+        """The codes that the table reads, undone from the floats that the exporter saw."""
         attributes = self.old.attributes
         scale = initializer(
             self.graph, f"{self.name}/in_scale", np.asarray(attributes["in_scale"].as_float(), np.float32)
@@ -164,7 +172,7 @@ def _gather(steps: _Steps, table: NDArray[np.uint8]) -> ir.Value:
         shape = [shape[axis] for axis in _CHANNELS_LAST]
     flat = steps.add("Reshape", source, _sizes(steps.graph, [-1]), output=f"{name}/flat")
     index = steps.add("Cast", flat, output=f"{name}/index", to=int(ir.DataType.INT32))
-    entries = initializer(steps.graph, f"{name}/table", table)
+    entries = initializer(steps.graph, f"{name}/table", steps.entries(table))
     found = steps.add("GatherElements", entries, index, output=f"{name}/entries", axis=0)
     codes = steps.add(
         "Reshape", found, _sizes(steps.graph, shape), output=f"{name}/first" if channels_last else name

@@ -43,6 +43,7 @@ def fix_exponent(graph: fx.GraphModule, node: fx.Node, *, bits: int) -> fx.Node:
         params.scale,
         params.zero_point,
         exponent.step,
+        "uint8",
         before=node,
         like=node,
     )

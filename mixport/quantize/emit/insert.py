@@ -27,8 +27,8 @@ from mixport.quantize.emit.tables import make_table
 from mixport.quantize.graph.layer_graph import groups_of, live_nodes
 from mixport.quantize.graph.marks import short_op
 from mixport.quantize.graph.roles import CODE_MOVES
-from mixport.quantize.integers.layer_integers import RoundedLayer, fix_scales
 from mixport.quantize.integers.nearest import LayerIntegers
+from mixport.quantize.integers.settle import RoundedLayer, settle
 from mixport.quantize.sites.plan import Plan, SitePlan
 from mixport.quantize.sites.widths import LayerWidths
 from mixport.records.artifacts import ActivationSite, Decision, WeightSite
@@ -85,12 +85,13 @@ def insert_weights(
             raise InvariantError(f"layer {node.name} reads no quantised activation")
         codes, bias = integers[node].codes, integers[node].bias
         layer = RoundedLayer(name=name, codes=codes, bias=bias, groups=groups_of(node))
-        fixed = fix_scales(
+        fixed = settle(
             layer,
             integers[node].scales,
             x=x_params,
             y=_output_params(node, live),
             pair_limit=target.accumulator.pair_limit,
+            grid=target.scale_grid,
         )
         scales = fixed.scales
         decisions.extend(fixed.decisions)
@@ -146,8 +147,16 @@ def code_params(node: fx.Node) -> QuantParams | None:
     if origin is None:
         return None
     if origin.target is OPS.lookup.default:
-        scale, zero_point, qmin, qmax = arguments(origin)[5:9]
-        return QuantParams(scale=scale, zero_point=zero_point, qmin=qmin, qmax=qmax, storage="uint8")
+        found = arguments(origin)
+        scale, zero_point, qmin, qmax = found[5:9]
+        shift = 128 if found[10] == "int8" else 0
+        return QuantParams(
+            scale=scale,
+            zero_point=zero_point - shift,
+            qmin=qmin - shift,
+            qmax=qmax - shift,
+            storage=found[10],
+        )
     _, _, scale, zero_point, qmin, qmax, storage = arguments(origin)
     return QuantParams(scale=scale, zero_point=zero_point, qmin=qmin, qmax=qmax, storage=storage)
 
@@ -250,6 +259,7 @@ def _table(
                 params.qmin,
                 params.qmax,
                 made.form,
+                "uint8",
             ),
         )
     _copy_provenance(node, tail)

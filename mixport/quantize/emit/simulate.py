@@ -100,7 +100,15 @@ class ExactProgram(fx.Interpreter):
         for spent in self.user_to_last_uses.get(n, ()):
             self.wide.pop(spent, None)
         if n.target is OPS.lookup.default:
-            value = self._record(str(args[2]), value, scale=args[5], zero_point=args[6], dtype=np.uint8)
+            found = self.params[n]
+            assert found is not None
+            value = self._record(
+                str(args[2]),
+                value,
+                scale=found.scale,
+                zero_point=found.zero_point,
+                dtype=_DTYPES[found.storage],
+            )
         return value
 
     def _in_float64(self, n: fx.Node, value: Any) -> Any:

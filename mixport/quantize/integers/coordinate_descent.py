@@ -30,6 +30,7 @@ def least_squares_codes(
     bits: int,
     least: Tensor | None = None,
     sweeps: int = _SWEEPS,
+    fits_scales: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Codes and scales by coordinate descent from rounding to nearest; the damped error rises only where a
     scale's floor asks for it.
@@ -41,6 +42,7 @@ def least_squares_codes(
         bits: of the codes.
         least: float64 [G, O], what scales may not fall below; None where they may.
         sweeps: over all codes; it ends earlier where none moves.
+        fits_scales: False leaves the scales as they are.
 
     Returns:
         codes [G, O, n], integers as float64, and positive scales [G, O].
@@ -66,7 +68,8 @@ def least_squares_codes(
                 slope += (scales * step)[..., None] * damped[:, None, column, :]
         if not moved:
             break
-        scales = _fitted(codes, damped, target, scales, least)
+        if fits_scales:
+            scales = _fitted(codes, damped, target, scales, least)
     return codes, scales
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mixport.arithmetic import integer
 from mixport.arithmetic.quant_params import QuantParams
 from mixport.arithmetic.requantisation import Int, Requantisation, wrong_thresholds
+from mixport.arithmetic.scale_grid import ANY_SCALE, ScaleGrid
 
 _FURTHEST = 4096
 """Units in the last place: at most 0.05 % of a scale, a sixteenth of the step of the largest 8-bit weight."""
@@ -59,14 +60,17 @@ class Moved:
     inexact: int
 
 
-def exact_scales(layer: Layer, scales: Float) -> Moved:
+def exact_scales(layer: Layer, scales: Float, *, grid: ScaleGrid = ANY_SCALE) -> Moved:
     """Move the scales of the channels whose requantisation is inexact for some reachable sum.
 
     Args:
         layer: everything but the scales.
         scales: float32 [O], positive.
+        grid: of the target; powers of two stay, one scale for all channels moves as one.
     """
     smallest, largest = _reach(layer)
+    if not grid.moves_freely:
+        return _exact_together(layer, scales, smallest, largest, may_move=not grid.power_of_two)
     bits = np.ascontiguousarray(scales, np.float32).view(np.int32).astype(np.int64)
     moves = np.zeros(len(scales), np.int64)
     open_channels = np.flatnonzero(_wrong(layer, scales, np.arange(len(scales)), smallest, largest))
@@ -88,6 +92,24 @@ def exact_scales(layer: Layer, scales: Float) -> Moved:
         furthest=int(np.abs(moves).max(initial=0)),
         inexact=int(open_channels.size),
     )
+
+
+def _exact_together(layer: Layer, scales: Float, smallest: Int, largest: Int, *, may_move: bool) -> Moved:
+    """The same for scales that move together or not at all: the least move that leaves the fewest channels
+    inexact.
+    """
+    channels = np.arange(len(scales))
+    bits = np.ascontiguousarray(scales, np.float32).view(np.int32)
+    best, fewest, move = scales, int((_wrong(layer, scales, channels, smallest, largest) != 0).sum()), 0
+    if may_move and fewest:
+        for offset in next(_offsets()):
+            tried = (bits + np.int32(offset)).view(np.float32)
+            inexact = int((_wrong(layer, tried, channels, smallest, largest) != 0).sum())
+            if inexact < fewest:
+                best, fewest, move = tried, inexact, abs(int(offset))
+            if not fewest:
+                break
+    return Moved(scales=best, channels=len(scales) if move else 0, furthest=move, inexact=fewest)
 
 
 def _offsets() -> Iterator[Int]:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import fx
 
 from mixport.arithmetic.quant_params import QuantParams
+from mixport.arithmetic.scale_grid import ANY_SCALE, ScaleGrid
 from mixport.model.programs.fx_graph import constant, tensor_arg, tensor_list_arg
 from mixport.quantize.graph.layer_graph import groups_of
 from mixport.quantize.graph.roles import Kind
-from mixport.quantize.integers.layer_integers import within_pairs
+from mixport.quantize.integers.settle import within_pairs
 from mixport.quantize.scales.ranges import weight_scales
 from mixport.quantize.sites.plan import Plan, SitePlan
 from mixport.quantize.sites.widths import LayerWidths
@@ -52,6 +53,7 @@ def nearest_integers(
     params: Mapping[str, QuantParams],
     *,
     pair_limit: int | None,
+    grid: ScaleGrid = ANY_SCALE,
 ) -> tuple[dict[fx.Node, LayerIntegers], list[Decision]]:
     """Every layer rounded to nearest, at scales of least L_p error, with room for its bias and within the
     pair bound.
@@ -62,14 +64,15 @@ def nearest_integers(
         widths: of the layers.
         params: of every site.
         pair_limit: of the target's accumulator.
+        grid: of the target's scales.
     """
     found: dict[fx.Node, LayerIntegers] = {}
     decisions: list[Decision] = []
     for node, width in widths.items():
         weight, bias = float_weights(graph, node)
         x = read_params(plan, node, params)
-        scales, codes = weight_scales(weight, bits=width.bits)
-        scales, codes, raised = room_for_bias(weight, bias, scales, codes, x_scale=x.scale)
+        scales, codes = weight_scales(weight, bits=width.bits, grid=grid)
+        scales, codes, raised = room_for_bias(weight, bias, scales, codes, x_scale=x.scale, grid=grid)
         if raised:
             why = "their bias would not fit int32"
             decisions.append(
@@ -85,6 +88,7 @@ def nearest_integers(
                 groups=groups_of(node),
                 x=x,
                 limit=pair_limit,
+                grid=grid,
             )
             decisions += changed
         found[node] = LayerIntegers(scales=scales, codes=codes, bias=bias)
@@ -132,7 +136,13 @@ def read_site(plan: Plan, layer: fx.Node) -> SitePlan:
 
 
 def room_for_bias(
-    weight: Float, bias: Float | None, scales: Float, codes: NDArray[np.int8], *, x_scale: float
+    weight: Float,
+    bias: Float | None,
+    scales: Float,
+    codes: NDArray[np.int8],
+    *,
+    x_scale: float,
+    grid: ScaleGrid = ANY_SCALE,
 ) -> tuple[Float, NDArray[np.int8], int]:
     """Raise scales of channels whose bias code would leave int32; all-zero channels take a scale that holds
     their bias finely.
@@ -140,8 +150,8 @@ def room_for_bias(
     Returns:
         scales, codes (rounded again in the channels that were raised), and the number of those channels.
     """
-    least = least_scales(bias, len(scales), x_scale=x_scale)
-    scales = scales_of_dead(bias, scales, codes, x_scale=x_scale)
+    least = least_scales(bias, len(scales), x_scale=x_scale, grid=grid)
+    scales = scales_of_dead(bias, scales, codes, x_scale=x_scale, grid=grid)
     dead = ~codes.reshape(len(codes), -1).any(1)
     low = (scales < least) & ~dead
     if not low.any():
@@ -154,18 +164,26 @@ def room_for_bias(
     return raised, np.where(low.reshape(shape), requantised, codes), int(low.sum())
 
 
-def least_scales(bias: Float | None, channels: int, *, x_scale: float) -> Float:
+def least_scales(bias: Float | None, channels: int, *, x_scale: float, grid: ScaleGrid = ANY_SCALE) -> Float:
     """Smallest weight scales, float32 [O], at which the bias codes stay below 2^29."""
     magnitude = (np.abs(bias) if bias is not None else np.zeros(channels, np.float32)).astype(np.float64)
-    return np.maximum(magnitude / (float(x_scale) * _BIAS_LIMIT), 2.0**-60).astype(np.float32)
+    return grid.snap_weights(np.maximum(magnitude / (float(x_scale) * _BIAS_LIMIT), 2.0**-60))
 
 
-def scales_of_dead(bias: Float | None, scales: Float, codes: NDArray[np.int8], *, x_scale: float) -> Float:
+def scales_of_dead(
+    bias: Float | None,
+    scales: Float,
+    codes: NDArray[np.int8],
+    *,
+    x_scale: float,
+    grid: ScaleGrid = ANY_SCALE,
+) -> Float:
     """Scales with those of all-zero channels replaced: any would do for the weights, one holds the bias
-    finely.
+    finely. A weight with one scale keeps it.
     """
+    if grid.per_tensor and codes.any():
+        return scales
     magnitude = (np.abs(bias) if bias is not None else np.zeros(len(scales), np.float32)).astype(np.float64)
     dead = ~codes.reshape(len(codes), -1).any(1)
-    return np.where(
-        dead, np.maximum(magnitude / (float(x_scale) * _DEAD_BIAS_CODE), 2.0**-60), scales
-    ).astype(np.float32)
+    fine = grid.snap_weights(np.maximum(magnitude / (float(x_scale) * _DEAD_BIAS_CODE), 2.0**-60))
+    return np.where(dead, fine, scales).astype(np.float32)

@@ -22,10 +22,13 @@ from mixport.arithmetic.neighbour_pairs import (
     kernel_order,
     pair_violations,
 )
+from mixport.arithmetic.scale_grid import ANY_SCALE, ScaleGrid
 from mixport.quantize.scales.ranges import P
 
 _COARSE = (1.0, 1.01, 1.02, 1.035, 1.05, 1.075, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.65, 1.8, 2.0)
 """Scale multipliers tried; at 2 no pair of 8-bit codes is beyond 128, the tightest bound of 8-bit inputs."""
+_DOUBLINGS = (1.0, 2.0)
+"""Those that keep a power of two one."""
 _BLOCK = 1 << 18
 """Weights searched at once, so that the arrays stay in the processor's cache."""
 
@@ -75,7 +78,14 @@ class Repaired:
 
 
 def repair_pairs(
-    weight: Float, scales: Float, codes: NDArray[np.int8], *, bits: int, bound: PairBound, groups: int = 1
+    weight: Float,
+    scales: Float,
+    codes: NDArray[np.int8],
+    *,
+    bits: int,
+    bound: PairBound,
+    groups: int = 1,
+    grid: ScaleGrid = ANY_SCALE,
 ) -> Repaired:
     """Change what the bound needs and nothing else.
 
@@ -86,6 +96,7 @@ def repair_pairs(
         bits: width of the codes.
         bound: to keep.
         groups: of the convolution; depthwise kernels form no pairs.
+        grid: of the target's scales.
     """
     broken = np.zeros((len(codes), 1), np.bool_)
     if forms_pairs(codes.shape, groups=groups):
@@ -93,13 +104,15 @@ def repair_pairs(
     offending = broken.any(1)
     if not offending.any():
         return Repaired(scales=scales, codes=codes, beyond=0, moved=0, channels=0)
+    if grid.per_tensor:
+        offending = np.ones_like(offending)  # what one channel needs, all have
     kind = IntType(bits=bits, signed=True, narrow=bits == 8)
     rows = kernel_order(weight[offending]).astype(np.float32)
     raised = scales[offending].astype(np.float32)
-    step = max(1, _BLOCK // rows.shape[1])
+    step = len(rows) if grid.per_tensor else max(1, _BLOCK // rows.shape[1])
     for start in range(0, len(rows), step):
         block = slice(start, start + step)
-        raised[block] = _best_scales(rows[block], raised[block], kind=kind, bound=bound)
+        raised[block] = _best_scales(rows[block], raised[block], kind=kind, bound=bound, grid=grid)
     exact = rows.astype(np.float64) / raised.astype(np.float64)[:, None]
     projected, moved = project_pairs(exact, kind=kind, bound=bound)
     new_scales, new_codes = scales.copy(), codes.copy()
@@ -142,7 +155,7 @@ def project_pairs(values: NDArray[np.floating], *, kind: IntType, bound: PairBou
     return codes.reshape(len(values), -1)[:, : values.shape[1]], len(beyond)
 
 
-def _best_scales(rows: Float, scales: Float, *, kind: IntType, bound: PairBound) -> Float:
+def _best_scales(rows: Float, scales: Float, *, kind: IntType, bound: PairBound, grid: ScaleGrid) -> Float:
     """Per row, the scale at or above the given one with the least L_p error after projection."""
     best, best_multiplier = scales, np.ones(len(rows), np.float32)
     best_error = np.full(len(rows), np.inf)
@@ -153,12 +166,16 @@ def _best_scales(rows: Float, scales: Float, *, kind: IntType, bound: PairBound)
         codes, _ = project_pairs(rows / scale[:, None], kind=kind, bound=bound)
         difference = np.abs(codes * scale[:, None] - rows)
         error = np.power(difference, np.float32(P)).sum(1, dtype=np.float64)
+        if grid.per_tensor:
+            error = np.full_like(error, error.sum())
         better = error < best_error
         best, best_multiplier = np.where(better, scale, best), np.where(better, multiplier, best_multiplier)
         best_error = np.where(better, error, best_error)
 
-    for multiplier in _COARSE:
+    for multiplier in _DOUBLINGS if grid.power_of_two else _COARSE:
         consider(np.full(len(rows), multiplier, np.float32))
+    if grid.power_of_two:
+        return best.astype(np.float32)
     centre = best_multiplier
     for offset in (-0.03, -0.02, -0.01, -0.005, 0.005, 0.01, 0.02, 0.03):
         consider(np.maximum(centre * np.float32(1 + offset), np.float32(1.0)))

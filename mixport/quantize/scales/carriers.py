@@ -54,9 +54,9 @@ def group_params(
     best: dict[str, QuantParams] = {}
     best_error = np.inf
     for scale in np.geomspace(low, high, _CANDIDATES):
-        base = float(2.0 ** np.rint(np.log2(scale))) if rule.power_of_two else short_mantissa(float(scale))
+        base = float(rule.grid.snap(scale)) if rule.power_of_two else short_mantissa(float(scale))
         params, error = _at_scale(
-            base, group, sites, histograms, ratios=(1, 2, 4) if rule.power_of_two else _RATIOS
+            base, group, sites, histograms, ratios=(1, 2, 4) if rule.power_of_two else _RATIOS, rule=rule
         )
         if error < best_error:
             best, best_error = params, error
@@ -70,6 +70,7 @@ def _at_scale(
     histograms: Mapping[str, Histogram],
     *,
     ratios: tuple[int, ...],
+    rule: ScaleRule,
 ) -> tuple[dict[str, QuantParams], float]:
     params: dict[str, QuantParams] = {}
     total = 0.0
@@ -79,7 +80,9 @@ def _at_scale(
             continue
         tied = shared.get(name, (name,))
         choices = ratios if name in group.leaves else (1,)
-        options = [(_tied_zero_point(tied, base * ratio, sites, histograms), ratio) for ratio in choices]
+        options = [
+            (_tied_zero_point(tied, base * ratio, sites, histograms, rule), ratio) for ratio in choices
+        ]
         (zero_point, error), ratio = min(options, key=lambda option: option[0][1])
         total += error
         for member in tied:
@@ -91,12 +94,16 @@ def _at_scale(
 
 
 def _tied_zero_point(
-    names: tuple[str, ...], scale: float, sites: Mapping[str, SitePlan], histograms: Mapping[str, Histogram]
+    names: tuple[str, ...],
+    scale: float,
+    sites: Mapping[str, SitePlan],
+    histograms: Mapping[str, Histogram],
+    rule: ScaleRule,
 ) -> tuple[int, float]:
     """One zero point for all `names`, from the member that reaches lowest, and the summed relative error."""
     levels = 2 ** sites[names[0]].bits - 1
     candidates = {
-        carrier_zero_point(histograms[n], scale=scale, levels=levels, bounds=sites[n].bounds)[0]
+        carrier_zero_point(histograms[n], scale=scale, levels=levels, bounds=sites[n].bounds, rule=rule)[0]
         for n in names
     }
     best = min(candidates, key=lambda z: sum(_relative(histograms[n], scale, z, levels) for n in names))

@@ -49,7 +49,7 @@ def _least_scale(plan: Plan, site: SitePlan, params: Mapping[str, QuantParams]) 
 
 def _with_scale(site: SitePlan, old: QuantParams, least: float, rule: ScaleRule) -> QuantParams:
     scale = (
-        float(2.0 ** np.ceil(np.log2(least)))
+        float(rule.grid.snap(least, up=True))
         if rule.power_of_two
         else float(np.nextafter(np.float32(least), np.float32(np.inf)))
     )

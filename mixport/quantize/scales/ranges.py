@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mixport.arithmetic.dtypes import STORAGE_RANGE, IntType, Storage
 from mixport.arithmetic.integer import quantise
 from mixport.arithmetic.quant_params import QuantParams
+from mixport.arithmetic.scale_grid import ANY_SCALE, ScaleGrid
 from mixport.quantize.scales.histograms import Histogram
 
 P = 2.4
@@ -22,7 +23,12 @@ ATTENTION_P = 2.0
 matter as the few large do.
 """
 _SHRINKS = np.linspace(1.0, 0.2, 81)
+"""Shares of a range that are tried."""
 _WIDTHS = np.geomspace(1.0, 0.1, 48)
+"""Shares of the scale of the whole range that are tried where one side alone is cut."""
+_HALVINGS = 4
+"""Powers of two that are tried for a weight of more than 4 bits, from the one that holds its largest
+value."""
 _ZERO_POINTS = 8
 """Tried for each width of a range with two sides."""
 
@@ -36,10 +42,20 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleRule:
-    """What a target allows of activation scales and zero points."""
+    """What a target allows of scales and zero points.
 
-    zero_point: Literal["any", "zero"]
-    power_of_two: bool
+    Attributes:
+        zero_point: of activations; `middle` is the middle code of every range (0 of signed codes).
+        grid: of scales.
+    """
+
+    zero_point: Literal["any", "middle"] = "any"
+    grid: ScaleGrid = ANY_SCALE
+
+    @property
+    def power_of_two(self) -> bool:
+        """See ScaleGrid."""
+        return self.grid.power_of_two
 
 
 def activation_params(
@@ -66,7 +82,7 @@ def activation_params(
     """
     low, high = _span(histogram, bounds)
     if storage == "int16":
-        scale = max(abs(low), abs(high)) / 32767
+        scale = float(rule.grid.snap(max(abs(low), abs(high)) / 32767, up=True))
         return _finish(scale, 0, bits, storage, None)
     levels = 2**bits - 1
     if margin is not None:
@@ -121,11 +137,19 @@ def histogram_error(
 
 
 def carrier_zero_point(
-    histogram: Histogram, *, scale: float, levels: int, bounds: tuple[float, float | None] | None
+    histogram: Histogram,
+    *,
+    scale: float,
+    levels: int,
+    bounds: tuple[float, float | None] | None,
+    rule: ScaleRule,
 ) -> tuple[int, float]:
     """Best zero point for a given scale, and its error. Relu-like carriers take 0."""
     low, high = _span(histogram, bounds)
     values, counts = histogram.coarse
+    if rule.zero_point == "middle":
+        half = (levels + 1) // 2
+        return half, histogram_error(values, counts, scale=scale, zero_point=half, levels=levels)
     if low >= 0.0:
         return 0, histogram_error(values, counts, scale=scale, zero_point=0, levels=levels)
     first = int(np.clip(np.rint(-low / scale), 0, levels))
@@ -143,8 +167,11 @@ def finish_carrier(
     return _finish(scale, zero_point, bits, storage, bounds)
 
 
-def weight_scales(weight: NDArray[np.float32], *, bits: int) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
-    """Per-output-channel symmetric scales that minimise the L_p error, and the codes.
+def weight_scales(
+    weight: NDArray[np.float32], *, bits: int, grid: ScaleGrid = ANY_SCALE
+) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+    """Symmetric scales, one for each output channel or one for all, that minimise the L_p error, and the
+    codes.
 
     8-bit weights use [-127, 127]; narrower ones their full two's complement range. The search is coarse, then
     fine around each channel's best; an all-zero channel gets zeros.
@@ -152,12 +179,13 @@ def weight_scales(weight: NDArray[np.float32], *, bits: int) -> tuple[NDArray[np
     Args:
         weight: float32 [O, ...].
         bits: 2 to 8.
+        grid: of the target.
 
     Returns:
         float32 [O] scales, int8 codes with the weight's shape.
     """
     kind = IntType(bits=bits, signed=True, narrow=bits == 8)
-    flat = weight.reshape(len(weight), -1).astype(np.float32)
+    flat = weight.reshape(1 if grid.per_tensor else len(weight), -1).astype(np.float32)
     widest = np.maximum(flat.max(1) / kind.qmax, flat.min(1) / kind.qmin).astype(np.float32)
     widest = np.where(widest > 0, widest, np.float32(1.0))
     best, best_shrink = widest, np.ones(len(flat), np.float32)
@@ -173,14 +201,20 @@ def weight_scales(weight: NDArray[np.float32], *, bits: int) -> tuple[NDArray[np
         best, best_shrink = np.where(better, scale, best), np.where(better, shrink, best_shrink)
         best_error = np.where(better, error, best_error)
 
-    coarse = np.linspace(1.0, 0.2 if bits > 4 else 0.05, 17 if bits > 4 else 20, dtype=np.float32)
-    for shrink in coarse:
-        consider(np.full(len(flat), shrink, np.float32))
-    centre, step = best_shrink, float(coarse[0] - coarse[1])
-    for offset in np.linspace(-0.8, 0.8, 9):
-        consider(np.maximum(centre + np.float32(offset * step), np.float32(0.01)))
+    if grid.power_of_two:
+        widest = grid.snap(widest, up=True)
+        for halvings in range(_HALVINGS if bits > 4 else _HALVINGS + 2):
+            consider(np.full(len(flat), 2.0**-halvings, np.float32))
+    else:
+        coarse = np.linspace(1.0, 0.2 if bits > 4 else 0.05, 17 if bits > 4 else 20, dtype=np.float32)
+        for shrink in coarse:
+            consider(np.full(len(flat), shrink, np.float32))
+        centre, step = best_shrink, float(coarse[0] - coarse[1])
+        for offset in np.linspace(-0.8, 0.8, 9):
+            consider(np.maximum(centre + np.float32(offset * step), np.float32(0.01)))
     codes = np.clip(np.rint(flat.astype(np.float64) / best.astype(np.float64)[:, None]), kind.qmin, kind.qmax)
-    return best.astype(np.float32), codes.astype(np.int8).reshape(weight.shape)
+    scales = np.broadcast_to(best.astype(np.float32), len(weight)).copy()
+    return scales, codes.astype(np.int8).reshape(weight.shape)
 
 
 def short_mantissa(scale: float, *, bits: int = 12) -> float:
@@ -201,7 +235,7 @@ def _span(histogram: Histogram, bounds: tuple[float, float | None] | None) -> tu
 
 
 def _affine(low: float, high: float, levels: int, rule: ScaleRule) -> tuple[float, int]:
-    if rule.zero_point == "zero" and low < 0.0:
+    if rule.zero_point == "middle":
         half = (levels + 1) // 2
         scale = max(-low / half, high / (levels - half))
         zero_point = half
@@ -209,9 +243,9 @@ def _affine(low: float, high: float, levels: int, rule: ScaleRule) -> tuple[floa
         scale = (high - low) / levels
         zero_point = int(np.clip(np.rint(-low / scale), 0, levels))
     if rule.power_of_two:
-        scale = float(2.0 ** np.ceil(np.log2(scale)))
+        scale = float(rule.grid.snap(scale, up=True))
         zero_point = (
-            zero_point if rule.zero_point == "zero" else int(np.clip(np.rint(-low / scale), 0, levels))
+            zero_point if rule.zero_point == "middle" else int(np.clip(np.rint(-low / scale), 0, levels))
         )
     return float(np.float32(scale)), zero_point
 

@@ -9,8 +9,10 @@ DequantizeLinear and QuantizeLinear.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
 from typing import Literal
 
 from torch import fx
@@ -34,10 +36,32 @@ _Demands = dict[tuple[_Use, int], list[tuple[fx.Node, fx.Node]]]
 _WIDEST_FIRST: tuple[_Use, ...] = ("stream", "carrier", "compute")
 
 
-def make_plan(graph: fx.GraphModule, scheme: Scheme, *, stream_bits: int, portable: bool = True) -> Plan:
-    """Plan all activation sites of a canonical float graph; `portable` as in the target."""
+def make_plan(
+    graph: fx.GraphModule,
+    scheme: Scheme,
+    *,
+    stream_bits: int,
+    portable: bool = True,
+    activation_bits: Mapping[str, int] = MappingProxyType({}),
+) -> Plan:
+    """Plan all activation sites of a canonical float graph.
+
+    Args:
+        graph: see above.
+        scheme: widths.
+        stream_bits: of residual streams.
+        portable: as in the target.
+        activation_bits: of what layers and products read of a tensor, by the name of its first site, where
+            that is not what the scheme says.
+    """
     flow = CodeFlow(graph)
-    planner = _Planner(flow=flow, scheme=scheme, stream_bits=stream_bits, ends=_ends(flow))
+    planner = _Planner(
+        flow=flow,
+        scheme=scheme,
+        stream_bits=stream_bits,
+        ends=_ends(flow),
+        activation_bits=activation_bits,
+    )
     sites = tuple(planner.sites())
     return Plan(
         kinds=flow.kinds,
@@ -45,6 +69,7 @@ def make_plan(graph: fx.GraphModule, scheme: Scheme, *, stream_bits: int, portab
         groups=scale_groups(flow, sites, portable=portable),
         edges=flow.weight_edges(scheme.edge_convention),
         decisions=tuple(_float_decisions(flow)),
+        free_tensors=frozenset(planner.names.values()),
     )
 
 
@@ -54,6 +79,27 @@ class _Planner:
     scheme: Scheme
     stream_bits: int
     ends: frozenset[fx.Node]
+    activation_bits: Mapping[str, int]
+
+    @cached_property
+    def names(self) -> dict[fx.Node, str]:
+        """Name of the first site of each tensor that a layer or a product reads."""
+        used = {"input", "output"}
+        readers = [node for node in self.flow.nodes if node in self.flow.integer]
+        every = {self.flow.birth(operand) for node in readers for operand in self.flow.code_operands(node)}
+        every |= {self.flow.carrier_tensor(node) for node in readers if self._needs_codes(node)}
+        names = {
+            node: unique_name(birth_name(self._born(node), self.flow.kinds[self._born(node)]), used)
+            for node in self.flow.nodes
+            if node in every and self.flow.kinds[node] is not Kind.CONSTANT
+        }
+        read = {
+            self.flow.birth(operand)
+            for node in readers
+            if self.flow.kinds[node] in {Kind.LAYER, Kind.PRODUCT}
+            for operand in self.flow.code_operands(node)
+        }
+        return {node: name for node, name in names.items() if node in read}
 
     def sites(self) -> Iterator[SitePlan]:
         """Sites of all tensors, in graph order."""
@@ -78,19 +124,38 @@ class _Planner:
 
     def _demand_of(self, node: fx.Node, operand: fx.Node) -> tuple[_Use, int]:
         if self.flow.kinds[node] in {Kind.LAYER, Kind.PRODUCT}:
-            is_edge = self.flow.reads_edge(node, operand, self.scheme.edge_convention)
-            return "compute", self.scheme.edge_bits if is_edge else self.scheme.activation_bits
+            return "compute", self._compute_bits(node, operand)
         if self.flow.kinds[node] is Kind.NORM and self.flow.reads_stream(node):
             return "stream", self.stream_bits
         return "carrier", self.scheme.carrier_bits
 
-    def _ask_for_result(self, tensors: dict[fx.Node, _Demands], node: fx.Node) -> None:
-        """Operators that only run on integers when their result is quantised ask for it themselves."""
+    def _compute_bits(self, node: fx.Node, operand: fx.Node) -> int:
+        own = self.activation_bits.get(self.names.get(self.flow.birth(operand), ""))
+        if own is not None:
+            return own
+        is_edge = self.flow.reads_edge(node, operand, self.scheme.edge_convention)
+        return self.scheme.edge_bits if is_edge else self.scheme.activation_bits
+
+    def _needs_codes(self, node: fx.Node) -> bool:
+        """True for operators that only run on integers when their result is quantised."""
         kind = self.flow.kinds[node]
         is_convolution = kind is Kind.LAYER and "conv" in str(node.target)
         is_table = kind is Kind.UNARY and self.flow.ends_chain(node)
-        if kind not in {Kind.ADD, Kind.MULTIPLY, Kind.POOL} and not is_convolution and not is_table:
+        return kind in {Kind.ADD, Kind.MULTIPLY, Kind.POOL} or is_convolution or is_table
+
+    def _born(self, node: fx.Node) -> fx.Node:
+        """Where the codes of a tensor are named after: what an absorbed clamp reads, else the tensor."""
+        if self.flow.kinds[node] is Kind.CLAMP and clamp_bounds(node) is not None:
+            producer = tensor_arg(node, 0)
+            if only_user(producer) is not None:  # a clamp among other readers is its own birth
+                return producer
+        return node
+
+    def _ask_for_result(self, tensors: dict[fx.Node, _Demands], node: fx.Node) -> None:
+        """Operators that only run on integers when their result is quantised ask for it themselves."""
+        if not self._needs_codes(node):
             return
+        kind = self.flow.kinds[node]
         demands = tensors.setdefault(self.flow.carrier_tensor(node), {})
         if node in self.flow.streams:
             demands.setdefault(("stream", self.stream_bits), [])
@@ -107,13 +172,13 @@ class _Planner:
             return
         bounds = clamp_bounds(node) if kind is Kind.CLAMP else None
         producer = tensor_arg(node, 0) if bounds is not None else node
-        born = (
-            producer if only_user(producer) is not None else node
-        )  # a clamp among other readers is its own birth
+        born = self._born(node)
         op = "input" if kind is Kind.INPUT else short_op(born)
         first: SitePlan | None = None
         for use, bits in self._ordered(demands, kind):
             reason = _reason(use, bits, self.scheme)
+            if use == "compute" and self.names.get(node) in self.activation_bits:
+                reason = f"read by a layer: {bits} bits of the width table"
             if use == "stream":
                 # Codes of 16 bits have no integer Clip in ONNX Runtime: the clamp itself stays, in float
                 # before the quantiser.
@@ -158,7 +223,8 @@ class _Planner:
         readers = [user for user, _ in self.flow.readers(node)]
         if len(readers) != 1 or self.flow.kinds[readers[0]] is not Kind.NUMERATORS:
             return None
-        return reach(self.scheme.activation_bits) / float(argument(readers[0], 1, "factor"))
+        bits = self.activation_bits.get(self.names.get(readers[0], ""), self.scheme.activation_bits)
+        return reach(bits) / float(argument(readers[0], 1, "factor"))
 
     def _ordered(self, demands: _Demands, kind: Kind) -> list[tuple[_Use, int]]:
         """Demands from the widest use to the narrowest; the codes of a concat start as its operands'

@@ -84,6 +84,7 @@ class Plan:
         groups: carriers that share a scale.
         edges: first and last layers.
         decisions: what stays in float, with reasons.
+        free_tensors: names of the sites of which layers and products may read other widths.
     """
 
     kinds: dict[fx.Node, Kind]
@@ -91,6 +92,7 @@ class Plan:
     groups: tuple[ScaleGroup, ...]
     edges: frozenset[fx.Node]
     decisions: tuple[Decision, ...]
+    free_tensors: frozenset[str] = frozenset()
 
 
 def birth_name(node: fx.Node, kind: Kind) -> str:

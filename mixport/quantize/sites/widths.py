@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx
 
@@ -13,6 +13,7 @@ from mixport.quantize.sites.plan import Plan
 from mixport.quantize.sites.site_plan import unique_name
 from mixport.records.errors import InvariantError
 from mixport.records.scheme import Scheme
+from mixport.records.width_table import WidthTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,22 +38,33 @@ LayerWidths = Mapping[fx.Node, LayerWidth]
 """Layer node of the captured graph -> its width, in graph order."""
 
 
-def scheme_widths(graph: fx.GraphModule, plan: Plan, scheme: Scheme) -> dict[fx.Node, LayerWidth]:
-    """Widths as the scheme alone has them.
+def scheme_widths(
+    graph: fx.GraphModule, plan: Plan, scheme: Scheme, *, table: WidthTable | None = None
+) -> dict[fx.Node, LayerWidth]:
+    """Widths as the scheme has them, and a table where it names a layer.
 
     Args:
         graph: captured float graph, before quantisers are inserted.
         plan: of this graph.
         scheme: widths of edges and of all other layers.
+        table: widths of single layers.
 
     Returns:
         one entry a layer, in graph order.
     """
     used: set[str] = set()
-    return {
+    found = {
         node: _width(graph, node, unique_name(module_path(node) or node.name, used), plan=plan, scheme=scheme)
         for node in graph.graph.nodes
         if plan.kinds.get(node) is Kind.LAYER
+    }
+    if table is None:
+        return found
+    return {
+        node: width
+        if (bits := table.weights.get(width.name)) is None
+        else replace(width, bits=bits, reason="width table", fixed=True)
+        for node, width in found.items()
     }
 
 

@@ -121,7 +121,7 @@ def test_the_torch_operator_gives_the_same_numerators() -> None:
         exponent = chosen(step, bits)
         scale, zero_point = 0.37, 131
         x = (torch.as_tensor(codes.astype(np.float32)) - zero_point) * torch.tensor(scale)
-        e = OPS.coded_numerators(x, "softmax", scale, zero_point, exponent.step)
+        e = OPS.coded_numerators(x, "softmax", scale, zero_point, exponent.step, "uint8")
         found = torch.round(e / 2.0**-bits).clamp_max(2**bits - 1).numpy().astype(np.uint8)
         np.testing.assert_array_equal(found, numerators(codes, exponent))
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from mixport.arithmetic.scale_grid import ANY_SCALE, ScaleGrid
 from mixport.quantize.integers.coordinate_descent import least_squares_codes
 from mixport.quantize.integers.nearest import LayerIntegers, least_scales
 from mixport.quantize.learn.reconstruction.layer_moments import Moments, layer_moments
@@ -58,6 +59,7 @@ def least_squares_start(
     *,
     state: Callable[[Mapping[fx.Node, LayerIntegers]], Quantised],
     batch: int,
+    grid: ScaleGrid = ANY_SCALE,
 ) -> dict[fx.Node, Start]:
     """Integers of some layers of a unit, one after another in graph order, each behind those before it.
 
@@ -69,6 +71,7 @@ def least_squares_start(
         integers: of all layers of the unit, rounded to nearest.
         state: the unit's quantisers, with these integers.
         batch: images at once.
+        grid: of the target's scales: a coarse one leaves those of rounding to nearest.
     """
     chosen = {layer: integers[layer] for layer in unit.layers}
     found: dict[fx.Node, Start] = {}
@@ -76,12 +79,14 @@ def least_squares_start(
         seen = layer_moments(executor, unit, data, layer.node, state(chosen), batch=batch)
         if not bool(torch.isfinite(seen.covariance).all()):
             continue
-        chosen[layer.node] = choose(layer, chosen[layer.node], seen)
+        chosen[layer.node] = choose(layer, chosen[layer.node], seen, grid=grid)
         found[layer.node] = Start(integers=chosen[layer.node], mean=seen.mean.float())
     return found
 
 
-def choose(layer: FloatLayer, nearest: LayerIntegers, seen: Moments) -> LayerIntegers:
+def choose(
+    layer: FloatLayer, nearest: LayerIntegers, seen: Moments, *, grid: ScaleGrid = ANY_SCALE
+) -> LayerIntegers:
     """Codes, scales and bias of one layer.
 
     The bias takes up what the quantised layer's mean output lacks (arXiv 1906.04721, section 4.2). A layer
@@ -98,7 +103,12 @@ def choose(layer: FloatLayer, nearest: LayerIntegers, seen: Moments) -> LayerInt
 
     least = least_scales(nearest.bias, len(nearest.scales), x_scale=layer.x_scale)
     codes, scales = least_squares_codes(
-        weight, matrix, by_group(nearest.scales), bits=layer.bits, least=by_group(least)
+        weight,
+        matrix,
+        by_group(nearest.scales),
+        bits=layer.bits,
+        least=by_group(least),
+        fits_scales=grid.moves_freely,
     )
     kept = scales.float()
     bias = None

@@ -83,7 +83,7 @@ def reconstruct(
             task=task,
             executor=executor,
             preset=preset,
-            stage=stage,
+            stage=stage.on(task.grid),
             iters=stage.steps(iters),
             seed=seed,
             batch=batch,
@@ -91,10 +91,19 @@ def reconstruct(
         for stage in preset.stages
     ]
     made = _Made(params=dict(task.params), integers=dict(task.integers))
-    if task.fixed_steps and any(stage.step_lr > 0 for stage in preset.stages):
+    if task.grid.power_of_two and any(stage.step_lr > 0 for stage in preset.stages):
         why = "the target's scales are powers of two"
         made.decisions.append(
             Decision(where="reconstruction", what="activation steps kept as calibrated", why=why)
+        )
+    if not task.grid.moves_freely and any(
+        stage.scale_lr > 0 or stage.least_squares for stage in preset.stages
+    ):
+        why = "the target's weight scales are " + (
+            "powers of two" if task.grid.power_of_two else "one a tensor"
+        )
+        made.decisions.append(
+            Decision(where="reconstruction", what="weight scales kept as calibrated", why=why)
         )
 
     def source() -> Activations:

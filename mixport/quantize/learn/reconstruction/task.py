@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from mixport.arithmetic.quant_params import QuantParams
+from mixport.arithmetic.scale_grid import ANY_SCALE, ScaleGrid
 from mixport.quantize.integers.nearest import LayerIntegers
 from mixport.quantize.sites.plan import Plan
 from mixport.quantize.sites.widths import LayerWidths
@@ -25,7 +26,7 @@ class Task:
         integers: rounded to nearest, by layer.
         input_shape: [1, 3, H, W].
         dynamic_batch: True where the graph holds for every batch.
-        fixed_steps: activation steps keep their calibrated value, since the target takes powers of two only.
+        grid: of the target's scales: where it is coarse, steps and scales keep their calibrated values.
     """
 
     graph: fx.GraphModule
@@ -35,4 +36,4 @@ class Task:
     integers: Mapping[fx.Node, LayerIntegers]
     input_shape: tuple[int, int, int, int]
     dynamic_batch: bool
-    fixed_steps: bool = False
+    grid: ScaleGrid = ANY_SCALE

@@ -116,7 +116,7 @@ class UnitLearner:
             for layer in unit.layers
             if self.task.widths[layer].bits <= WIDEST_LEARNED and self.stage.rounding_lr > 0
         ]
-        learns_steps = self.stage.activations and self.stage.step_lr > 0 and not self.task.fixed_steps
+        learns_steps = self.stage.activations and self.stage.step_lr > 0
         free = self.executor.sites(unit) if learns_steps else []
         sites = [site.name for site in free if site.bits <= WIDEST_LEARNED and site.name not in tied]
         return (layers, sites) if layers or sites else None
@@ -177,7 +177,7 @@ class UnitLearner:
         base = _Base(
             error=before,
             what="rounded to nearest"
-            if self.stage is self.preset.stages[0]
+            if self.stage.name == self.preset.stages[0].name
             else f"as before the stage of {self.stage.name}",
         )
         try:
@@ -257,7 +257,14 @@ class UnitLearner:
             return self.state(unit, params, {**integers, **chosen})
 
         started = least_squares_start(
-            self.executor, unit, data, wanted, integers, state=state, batch=self.batch
+            self.executor,
+            unit,
+            data,
+            wanted,
+            integers,
+            state=state,
+            batch=self.batch,
+            grid=self.task.grid,
         )
         shipped = state({layer: start.integers for layer, start in started.items()})
         error = relative_error(self.executor, unit, data, shipped, batch=self.batch, weights=weights)
@@ -352,7 +359,10 @@ class UnitLearner:
         levels = 2 ** read_site(self.task.plan, layer).bits - 1
         # Room for a bias that grows to twice its size while the step of the input shrinks as far as it may.
         least = least_scales(
-            None if bias is None else 2 * bias, len(integers.scales), x_scale=x_scale * LEAST_FACTOR
+            None if bias is None else 2 * bias,
+            len(integers.scales),
+            x_scale=x_scale * LEAST_FACTOR,
+            grid=self.task.grid,
         )
         norm = np.sqrt(np.square(weight.reshape(len(weight), -1).astype(np.float64)).sum(1))
         device = self.executor.device
@@ -388,7 +398,11 @@ class UnitLearner:
                 stored = codes.cpu().numpy().astype(np.int8)
                 x_scale = read_params(self.task.plan, layer, params).scale
                 scales = scales_of_dead(
-                    bias_values, rounding.scales(number).cpu().numpy(), stored, x_scale=x_scale
+                    bias_values,
+                    rounding.scales(number).cpu().numpy(),
+                    stored,
+                    x_scale=x_scale,
+                    grid=self.task.grid,
                 )
                 made[layer] = LayerIntegers(scales=scales, codes=stored, bias=bias_values)
         return made

@@ -25,7 +25,7 @@ from mixport.validate.validate import validate
 from tests.reconstruction import calibration_of, float_model, seeded
 from tests.unit.quantize.conftest import Capture
 
-_RULE = ScaleRule(zero_point="any", power_of_two=False)
+_RULE = ScaleRule()
 
 
 class Mobile(nn.Module):
@@ -311,7 +311,7 @@ def test_the_file_is_exact_and_closer_to_the_float_model(
 
     # Powers of two level these channels too (test_uneven_channels), from 0 dB to 40: here bases are to do it
     # alone.
-    monkeypatch.setattr("mixport.quantize.quantizer.level_uneven", no_bases)
+    monkeypatch.setattr("mixport.quantize.prepare.level_uneven", no_bases)
     mixed = error(tmp_path / "mixed")
-    monkeypatch.setattr("mixport.quantize.quantizer.change_bases", no_bases)
+    monkeypatch.setattr("mixport.quantize.prepare.change_bases", no_bases)
     assert mixed < 0.7 * error(tmp_path / "as it was")

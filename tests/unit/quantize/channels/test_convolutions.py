@@ -25,7 +25,7 @@ from mixport.validate.validate import validate
 from tests.reconstruction import calibration_of, float_model, seeded
 from tests.unit.quantize.conftest import Capture
 
-_RULE = ScaleRule(zero_point="any", power_of_two=False)
+_RULE = ScaleRule()
 
 
 class Bottleneck(nn.Module):
@@ -243,5 +243,5 @@ def test_the_file_is_exact_and_closer_to_the_float_model(
         )
 
     levelled = error(tmp_path / "levelled")
-    monkeypatch.setattr("mixport.quantize.quantizer.level_convolutions", no_levelling)
+    monkeypatch.setattr("mixport.quantize.prepare.level_convolutions", no_levelling)
     assert levelled < 0.5 * error(tmp_path / "as it was")

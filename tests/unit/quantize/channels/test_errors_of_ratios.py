@@ -16,7 +16,7 @@ from mixport.quantize.channels.errors_of_ratios import (
 )
 from mixport.quantize.scales.ranges import ScaleRule
 
-_RULE = ScaleRule(zero_point="any", power_of_two=False)
+_RULE = ScaleRule()
 _JUDGES = [nearest_error, learned_error]
 
 

@@ -14,7 +14,7 @@ from mixport.records.artifacts import Decision
 from mixport.records.scheme import Scheme
 from tests.unit.quantize.conftest import Capture
 
-_RULE = ScaleRule(zero_point="any", power_of_two=False)
+_RULE = ScaleRule()
 Body = Callable[[nn.Module, Tensor], Tensor]
 
 

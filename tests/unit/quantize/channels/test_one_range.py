@@ -6,7 +6,7 @@ import pytest
 from mixport.quantize.channels.one_range import choose_affine
 from mixport.quantize.scales.ranges import ScaleRule
 
-_RULE = ScaleRule(zero_point="any", power_of_two=False)
+_RULE = ScaleRule()
 
 
 def uneven(*, rows: int = 512, channels: int = 16) -> np.ndarray:

@@ -13,7 +13,7 @@ from mixport.quantize.channels.one_range import rounded
 from mixport.quantize.channels.rotation import Array, Places, learn_rotation
 from mixport.quantize.scales.ranges import ScaleRule
 
-_RULE = ScaleRule(zero_point="any", power_of_two=False)
+_RULE = ScaleRule()
 
 
 def peaked(rows: int, channels: int, seed: int) -> Tensor:

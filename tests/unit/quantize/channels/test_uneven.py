@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from mixport.quantize.algorithms.activations import choose_params
 from mixport.quantize.channels.factors import FIXED, Factors, find_factors
 from mixport.quantize.channels.uneven import level_uneven
 from mixport.quantize.graph.capture import Captured
-from mixport.quantize.quantizer import choose_params
+from mixport.quantize.prepare import scale_rule
 from mixport.quantize.scales.histograms import collect
 from mixport.quantize.sites.code_flow import CodeFlow
 from mixport.quantize.sites.plan import make_plan
@@ -97,7 +98,9 @@ def coded(graph: fx.GraphModule, x: Tensor) -> float:
         names = {site.tensor: site.name for site in plan.sites}
         *_, (_, observers) = collect(graph, names, [x])
         params = choose_params(
-            plan, {site.name: observers[site.tensor].result() for site in plan.sites}, load_target("ort-cpu")
+            plan,
+            {site.name: observers[site.tensor].result() for site in plan.sites},
+            scale_rule(load_target("ort-cpu")),
         )
 
         class Coded(fx.Interpreter):

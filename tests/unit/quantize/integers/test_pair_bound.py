@@ -19,8 +19,8 @@ from mixport.arithmetic.neighbour_pairs import (
     pair_violations,
 )
 from mixport.arithmetic.quant_params import QuantParams
-from mixport.quantize.integers.layer_integers import RoundedLayer, check_pairs, fix_scales, within_pairs
 from mixport.quantize.integers.pair_bound import PairBound, project_pairs, repair_pairs
+from mixport.quantize.integers.settle import RoundedLayer, check_pairs, settle, within_pairs
 from mixport.quantize.scales.ranges import P, weight_scales
 from mixport.records.errors import InvariantError
 
@@ -163,6 +163,6 @@ def test_codes_from_somewhere_else_are_repaired_and_those_left_broken_are_refuse
     assert [d.where for d in repaired[2]] == ["fc"]
     layer = RoundedLayer(name="fc", codes=codes, bias=None, groups=1)
     with pytest.raises(InvariantError, match="fc: weights 0 and 1 of channel 0"):
-        fix_scales(layer, scales, x=x, y=None, pair_limit=32767)
-    free = fix_scales(layer, scales, x=x, y=None, pair_limit=None)
+        settle(layer, scales, x=x, y=None, pair_limit=32767)
+    free = settle(layer, scales, x=x, y=None, pair_limit=None)
     assert (free.scales == scales).all() and not free.decisions

@@ -14,8 +14,9 @@ from torch import Tensor, fx, nn
 
 from mixport.arithmetic.torch_ops import OPS
 from mixport.model.programs.fx_graph import aten, clean, record_shapes
+from mixport.quantize.algorithms.activations import choose_params
 from mixport.quantize.kernel_forms.late_division import divide_after_product
-from mixport.quantize.quantizer import choose_params
+from mixport.quantize.prepare import scale_rule
 from mixport.quantize.scales.histograms import collect, within_reach
 from mixport.quantize.sites.plan import make_plan
 from mixport.records.scheme import Scheme
@@ -208,7 +209,7 @@ def test_masked_scores_do_not_widen_the_range(captured: Capture) -> None:
         histograms = {one.name: observers[one.tensor].result() for one in plan.sites}
         seen = histograms[site.name]
         assert seen.high - seen.low < site.reach + 2 * max(abs(seen.high), 0.1)
-        params = choose_params(plan, histograms, TARGET)
+        params = choose_params(plan, histograms, scale_rule(TARGET))
         assert 255 * params[site.name].scale < site.reach + 2 * max(abs(seen.high), 0.1)
         assert params["softmax"].scale == 2.0**-8
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mixport.arithmetic import integer
 from mixport.arithmetic.dtypes import IntType
+from mixport.arithmetic.scale_grid import ScaleGrid
 from mixport.quantize.scales.histograms import Histogram, HistogramObserver
 from mixport.quantize.scales.ranges import (
     P,
@@ -18,7 +19,7 @@ from mixport.quantize.scales.ranges import (
     weight_scales,
 )
 
-ANY = ScaleRule(zero_point="any", power_of_two=False)
+ANY = ScaleRule()
 
 
 def histogram(values: np.ndarray) -> Histogram:
@@ -86,7 +87,7 @@ def test_relu6_bound_is_a_code_or_the_saturation() -> None:
 
 
 def test_symmetric_and_power_of_two_targets() -> None:
-    rule = ScaleRule(zero_point="zero", power_of_two=True)
+    rule = ScaleRule(zero_point="middle", grid=ScaleGrid(power_of_two=True))
     params = activation_params(
         histogram(np.random.default_rng(0).standard_normal(5000)),
         bits=8,

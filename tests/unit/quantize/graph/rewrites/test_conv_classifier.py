@@ -12,7 +12,7 @@ from mixport.quantize.sites.plan import make_plan
 from mixport.records.scheme import Scheme
 from tests.unit.quantize.conftest import Capture, operators
 
-RULE = ScaleRule(zero_point="any", power_of_two=False)
+RULE = ScaleRule()
 
 
 class Head(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mixport.arithmetic import integer
 from mixport.arithmetic.quant_params import QuantParams
+from mixport.arithmetic.scale_grid import ScaleGrid
 from mixport.quantize.emit.tables import make_table
 from mixport.quantize.scales.gate_params import settle_gates
 from mixport.quantize.scales.ranges import ScaleRule
@@ -18,7 +19,7 @@ from mixport.quantize.sites.plan import Plan, make_plan
 from mixport.records.scheme import Scheme
 from tests.unit.quantize.conftest import Capture, operators
 
-RULE = ScaleRule(zero_point="any", power_of_two=False)
+RULE = ScaleRule()
 
 
 class Activated(nn.Module):
@@ -130,4 +131,4 @@ def test_other_readers_keep_the_range(captured: Capture) -> None:
 def test_power_of_two_scales_stay(captured: Capture) -> None:
     plan = planned(captured, Activated(nn.Hardswish()))
     params = {site.name: uint8(2.0**-4, 128) for site in plan.sites}
-    assert settle_gates(plan, params, ScaleRule(zero_point="any", power_of_two=True)) == params
+    assert settle_gates(plan, params, ScaleRule(grid=ScaleGrid(power_of_two=True))) == params

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mixport.arithmetic.scale_grid import ScaleGrid
 from mixport.arithmetic.torch_ops import OPS
 from mixport.model.programs.fx_graph import constant
 from mixport.quantize.emit.insert import insert_activations, insert_weights
@@ -204,7 +205,7 @@ def test_every_stage_keeps_its_own_units(stack: tuple[Task, Source], tmp_path: P
     heard = Recorder()
     assert same(whole, learn(task, images, tmp_path, preset=preset, shelf=shelf, progress=heard))
     assert sum("from the cache" in text for _, text in heard.calls) == 3
-    fixed = learn(replace(task, fixed_steps=True), images, tmp_path, preset=preset, iters=5)
+    fixed = learn(replace(task, grid=ScaleGrid(power_of_two=True)), images, tmp_path, preset=preset, iters=5)
     assert [unit.name for unit in fixed.record.units] == ["second (weights)", "third (weights)"], (
         "the second stage has nothing to learn"
     )
@@ -366,7 +367,7 @@ def test_a_step_keeps_room_for_the_bias_of_a_layer_that_is_not_learned(tmp_path:
 
 def test_a_target_of_powers_of_two_keeps_its_steps(stack: tuple[Task, Source], tmp_path: Path) -> None:
     task, images = stack
-    made = learn(replace(task, fixed_steps=True), images, tmp_path, iters=5)
+    made = learn(replace(task, grid=ScaleGrid(power_of_two=True)), images, tmp_path, iters=5)
     assert made.params == dict(task.params)
     assert [unit.sites for unit in made.record.units] == [(), ()]
     assert next((one.where, one.what) for one in made.decisions) == (

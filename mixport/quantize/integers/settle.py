@@ -1,5 +1,8 @@
-"""The last word on a layer's integers: what the target's machines need of them, checked after every other
-choice.
+"""The last word on a layer's scales: `settle`, called once a layer when every other choice is made.
+
+Whatever chose the codes, what ships is checked here against what the target allows: its grid of scales and
+the bound of neighbouring products. Scales that may be any float32 value are then moved until requantisation
+is exact.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 
 from mixport.arithmetic.neighbour_pairs import forms_pairs, pair_violations
 from mixport.arithmetic.quant_params import QuantParams
+from mixport.arithmetic.scale_grid import ANY_SCALE, ScaleGrid
 from mixport.quantize.integers.exact_scales import Layer, exact_scales
 from mixport.quantize.integers.pair_bound import PairBound, repair_pairs
 from mixport.records.artifacts import Decision
@@ -37,18 +41,23 @@ class RoundedLayer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedScales:
-    """Scales float32 [O] that stay as they are, and what was changed to get there."""
+class Settled:
+    """Scales float32 [O] that ship, and what was changed to get there."""
 
     scales: Float
     decisions: tuple[Decision, ...]
 
 
-def fix_scales(
-    layer: RoundedLayer, scales: Float, *, x: QuantParams, y: QuantParams | None, pair_limit: int | None
-) -> FixedScales:
-    """Check the pair bound once more, then move scales until requantisation is exact. Codes are never
-    touched.
+def settle(
+    layer: RoundedLayer,
+    scales: Float,
+    *,
+    x: QuantParams,
+    y: QuantParams | None,
+    pair_limit: int | None,
+    grid: ScaleGrid = ANY_SCALE,
+) -> Settled:
+    """Check grid and pair bound, then move scales until requantisation is exact. Codes are never touched.
 
     Args:
         layer: codes and bias.
@@ -56,17 +65,22 @@ def fix_scales(
         x: of the codes that it reads.
         y: of the codes that its quantiser gives; None where floats follow.
         pair_limit: of the target.
+        grid: of the target: where it leaves no free choice, scales stay as they are.
 
     Raises:
-        InvariantError: the codes break the pair bound.
+        InvariantError: the codes break the pair bound, or a scale is not on the grid.
     """
+    if not grid.holds_weights(scales):
+        raise InvariantError(
+            f"{layer.name}: weight scales {np.unique(scales)[:3]} are not what the target allows ({grid})"
+        )
     if pair_limit is not None:
         check_pairs(layer.name, layer.codes, bound=_bound(x, pair_limit), groups=layer.groups)
     if y is None or y.storage != "uint8":
-        return FixedScales(scales=scales, decisions=())
-    moved = exact_scales(Layer(codes=layer.codes, bias=layer.bias, x=x, y=y), scales)
+        return Settled(scales=scales, decisions=())
+    moved = exact_scales(Layer(codes=layer.codes, bias=layer.bias, x=x, y=y), scales, grid=grid)
     decisions = _moves(layer.name, channels=moved.channels, furthest=moved.furthest, inexact=moved.inexact)
-    return FixedScales(scales=moved.scales, decisions=tuple(decisions))
+    return Settled(scales=moved.scales, decisions=tuple(decisions))
 
 
 def within_pairs(
@@ -79,6 +93,7 @@ def within_pairs(
     groups: int,
     x: QuantParams,
     limit: int,
+    grid: ScaleGrid = ANY_SCALE,
 ) -> tuple[Float, NDArray[np.int8], list[Decision]]:
     """Repair pairs of weights that could saturate; see `pair_bound`.
 
@@ -91,9 +106,10 @@ def within_pairs(
         groups: of a convolution.
         x: of the codes that it reads.
         limit: of the target.
+        grid: of the target's scales.
     """
     bound = _bound(x, limit)
-    repaired = repair_pairs(weight, scales, codes, bits=bits, bound=bound, groups=groups)
+    repaired = repair_pairs(weight, scales, codes, bits=bits, bound=bound, groups=groups, grid=grid)
     check_pairs(name, repaired.codes, bound=bound, groups=groups)
     if not repaired.beyond:
         return scales, codes, []

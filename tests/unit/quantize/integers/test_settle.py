@@ -11,11 +11,12 @@ from mixport.arithmetic.neighbour_pairs import forms_pairs, pair_violations
 from mixport.arithmetic.requantisation import Requantisation, wrong_thresholds
 from mixport.arithmetic.torch_ops import OPS
 from mixport.model.programs.fx_graph import argument, aten, constant, tensor_arg
+from mixport.quantize.algorithms.activations import choose_params
 from mixport.quantize.emit.insert import code_params, insert_activations, insert_weights
 from mixport.quantize.graph.capture import capture
 from mixport.quantize.graph.layer_graph import live_nodes
 from mixport.quantize.integers.nearest import nearest_integers
-from mixport.quantize.quantizer import choose_params
+from mixport.quantize.prepare import scale_rule
 from mixport.quantize.scales.histograms import collect
 from mixport.quantize.sites.plan import make_plan
 from mixport.quantize.sites.widths import scheme_widths
@@ -39,7 +40,9 @@ def test_every_layer_of_a_program_keeps_the_bounds(bounded: bool) -> None:
     names = {site.tensor: site.name for site in reversed(plan.sites)}
     observers = [found for _, found in collect(graph, names, iter([images]))][-1]
     per_tensor = {node: observer.result() for node, observer in observers.items()}
-    params = choose_params(plan, {site.name: per_tensor[site.tensor] for site in plan.sites}, target)
+    params = choose_params(
+        plan, {site.name: per_tensor[site.tensor] for site in plan.sites}, scale_rule(target)
+    )
     integers, changed = nearest_integers(
         graph, plan, widths, params, pair_limit=target.accumulator.pair_limit
     )
