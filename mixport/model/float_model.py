@@ -24,6 +24,7 @@ from mixport.model.builtin_models import CIFAR10_CLASSES, builtin_weights, creat
 from mixport.model.class_file import Classes, read_classes
 from mixport.model.load_state import load_into
 from mixport.model.programs.program_file import load_program
+from mixport.model.request import ModelRequest, PreprocessingOverrides
 from mixport.model.timm_model import create_timm, merge_branches
 from mixport.model.torchscript import check_eager, is_torchscript
 from mixport.model.weights_file import check_finite, check_plain, read_state_dict
@@ -82,14 +83,19 @@ class FloatModel:
         return 4 * sum(value.numel() for value in tensors.values() if value.is_floating_point())
 
 
-@dataclass(frozen=True, kw_only=True)
-class PreprocessingOverrides:
-    """Preprocessing that the user states; None keeps the model's own."""
-
-    input_size: tuple[int, int] | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    crop_fraction: float | None = None
+def open_model(request: ModelRequest) -> FloatModel:
+    """The model that is asked for, its outputs counted against the class names of a file. Raises as
+    `load_model`.
+    """
+    return load_model(
+        request.source,
+        weights=request.weights,
+        random_weights=request.random_weights,
+        seed=request.seed,
+        model_args=request.args,
+        classes=request.classes,
+        overrides=request.overrides,
+    )
 
 
 def load_model(

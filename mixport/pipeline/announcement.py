@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 from mixport.calibration.preview import Preview
 from mixport.calibration.recipe import CalibrationRecipe, GeneratorSettings, PromptRecipe
-from mixport.pipeline.options.build_options import BuildOptions
+from mixport.model.request import ModelRequest
 from mixport.pipeline.options.spelling import flag
-from mixport.records.targets import Target
+from mixport.records.algorithms import NEAREST
 
 if TYPE_CHECKING:
     from mixport.model.float_model import FloatModel
+    from mixport.pipeline.plan import BuildPlan
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildPlan:
+class Announcement:
     """Lines of the plan, in order, each under a short name; a line without a name goes on with the one
     above.
     """
@@ -31,81 +32,78 @@ class BuildPlan:
         return "\n".join(["plan", *(f"  {name:<{width}}  {value}" for name, value in self.lines)])
 
 
-def describe_plan(
-    options: BuildOptions,
+def announce(
+    plan: BuildPlan,
     *,
     model: FloatModel,
     recipe: CalibrationRecipe,
     preview: Preview,
     labelled: int | None,
-    targets: Sequence[Target],
     folders: Sequence[Path],
-) -> BuildPlan:
-    """The plan of a build.
+) -> Announcement:
+    """What a build is about to do.
 
     Args:
-        options: resolved.
+        plan: of the build.
         model: loaded.
         recipe: of the calibration images.
         preview: of these images.
         labelled: number of labelled images; None without them.
-        targets: one bundle each.
-        folders: of the bundles, in the order of the targets.
+        folders: of the bundles, in the order of the plan's targets.
     """
-    scheme = options.parse_scheme()
-    return BuildPlan(
+    scheme = plan.scheme
+    return Announcement(
         lines=(
-            ("model", _model_text(options, model)),
+            ("model", _model_text(plan.model, model)),
             *_preprocessing_lines(model),
             (
                 "scheme",
                 (
                     f"{scheme.name}, first and last layer {scheme.edge_bits} bits "
-                    f"({scheme.edge_convention}), seed {options.seed}"
+                    f"({scheme.edge_convention}), seed {plan.seed}"
                 ),
             ),
-            ("rounding", _rounding_text(options)),
+            ("rounding", _rounding_text(plan)),
             (
                 "target",
                 ", ".join(
-                    target.name if target.portable else f"{target.name}, not portable" for target in targets
+                    target.name if target.portable else f"{target.name}, not portable"
+                    for target in plan.targets
                 ),
             ),
             ("calibration", _calibration_text(recipe, preview)),
             *(("", line) for line in _drawing_lines(recipe, preview)),
-            *_cache_lines(preview, options.cache),
-            ("compare", _compare_text(options, model, preview, labelled)),
-            ("gates", ", ".join(options.gate) or "none"),
+            *_cache_lines(preview, plan.cache),
+            ("compare", _compare_text(plan, model, preview, labelled)),
+            ("gates", ", ".join(gate.text for gate in plan.gates) or "none"),
             ("bundle", ", ".join(str(folder) for folder in folders)),
         )
     )
 
 
-def _model_text(options: BuildOptions, model: FloatModel) -> str:
+def _model_text(request: ModelRequest, model: FloatModel) -> str:
     weights = (
         "random weights"
-        if options.random_weights
-        else str(options.weights)
-        if options.weights is not None
+        if request.random_weights
+        else str(request.weights)
+        if request.weights is not None
         else "its own weights"
     )
     classes = f"{len(model.class_names)} class names" if model.class_names is not None else "no class names"
     return f"{model.source} ({weights}), {classes}"
 
 
-def _rounding_text(options: BuildOptions) -> str:
-    iters = options.resolve_iters()
-    if iters == 0:
+def _rounding_text(plan: BuildPlan) -> str:
+    learned = plan.reconstruction
+    if learned is None:
+        if plan.algorithm.name != NEAREST:
+            return plan.algorithm.title
         return (
-            "to nearest" if not options.iters else "to nearest: 8-bit weights and activations are not learned"
+            "to nearest: 8-bit weights and activations are not learned" if plan.steps_asked else "to nearest"
         )
-    steps = "1 step" if iters == 1 else f"{iters} steps"
-    learned = f"learned unit by unit, {steps} each ({options.reconstruction}), device {options.device}"
-    return (
-        f"{learned}; MLPs with ReLU for GELU before"
-        if options.resolve_preset().mlp_reconstruction
-        else learned
-    )
+    steps = "1 step" if learned.iters == 1 else f"{learned.iters} steps"
+    text = f"learned unit by unit, {steps} each ({plan.algorithm.name}), device {learned.device}"
+    return f"{text}; MLPs with ReLU for GELU before" if learned.preset.mlp_reconstruction else text
 
 
 def _preprocessing_lines(model: FloatModel) -> list[tuple[str, str]]:
@@ -201,11 +199,11 @@ def _cache_lines(preview: Preview, cache: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _compare_text(options: BuildOptions, model: FloatModel, preview: Preview, labelled: int | None) -> str:
-    asked = options.resolve_validation_images(model.preprocessing.size)
+def _compare_text(plan: BuildPlan, model: FloatModel, preview: Preview, labelled: int | None) -> str:
+    asked = plan.validation_count(model.preprocessing.size)
     at_hand = labelled if labelled is not None else preview.images
-    source = f"labelled images of {options.eval}" if labelled is not None else "calibration images"
-    codes = f"every code on {min(asked, at_hand)} {source} ({', '.join(options.runtime)})"
+    source = f"labelled images of {plan.labelled}" if labelled is not None else "calibration images"
+    codes = f"every code on {min(asked, at_hand)} {source} ({', '.join(plan.runtime_names)})"
     return (
         f"{codes}; top-1 on {labelled} images"
         if labelled is not None

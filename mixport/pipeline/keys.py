@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixport.pipeline.options.build_options import BuildOptions
+from mixport.records.algorithms import Algorithm
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.fingerprint import sha256_file, sha256_json
+from mixport.records.reconstruction_preset import ReconstructionOptions
 from mixport.records.scheme import Scheme
 from mixport.records.targets import Target
 
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
     from mixport.model.float_model import FloatModel
 
 _PACKAGE = Path(__file__).parents[1]
+QUANTIZE_CODE = ("arithmetic", "model", "quantize", "records", "storage")
+"""Folders that decide integers: those that quantize imports. A text in the command line, a report or a check
+decides none.
+"""
+LOWER_CODE = ("arithmetic", "lower", "records", "storage")
+"""Folders that decide the bytes of a file, given the integers."""
 _QUANTIZE_PACKAGES = ("torch", "timm", "numpy", "scipy")
 _LOWER_PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript")
 
@@ -42,7 +50,8 @@ def quantized_key(
     calibration: CalibrationSet,
     target: Target,
     scheme: Scheme,
-    options: BuildOptions,
+    algorithm: Algorithm,
+    reconstruction: ReconstructionOptions | None,
     smallest_bytes: int | None = None,
 ) -> str:
     """SHA-256 of everything that decides the integers; `smallest_bytes` is the size that a budget was
@@ -54,9 +63,10 @@ def quantized_key(
             "calibration": calibration.content_sha256,
             "target": target.sha256,
             "scheme": scheme,
-            "reconstruction": options.resolve_reconstruction(),
+            "algorithm": [algorithm.entry, _algorithm_code(algorithm)],
+            "reconstruction": reconstruction,
             "smallest_bytes": smallest_bytes,
-            "code": code_sha256(),
+            "code": code_sha256(QUANTIZE_CODE),
             "packages": _versions(_QUANTIZE_PACKAGES),
         }
     )
@@ -73,7 +83,7 @@ def lowered_key(*, quantized: str, target: Target) -> str:
         {
             "quantized": quantized,
             "target": target.sha256,
-            "code": code_sha256(),
+            "code": code_sha256(LOWER_CODE),
             "packages": _versions(_LOWER_PACKAGES),
         }
     )
@@ -103,14 +113,21 @@ def static_file_key(*, float_file: str, images_sha256: str) -> str:
     return sha256_json({"float": float_file, "images": images_sha256, "code": code, "packages": packages})
 
 
-def code_sha256() -> str:
-    """SHA-256 of mixport's own code: a checkout that was edited never takes results of the code before the
-    edit.
+def code_sha256(folders: tuple[str, ...]) -> str:
+    """SHA-256 of mixport's own code in these folders of the package: a checkout that was edited never takes
+    results of the code before the edit.
     """
-    folder = _PACKAGE
-    return sha256_json(
-        {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*.py"))}
-    )
+    paths = sorted(path for folder in folders for path in (_PACKAGE / folder).rglob("*.py"))
+    return sha256_json({path.relative_to(_PACKAGE).as_posix(): sha256_file(path) for path in paths})
+
+
+def _algorithm_code(algorithm: Algorithm) -> str | None:
+    """SHA-256 of an algorithm's module that is not mixport's own; None for those that are."""
+    name = algorithm.entry.partition(":")[0]
+    if name.split(".")[0] == "mixport":
+        return None
+    found = find_spec(name)
+    return None if found is None or found.origin is None else sha256_file(Path(found.origin))
 
 
 def _file_sha256(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 import mixport
-from mixport.calibration import SetDetails
+from mixport.calibration.details import SetDetails
 from mixport.pipeline.latency import BuildLatency
 from mixport.pipeline.portable_cost import PortableCost
 from mixport.records.artifacts import (

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mixport.model.float_model import FloatModel
+from mixport.model.request import ModelRequest
 from mixport.pipeline import stages
 from mixport.pipeline.keys import model_key
 from mixport.pipeline.options.build_options import BuildOptions
-from mixport.pipeline.stages import StageLog, Workshop
+from mixport.pipeline.plan import model_request
+from mixport.pipeline.stages import StageContext, StageLog
 from mixport.records.errors import BadInputError, MixportError
 from mixport.records.progress import Progress
 from mixport.release.bundle import ReleaseBundle, read_golden
@@ -52,19 +54,19 @@ def reference_files(
     """
     if not names:
         return {}
-    shop = Workshop(options=options, store=Store(cache), progress=progress, log=StageLog(note))
-    model = _same_model(shop, bundle)
+    context = StageContext(store=Store(cache), progress=progress, log=StageLog(note))
+    model = _same_model(context, model_request(options), bundle)
     key = model_key(model)
-    found = {FLOAT: stages.float_file(shop, model, model_key=key)}
+    found = {FLOAT: stages.float_file(context, model, model_key=key)}
     if STATIC in names:
-        found[STATIC] = stages.static_file(shop, found[FLOAT], read_golden(bundle).inputs, model_key=key)
+        found[STATIC] = stages.static_file(context, found[FLOAT], read_golden(bundle).inputs, model_key=key)
     return {name: found[name] for name in names}
 
 
-def _same_model(shop: Workshop, bundle: ReleaseBundle) -> FloatModel:
+def _same_model(context: StageContext, request: ModelRequest, bundle: ReleaseBundle) -> FloatModel:
     own_file = f"or give a file of your own: mixport bench {bundle.path} --against FILE.onnx"
     try:
-        model = stages.load(shop)
+        model = stages.load(context, request)
     except MixportError as error:
         raise BadInputError(
             f"the float model of {bundle.path} cannot be made again: {error}",

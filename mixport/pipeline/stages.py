@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport import calibration as calibrating
 from mixport import lower as lowering
-from mixport.calibration import CalibrationRecipe
+from mixport.calibration import calibrate as calibrating
+from mixport.calibration.recipe import CalibrationRecipe
 from mixport.lower.float_export import export_float
 from mixport.model import run as model_run
-from mixport.model.float_model import FloatModel, PreprocessingOverrides, load_model
+from mixport.model.float_model import FloatModel, open_model
 from mixport.model.output_classes import check_class_count
+from mixport.model.request import ModelRequest
 from mixport.model.scores import ModelScores
 from mixport.pipeline.keys import (
     float_file_key,
@@ -28,13 +29,12 @@ from mixport.pipeline.keys import (
     static_file_key,
     unit_key,
 )
-from mixport.pipeline.options.build_options import BuildOptions
+from mixport.pipeline.plan import BuildPlan
 from mixport.quantize import quantizer
 from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
 from mixport.records.errors import InvariantError, StoreError
 from mixport.records.fingerprint import sha256_arrays
 from mixport.records.progress import Progress
-from mixport.records.scheme import Scheme
 from mixport.records.targets import Target
 from mixport.storage.store import Store
 from mixport.validate.run.static_quantizer import quantize_static_file
@@ -79,17 +79,15 @@ class StageLog:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workshop:
+class StageContext:
     """What every stage needs besides its inputs.
 
     Attributes:
-        options: of the build.
         store: where results are kept.
         progress: shows bars.
         log: times stages.
     """
 
-    options: BuildOptions
     store: Store
     progress: Progress
     log: StageLog
@@ -103,50 +101,31 @@ class Quantized:
     key: str
 
 
-def load(shop: Workshop) -> FloatModel:
-    """The float model that the options name. Raises BadInputError, BadOptionError, UnsupportedModelError."""
-    options = shop.options
-    overrides = PreprocessingOverrides(
-        input_size=options.input_size, mean=options.mean, std=options.std, crop_fraction=options.crop
-    )
-    with shop.log.stage("load"):
-        model = load_model(
-            options.model,
-            weights=options.weights,
-            random_weights=options.random_weights,
-            seed=options.seed,
-            model_args=options.model_arg,
-            classes=options.classes,
-            overrides=overrides,
-        )
-        if options.classes is not None:
-            check_class_count(model, source=options.classes)
+def load(context: StageContext, request: ModelRequest) -> FloatModel:
+    """The float model that is asked for. Raises BadInputError, BadOptionError, UnsupportedModelError."""
+    with context.log.stage("load"):
+        model = open_model(request)
+        if request.classes is not None:
+            check_class_count(model, source=request.classes)
     for note in model.notes:
-        shop.log.note(f"{note.where}: {note.what} ({note.why})")
+        context.log.note(f"{note.where}: {note.what} ({note.why})")
     return model
 
 
-def recipe_of(shop: Workshop, model: FloatModel) -> CalibrationRecipe:
-    """The calibration images that the options ask for, for this model. Raises BadOptionError."""
-    return shop.options.calibration_recipe(
-        preprocessing=model.preprocessing, class_names=model.class_names, glosses=model.glosses
-    )
-
-
-def calibrate(shop: Workshop, model: FloatModel, recipe: CalibrationRecipe) -> CalibrationSet:
+def calibrate(context: StageContext, model: FloatModel, recipe: CalibrationRecipe) -> CalibrationSet:
     """Make the calibration images, or take them from the store."""
-    known = len(shop.store.damaged)
-    with shop.log.stage("calibrate"):
-        scores = ModelScores(model, progress=shop.progress)
-        made = calibrating.calibrate(recipe, store=shop.store, progress=shop.progress, scores=scores)
-    tell_damaged(shop, since=known)
+    known = len(context.store.damaged)
+    with context.log.stage("calibrate"):
+        scores = ModelScores(model, progress=context.progress)
+        made = calibrating.calibrate(recipe, store=context.store, progress=context.progress, scores=scores)
+    tell_damaged(context, since=known)
     if made.count < recipe.images:
-        shop.log.note(
+        context.log.note(
             f"calibration: {recipe.images} images were asked for, {recipe.source or recipe.method} "
             f"has {made.count}"
         )
     if made.blackened:
-        shop.log.note(
+        context.log.note(
             f"calibration: {made.blackened} of {made.count} images are black, the generator's safety "
             "checker objected to them; "
             "hint: --no-gen-safety-checker, or other --classes or --template"
@@ -155,27 +134,34 @@ def calibrate(shop: Workshop, model: FloatModel, recipe: CalibrationRecipe) -> C
 
 
 def quantize(
-    shop: Workshop,
+    context: StageContext,
+    plan: BuildPlan,
     model: FloatModel,
     calibration: CalibrationSet,
     target: Target,
     *,
-    scheme: Scheme,
     model_key: str,
+    smallest_bytes: int | None = None,
 ) -> Quantized:
-    """Fix every integer, or take them from the store. Under a size budget the smallest file is made first, to
-    be measured.
+    """Fix every integer, or take them from the store.
+
+    Args:
+        context: store, bars and log.
+        plan: scheme, algorithm and how it learns.
+        model: float model.
+        calibration: images.
+        target: what the program is for.
+        model_key: of the float model.
+        smallest_bytes: what `measure_smallest` gave; None where the scheme has no size budget.
     """
-    options, smallest = shop.options, None
-    if scheme.budget is not None:
-        smallest = _smallest_bytes(shop, model, calibration, target, scheme=scheme, model_key=model_key)
     key = quantized_key(
         model=model_key,
         calibration=calibration,
         target=target,
-        scheme=scheme,
-        options=options,
-        smallest_bytes=smallest,
+        scheme=plan.scheme,
+        algorithm=plan.algorithm,
+        reconstruction=plan.reconstruction,
+        smallest_bytes=smallest_bytes,
     )
 
     def make(workdir: Path) -> None:
@@ -183,17 +169,42 @@ def quantize(
             model,
             calibration,
             target,
-            scheme=scheme,
-            reconstruction=options.resolve_reconstruction(),
-            smallest_bytes=smallest,
+            scheme=plan.scheme,
+            reconstruction=plan.reconstruction,
+            choose=plan.algorithm.load(),
+            smallest_bytes=smallest_bytes,
             workdir=workdir,
-            shelf=_StoreShelf(store=shop.store, quantized=key),
-            progress=shop.progress,
+            shelf=_StoreShelf(store=context.store, quantized=key),
+            progress=context.progress,
         )
 
-    with shop.log.stage("quantize"):
-        folder = _stored(shop, "quantized", key, make, stage="quantize")
+    with context.log.stage("quantize"):
+        folder = _stored(context, "quantized", key, make, stage="quantize")
         return Quantized(model=quantizer.read_quantized(folder), key=key)
+
+
+def measure_smallest(
+    context: StageContext,
+    plan: BuildPlan,
+    model: FloatModel,
+    calibration: CalibrationSet,
+    target: Target,
+    *,
+    model_key: str,
+) -> int | None:
+    """Size of the file with every layer but the edges at the fewest bits on offer, rounded to nearest; None
+    where the scheme has no size budget.
+
+    The one place where a build goes back: a budget bounds the file, and how much of a file is not weights
+    only a file shows.
+    """
+    if plan.scheme.budget is None:
+        return None
+    narrow = replace(plan.rounded_to_nearest(), scheme=plan.scheme.at(target.budget_widths()[0]))
+    plain = replace(context, log=StageLog(context.log.note))
+    with context.log.stage("smallest file"):
+        quantized = quantize(plain, narrow, model, calibration, target, model_key=model_key)
+        return lower(plain, quantized, target).model_path.stat().st_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,24 +221,7 @@ class _StoreShelf:
         return self.store.create("units", unit_key(quantized=self.quantized, place=place))
 
 
-def _smallest_bytes(
-    shop: Workshop,
-    model: FloatModel,
-    calibration: CalibrationSet,
-    target: Target,
-    *,
-    scheme: Scheme,
-    model_key: str,
-) -> int:
-    """Size of the file with every layer but the edges at the fewest bits on offer, rounded to nearest."""
-    plain = replace(shop, options=shop.options.model_copy(update={"iters": 0}), log=StageLog(shop.log.note))
-    with shop.log.stage("smallest file"):
-        narrow = scheme.at(target.budget_widths()[0])
-        quantized = quantize(plain, model, calibration, target, scheme=narrow, model_key=model_key)
-        return lower(plain, quantized, target).model_path.stat().st_size
-
-
-def lower(shop: Workshop, quantized: Quantized, target: Target) -> LoweredGraph:
+def lower(context: StageContext, quantized: Quantized, target: Target) -> LoweredGraph:
     """Write the ONNX file, or take it from the store. Raises InvariantError where it breaks the scheme's size
     budget.
     """
@@ -236,14 +230,14 @@ def lower(shop: Workshop, quantized: Quantized, target: Target) -> LoweredGraph:
     def make(workdir: Path) -> None:
         lowering.lower(quantized.model, target, workdir=workdir)
 
-    with shop.log.stage("lower"):
-        lowered = lowering.read_lowered(_stored(shop, "lowered", key, make, stage="lower"))
+    with context.log.stage("lower"):
+        lowered = lowering.read_lowered(_stored(context, "lowered", key, make, stage="lower"))
     _check_budget(quantized.model, lowered)
     return lowered
 
 
 def float_logits(
-    shop: Workshop, model: FloatModel, images: NDArray[np.uint8], *, model_key: str
+    context: StageContext, model: FloatModel, images: NDArray[np.uint8], *, model_key: str
 ) -> NDArray[np.float32]:
     """The float model's outputs, float32 [N, classes], for uint8 [N, H, W, 3] images; from the store where
     they were computed before.
@@ -251,14 +245,14 @@ def float_logits(
     key = float_logits_key(model=model_key, images_sha256=sha256_arrays({"images": images}))
 
     def make(workdir: Path) -> None:
-        np.save(workdir / _LOGITS_FILE, model_run.float_logits(model, images, progress=shop.progress))
+        np.save(workdir / _LOGITS_FILE, model_run.float_logits(model, images, progress=context.progress))
 
-    with shop.log.stage("float model"):
-        folder = _stored(shop, "float-logits", key, make, stage="float model")
+    with context.log.stage("float model"):
+        folder = _stored(context, "float-logits", key, make, stage="float model")
         return np.load(folder / _LOGITS_FILE, allow_pickle=False)
 
 
-def float_file(shop: Workshop, model: FloatModel, *, model_key: str) -> Path:
+def float_file(context: StageContext, model: FloatModel, *, model_key: str) -> Path:
     """torch's ONNX export of the float model, batch 1; from the store where it was made before. Raises
     UnsupportedModelError.
     """
@@ -266,19 +260,19 @@ def float_file(shop: Workshop, model: FloatModel, *, model_key: str) -> Path:
     def make(workdir: Path) -> None:
         export_float(model.module, workdir / _FLOAT_FILE, input_shape=model.input_shape)
 
-    with shop.log.stage("float file"):
+    with context.log.stage("float file"):
         return (
-            _stored(shop, "float-file", float_file_key(model=model_key), make, stage="float file")
+            _stored(context, "float-file", float_file_key(model=model_key), make, stage="float file")
             / _FLOAT_FILE
         )
 
 
-def static_file(shop: Workshop, source: Path, images: NDArray[np.float32], *, model_key: str) -> Path:
+def static_file(context: StageContext, source: Path, images: NDArray[np.float32], *, model_key: str) -> Path:
     """quantize_static's file from a float one; from the store where it was made before. Raises
     UnsupportedModelError.
 
     Args:
-        shop: options and store.
+        context: store, bars and log.
         source: what `float_file` gave.
         images: float32 [N, C, H, W] to calibrate on, preprocessed.
         model_key: of the float model.
@@ -290,8 +284,8 @@ def static_file(shop: Workshop, source: Path, images: NDArray[np.float32], *, mo
     def make(workdir: Path) -> None:
         quantize_static_file(source, workdir / _STATIC_FILE, images=images)
 
-    with shop.log.stage("quantize_static file"):
-        return _stored(shop, "static-file", key, make, stage="quantize_static file") / _STATIC_FILE
+    with context.log.stage("quantize_static file"):
+        return _stored(context, "static-file", key, make, stage="quantize_static file") / _STATIC_FILE
 
 
 def _check_budget(quantized: QuantizedModel, lowered: LoweredGraph) -> None:
@@ -304,30 +298,30 @@ def _check_budget(quantized: QuantizedModel, lowered: LoweredGraph) -> None:
         )
 
 
-def tell_damaged(shop: Workshop, *, since: int = 0) -> None:
+def tell_damaged(context: StageContext, *, since: int = 0) -> None:
     """Say which cache entries were found damaged, where they lie now, and that they are made again: all but
     the first `since`.
     """
-    for entry in shop.store.damaged[since:]:
+    for entry in context.store.damaged[since:]:
         where = f"kept in {entry.moved_to}" if entry.moved_to is not None else "it could not be moved away"
-        shop.log.note(
+        context.log.note(
             f"cache entry {entry.kind}/{entry.key[:12]} is damaged ({'; '.join(entry.problems)}): "
             f"made again, {where}"
         )
 
 
-def _stored(shop: Workshop, kind: str, key: str, make: Callable[[Path], None], *, stage: str) -> Path:
-    known = len(shop.store.damaged)
-    found = shop.store.get(kind, key)
-    tell_damaged(shop, since=known)
+def _stored(context: StageContext, kind: str, key: str, make: Callable[[Path], None], *, stage: str) -> Path:
+    known = len(context.store.damaged)
+    found = context.store.get(kind, key)
+    tell_damaged(context, since=known)
     if found is not None:
-        shop.log.reuse(stage)
+        context.log.reuse(stage)
         return found
-    known = len(shop.store.damaged)
-    with shop.store.create(kind, key) as workdir:
+    known = len(context.store.damaged)
+    with context.store.create(kind, key) as workdir:
         make(workdir)
-    tell_damaged(shop, since=known)  # parts that it goes on from: reconstructed units
-    made = shop.store.get(kind, key)
+    tell_damaged(context, since=known)  # parts that it goes on from: reconstructed units
+    made = context.store.get(kind, key)
     if made is None:
         raise StoreError(
             f"cache entry {kind}/{key} cannot be read back",

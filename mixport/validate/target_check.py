@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from mixport.records.artifacts import Decision
+from mixport.records.errors import InvariantError, TargetError
 from mixport.records.targets import Target
 from mixport.validate.interpreter.fused_units import FusedUnit
 from mixport.validate.interpreter.interpreter import Interpreter
@@ -104,3 +105,29 @@ def _site(name: str, dtype: str, target: Target) -> Iterator[Decision]:
 
 def _decide(where: str, fits: bool, why: str) -> Decision:
     return Decision(where=where, what=FITS if fits else FAILS, why=why)
+
+
+def require_fit(model_path: Path, target: Target) -> None:
+    """Refuse a file that does not fit the target that it was made for.
+
+    Raises:
+        TargetError: the model needs an integer operator that the target does not name.
+        InvariantError: any other rule is broken, which is our bug.
+    """
+    broken = [one for one in check_against(model_path, target) if one.what == FAILS]
+    if not broken:
+        return
+    first, more = broken[0], f" ({len(broken) - 1} more)" if len(broken) > 1 else ""
+    if all(_names_operator(one) for one in broken):
+        raise TargetError(
+            f"target {target.name}: operators.integer does not hold what the model needs: "
+            f"{first.where}: {first.why}{more}",
+            hint="add the operator to the target's [operators] integer, or choose another --target",
+        )
+    raise InvariantError(
+        f"the file does not fit its own target {target.name}: {first.where}: {first.why}{more}"
+    )
+
+
+def _names_operator(decision: Decision) -> bool:
+    return decision.where.startswith("node ") and decision.why.startswith("integer ")

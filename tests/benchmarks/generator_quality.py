@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from mixport import builtin
-from mixport.calibration import calibrate
+from mixport.calibration.calibrate import calibrate
 from mixport.calibration.prompts.prompts import prompts
 from mixport.calibration.recipe import GeneratorSettings, PromptRecipe, Strategy, parse_calibration
 from mixport.cli.console import Console

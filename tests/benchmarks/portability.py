@@ -22,7 +22,8 @@ import numpy as np
 import onnx
 
 from mixport.lower.float_export import export_float
-from mixport.model.float_model import FloatModel, PreprocessingOverrides, load_model
+from mixport.model.float_model import FloatModel, load_model
+from mixport.model.request import PreprocessingOverrides
 from mixport.pipeline.build_bundle import build
 from mixport.records.errors import MixportError, ValidationFailedError
 from mixport.records.runtime import Runtime, RuntimeJob

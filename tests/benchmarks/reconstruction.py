@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 from mixport.lower import lower
-from mixport.model.float_model import FloatModel, PreprocessingOverrides, load_model
+from mixport.model.float_model import FloatModel, load_model
+from mixport.model.request import PreprocessingOverrides
 from mixport.model.run import float_logits
 from mixport.pipeline.build_bundle import calibrate_only
 from mixport.pipeline.options.build_options import BuildOptions

@@ -26,10 +26,10 @@ import mixport.quantize.quantizer
 from mixport.model.float_model import load_model
 from mixport.pipeline import stages
 from mixport.pipeline.options.build_options import BuildOptions
-from mixport.pipeline.stages import StageLog, Workshop
+from mixport.pipeline.plan import resolve
+from mixport.pipeline.stages import StageContext, StageLog
 from mixport.records.fingerprint import sha256_file
 from mixport.records.progress import Advance
-from mixport.records.targets import load_target
 from mixport.storage.store import Store
 
 ITERS = 40
@@ -64,15 +64,12 @@ def work(job: dict[str, str]) -> None:
     }
     options = BuildOptions.of({**values, "cache": job["cache"]})
     progress = Counter()
-    shop = Workshop(
-        options=options, store=Store(options.cache), progress=progress, log=StageLog(lambda _: None)
-    )
-    model, target = load_model(options.model), load_target("ort-cpu")
-    calibration = stages.calibrate(shop, model, stages.recipe_of(shop, model))
-    quantized = stages.quantize(
-        shop, model, calibration, target, scheme=options.parse_scheme(), model_key="tiny"
-    )
-    lowered = stages.lower(shop, quantized, target)
+    plan = resolve(options)
+    context = StageContext(store=Store(plan.cache), progress=progress, log=StageLog(lambda _: None))
+    model, (target,) = load_model(options.model), plan.targets
+    calibration = stages.calibrate(context, model, plan.recipe(model))
+    quantized = stages.quantize(context, plan, model, calibration, target, model_key="tiny")
+    lowered = stages.lower(context, quantized, target)
     assert quantized.model.reconstruction is not None
     answer = {
         "sha256": sha256_file(lowered.model_path),

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixport.lower import lower
-from mixport.model.float_model import PreprocessingOverrides, load_model
+from mixport.model.float_model import load_model
+from mixport.model.request import PreprocessingOverrides
 from mixport.quantize.emit.simulate import open_simulation
 from mixport.quantize.quantizer import quantize
 from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel

@@ -47,8 +47,8 @@ from mixport.cli.options.shared import ConfigOption, JsonFlag, QuietFlag, typed
 from mixport.records.errors import ExitCode
 
 if TYPE_CHECKING:
-    from mixport.pipeline.announcement import BuildPlan
-    from mixport.pipeline.build_bundle import BuildOutcome
+    from mixport.pipeline.announcement import Announcement
+    from mixport.pipeline.build_target import BuildOutcome
     from mixport.release.manifest import Manifest
 
 _QUANTISATION, _PROOF, _FILES = "Quantisation", "Validation and gates", "Files"
@@ -233,7 +233,7 @@ def build(
     # After the options, so that a mistake in them is answered at once: the pipeline imports torch.
     from mixport.pipeline.build_bundle import build_all
 
-    def show_plan(plan: BuildPlan) -> None:
+    def show_plan(plan: Announcement) -> None:
         if not json:
             console.note(plan.text())
 
@@ -244,7 +244,7 @@ def build(
             raise KeyboardInterrupt
         console.note(text)
 
-    outcomes = build_all(options, progress=console, note=note, on_plan=show_plan)
+    outcomes = build_all(options, progress=console, note=note, on_start=show_plan)
     for outcome in outcomes:
         _print_outcome(console, outcome)
     if json:

@@ -15,7 +15,7 @@ from mixport.cli.panels import PanelCommand
 from mixport.records.errors import BadInputError, ExitCode
 
 if TYPE_CHECKING:
-    from mixport.calibration import SetSummary
+    from mixport.calibration.sets import SetSummary
     from mixport.storage.store import Store
 
 app = typer.Typer(
@@ -37,20 +37,20 @@ def list_sets(cache: CacheOption = DEFAULT_CACHE, json: JsonFlag = False) -> Non
     """List the calibration sets in the cache, newest first."""
     console = Console(json=json)
 
-    from mixport import calibration
+    from mixport.calibration.sets import list_families, list_sets, stage_results
 
     store = _store(cache)
-    sets = calibration.list_sets(store)
+    sets = list_sets(store)
     if json:
         console.document([_facts(one) for one in sets])
         return
     columns = ["key", "method", "images", "size", "seed", "generator", "bytes", "created", "source"]
     console.table(columns, [_row(one) for one in sets])
-    families = calibration.list_families(store)
+    families = list_families(store)
     if families:
         console.line("drawn images, which sets of any count are made from:")
         console.table(columns, [_row(one) for one in families])
-    results = calibration.stage_results(store)
+    results = stage_results(store)
     console.note(f"stage results of builds: {len(results)}, {sum(entry.bytes for entry in results)} bytes")
 
 
@@ -59,11 +59,12 @@ def show(key: KeyArgument, cache: CacheOption = DEFAULT_CACHE, json: JsonFlag = 
     """Show one set: what was asked, what drew it, what came out, where it lies, and its first prompts."""
     console = Console(json=json)
 
-    from mixport import calibration
+    from mixport.calibration.details import details_of
+    from mixport.calibration.sets import find_set
 
     store = _store(cache)
-    one = calibration.find_set(store, key)
-    details = calibration.details_of(store, one)
+    one = find_set(store, key)
+    details = details_of(store, one)
     parts = {"generator_details": details.generator, "prompts": details.prompts, "filters": details.filters}
     first = list(details.texts[:_FIRST_PROMPTS])
     if json:
@@ -94,21 +95,23 @@ def sheet(
     """Put the first images of a set on one sheet, with their prompts."""
     console = Console(json=json)
 
-    from mixport import calibration
+    from mixport.calibration.details import details_of, sheet_title
+    from mixport.calibration.sets import find_set
+    from mixport.calibration.sheet import contact_sheet
 
     store = _store(cache)
-    one = calibration.find_set(store, key)
+    one = find_set(store, key)
     if one.kind != SET_KIND:
         raise BadInputError(
             f"{one.key[:12]} names drawn images, not a set made from them", hint="mixport calib list"
         )
-    details = calibration.details_of(store, one)
-    shown = calibration.contact_sheet(
+    details = details_of(store, one)
+    shown = contact_sheet(
         one.path,
         out,
         columns=columns,
         limit=limit,
-        title=calibration.sheet_title(one, details),
+        title=sheet_title(one, details),
         prompts=details.texts,
     )
     if json:
@@ -128,15 +131,14 @@ def verify(
     """Check every file's size and SHA-256; exit code 3 where an entry is damaged."""
     console = Console(json=json)
 
-    from mixport import calibration
+    from mixport.calibration.sets import find_set, stage_results, verify_sets
 
     store = _store(cache)
-    wanted = [calibration.find_set(store, key).key for key in keys] if keys else None
-    problems = calibration.verify_sets(store, keys=wanted)
+    wanted = [find_set(store, key).key for key in keys] if keys else None
+    problems = verify_sets(store, keys=wanted)
     if wanted is None:
         problems |= {
-            f"{entry.kind}/{entry.key}": store.verify(entry.kind, entry.key)
-            for entry in calibration.stage_results(store)
+            f"{entry.kind}/{entry.key}": store.verify(entry.kind, entry.key) for entry in stage_results(store)
         }
     damaged = {name: lines for name, lines in problems.items() if lines}
     if json:

@@ -16,7 +16,7 @@ from mixport.cli.options.shared import CacheOption, JsonFlag, YesFlag
 from mixport.records.errors import BadOptionError, ExitCode
 
 if TYPE_CHECKING:
-    from mixport.calibration import SetSummary
+    from mixport.calibration.sets import SetSummary
     from mixport.storage.store import Entry
 
 _SHOWN = 20
@@ -52,11 +52,11 @@ def prune(
             hint="mixport calib prune --stages",
         )
 
-    from mixport import calibration
+    from mixport.calibration.sets import prunable, remove
     from mixport.storage.store import Store
 
     store = Store(cache)
-    gone = calibration.prunable(
+    gone = prunable(
         store,
         now=datetime.now(UTC),
         keys=keys or (),
@@ -69,7 +69,7 @@ def prune(
         if json:
             console.document({"removed": [], "bytes": 0})
         return ExitCode.DONE
-    removed = [entry for entry in gone if calibration.remove(store, entry)]
+    removed = [entry for entry in gone if remove(store, entry)]
     for entry in gone:
         if entry not in removed:
             console.note(f"{entry.kind}/{entry.key[:12]} is in use: another process draws there")

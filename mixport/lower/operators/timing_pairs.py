@@ -69,7 +69,13 @@ def _own_softmax(graph: ir.Graph, x: ir.Value, length: int) -> ir.Value:
 
 def _portable_attention(graph: ir.Graph, x: ir.Value, length: int) -> ir.Value:
     # The expansion quantises its input itself: 8-bit scores instead of floats are part of what it costs.
-    attributes: dict[str, Any] = {"name": "softmax", "scale": _STEP, "zero_point": 128, "step": _STEP}
+    attributes: dict[str, Any] = {
+        "name": "softmax",
+        "scale": _STEP,
+        "zero_point": 128,
+        "step": _STEP,
+        "storage": "uint8",
+    }
     numerators = _quantised(graph, _expanded(graph, "Numerators", [x], attributes, expand_numerators))
     axes = initializer(graph, "axes/-1", np.asarray([-1], np.int64))
     total = _append(graph, node("ReduceSum", [numerators, axes], output="total", keepdims=1))

@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
 
-from mixport.calibration.generator.resolve import check_suits
-from mixport.calibration.recipe import CalibrationRecipe, PromptRecipe, parse_calibration
-from mixport.pipeline.options.drawing import DrawOptions, drawn_method
+from mixport.calibration.recipe import PromptRecipe, parse_calibration
+from mixport.pipeline.options.calibration import CalibrationAsked, drawn_method
+from mixport.pipeline.options.drawing import DrawOptions
 from mixport.pipeline.options.spelling import (
     check_mean,
     check_size,
@@ -25,21 +24,13 @@ from mixport.pipeline.options.spelling import (
     read_triple,
     spell,
 )
+from mixport.records.algorithms import ALGORITHMS, DEFAULT_ALGORITHM, NEAREST, Algorithm, find_algorithm
 from mixport.records.artifacts import Preprocessing
-from mixport.records.devices import compute_threads, resolve_device
 from mixport.records.errors import BadOptionError
-from mixport.records.reconstruction_preset import (
-    DEFAULT,
-    WIDEST_LEARNED,
-    Preset,
-    ReconstructionOptions,
-    find_preset,
-)
+from mixport.records.reconstruction_preset import WIDEST_LEARNED
 from mixport.records.scheme import DEFAULT_EDGE_CONVENTION, EdgeConvention, Scheme
 from mixport.release.evaluate import GATE_METRICS, Gate, parse_gate
-from mixport.validate import runtimes
 
-_SMALL_INPUT = 64
 _ITERS = ((3, 2000), (7, 500), (8, 0))
 """Widest weights, reconstruction steps a unit: what is lost by rounding to nearest decides."""
 
@@ -68,7 +59,7 @@ class BuildOptions(DrawOptions):
         images: number of calibration images.
         seed: of everything random.
         iters: reconstruction steps per unit, 0 rounds to nearest; None chooses by weight width.
-        reconstruction: name of the recipe by which rounding is learned.
+        reconstruction: name of the algorithm that chooses integers, see `mixport.records.algorithms`.
         mlp_reconstruction: learn MLPs with ReLU in the place of GELU before anything is quantised; None is
             the recipe's choice.
         eval: labelled images to measure accuracy on.
@@ -97,7 +88,7 @@ class BuildOptions(DrawOptions):
     images: int = Field(default=512, ge=1)
     seed: int = Field(default=0, ge=0)
     iters: int | None = Field(default=None, ge=0)
-    reconstruction: str = DEFAULT
+    reconstruction: str = DEFAULT_ALGORITHM
     mlp_reconstruction: bool | None = None
     eval: Path | None = None
     validation_images: int | None = Field(default=None, ge=1)
@@ -175,40 +166,23 @@ class BuildOptions(DrawOptions):
         self._check_reconstruction()
         if not self.runtime:
             raise BadOptionError("--runtime names no runtime", hint="mixport runtimes list")
+        # It reads protocols with numpy, which help must not wait for.
+        from mixport.validate import runtimes
+
         runtimes.check_names(self.runtime)
         if not self.target:
             raise BadOptionError("--target names no target", hint="mixport targets list")
         self._check_calib()
 
-    def calibration_recipe(
-        self,
-        *,
-        preprocessing: Preprocessing,
-        class_names: Sequence[str] | None,
-        glosses: Sequence[str] | None = None,
-    ) -> CalibrationRecipe:
-        """The calibration images that these options ask for, for a model with this preprocessing and these
-        classes.
-
-        Raises:
-            BadOptionError: the method needs class names or meanings, and there are none; or the generator
-                cannot draw for such a model.
-        """
-        method = drawn_method(self.calib)
-        prompts = None
-        if method is not None and not self.given(
-            "generator"
-        ):  # a generator that was typed out is taken at its user's word
-            check_suits(self.generator, class_names=class_names, size=preprocessing.size, method=method)
-        if method is not None and class_names is not None:
-            prompts = self.prompt_recipe(method, class_names=class_names, glosses=glosses, seed=self.seed)
-        return parse_calibration(
-            self.calib,
+    def calibration_asked(self) -> CalibrationAsked:
+        """The calibration images that these options ask for."""
+        return CalibrationAsked(
+            method=self.calib,
             images=self.images,
             seed=self.seed,
-            preprocessing=preprocessing,
-            prompts=prompts,
+            prompts=self.prompts_asked(),
             generator=self.generator_settings(),
+            generator_given=self.given("generator"),
             filters=self.filter_settings(),
         )
 
@@ -235,60 +209,40 @@ class BuildOptions(DrawOptions):
         """Bit widths of the build. Raises BadOptionError."""
         return Scheme.parse(self.scheme, edge_bits=self.edge_bits, edge_convention=self.edge_convention)
 
-    def resolve_iters(self) -> int:
-        """Reconstruction steps per unit: as asked for, else by the width of the weights; 0 rounds to nearest.
-
-        Always 0 where every code has 8 bits, since none of them is learned.
+    def resolve_algorithm(self) -> tuple[Algorithm, int]:
+        """How integers are chosen, and with how many steps a unit: as asked for, else by the width of the
+        weights. Rounding to nearest where nothing is learned: 0 steps, or 8 bits for every code. Raises
+        BadOptionError.
         """
+        algorithm = find_algorithm(self.reconstruction)
+        if algorithm.preset is None:
+            return algorithm, 0
         scheme = self.parse_scheme()
         if min(scheme.weight_bits, scheme.activation_bits, scheme.edge_bits) > WIDEST_LEARNED:
-            return 0
-        if self.iters is not None:
-            return self.iters
-        return next(steps for widest, steps in _ITERS if scheme.weight_bits <= widest)
-
-    def resolve_reconstruction(self) -> ReconstructionOptions | None:
-        """How rounding is learned; None rounds to nearest. Raises BadOptionError where the device is not
-        here.
-        """
-        iters = self.resolve_iters()
-        if iters == 0:
-            return None
-        device = resolve_device(self.device)
-        return ReconstructionOptions(
-            preset=self.resolve_preset(),
-            iters=iters,
-            seed=self.seed,
-            device=device,
-            threads=compute_threads(),
-        )
-
-    def resolve_preset(self) -> Preset:
-        """The recipe, with what was asked for in the place of its own choice. Raises BadOptionError."""
-        preset = find_preset(self.reconstruction)
-        return (
-            preset
-            if self.mlp_reconstruction is None
-            else replace(preset, mlp_reconstruction=self.mlp_reconstruction)
-        )
-
-    def resolve_validation_images(self, size: tuple[int, int]) -> int:
-        """Number of images compared code by code, for an input of (height, width) pixels."""
-        if self.validation_images is not None:
-            return self.validation_images
-        return 256 if max(size) <= _SMALL_INPUT else 32
+            return ALGORITHMS[NEAREST], 0
+        iters = self.iters
+        if iters is None:
+            iters = next(steps for widest, steps in _ITERS if scheme.weight_bits <= widest)
+        return (algorithm, iters) if iters else (ALGORITHMS[NEAREST], 0)
 
     def _check_reconstruction(self) -> None:
         """The recipe exists, and neither it, nor MLPs, nor the device is named where nothing is learned."""
-        find_preset(self.reconstruction)
-        if self.resolve_iters() > 0:
+        algorithm, _ = self.resolve_algorithm()
+        if algorithm.preset is not None:
             return
-        nearest = (
-            "with --iters 0"
-            if self.iters == 0
-            else f"with --scheme {self.scheme}, whose weights are rounded to nearest"
-        )
-        if self.reconstruction != DEFAULT:
+        if algorithm.name == self.reconstruction:
+            nearest = f"with --reconstruction {algorithm.name}"
+            if self.iters:
+                raise BadOptionError(
+                    f"--iters {self.iters} has no effect {nearest}", hint="leave one of them out"
+                )
+        else:
+            nearest = (
+                "with --iters 0"
+                if self.iters == 0
+                else f"with --scheme {self.scheme}, whose weights are rounded to nearest"
+            )
+        if self.reconstruction not in {DEFAULT_ALGORITHM, algorithm.name}:
             raise BadOptionError(
                 f"--reconstruction {self.reconstruction} has no effect {nearest}",
                 hint="--iters N, or leave --reconstruction out",

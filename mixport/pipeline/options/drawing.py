@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from mixport.calibration.generator.resolve import known_defaults
 from mixport.calibration.prompts.phrases import check_template
 from mixport.calibration.recipe import (
-    DRAWN,
     FilterSettings,
     GeneratorSettings,
     LabelText,
     Pairing,
-    PromptRecipe,
-    Strategy,
 )
+from mixport.pipeline.options.calibration import PromptsAsked, drawn_method
 from mixport.pipeline.options.spelling import check_size, flag, read_size
 from mixport.records.errors import BadOptionError
 
 #: Options of a generator that comes from a hub.
 _HUB_ONLY = ("gen_revision",)
-#: A prompt of one class is no mixup.
-_FEWEST_PER_PROMPT = 2
 #: Whole batches are drawn and kept: a larger one would draw thousands of images for a set of ten.
 _MOST_AT_ONCE = 4096
 
@@ -112,36 +106,6 @@ class DrawOptions(BaseModel):
                 hint="a --gen-guidance above 1, or leave --gen-negative out",
             )
 
-    def prompt_recipe(
-        self, strategy: Strategy, *, class_names: Sequence[str], glosses: Sequence[str] | None, seed: int
-    ) -> PromptRecipe:
-        """What these options say of prompts.
-
-        Raises:
-            BadOptionError: glosses are asked for and there are none.
-        """
-        if self.label_text == "gloss" and glosses is None:
-            raise BadOptionError(
-                "--label-text gloss needs the meaning of every class, which this model does not bring",
-                hint='--classes FILE.json with [{"name": "crane", "gloss": "a large wading bird"}, ...]',
-            )
-        fused = self.classes_per_prompt
-        if fused is None:
-            fused = min(
-                known_defaults(self.generator).classes_per_prompt, max(len(class_names), _FEWEST_PER_PROMPT)
-            )
-        return PromptRecipe(
-            strategy=strategy,
-            class_names=tuple(class_names),
-            # Meanings that no prompt shows must not change the key of the recipe.
-            glosses=tuple(glosses) if glosses is not None and self.label_text == "gloss" else None,
-            classes_per_prompt=fused if strategy == "mixup" else 1,
-            template=self.template,
-            pairing=self.pairing,
-            label_text=self.label_text,
-            seed=seed,
-        )
-
     def generator_settings(self) -> GeneratorSettings:
         """What these options say of the generator."""
         return GeneratorSettings(
@@ -161,6 +125,15 @@ class DrawOptions(BaseModel):
     def filter_settings(self) -> FilterSettings:
         """What these options say of the filters."""
         return FilterSettings(keep_energy=self.keep_energy, keep_statistics=self.keep_statistics)
+
+    def prompts_asked(self) -> PromptsAsked:
+        """What these options say of prompts."""
+        return PromptsAsked(
+            classes_per_prompt=self.classes_per_prompt,
+            template=self.template,
+            pairing=self.pairing,
+            label_text=self.label_text,
+        )
 
     def _refuse_without_mixup(self, method: str) -> None:
         values = {
@@ -187,8 +160,3 @@ class DrawOptions(BaseModel):
                 f"{flag(name)} has no effect with --calib {calib}, which draws no images",
                 hint=f"--calib mixup, or leave {flag(name)} out",
             )
-
-
-def drawn_method(calib: str) -> Strategy | None:
-    """The prompt strategy that `--calib` names; None where it draws no images."""
-    return next((method for method in DRAWN if method == calib.strip()), None)

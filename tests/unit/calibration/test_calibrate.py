@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixport.calibration import calibrate, noise, parse_calibration
+from mixport.calibration import noise
+from mixport.calibration.calibrate import calibrate
+from mixport.calibration.recipe import parse_calibration
 from mixport.records.artifacts import CalibrationSet, Preprocessing
 from mixport.records.errors import BadInputError, StoreError
 from mixport.records.fingerprint import sha256_arrays

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixport.calibration import calibrate, verify_sets
+from mixport.calibration.calibrate import calibrate
 from mixport.calibration.drawn_images.similarity_file import SIMILARITY_FILE, pack_similarity, read_similarity
+from mixport.calibration.sets import verify_sets
 from mixport.records.progress import SilentProgress
 from mixport.storage.store import Store
 from tests.unit.calibration.conftest import drawn_recipe, prompt_recipe

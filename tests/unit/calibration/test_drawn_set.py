@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mixport.calibration import details_of, list_families, set_details
 from mixport.calibration.calibrate import cached_images, calibrate
+from mixport.calibration.details import details_of, set_details
 from mixport.calibration.drawn_images import family
 from mixport.calibration.drawn_images.check import verify_family
 from mixport.calibration.drawn_images.family import DRAWN_KIND
@@ -24,6 +24,7 @@ from mixport.calibration.entries import KIND, prompts_of
 from mixport.calibration.generator.drawer import Drawer
 from mixport.calibration.prompts.prompts import prompts
 from mixport.calibration.recipe import CalibrationRecipe, FilterSettings
+from mixport.calibration.sets import list_families
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.errors import BadInputError, BadOptionError, InvariantError, StoreError
 from mixport.records.fingerprint import sha256_arrays

@@ -7,8 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixport.calibration import CalibrationRecipe, Preview, calibrate, parse_calibration, preview
-from mixport.calibration.recipe import FilterSettings, GeneratorSettings, PromptRecipe
+from mixport.calibration.calibrate import calibrate
+from mixport.calibration.preview import Preview, preview
+from mixport.calibration.recipe import (
+    CalibrationRecipe,
+    FilterSettings,
+    GeneratorSettings,
+    PromptRecipe,
+    parse_calibration,
+)
 from mixport.records.artifacts import Preprocessing
 from mixport.records.errors import BadInputError, BadOptionError
 from mixport.records.progress import SilentProgress

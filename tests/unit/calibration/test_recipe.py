@@ -2,8 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from mixport.calibration import parse_calibration
-from mixport.calibration.recipe import FilterSettings, GeneratorSettings, PromptRecipe, Strategy
+from mixport.calibration.recipe import (
+    FilterSettings,
+    GeneratorSettings,
+    PromptRecipe,
+    Strategy,
+    parse_calibration,
+)
 from mixport.records.artifacts import Preprocessing
 from mixport.records.errors import BadOptionError
 

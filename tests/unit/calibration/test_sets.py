@@ -5,15 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mixport.calibration import (
-    SetSummary,
-    calibrate,
-    find_set,
-    list_sets,
-    parse_calibration,
-    select_for_pruning,
-    verify_sets,
-)
+from mixport.calibration.calibrate import calibrate
+from mixport.calibration.recipe import parse_calibration
+from mixport.calibration.sets import SetSummary, find_set, list_sets, select_for_pruning, verify_sets
 from mixport.records.artifacts import Preprocessing
 from mixport.records.errors import BadInputError
 from mixport.records.progress import SilentProgress

@@ -7,8 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFont
 
-from mixport.calibration import contact_sheet
-from mixport.calibration.sheet import wrap
+from mixport.calibration.sheet import contact_sheet, wrap
 from mixport.records.errors import BadInputError, StoreError
 
 MARGIN, GAP = 28, 14

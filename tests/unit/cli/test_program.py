@@ -195,7 +195,7 @@ def test_no_command_shows_help_as_a_usage_error(words: list[str], capsys: Captur
         (["build", "--calib", "noise", "--iters", "-5"], "--iters: ", "mixport build --help"),
         (
             ["build", "--reconstruction", "best"],
-            "--reconstruction is 'best', allowed mixport",
+            "--reconstruction is 'best', allowed nearest",
             "mixport build --help",
         ),
         (

@@ -60,7 +60,7 @@ def test_what_is_no_builtin_model() -> None:
 def test_preprocessing_that_nobody_states_is_marked(tmp_path: Path) -> None:
     assert load_model("tests.models:tiny").assumed == ()
     assert load_model("tests.unit.model.test_builtin_models:plain").assumed == ("input_size", "mean", "std")
-    from mixport.model.float_model import PreprocessingOverrides
+    from mixport.model.request import PreprocessingOverrides
 
     stated = PreprocessingOverrides(input_size=(8, 8), mean=(0, 0, 0))
     assert load_model("tests.unit.model.test_builtin_models:plain", overrides=stated).assumed == ("std",)

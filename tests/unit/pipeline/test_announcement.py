@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from mixport.calibration import Preview
+from mixport.calibration.preview import Preview
 from mixport.model.float_model import FloatModel
-from mixport.pipeline.announcement import describe_plan
+from mixport.pipeline.announcement import announce
 from mixport.pipeline.options.build_options import BuildOptions
+from mixport.pipeline.plan import resolve
 from mixport.records.artifacts import Preprocessing
-from mixport.records.targets import load_target
 
 MODEL = FloatModel(
     module=nn.Identity(),
@@ -36,12 +36,11 @@ def plan(
     to_draw: int | None = 448,
 ) -> dict[str, str]:
     """Lines of a plan by name; those without a name join the one above."""
-    options = BuildOptions.of(values)
-    recipe = options.calibration_recipe(
-        preprocessing=model.preprocessing, class_names=model.class_names, glosses=model.glosses
-    )
-    made = describe_plan(
-        options,
+    options = BuildOptions.of({"device": "cpu", **values})
+    settled = resolve(options)
+    recipe = settled.recipe(model)
+    made = announce(
+        settled,
         model=model,
         recipe=recipe,
         preview=Preview(
@@ -53,7 +52,6 @@ def plan(
             generator=recipe.generator,
         ),
         labelled=labelled,
-        targets=[load_target(name) for name in options.target],
         folders=[Path("dist") / name for name in options.target],
     )
     found: dict[str, str] = {}
@@ -71,11 +69,11 @@ def test_a_default_build() -> None:
         "model": "tests:small (its own weights), 3 class names",
         "input": "32x24 pixels, mean 0.5 0.25 0, std 1 1 1",
         "scheme": "w4a8, first and last layer 8 bits (brecq), seed 0",
-        "rounding": "learned unit by unit, 500 steps each (mixport), device auto",
+        "rounding": "learned unit by unit, 500 steps each (mixport), device cpu",
         "target": "ort-cpu",
         "calibration": "512 drawn images, prompts: mixup, 3 of 3 classes each, "
         "balanced; generator: builtin, device "
-        "auto; "
+        "cpu; "
         "448 will be drawn, in whole batches of 64; 100 of them are in calib_cache already",
         "compare": "every code on 256 calibration images (native); no top-1 without --eval",
         "gates": "mismatches==0",
@@ -100,7 +98,6 @@ def test_every_setting_of_the_drawing_shows() -> None:
             "gen_dtype": "bfloat16",
             "gen_batch": 4,
             "gen_safety_checker": True,
-            "device": "cuda",
             "keep_energy": 0.5,
             "keep_statistics": 0.25,
             "template": "oil painting of {classes}",
@@ -111,7 +108,7 @@ def test_every_setting_of_the_drawing_shows() -> None:
     assert text == (
         "512 drawn images, prompts: mixup, 3 of 3 classes each, far, with meanings, template 'oil "
         "painting of {classes}'; "
-        "generator: owner/model, device cuda, revision v2, scheduler DDIMScheduler, steps 7, "
+        "generator: owner/model, device cpu, revision v2, scheduler DDIMScheduler, steps 7, "
         "guidance 3.5, negative prompt text, "
         "size 64x32, dtype bfloat16, batch 4, safety checker on; filters: of 4100 drawn images, keep "
         "the best 50% by energy, "
@@ -127,7 +124,7 @@ def test_every_setting_of_the_drawing_shows() -> None:
         (
             {"calib": "single"},
             (
-                "512 drawn images, prompts: single, one class each; generator: builtin, device auto; 448 "
+                "512 drawn images, prompts: single, one class each; generator: builtin, device cpu; 448 "
                 "will be drawn, in whole"
             ),
         ),
@@ -145,7 +142,7 @@ def test_other_methods(values: dict[str, object], text: str) -> None:
     ("batch", "to_draw", "text"),
     [
         (64, 64, "; 64 will be drawn, in whole batches of 64; none of them"),
-        (64, 0, "device auto; none of them"),
+        (64, 0, "device cpu; none of them"),
         (64, None, "; 4160 will be drawn, in whole batches of 64, less what is in the cache; none of them"),
         (None, None, "; 4100 or more will be drawn, in whole batches; none of them"),
     ],
@@ -199,10 +196,10 @@ def test_several_targets_and_other_weights() -> None:
         ({"scheme": "w8a8"}, "to nearest"),
         ({"scheme": "w8a8", "iters": 9}, "to nearest: 8-bit weights and activations are not learned"),
         ({"scheme": "w2a4", "device": "cpu"}, "learned unit by unit, 2000 steps each (mixport), device cpu"),
-        ({"iters": 1}, "learned unit by unit, 1 step each (mixport), device auto"),
+        ({"iters": 1}, "learned unit by unit, 1 step each (mixport), device cpu"),
         (
             {"mlp_reconstruction": True},
-            "learned unit by unit, 500 steps each (mixport), device auto; MLPs with ReLU for GELU before",
+            "learned unit by unit, 500 steps each (mixport), device cpu; MLPs with ReLU for GELU before",
         ),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mixport.pipeline import build_bundle as pipeline
+from mixport.pipeline import build_target as pipeline
 
 
 def test_a_broken_bound_fails_the_build_and_names_node_and_repair(records: Any) -> None:

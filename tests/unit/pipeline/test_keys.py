@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +9,10 @@ import pytest
 from torch import nn
 
 from mixport.model.float_model import FloatModel, load_model
+from mixport.pipeline import keys
 from mixport.pipeline.keys import (
-    code_sha256,
+    LOWER_CODE,
+    QUANTIZE_CODE,
     float_logits_key,
     lowered_key,
     model_key,
@@ -16,6 +20,8 @@ from mixport.pipeline.keys import (
     unit_key,
 )
 from mixport.pipeline.options.build_options import BuildOptions
+from mixport.pipeline.plan import resolve
+from mixport.records.algorithms import Algorithm
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target
@@ -36,9 +42,14 @@ def key(**changes: object) -> str:
         "calibration": CALIBRATION,
         "target": load_target("ort-cpu"),
         "scheme": Scheme.parse("w4a8"),
-        "options": BuildOptions(),
+        **chosen(),
     }
     return quantized_key(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def chosen(**options: object) -> dict[str, object]:
+    plan = resolve(BuildOptions.of({"calib": "noise", **options}))
+    return {"algorithm": plan.algorithm, "reconstruction": plan.reconstruction}
 
 
 def test_equal_inputs_give_equal_keys(model: FloatModel) -> None:
@@ -55,10 +66,10 @@ def test_equal_inputs_give_equal_keys(model: FloatModel) -> None:
         {"scheme": Scheme.parse("w8a8")},
         {"scheme": Scheme.parse("w4a8", edge_bits=7)},
         {"scheme": Scheme.parse("w4a8", edge_convention="qdrop")},
-        {"options": BuildOptions(seed=1)},
-        {"options": BuildOptions(iters=7)},
-        {"options": BuildOptions(iters=0)},
-        {"options": BuildOptions(mlp_reconstruction=True)},
+        chosen(seed=1),
+        chosen(iters=7),
+        chosen(iters=0),
+        chosen(mlp_reconstruction=True),
     ],
 )
 def test_everything_that_decides_the_integers_is_in_the_key(changes: dict[str, object]) -> None:
@@ -91,11 +102,9 @@ def test_later_stages_depend_on_earlier_ones() -> None:
 
 
 def test_mlps_left_alone_are_not_in_the_key_of_a_recipe_that_leaves_them_alone() -> None:
-    assert key(options=BuildOptions(mlp_reconstruction=False)) == key()
+    assert key(**chosen(mlp_reconstruction=False)) == key()
     aphq = {"reconstruction": "aphq", "scheme": "w4a4"}
-    assert key(options=BuildOptions.of(aphq)) != key(
-        options=BuildOptions.of({**aphq, "mlp_reconstruction": False})
-    )
+    assert key(**chosen(**aphq)) != key(**chosen(**aphq, mlp_reconstruction=False))
 
 
 def test_every_part_of_a_build_has_its_own_place() -> None:
@@ -111,18 +120,71 @@ def test_every_part_of_a_build_has_its_own_place() -> None:
     )
 
 
-def test_the_code_counts_once_read(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package's code, which the keys are taken from."""
+    copy = tmp_path / "mixport"
+    shutil.copytree(keys._PACKAGE, copy, ignore=lambda _, names: [n for n in names if n == "__pycache__"])
+    monkeypatch.setattr(keys, "_PACKAGE", copy)
+    return copy
+
+
+def edit(path: Path) -> None:
+    path.write_text(path.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "name", ["quantize/quantizer.py", "model/run.py", "arithmetic/integer.py", "records/scheme.py"]
+)
+def test_code_that_decides_integers_counts(package: Path, name: str) -> None:
     before = key()
-    monkeypatch.setattr("mixport.pipeline.keys.code_sha256", lambda: "edited")
+    edit(package / name)
     assert key() != before
-    assert len(code_sha256()) == 64
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cli/commands/build.py", "pipeline/announcement.py", "release/report/page.py", "validate/inspect.py"],
+)
+def test_code_that_decides_no_result_does_not_count(package: Path, name: str) -> None:
+    target = load_target("ort-cpu")
+    before = key(), lowered_key(quantized="a", target=target)
+    edit(package / name)
+    assert (key(), lowered_key(quantized="a", target=target)) == before
+
+
+def test_code_of_lower_counts_for_the_file_alone(package: Path) -> None:
+    target = load_target("ort-cpu")
+    integers, file = key(), lowered_key(quantized="a", target=target)
+    edit(package / "lower/lowering.py")
+    assert key() == integers
+    assert lowered_key(quantized="a", target=target) != file
+
+
+@pytest.mark.parametrize(("entry", "folders"), [("quantize", QUANTIZE_CODE), ("lower", LOWER_CODE)])
+def test_what_a_stage_imports_is_in_its_key(entry: str, folders: tuple[str, ...]) -> None:
+    imported = {
+        name.split(".")[1]
+        for path in (keys._PACKAGE / entry).rglob("*.py")
+        for name in re.findall(r"^\s*from (mixport\.[\w.]+) import", path.read_text(encoding="utf-8"), re.M)
+    }
+    assert imported <= set(folders)
+
+
+def test_code_of_an_algorithm_from_elsewhere_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_algorithm.py").write_text("def choose(): ...\n", encoding="utf-8")
+    own = Algorithm(name="own", title="", entry="own_algorithm:choose")
+    before = key(algorithm=own, reconstruction=None)
+    edit(tmp_path / "own_algorithm.py")
+    assert key(algorithm=own, reconstruction=None) != before
 
 
 def test_the_number_of_threads_counts_where_something_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    nearest = key(options=BuildOptions(iters=0))
+    nearest = key(**chosen(iters=0))
     learned = key()
     monkeypatch.setattr("torch.get_num_threads", lambda: 77)
-    assert key(options=BuildOptions(iters=0)) == nearest
+    assert key(**chosen(iters=0)) == nearest
     assert key() != learned
 
 

@@ -1,19 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mixport.calibration import CalibrationRecipe
-from mixport.calibration.recipe import FilterSettings, PromptRecipe
+from mixport.calibration.recipe import CalibrationRecipe, FilterSettings, PromptRecipe
 from mixport.model.float_model import load_model
 from mixport.model.scores import ModelScores
 from mixport.pipeline import stages
 from mixport.pipeline.options.build_options import BuildOptions
-from mixport.pipeline.stages import StageLog, Workshop
+from mixport.pipeline.plan import BuildPlan, resolve
+from mixport.pipeline.stages import StageContext, StageLog
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.errors import BadOptionError
 from mixport.records.progress import SilentProgress
@@ -26,17 +25,14 @@ def notes() -> list[str]:
 
 
 @pytest.fixture
-def shop(tmp_path: Path, notes: list[str]) -> Callable[[dict[str, object]], Workshop]:
-    def make(values: dict[str, object]) -> Workshop:
-        options = BuildOptions.of({"model": "tests.models:tiny", **values})
-        return Workshop(
-            options=options,
-            store=Store(tmp_path / "cache"),
-            progress=SilentProgress(),
-            log=StageLog(notes.append),
-        )
+def context(tmp_path: Path, notes: list[str]) -> StageContext:
+    return StageContext(
+        store=Store(tmp_path / "cache"), progress=SilentProgress(), log=StageLog(notes.append)
+    )
 
-    return make
+
+def plan_of(**values: object) -> BuildPlan:
+    return resolve(BuildOptions.of({"model": "tests.models:tiny", **values}))
 
 
 def given(
@@ -61,7 +57,7 @@ def given(
             blackened=blackened,
         )
 
-    monkeypatch.setattr("mixport.calibration.calibrate", calibrate)
+    monkeypatch.setattr("mixport.calibration.calibrate.calibrate", calibrate)
     return calls
 
 
@@ -82,13 +78,13 @@ def test_a_stage_that_fails_is_not_done(notes: list[str]) -> None:
 
 
 def test_calibrate_is_asked_for_what_the_options_say(
-    shop: Callable[..., Workshop], notes: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    context: StageContext, notes: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "c.json").write_text('["cat", "dog", "ship"]', encoding="utf-8")
     calls = given(monkeypatch, count=9)
-    here = shop({"images": 9, "seed": 3, "classes_per_prompt": 3, "keep_energy": 0.5})
+    plan = plan_of(images=9, seed=3, classes_per_prompt=3, keep_energy=0.5)
     model = load_model("tests.models:tiny", classes=tmp_path / "c.json")
-    made = stages.calibrate(here, model, stages.recipe_of(here, model))
+    made = stages.calibrate(context, model, plan.recipe(model))
     assert made.count == 9
     (call,) = calls
     recipe: CalibrationRecipe = call["recipe"]
@@ -105,29 +101,29 @@ def test_calibrate_is_asked_for_what_the_options_say(
     assert [note.partition(":")[0] for note in notes] == ["calibrate ...", "calibrate"]
 
 
-def test_a_model_without_class_names_cannot_be_drawn_for(shop: Callable[..., Workshop]) -> None:
+def test_a_model_without_class_names_cannot_be_drawn_for() -> None:
     with pytest.raises(BadOptionError, match="--calib mixup needs class names") as caught:
-        stages.recipe_of(shop({}), load_model("tests.models:tiny"))
+        plan_of().recipe(load_model("tests.models:tiny"))
     assert caught.value.hint is not None
     assert all(word in caught.value.hint for word in ("--classes FILE.json", "images:DIR", "noise"))
 
 
 def test_fewer_images_than_asked_for_are_noted(
-    shop: Callable[..., Workshop], notes: list[str], monkeypatch: pytest.MonkeyPatch
+    context: StageContext, notes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given(monkeypatch, count=5)
-    here, model = shop({"calib": "images:photos", "images": 9}), load_model("tests.models:tiny")
-    stages.calibrate(here, model, stages.recipe_of(here, model))
+    plan, model = plan_of(calib="images:photos", images=9), load_model("tests.models:tiny")
+    stages.calibrate(context, model, plan.recipe(model))
     assert notes[-1] == "calibration: 9 images were asked for, photos has 5"
 
 
 @pytest.mark.parametrize("blackened", [0, 3])
 def test_black_images_are_noted(
-    shop: Callable[..., Workshop], notes: list[str], monkeypatch: pytest.MonkeyPatch, blackened: int
+    context: StageContext, notes: list[str], monkeypatch: pytest.MonkeyPatch, blackened: int
 ) -> None:
     given(monkeypatch, count=9, blackened=blackened)
-    here, model = shop({"calib": "noise", "images": 9}), load_model("tests.models:tiny")
-    stages.calibrate(here, model, stages.recipe_of(here, model))
+    plan, model = plan_of(calib="noise", images=9), load_model("tests.models:tiny")
+    stages.calibrate(context, model, plan.recipe(model))
     told = [note for note in notes if "black" in note]
     assert len(told) == (blackened > 0)
     if told:
@@ -138,15 +134,15 @@ def test_black_images_are_noted(
 
 
 def test_damaged_entries_are_noted_with_their_new_place(
-    shop: Callable[..., Workshop], notes: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    context: StageContext, notes: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     damaged = Damaged(
         kind="drawn", key="c" * 64, problems=("0.zip: 3 bytes, recorded 4",), moved_to=tmp_path / "there"
     )
     given(monkeypatch, count=9, store_damaged=[damaged])
-    here, model = shop({"calib": "noise", "images": 9}), load_model("tests.models:tiny")
-    here.store.damaged.append(Damaged(kind="old", key="d", problems=("told before",), moved_to=None))
-    stages.calibrate(here, model, stages.recipe_of(here, model))
+    plan, model = plan_of(calib="noise", images=9), load_model("tests.models:tiny")
+    context.store.damaged.append(Damaged(kind="old", key="d", problems=("told before",), moved_to=None))
+    stages.calibrate(context, model, plan.recipe(model))
     told = [note for note in notes if "damaged" in note]
     assert told == [
         (
@@ -156,16 +152,14 @@ def test_damaged_entries_are_noted_with_their_new_place(
     ]
 
 
-def test_a_damaged_stage_result_is_noted_and_made_again(
-    shop: Callable[..., Workshop], notes: list[str]
-) -> None:
-    here, model = shop({"calib": "noise"}), load_model("tests.models:tiny")
+def test_a_damaged_stage_result_is_noted_and_made_again(context: StageContext, notes: list[str]) -> None:
+    model = load_model("tests.models:tiny")
     images = np.zeros((2, 32, 32, 3), np.uint8)
-    first = stages.float_logits(here, model, images, model_key="m")
-    (entry,) = here.store.entries("float-logits")
+    first = stages.float_logits(context, model, images, model_key="m")
+    (entry,) = context.store.entries("float-logits")
     (entry.path / "logits.npy").write_bytes(b"")
     notes.clear()
-    np.testing.assert_array_equal(stages.float_logits(here, model, images, model_key="m"), first)
+    np.testing.assert_array_equal(stages.float_logits(context, model, images, model_key="m"), first)
     assert [
         note
         for note in notes

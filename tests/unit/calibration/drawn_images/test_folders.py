@@ -9,20 +9,18 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from mixport.calibration import (
-    details_of,
+from mixport.calibration.details import details_of, set_details, sheet_title
+from mixport.calibration.drawn_images.shards import ShardFolder, lock_file
+from mixport.calibration.entries import IMAGES_FILE, KIND, PROMPTS_FILE, content_sha256
+from mixport.calibration.sets import (
     find_set,
     list_families,
     list_sets,
     prunable,
     remove,
-    set_details,
-    sheet_title,
     stage_results,
     verify_sets,
 )
-from mixport.calibration.drawn_images.shards import ShardFolder, lock_file
-from mixport.calibration.entries import IMAGES_FILE, KIND, PROMPTS_FILE, content_sha256
 from mixport.records.errors import BadInputError, StoreError
 from mixport.records.fingerprint import sha256_json
 from mixport.storage.sealed_json import seal, unseal

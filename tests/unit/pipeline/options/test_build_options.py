@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from mixport.pipeline.options.build_options import BuildOptions, command_line
+from mixport.pipeline.plan import resolve
+from mixport.records.algorithms import ALGORITHMS
 from mixport.records.errors import BadInputError, BadOptionError, ExitCode
-from mixport.records.reconstruction_preset import PRESETS
+from mixport.records.reconstruction_preset import PRESETS, ReconstructionOptions
 from mixport.records.scheme import Scheme
 
 NOISE = {"calib": "noise"}
@@ -86,11 +88,15 @@ WIDTHS = [
 ]
 
 
+def settled(**values: object) -> ReconstructionOptions | None:
+    return resolve(BuildOptions.of({**NOISE, **values})).reconstruction
+
+
 @pytest.mark.parametrize(("scheme", "expected"), WIDTHS)
 def test_reconstruction_steps_follow_the_width_of_the_weights(scheme: str, expected: int) -> None:
     options = BuildOptions.of({**NOISE, "scheme": scheme, "device": "cpu"})
-    assert options.resolve_iters() == expected
-    found = options.resolve_reconstruction()
+    assert options.resolve_algorithm()[1] == expected
+    found = resolve(options).reconstruction
     assert (found is None) == (expected == 0)
     if found is not None:
         assert (found.preset.name, found.iters, found.seed, found.device) == ("mixport", expected, 0, "cpu")
@@ -99,10 +105,8 @@ def test_reconstruction_steps_follow_the_width_of_the_weights(scheme: str, expec
 
 @pytest.mark.parametrize("scheme", [scheme for scheme, _ in WIDTHS])
 def test_steps_may_be_asked_for(scheme: str) -> None:
-    assert BuildOptions.of({**NOISE, "scheme": scheme, "iters": 0}).resolve_reconstruction() is None
-    learned = BuildOptions.of(
-        {**NOISE, "scheme": scheme, "iters": 7, "seed": 3, "device": "cpu"}
-    ).resolve_reconstruction()
+    assert settled(scheme=scheme, iters=0) is None
+    learned = settled(scheme=scheme, iters=7, seed=3, device="cpu")
     if scheme == "w8a8":
         assert learned is None, "8-bit codes are never learned"
     else:
@@ -111,15 +115,16 @@ def test_steps_may_be_asked_for(scheme: str) -> None:
 
 
 def test_edges_alone_may_be_learned() -> None:
-    assert BuildOptions.of({**NOISE, "scheme": "w8a8", "edge_bits": 4, "iters": 7}).resolve_iters() == 7
+    learned = settled(scheme="w8a8", edge_bits=4, iters=7)
+    assert learned is not None and learned.iters == 7
 
 
 @pytest.mark.parametrize("values", [{"iters": 0}, {"scheme": "w8a8"}, {"scheme": "w8a8", "iters": 9}])
 def test_what_has_no_effect_on_rounding_to_nearest_is_refused(
     values: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = replace(PRESETS["mixport"], name="other")
-    monkeypatch.setattr("mixport.records.reconstruction_preset.PRESETS", {**PRESETS, "other": other})
+    other = replace(ALGORITHMS["mixport"], name="other")
+    monkeypatch.setattr("mixport.records.algorithms.ALGORITHMS", {**ALGORITHMS, "other": other})
     with pytest.raises(BadOptionError, match="--reconstruction other has no effect with --") as caught:
         BuildOptions.of({**NOISE, **values, "reconstruction": "other"})
     assert caught.value.hint == "--iters N, or leave --reconstruction out"
@@ -137,9 +142,7 @@ def test_what_has_no_effect_on_rounding_to_nearest_is_refused(
 
 def test_mlps_are_the_recipe_s_matter_unless_somebody_says() -> None:
     def chosen(**values: object) -> bool:
-        found = BuildOptions.of(
-            {**NOISE, "scheme": "w4a4", "device": "cpu", **values}
-        ).resolve_reconstruction()
+        found = settled(scheme="w4a4", device="cpu", **values)
         assert found is not None
         return found.preset.mlp_reconstruction
 
@@ -155,7 +158,7 @@ def test_mlps_cannot_be_learned_where_nothing_is(values: dict[str, object]) -> N
     with pytest.raises(BadOptionError, match="--mlp-reconstruction has no effect with --") as caught:
         BuildOptions.of({**NOISE, **values, "mlp_reconstruction": True})
     assert caught.value.hint == "--iters N, or leave --mlp-reconstruction out"
-    assert BuildOptions.of({**NOISE, **values, "mlp_reconstruction": False}).resolve_reconstruction() is None
+    assert settled(**values, mlp_reconstruction=False) is None
 
 
 def test_the_command_line_says_what_was_asked_of_mlps() -> None:
@@ -165,7 +168,7 @@ def test_the_command_line_says_what_was_asked_of_mlps() -> None:
 
 
 def test_a_recipe_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(BadOptionError, match="--reconstruction is 'best', allowed mixport") as caught:
+    with pytest.raises(BadOptionError, match="--reconstruction is 'best', allowed nearest") as caught:
         BuildOptions.of({**NOISE, "reconstruction": "best"})
     assert caught.value.exit_code is ExitCode.USAGE
     assert caught.value.hint == "mixport build --help"
@@ -174,8 +177,8 @@ def test_a_recipe_that_does_not_exist_is_refused() -> None:
 def test_a_device_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(BadOptionError, match="--device is cuda, and torch finds no CUDA device"):
-        BuildOptions.of({**NOISE, "device": "cuda"}).resolve_reconstruction()
-    found = BuildOptions.of(NOISE).resolve_reconstruction()
+        settled(device="cuda")
+    found = settled()
     assert found is not None and found.device == "cpu"
 
 
@@ -268,8 +271,8 @@ def test_one_word_is_a_list_of_one() -> None:
     ("size", "expected"), [((32, 32), 256), ((64, 64), 256), ((65, 64), 32), ((224, 224), 32)]
 )
 def test_fewer_images_are_validated_for_large_inputs(size: tuple[int, int], expected: int) -> None:
-    assert BuildOptions().resolve_validation_images(size) == expected
-    assert BuildOptions(validation_images=7).resolve_validation_images(size) == 7
+    assert resolve(BuildOptions.of(NOISE)).validation_count(size) == expected
+    assert resolve(BuildOptions.of({**NOISE, "validation_images": 7})).validation_count(size) == 7
 
 
 GATES = ("top1_drop<=1", "top1_float>=90", "top1_quantized>=90")

@@ -8,6 +8,7 @@ import pytest
 
 from mixport.calibration.recipe import CalibrationRecipe, FilterSettings, GeneratorSettings, PromptRecipe
 from mixport.pipeline.options.build_options import BuildOptions, command_line
+from mixport.pipeline.options.calibration import CalibrationAsked
 from mixport.pipeline.options.drawing import DrawOptions
 from mixport.records.artifacts import Preprocessing
 from mixport.records.errors import BadOptionError, ExitCode
@@ -113,7 +114,7 @@ def test_the_size_is_one_side_or_two(given: object, size: tuple[int, int]) -> No
 
 def test_the_recipe_holds_what_was_asked() -> None:
     options = BuildOptions.of({**CHANGED, "label_text": "name", "images": 9, "seed": 5})
-    recipe = options.calibration_recipe(preprocessing=SMALL, class_names=CLASSES, glosses=GLOSSES)
+    recipe = options.calibration_asked().recipe(preprocessing=SMALL, class_names=CLASSES, glosses=GLOSSES)
     assert (recipe.method, recipe.source, recipe.images, recipe.seed, recipe.preprocessing) == (
         "mixup",
         None,
@@ -146,9 +147,13 @@ def test_the_recipe_holds_what_was_asked() -> None:
     assert recipe.filters == FilterSettings(keep_energy=0.5, keep_statistics=0.25)
 
 
+def asked(**values: object) -> CalibrationAsked:
+    return BuildOptions.of(values).calibration_asked()
+
+
 @pytest.mark.parametrize(("calib", "together"), [("mixup", 3), ("single", 1), ("genq", 1)])
 def test_the_defaults_of_each_method(calib: str, together: int) -> None:
-    recipe = BuildOptions.of({"calib": calib}).calibration_recipe(preprocessing=SMALL, class_names=CLASSES)
+    recipe = asked(calib=calib).recipe(preprocessing=SMALL, class_names=CLASSES)
     assert recipe.prompts is not None
     assert (recipe.prompts.strategy, recipe.prompts.classes_per_prompt) == (calib, together)
     assert (recipe.generator, recipe.filters) == (GeneratorSettings(), FilterSettings())
@@ -161,37 +166,44 @@ def test_the_defaults_of_each_method(calib: str, together: int) -> None:
 def test_how_many_classes_a_prompt_has_depends_on_the_generator(
     generator: str, classes: int, together: int
 ) -> None:
-    options = BuildOptions.of({"calib": "mixup", "generator": generator})
     names = tuple(f"class {index}" for index in range(classes))
-    assert (
-        options.prompt_recipe("mixup", class_names=names, glosses=None, seed=0).classes_per_prompt == together
-    )
+    made = asked(calib="mixup", generator=generator).recipe(preprocessing=SMALL, class_names=names)
+    assert made.prompts is not None
+    assert made.prompts.classes_per_prompt == together
 
 
 def test_other_methods_have_no_prompts() -> None:
-    recipe = BuildOptions.of({"calib": "noise"}).calibration_recipe(preprocessing=SMALL, class_names=CLASSES)
+    recipe = (
+        BuildOptions.of({"calib": "noise"})
+        .calibration_asked()
+        .recipe(preprocessing=SMALL, class_names=CLASSES)
+    )
     assert (recipe.method, recipe.prompts, recipe.generator) == ("noise", None, None)
 
 
 def test_glosses_are_part_of_the_recipe_only_where_they_are_asked_for() -> None:
     options = BuildOptions.of({"label_text": "gloss"})
-    recipe = options.calibration_recipe(preprocessing=SMALL, class_names=CLASSES, glosses=GLOSSES)
+    recipe = options.calibration_asked().recipe(preprocessing=SMALL, class_names=CLASSES, glosses=GLOSSES)
     assert recipe.prompts is not None
     assert (recipe.prompts.glosses, recipe.prompts.label_text) == (GLOSSES, "gloss")
-    plain = BuildOptions.of({}).calibration_recipe(preprocessing=SMALL, class_names=CLASSES, glosses=GLOSSES)
-    assert plain == BuildOptions.of({}).calibration_recipe(preprocessing=SMALL, class_names=CLASSES)
+    plain = (
+        BuildOptions.of({})
+        .calibration_asked()
+        .recipe(preprocessing=SMALL, class_names=CLASSES, glosses=GLOSSES)
+    )
+    assert plain == asked().recipe(preprocessing=SMALL, class_names=CLASSES)
 
 
 def test_a_model_without_class_names_says_what_to_type() -> None:
     with pytest.raises(BadOptionError, match="--calib mixup needs class names") as caught:
-        BuildOptions.of({}).calibration_recipe(preprocessing=SMALL, class_names=None)
+        asked().recipe(preprocessing=SMALL, class_names=None)
     assert caught.value.hint is not None
     assert all(word in caught.value.hint for word in ("--classes FILE.json", "images:DIR", "noise"))
 
 
 def test_a_model_without_glosses_says_what_to_type() -> None:
     with pytest.raises(BadOptionError, match="--label-text gloss needs the meaning of every class") as caught:
-        BuildOptions.of({"label_text": "gloss"}).calibration_recipe(preprocessing=SMALL, class_names=CLASSES)
+        asked(label_text="gloss").recipe(preprocessing=SMALL, class_names=CLASSES)
     assert "--classes FILE.json" in (caught.value.hint or "")
 
 
@@ -211,7 +223,7 @@ FOREIGN = ("tench", "goldfish", "dog")
 
 def recipe(*, classes: tuple[str, ...] | None, size: tuple[int, int], **values: object) -> CalibrationRecipe:
     preprocessing = Preprocessing(size=size, mean=(0, 0, 0), std=(1, 1, 1))
-    return BuildOptions.of(values).calibration_recipe(preprocessing=preprocessing, class_names=classes)
+    return asked(**values).recipe(preprocessing=preprocessing, class_names=classes)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (8, 8), (64, 64)])

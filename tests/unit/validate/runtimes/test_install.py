@@ -9,8 +9,8 @@ import pytest
 
 from mixport.records.errors import BadInputError, RuntimeUnavailableError
 from mixport.validate.runtimes import install, open_runtimes, survey, web
-from mixport.validate.runtimes.fetching import cache_folder, debian
-from mixport.validate.runtimes.fetching.cache_folder import installing, kept
+from mixport.validate.runtimes.fetching import debian
+from mixport.validate.runtimes.fetching.cache_folder import cache_folder, installing, kept
 from mixport.validate.runtimes.pins import ONNXRUNTIME_WEB, WEB_FILES
 
 #: Fills node_modules below the folder after --prefix.
