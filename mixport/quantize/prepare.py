@@ -32,7 +32,7 @@ from mixport.quantize.scales.ranges import ScaleRule
 from mixport.quantize.sites.plan import make_plan
 from mixport.quantize.sites.widths import scheme_widths
 from mixport.records.artifacts import CalibrationSet, Decision
-from mixport.records.errors import UnsupportedModelError
+from mixport.records.errors import TargetError, UnsupportedModelError
 from mixport.records.progress import Progress, SilentProgress
 from mixport.records.scheme import Scheme
 from mixport.records.targets import Target
@@ -71,7 +71,7 @@ def prepare(
 
     Raises:
         UnsupportedModelError: torch.export cannot capture the model, or it has nothing to quantise.
-        TargetError: the target has no such widths.
+        TargetError: the target has no such widths, or no safe form for a product of activations.
         BadOptionError: the table names a tensor that is not there, or a width that the target does not have.
     """
     target.check_scheme(scheme)
@@ -106,6 +106,8 @@ def prepare(
     )
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
+    if any(kind is Kind.PRODUCT for kind in plan.kinds.values()):
+        _refuse_signed_products(target)
     widths = scheme_widths(graph, plan, scheme, table=table)
     if table is not None:
         table.check(
@@ -140,6 +142,19 @@ def scale_rule(target: Target) -> ScaleRule:
     return ScaleRule(
         zero_point="any" if target.activations.zero_point == "any" else "middle", grid=target.scale_grid
     )
+
+
+def _refuse_signed_products(target: Target) -> None:
+    """Pairs of int8 x int8 products leave int16 whatever the codes are chosen to be: weights can be repaired,
+    activations cannot.
+    """
+    limit = target.accumulator.pair_limit
+    if target.activations.storage == "int8" and limit is not None:
+        raise TargetError(
+            f"target {target.name}: activations.storage int8 with accumulator.pair_limit {limit}: the model "
+            "multiplies activations by activations (attention), whose pairs of products could leave that",
+            hint="a target with storage uint8, or without pair_limit where every machine sums in 32 bits",
+        )
 
 
 def _level_channels(

@@ -15,10 +15,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from mixport.arithmetic.scale_grid import ScaleGrid
 from mixport.records.errors import BadOptionError
+
+if TYPE_CHECKING:
+    # It computes with numpy, which help must not wait for.
+    from mixport.arithmetic.scale_grid import ScaleGrid
 
 Grain = Literal["layer", "block"]
 """Size of a unit: as fine as the graph allows, or a block."""

@@ -98,7 +98,8 @@ def _scales(plan: Plan) -> Iterator[Decision]:
 
 
 def _site(name: str, dtype: str, target: Target) -> Iterator[Decision]:
-    kinds = {target.activations.storage} | ({"int16"} if 16 in target.activations.stream_bits else set[str]())
+    wide = {"int16", "uint16"} if 16 in target.activations.stream_bits else set[str]()
+    kinds = {target.activations.storage} | wide
     if dtype not in kinds:
         yield _decide(f"site {name}", False, f"codes are {dtype}, allowed {', '.join(sorted(kinds))}")
 
@@ -111,13 +112,19 @@ def require_fit(model_path: Path, target: Target) -> None:
     """Refuse a file that does not fit the target that it was made for.
 
     Raises:
-        TargetError: the model needs an integer operator that the target does not name.
+        TargetError: the model needs an integer operator or 16-bit codes that the target does not have.
         InvariantError: any other rule is broken, which is our bug.
     """
     broken = [one for one in check_against(model_path, target) if one.what == FAILS]
     if not broken:
         return
     first, more = broken[0], f" ({len(broken) - 1} more)" if len(broken) > 1 else ""
+    if all(one.why.startswith("codes are ") for one in broken):
+        raise TargetError(
+            f"target {target.name}: activations.stream_bits does not hold what the model needs: "
+            f"{first.where}: {first.why}{more}",
+            hint="add 16 to the target's [activations] stream_bits, or choose another --target",
+        )
     if all(_names_operator(one) for one in broken):
         raise TargetError(
             f"target {target.name}: operators.integer does not hold what the model needs: "

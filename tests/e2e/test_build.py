@@ -22,8 +22,8 @@ from PIL import Image
 
 from mixport.cli.program import run
 from mixport.pipeline import stages
-from mixport.pipeline.build_bundle import bundle_folders
 from mixport.pipeline.options.build_options import BuildOptions
+from mixport.pipeline.plan import resolve
 from mixport.records.runtime import RuntimeInfo
 
 pytestmark = pytest.mark.e2e
@@ -99,7 +99,7 @@ def test_the_default_folder_is_named_after_the_model(
 def test_a_scheme_and_a_target_have_a_folder_of_their_own() -> None:
     def of(*targets: str, **options: object) -> list[str]:
         checked = BuildOptions.of({"calib": "noise", "target": targets, **options})
-        return [folder.as_posix() for folder in bundle_folders(checked, model="tiny", targets=targets)]
+        return [folder.as_posix() for folder in resolve(checked).folders("tiny")]
 
     assert of("ort-cpu") == ["dist/tiny-w4a8-ort-cpu"]
     assert of("ort-cpu", "onnx-int8", scheme="w8a8") == ["dist/tiny-w8a8-ort-cpu", "dist/tiny-w8a8-onnx-int8"]

@@ -44,6 +44,7 @@ from mixport.cli.options.model import (
     WeightsOption,
 )
 from mixport.cli.options.shared import ConfigOption, JsonFlag, QuietFlag, typed
+from mixport.records.algorithms import ALGORITHMS
 from mixport.records.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def build(
     reconstruction: Annotated[
         str | None,
         typer.Option(
-            help="How rounding is learned: mixport, or a published recipe by its name.",
+            help=f"How integers are chosen: {', '.join(ALGORITHMS)}.",
             metavar="NAME",
             show_default="mixport",
             rich_help_panel=_QUANTISATION,

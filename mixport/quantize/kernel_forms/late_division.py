@@ -31,15 +31,16 @@ def divide_after_product(graph: fx.GraphModule, target: Target, *, bits: int) ->
     """softmax(x) @ v becomes (e @ v) / sum(e) with e = exp(x - max(x)); returns what keeps a division before
     the product, and why.
 
-    Only for a target that is portable, since others keep the runtime's own softmax, and that takes any scale:
-    a step is no power of two.
+    Only for a target that is portable, since others keep the runtime's own softmax, and that takes any scale
+    and zero point: a step is no power of two, and numerators start at code 0.
 
     Args:
         graph: canonical, before its sites are planned.
         target: see above.
         bits: of what products read.
     """
-    if not target.portable or target.scale.form == "power-of-two":
+    any_params = target.scale.form == "float32" and target.activations.zero_point == "any"
+    if not target.portable or not any_params:
         return []
     flow = CodeFlow(graph)
     decisions: list[Decision] = []

@@ -80,6 +80,16 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         ('shapes = "dynamic-batch"', 'shapes = "dynamic-batch"\ncolour = "red"', "graph.colour"),
         ("opset = 21\n", "", "graph.opset"),
         ('title = "', 'title = = "', "cannot be read"),
+        ('zero_point = "any"', 'zero_point = "zero"', "activations.*storage must be 'int8'"),
+        ('3 = "int4"', '3 = "int2"', "weights.storage.*codes of 3 bits do not fit int2"),
+        ('3 = "int4"', '3 = "uint8"', "weights.storage.3"),
+        ("stream_bits = [8, 16]", "stream_bits = [12]", "activations.stream_bits"),
+        ("[weights]\nbits = [2, 3, 4", "[weights]\nbits = [1, 3, 4", "weights.bits"),
+        ('"Conv", "Gemm"', '"Conv2D", "Gemm"', "operators.integer.*unknown operator 'Conv2D'"),
+        ('"Conv", "Gemm", "MatMul", ', "", "operators.integer.*no operator that layers run on"),
+        ("opset = 21\n", "opset = 27\n", "graph.*opset is 27, allowed up to opset_max 26"),
+        ('form = "float32"', 'form = "float16"', "scale.form"),
+        ('rounding = "half-even"', 'rounding = "half-away"', "scale.rounding"),
     ],
 )
 def test_a_damaged_target_file_is_refused_with_the_field(
