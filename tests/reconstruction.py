@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from mixport.model.float_model import FloatModel
 from mixport.quantize import quantizer
 from mixport.quantize.learn import session as learner
-from mixport.quantize.learn.loop.activations import Room
-from mixport.quantize.learn.loop.unit_file import NoShelf, UnitShelf
+from mixport.quantize.learn.loop.activation_store import ActivationStore
+from mixport.quantize.learn.loop.checkpoints import NoCheckpoints, UnitCheckpoints
 from mixport.quantize.learn.reconstruction.reconstruct import Reconstructed, reconstruct
 from mixport.quantize.learn.reconstruction.task import Task
 from mixport.records.artifacts import CalibrationSet, Preprocessing
@@ -272,7 +272,7 @@ def learn(
     count: int = 12,
     iters: int = 20,
     seed: int = 0,
-    shelf: UnitShelf | None = None,
+    checkpoints: UnitCheckpoints | None = None,
     largest: int = 1 << 30,
     progress: Recorder | None = None,
     preset: Preset = DEFAULT,
@@ -285,7 +285,7 @@ def learn(
         preset=preset,
         iters=iters,
         seed=seed,
-        room=Room(folder, largest=largest, device=torch.device("cpu")),
-        shelf=shelf or NoShelf(),
+        store=ActivationStore(folder, largest=largest, device=torch.device("cpu")),
+        checkpoints=checkpoints or NoCheckpoints(),
         progress=progress or Recorder(),
     )

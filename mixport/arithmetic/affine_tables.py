@@ -28,7 +28,7 @@ _SLOPES = 9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Requantisation:
+class TableRequantisation:
     """Both quantisers of an affine table.
 
     Attributes:
@@ -40,7 +40,7 @@ class Requantisation:
     target: QuantParams
 
 
-def find_requantisation(table: NDArray[Any]) -> Requantisation | None:
+def find_requantisation(table: NDArray[Any]) -> TableRequantisation | None:
     """Quantisers for which every runtime is proved to give the table; None where there are none, or the table
     does not rise.
 
@@ -61,7 +61,7 @@ def find_requantisation(table: NDArray[Any]) -> Requantisation | None:
             shift = round((first + last) / 2 + zero_point * slope)
             if not 0 <= shift <= 255:
                 continue
-            found = Requantisation(source=_uint8(slope, zero_point), target=_uint8(1.0, shift))
+            found = TableRequantisation(source=_uint8(slope, zero_point), target=_uint8(1.0, shift))
             given = proved_codes(FLOAT_FUNCTIONS[FORM], found.source, found.target)
             if given is not None and np.array_equal(given, entries):
                 return found

@@ -63,7 +63,7 @@ def cached_images(recipe: CalibrationRecipe, *, store: Store) -> int | None:
         return min(
             recipe.images,
             max(
-                (int(entry.metadata["count"]) for entry in _relatives(store, _noise_family(recipe))),
+                (int(entry.metadata["count"]) for entry in _relatives(store, _noise_folder(recipe))),
                 default=0,
             ),
         )
@@ -87,11 +87,11 @@ def _image_set(recipe: CalibrationRecipe, path: Path, *, store: Store, progress:
 
 
 def _noise_set(recipe: CalibrationRecipe, *, store: Store, progress: Progress) -> CalibrationSet:
-    family = _noise_family(recipe)
-    key = sha256_json({**asked(recipe), "preprocessing": None, "source": family})
+    drawn_folder = _noise_folder(recipe)
+    key = sha256_json({**asked(recipe), "preprocessing": None, "source": drawn_folder})
     if store.get(KIND, key) is None:
-        metadata = {**describe(recipe, count=recipe.images), "family": family}
-        ready = _noise_of_family(store, family)
+        metadata = {**describe(recipe, count=recipe.images), "family": drawn_folder}
+        ready = _noise_of_folder(store, drawn_folder)
         shape = (recipe.images, *recipe.preprocessing.size, 3)
         with (
             store.create(KIND, key, metadata=metadata) as folder,
@@ -110,15 +110,15 @@ def _noise_rows(recipe: CalibrationRecipe, ready: Pixels | None) -> Iterator[Pix
             yield noise.noise_image(seed=recipe.seed, index=index, size=recipe.preprocessing.size)
 
 
-def _noise_family(recipe: CalibrationRecipe) -> str:
+def _noise_folder(recipe: CalibrationRecipe) -> str:
     return sha256_json({"version": noise.VERSION, "seed": recipe.seed, "size": recipe.preprocessing.size})
 
 
-def _relatives(store: Store, family: str) -> list[Entry]:
-    return [entry for entry in store.entries(KIND) if entry.metadata.get("family") == family]
+def _relatives(store: Store, drawn_folder: str) -> list[Entry]:
+    return [entry for entry in store.entries(KIND) if entry.metadata.get("family") == drawn_folder]
 
 
-def _noise_of_family(store: Store, family: str) -> Pixels | None:
+def _noise_of_folder(store: Store, drawn_folder: str) -> Pixels | None:
     """Images of the same seed and size that another count left in the cache: they are the first ones of this
     set too.
     """
@@ -126,7 +126,7 @@ def _noise_of_family(store: Store, family: str) -> Pixels | None:
     def count(entry: Entry) -> int:
         return int(entry.metadata["count"])
 
-    for entry in sorted(_relatives(store, family), key=count, reverse=True):
+    for entry in sorted(_relatives(store, drawn_folder), key=count, reverse=True):
         folder = store.get(KIND, entry.key)
         if folder is not None:
             return np.load(folder / IMAGES_FILE, mmap_mode="r", allow_pickle=False)

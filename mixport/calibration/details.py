@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from mixport.calibration.drawn_images.family import DRAWN_KIND
+from mixport.calibration.drawn_images.drawn_folder import DRAWN_KIND
 from mixport.calibration.drawn_images.folders import read_recipe
 from mixport.calibration.drawn_images.recipe_file import RECIPE_FILE
 from mixport.calibration.drawn_images.shards import read_manifest

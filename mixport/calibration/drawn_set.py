@@ -1,4 +1,4 @@
-"""From a recipe with prompts to a calibration set: images of the family that was drawn, filtered, at the
+"""From a recipe with prompts to a calibration set: images of the folder that was drawn, filtered, at the
 model's input size.
 """
 
@@ -13,7 +13,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from mixport.calibration.drawn_images.family import draw_family, images_at_hand, images_to_draw
+from mixport.calibration.drawn_images.drawn_folder import draw_into, images_at_hand, images_to_draw
 from mixport.calibration.entries import (
     IMAGES_FILE,
     KIND,
@@ -55,15 +55,15 @@ def drawn_set(
     request = resolve_request(prompt_recipe, settings, cache=store.root)
     key = _set_key(recipe, request)
     if store.get(KIND, key) is None:
-        with draw_family(request, count=recipe.images, store=store, progress=progress) as family:
-            kept = dict(enumerate(family.prompts[: recipe.images]))
+        with draw_into(request, count=recipe.images, store=store, progress=progress) as drawn_folder:
+            kept = dict(enumerate(drawn_folder.prompts[: recipe.images]))
             # The size that was drawn is known only now: None in the request is the pipeline's own.
-            height, width = family.shards.read(0).images.shape[1:3]
+            height, width = drawn_folder.shards.read(0).images.shape[1:3]
             details = {**_details(recipe, request), "size": [height, width]}
-            blackened = family.blackened(recipe.images)
+            blackened = drawn_folder.blackened(recipe.images)
             rows = (
                 fit(Image.fromarray(image), preprocessing=recipe.preprocessing)
-                for image in family.images(recipe.images)
+                for image in drawn_folder.images(recipe.images)
             )
             metadata = _metadata(recipe, drawn=request.key, details=details, blackened=blackened)
             _write_entry(store, key, rows, kept, recipe=recipe, metadata=metadata)

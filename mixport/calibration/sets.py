@@ -1,7 +1,7 @@
 """The cached calibration sets: what is there, whether it is whole, what may go.
 
 Images that a generator drew lie in folders of their own, which grow and serve sets of any count: see
-`family`. Both are listed here, told apart by their kind.
+`drawn_folder`. Both are listed here, told apart by their kind.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from mixport.calibration.drawn_images.check import verify_family
-from mixport.calibration.drawn_images.family import DRAWN_KIND
+from mixport.calibration.drawn_images.check import verify_drawn_folder
+from mixport.calibration.drawn_images.drawn_folder import DRAWN_KIND
 from mixport.calibration.drawn_images.folders import DrawnFolder, list_drawn, remove_drawn
 from mixport.calibration.entries import KIND
 from mixport.records.errors import BadInputError
@@ -60,16 +60,18 @@ def list_sets(store: Store) -> list[SetSummary]:
     return sorted(sets, key=_age_order)
 
 
-def list_families(store: Store) -> list[SetSummary]:
+def list_drawn_folders(store: Store) -> list[SetSummary]:
     """Every folder of drawn images, newest first; unreadable ones last."""
-    return sorted((_family(one) for one in list_drawn(store)), key=_age_order)
+    return sorted((_drawn_folder(one) for one in list_drawn(store)), key=_age_order)
 
 
 def find_set(store: Store, key: str) -> SetSummary:
     """The set, or else the drawn images, whose key starts with `key`. Raises BadInputError where none or
     several do.
     """
-    found = [one for one in (*list_sets(store), *list_families(store)) if key and one.key.startswith(key)]
+    found = [
+        one for one in (*list_sets(store), *list_drawn_folders(store)) if key and one.key.startswith(key)
+    ]
     if len(found) == 1:
         return found[0]
     what = f"{len(found)} calibration sets start" if found else "no calibration set starts"
@@ -84,9 +86,11 @@ def verify_sets(store: Store, *, keys: Collection[str] | None = None) -> dict[st
     """
     sets = [one for one in list_sets(store) if keys is None or one.key in keys]
     sources = {one.drawn for one in sets}
-    families = [one for one in list_families(store) if keys is None or one.key in keys or one.key in sources]
+    drawn_folders = [
+        one for one in list_drawn_folders(store) if keys is None or one.key in keys or one.key in sources
+    ]
     problems = {one.key: store.verify(KIND, one.key) for one in sets}
-    return problems | {f"{DRAWN_KIND}/{one.key}": verify_family(one.path) for one in families}
+    return problems | {f"{DRAWN_KIND}/{one.key}": verify_drawn_folder(one.path) for one in drawn_folders}
 
 
 def stage_results(store: Store) -> list[Entry]:
@@ -110,7 +114,7 @@ def prunable(
         BadInputError: no set, or several, start with one of `keys`.
     """
     chosen = select_for_pruning(
-        [*list_sets(store), *list_families(store)],
+        [*list_sets(store), *list_drawn_folders(store)],
         now=now,
         keys=[find_set(store, key).key for key in keys],
         older_than=older_than,
@@ -190,7 +194,7 @@ def _summary(entry: Entry) -> SetSummary:
     )
 
 
-def _family(folder: DrawnFolder) -> SetSummary:
+def _drawn_folder(folder: DrawnFolder) -> SetSummary:
     return SetSummary(
         key=folder.key,
         path=folder.path,

@@ -15,7 +15,7 @@ from mixport.records.algorithms import NEAREST
 
 if TYPE_CHECKING:
     from mixport.model.float_model import FloatModel
-    from mixport.pipeline.plan import BuildPlan
+    from mixport.pipeline.build_plan import BuildPlan
 
 
 @dataclass(frozen=True, kw_only=True)

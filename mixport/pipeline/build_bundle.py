@@ -14,10 +14,10 @@ from mixport.model.float_model import FloatModel
 from mixport.model.zero_weights import zero_layers
 from mixport.pipeline import stages
 from mixport.pipeline.announcement import Announcement, announce
+from mixport.pipeline.build_plan import BuildPlan, resolve
 from mixport.pipeline.build_target import BuildInputs, BuildOutcome, about_images, build_target, tell
 from mixport.pipeline.keys import model_key
 from mixport.pipeline.options.build_options import BuildOptions
-from mixport.pipeline.plan import BuildPlan, resolve
 from mixport.pipeline.stages import StageContext, StageLog
 from mixport.pipeline.warnings import (
     zero_weights,

@@ -14,9 +14,9 @@ from mixport.calibration.details import SetDetails
 from mixport.calibration.variety import measure_variety, variety_warnings
 from mixport.model.float_model import FloatModel
 from mixport.pipeline import stages
+from mixport.pipeline.build_plan import BuildPlan
 from mixport.pipeline.latency import BuildLatency, build_latency
 from mixport.pipeline.manifest_entries import build_manifest
-from mixport.pipeline.plan import BuildPlan
 from mixport.pipeline.portable_cost import portable_cost
 from mixport.pipeline.stages import StageContext
 from mixport.pipeline.warnings import (

@@ -42,7 +42,7 @@ _ENOUGH_GIB = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Diagnosis:
     """One thing looked at.
 
     Attributes:
@@ -60,14 +60,14 @@ class Finding:
     hint: str | None = None
 
 
-def examine(*, cache: Path) -> tuple[Finding, ...]:
+def examine(*, cache: Path) -> tuple[Diagnosis, ...]:
     """Look at this machine. Imports none of the packages it reports on.
 
     Args:
         cache: folder whose disk must hold stage results; it need not exist.
     """
     return (
-        Finding(what="python", status="ok", value=platform.python_version(), note=platform.platform()),
+        Diagnosis(what="python", status="ok", value=platform.python_version(), note=platform.platform()),
         *(_package(name, note) for name, note in _PACKAGES.items()),
         _generator(generator_folder()),
         _hub(),
@@ -78,26 +78,26 @@ def examine(*, cache: Path) -> tuple[Finding, ...]:
     )
 
 
-def _package(name: str, note: str) -> Finding:
+def _package(name: str, note: str) -> Diagnosis:
     try:
-        return Finding(what=name, status="ok", value=metadata.version(name), note=note)
+        return Diagnosis(what=name, status="ok", value=metadata.version(name), note=note)
     except metadata.PackageNotFoundError:
-        return Finding(
+        return Diagnosis(
             what=name, status="missing", value="not installed", note=note, hint=f"pip install {name}"
         )
 
 
-def _generator(folder: Path) -> Finding:
+def _generator(folder: Path) -> Diagnosis:
     """The embedded pipeline; a build without it works with other calibration images."""
     if (folder / _PIPELINE_FILE).is_file():
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return Finding(
+        return Diagnosis(
             what="generator",
             status="ok",
             value=f"builtin, {size / _MIB:.1f} MiB",
             note="draws calibration images",
         )
-    return Finding(
+    return Diagnosis(
         what="generator",
         status="warning",
         value="no builtin one",
@@ -106,7 +106,7 @@ def _generator(folder: Path) -> Finding:
     )
 
 
-def _hub() -> Finding:
+def _hub() -> Diagnosis:
     """Where hub generators and timm's weights are kept; nothing is fetched here."""
     home = os.environ.get("HF_HOME")
     folder = Path(
@@ -120,21 +120,21 @@ def _hub() -> Finding:
         if offline
         else "hub ids are fetched when first used"
     )
-    return Finding(
+    return Diagnosis(
         what="hub cache", status="ok", value=f"{folder} ({kept})", note=f"{note}; a local folder needs no hub"
     )
 
 
-def _processor() -> Finding:
+def _processor() -> Diagnosis:
     features = vector_features()
     value = f"{cpu_name()} ({', '.join(features) or 'no known vector features'})"
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return Finding(
+        return Diagnosis(
             what="processor", status="ok", value=value, note=f"{os.cpu_count()} logical processors"
         )
     if "avx512_vnni" in features or "avx_vnni" in features:
-        return Finding(what="processor", status="ok", value=value, note="VNNI: 8-bit products are exact")
-    return Finding(
+        return Diagnosis(what="processor", status="ok", value=value, note="VNNI: 8-bit products are exact")
+    return Diagnosis(
         what="processor",
         status="warning",
         value=value,
@@ -143,15 +143,15 @@ def _processor() -> Finding:
     )
 
 
-def _gpu() -> Finding:
+def _gpu() -> Diagnosis:
     """Whether there is a driver; whether torch can use it shows when images are drawn."""
     try:
         driver = _NVIDIA.read_text(encoding="utf-8", errors="replace").splitlines()[0]
     except (OSError, IndexError):
-        return Finding(
+        return Diagnosis(
             what="gpu", status="ok", value="no NVIDIA driver", note="calibration images are drawn on the CPU"
         )
-    return Finding(
+    return Diagnosis(
         what="gpu",
         status="ok",
         value=driver.removeprefix("NVRM version: ").strip(),
@@ -159,14 +159,14 @@ def _gpu() -> Finding:
     )
 
 
-def _runtimes() -> Finding:
+def _runtimes() -> Diagnosis:
     """Further runtimes that a bundle can be compared on; a build needs none of them."""
     # Here, so that `mixport --help` does not wait for NumPy.
     from mixport.validate.runtimes import survey
 
     found = survey()
     absent = [one.name for one in found if not one.present]
-    return Finding(
+    return Diagnosis(
         what="runtimes",
         status="ok",
         value=", ".join(one.name for one in found if one.present),
@@ -174,13 +174,13 @@ def _runtimes() -> Finding:
     )
 
 
-def _disk(cache: Path) -> Finding:
+def _disk(cache: Path) -> Diagnosis:
     folder = cache.resolve()
     while not folder.is_dir():
         folder = folder.parent
     free = shutil.disk_usage(folder).free / _GIB
     low = free < _ENOUGH_GIB
-    return Finding(
+    return Diagnosis(
         what="disk",
         status="warning" if low else "ok",
         value=f"{free:.1f} GiB free",

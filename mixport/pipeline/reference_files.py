@@ -10,9 +10,9 @@ from pathlib import Path
 from mixport.model.float_model import FloatModel
 from mixport.model.request import ModelRequest
 from mixport.pipeline import stages
+from mixport.pipeline.build_plan import model_request
 from mixport.pipeline.keys import model_key
 from mixport.pipeline.options.build_options import BuildOptions
-from mixport.pipeline.plan import model_request
 from mixport.pipeline.stages import StageContext, StageLog
 from mixport.records.errors import BadInputError, MixportError
 from mixport.records.progress import Progress

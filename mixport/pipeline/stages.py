@@ -21,6 +21,7 @@ from mixport.model.float_model import FloatModel, open_model
 from mixport.model.output_classes import check_class_count
 from mixport.model.request import ModelRequest
 from mixport.model.scores import ModelScores
+from mixport.pipeline.build_plan import BuildPlan
 from mixport.pipeline.keys import (
     float_file_key,
     float_logits_key,
@@ -29,7 +30,6 @@ from mixport.pipeline.keys import (
     static_file_key,
     unit_key,
 )
-from mixport.pipeline.plan import BuildPlan
 from mixport.quantize import quantizer
 from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
 from mixport.records.errors import InvariantError, StoreError
@@ -174,7 +174,7 @@ def quantize(
             choose=plan.algorithm.load(),
             smallest_bytes=smallest_bytes,
             workdir=workdir,
-            shelf=_StoreShelf(store=context.store, quantized=key),
+            checkpoints=_StoredUnits(store=context.store, quantized=key),
             progress=context.progress,
         )
 
@@ -208,8 +208,8 @@ def measure_smallest(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _StoreShelf:
-    """Finished units of one quantised model as cache entries: a UnitShelf."""
+class _StoredUnits:
+    """Finished units of one quantised model as cache entries: `UnitCheckpoints`."""
 
     store: Store
     quantized: str

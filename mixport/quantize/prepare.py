@@ -29,7 +29,7 @@ from mixport.quantize.kernel_forms.spread_gates import spread_gates
 from mixport.quantize.learn.mlps.reconstruct import ReconstructedMlps
 from mixport.quantize.prepared import Prepared
 from mixport.quantize.scales.ranges import ScaleRule
-from mixport.quantize.sites.plan import make_plan
+from mixport.quantize.sites.planner import make_plan
 from mixport.quantize.sites.widths import scheme_widths
 from mixport.records.artifacts import CalibrationSet, Decision
 from mixport.records.errors import TargetError, UnsupportedModelError

@@ -14,7 +14,7 @@ from mixport.model.float_model import FloatModel
 from mixport.quantize.graph.capture import Captured
 from mixport.quantize.integers.nearest import LayerIntegers
 from mixport.quantize.scales.ranges import ScaleRule
-from mixport.quantize.sites.plan import Plan
+from mixport.quantize.sites.planner import QuantizationPlan
 from mixport.quantize.sites.widths import LayerWidths
 from mixport.records.artifacts import Decision
 from mixport.records.scheme import Scheme
@@ -44,7 +44,7 @@ class Prepared:
     target: Target
     scheme: Scheme
     rule: ScaleRule
-    plan: Plan
+    plan: QuantizationPlan
     widths: LayerWidths
     mlps: tuple[MlpRecord, ...] = ()
     mlp_iters: int = 0

@@ -18,8 +18,8 @@ from mixport.quantize.algorithms.nearest import choose_nearest
 from mixport.quantize.algorithms.reconstruction import choose_by_reconstruction
 from mixport.quantize.calibration_batches import CalibrationBatches
 from mixport.quantize.emit.emit import PROGRAM, RECORD, emit
-from mixport.quantize.learn.loop.unit_file import NoShelf, UnitShelf
-from mixport.quantize.learn.session import Learner
+from mixport.quantize.learn.loop.checkpoints import NoCheckpoints, UnitCheckpoints
+from mixport.quantize.learn.session import LearningSession
 from mixport.quantize.prepare import prepare
 from mixport.records.artifacts import CalibrationSet, QuantizedModel
 from mixport.records.errors import BadOptionError
@@ -41,7 +41,7 @@ def quantize(
     table: WidthTable | None = None,
     smallest_bytes: int | None = None,
     workdir: Path,
-    shelf: UnitShelf | None = None,
+    checkpoints: UnitCheckpoints | None = None,
     progress: Progress | None = None,
 ) -> QuantizedModel:
     """Quantise `model` for `target`; writes program.pt2 and quantized.json into `workdir`.
@@ -57,7 +57,7 @@ def quantize(
         smallest_bytes: size of the file with the weights of every layer but the edges at the fewest bits of
             `target.budget_widths()`; needed where the scheme has a size budget.
         workdir: existing folder.
-        shelf: finished units of an interrupted run, None keeps none.
+        checkpoints: finished units of an interrupted run, None keeps none.
         progress: bars.
 
     Raises:
@@ -68,12 +68,12 @@ def quantize(
     learner = (
         None
         if reconstruction is None
-        else Learner(
+        else LearningSession(
             model=model,
             calibration=calibration,
             options=reconstruction,
             workdir=workdir,
-            shelf=shelf or NoShelf(),
+            checkpoints=checkpoints or NoCheckpoints(),
             progress=progress,
         )
     )

@@ -44,7 +44,7 @@ class OutputCodes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerIntegers:
+class LayerFacts:
     """What one Conv, Gemm or MatMul sums up.
 
     Attributes:
@@ -123,7 +123,7 @@ class FileFacts:
     """
 
     nodes: tuple[NodeFacts, ...]
-    layers: tuple[LayerIntegers, ...]
+    layers: tuple[LayerFacts, ...]
     pair_limit: int | None = None
     portable: bool = True
 

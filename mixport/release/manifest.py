@@ -161,7 +161,7 @@ class SessionPolicy(_Part):
     config: dict[str, str] = Field(default_factory=dict)
 
 
-class RuntimeEntry(_Part):
+class RuntimeResultEntry(_Part):
     """What one executor gave."""
 
     name: str
@@ -235,7 +235,7 @@ class ValidationEntry(_Part):
     verdict: Verdict
     claim: str
     session_policy: SessionPolicy
-    runtimes: tuple[RuntimeEntry, ...]
+    runtimes: tuple[RuntimeResultEntry, ...]
     proofs: dict[str, Any]
     float_islands: tuple[str, ...]
     divergences: tuple[DivergenceEntry, ...] = ()

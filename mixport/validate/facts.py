@@ -9,14 +9,14 @@ import numpy as np
 
 from mixport.arithmetic.affine_tables import FORM as REQUANTISATION
 from mixport.arithmetic.float_functions import FLOAT_FUNCTIONS
-from mixport.records.graph_facts import FileFacts, Form, LayerIntegers, NodeFacts, OutputCodes
+from mixport.records.graph_facts import FileFacts, Form, LayerFacts, NodeFacts, OutputCodes
 from mixport.validate.interpreter.classify import TABLES
+from mixport.validate.interpreter.execution_plan import ExecutionPlan, Step
 from mixport.validate.interpreter.float_tables import float_function
 from mixport.validate.interpreter.fused_units import CodeInput, FusedUnit
 from mixport.validate.interpreter.graph import Array, Node
 from mixport.validate.interpreter.interpreter import Interpreter
 from mixport.validate.interpreter.kernels_movement import JOINS, MOVES
-from mixport.validate.interpreter.plan import Plan, Step
 
 _FORMS: Mapping[str, Form] = {
     "add": "add",
@@ -74,12 +74,12 @@ def told_steps(interpreter: Interpreter) -> tuple[Step, ...]:
     )
 
 
-def _computes(step: Step, plan: Plan) -> bool:
+def _computes(step: Step, plan: ExecutionPlan) -> bool:
     kinds = {plan.tensors[name].kind for name in (*step.node.inputs, *step.node.outputs) if name}
     return step.how not in ("constant", "dequantise", "pass", "shape", "source") and kinds != {"index"}
 
 
-def site_of(step: Step, plan: Plan) -> str:
+def site_of(step: Step, plan: ExecutionPlan) -> str:
     """Name of what a node gives: the site's, where a Clip behind it gives the codes."""
     return next(
         (s.name for s in plan.sites if step.node.outputs[0] in (s.name, s.node.input(0))),
@@ -87,7 +87,7 @@ def site_of(step: Step, plan: Plan) -> str:
     )
 
 
-def _of_unit(unit: FusedUnit, plan: Plan) -> NodeFacts:
+def _of_unit(unit: FusedUnit, plan: ExecutionPlan) -> NodeFacts:
     form: Form = _FORMS.get(unit.kind) or ("layer" if unit.weight is not None else "product")
     ends = (
         ()
@@ -106,7 +106,7 @@ def _of_unit(unit: FusedUnit, plan: Plan) -> NodeFacts:
     )
 
 
-def _plain(step: Step, plan: Plan) -> NodeFacts:
+def _plain(step: Step, plan: ExecutionPlan) -> NodeFacts:
     node = step.node
     form: Form = "elementwise"
     if step.how == "island":
@@ -130,7 +130,7 @@ def _plain(step: Step, plan: Plan) -> NodeFacts:
     )
 
 
-def _meeting(node: Node, plan: Plan) -> tuple[tuple[float, ...], tuple[int, ...]]:
+def _meeting(node: Node, plan: ExecutionPlan) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Scales and zero points of an Add of codes that is quantised again; empty where it is something else."""
     readers = plan.graph.consumers.get(node.outputs[0], ())
     inputs = [plan.tensors[name].quantisation for name in node.inputs]
@@ -144,7 +144,7 @@ def _meeting(node: Node, plan: Plan) -> tuple[tuple[float, ...], tuple[int, ...]
     return scales, (*(one.one_zero_point for one in known), int(zero_point.reshape(-1)[0]))
 
 
-def _factor(quantiser: Node, plan: Plan) -> Array:
+def _factor(quantiser: Node, plan: ExecutionPlan) -> Array:
     """Power of two that a product was multiplied by just before its 16-bit codes were made; 1 anywhere else.
 
     The file may undo it in the scale (lower.wide_codes): then codes are read with the quantiser's scale
@@ -161,7 +161,7 @@ def _factor(quantiser: Node, plan: Plan) -> Array:
     return factor.reshape(()) if np.frexp(factor.item())[0] == 0.5 else none
 
 
-def _other_quantisation(node: Node, plan: Plan) -> str:
+def _other_quantisation(node: Node, plan: ExecutionPlan) -> str:
     """Says where an input is dequantised with another scale or zero point than it was quantised with."""
     if node.op == "Sub" and [user.op for user in plan.graph.consumers.get(node.outputs[0], ())] == ["Exp"]:
         return ""  # scores are read with the step of their exponents
@@ -203,7 +203,7 @@ def _is_requantisation(node: Node | None) -> bool:
     return node is not None and float_function(node) is FLOAT_FUNCTIONS[REQUANTISATION]
 
 
-def _layer(unit: FusedUnit, shapes: Mapping[str, tuple[int | None, ...]]) -> LayerIntegers | None:
+def _layer(unit: FusedUnit, shapes: Mapping[str, tuple[int | None, ...]]) -> LayerFacts | None:
     source = unit.inputs[0]
     y = None
     if unit.saturation is not None:
@@ -226,7 +226,7 @@ def _layer(unit: FusedUnit, shapes: Mapping[str, tuple[int | None, ...]]) -> Lay
     else:
         assert unit.weight_scale is not None
         w_scale = unit.weight_scale.reshape(-1)
-    return LayerIntegers(
+    return LayerFacts(
         site=unit.output,
         node=unit.node.name,
         op=unit.node.op,

@@ -12,9 +12,9 @@ import onnx
 
 from mixport.records.graph_facts import Prover
 from mixport.validate.facts import facts_of, site_of, told_steps
+from mixport.validate.interpreter.execution_plan import ExecutionPlan, Step
 from mixport.validate.interpreter.fused_units import FusedUnit
 from mixport.validate.interpreter.interpreter import Interpreter
-from mixport.validate.interpreter.plan import Plan, Step
 from mixport.validate.target_check import check_against
 
 Compute = Literal["integer", "float", "movement"]
@@ -89,12 +89,12 @@ def describe(
     )
 
 
-def _own_shape(plan: Plan) -> tuple[int, ...]:
+def _own_shape(plan: ExecutionPlan) -> tuple[int, ...]:
     shape = plan.graph.inputs[0].shape or ()
     return tuple(size or 1 for size in shape)
 
 
-def _unit(unit: FusedUnit, plan: Plan) -> NodeDescription:
+def _unit(unit: FusedUnit, plan: ExecutionPlan) -> NodeDescription:
     source = unit.inputs[0] if unit.inputs else None
     return NodeDescription(
         name=unit.node.name,
@@ -106,7 +106,7 @@ def _unit(unit: FusedUnit, plan: Plan) -> NodeDescription:
     )
 
 
-def _plain(step: Step, plan: Plan) -> NodeDescription:
+def _plain(step: Step, plan: ExecutionPlan) -> NodeDescription:
     node = step.node
     codes = plan.tensors[node.input(0)]
     reads_codes = codes.kind in ("codes", "dequantised") and not codes.constant
@@ -122,7 +122,7 @@ def _plain(step: Step, plan: Plan) -> NodeDescription:
     )
 
 
-def _weight_bits(unit: FusedUnit, plan: Plan) -> int | None:
+def _weight_bits(unit: FusedUnit, plan: ExecutionPlan) -> int | None:
     if unit.weight is None:
         return None
     tensor = unit.node.input(1)

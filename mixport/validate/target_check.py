@@ -11,9 +11,9 @@ import onnx
 from mixport.records.artifacts import Decision
 from mixport.records.errors import InvariantError, TargetError
 from mixport.records.targets import Target
+from mixport.validate.interpreter.execution_plan import ExecutionPlan
 from mixport.validate.interpreter.fused_units import FusedUnit
 from mixport.validate.interpreter.interpreter import Interpreter
-from mixport.validate.interpreter.plan import Plan
 
 FITS, FAILS = "fits", "does not fit"
 
@@ -62,7 +62,7 @@ def _decisions(interpreter: Interpreter, target: Target) -> Iterator[Decision]:
         yield Decision(where=f"node {name}", what=FITS, why=f"runs in float: {reason}")
 
 
-def _unit(unit: FusedUnit, plan: Plan, target: Target) -> Iterator[Decision]:
+def _unit(unit: FusedUnit, plan: ExecutionPlan, target: Target) -> Iterator[Decision]:
     where = f"node {unit.node.name}"
     if unit.kind not in ("requantise", "table", "function"):
         allowed = target.operators.integer
@@ -85,7 +85,7 @@ def _unit(unit: FusedUnit, plan: Plan, target: Target) -> Iterator[Decision]:
         yield _decide(f"weight {tensor}", False, "one scale a channel, allowed one scale a tensor")
 
 
-def _scales(plan: Plan) -> Iterator[Decision]:
+def _scales(plan: ExecutionPlan) -> Iterator[Decision]:
     """Of activations, weights and biases alike: all have a DequantizeLinear."""
     for node in plan.graph.nodes:
         known = plan.constants.get(node.input(1)) if node.op == "DequantizeLinear" else None

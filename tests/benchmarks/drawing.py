@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from mixport.calibration.drawn_images import family
-from mixport.calibration.drawn_images.family import draw_family
+from mixport.calibration.drawn_images import drawn_folder as drawn_folder
+from mixport.calibration.drawn_images.drawn_folder import draw_into
 from mixport.calibration.generator.open_pipeline import OpenPipeline, open_pipeline, quiet_libraries
 from mixport.calibration.generator.request import DrawingRequest, resolve_request
 from mixport.calibration.prompts.prompts import Prompt, prompts
@@ -51,16 +51,16 @@ def bare(opened: OpenPipeline, request: DrawingRequest, sequence: tuple[Prompt, 
 
 def ours(opened: OpenPipeline, request: DrawingRequest, *, images: int) -> None:
     """The stage, into an empty cache."""
-    real: Any = family.open_pipeline
-    family.open_pipeline = lambda _: opened
+    real: Any = drawn_folder.open_pipeline
+    drawn_folder.open_pipeline = lambda _: opened
     try:
         with (
             tempfile.TemporaryDirectory() as folder,
-            draw_family(request, count=images, store=Store(Path(folder)), progress=SilentProgress()),
+            draw_into(request, count=images, store=Store(Path(folder)), progress=SilentProgress()),
         ):
             pass
     finally:
-        family.open_pipeline = real
+        drawn_folder.open_pipeline = real
 
 
 def timed(function: Callable[[], None]) -> float:

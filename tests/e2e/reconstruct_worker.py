@@ -25,8 +25,8 @@ import mixport.quantize.learn.session
 import mixport.quantize.quantizer
 from mixport.model.float_model import load_model
 from mixport.pipeline import stages
+from mixport.pipeline.build_plan import resolve
 from mixport.pipeline.options.build_options import BuildOptions
-from mixport.pipeline.plan import resolve
 from mixport.pipeline.stages import StageContext, StageLog
 from mixport.records.fingerprint import sha256_file
 from mixport.records.progress import Advance

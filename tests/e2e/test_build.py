@@ -22,8 +22,8 @@ from PIL import Image
 
 from mixport.cli.program import run
 from mixport.pipeline import stages
+from mixport.pipeline.build_plan import resolve
 from mixport.pipeline.options.build_options import BuildOptions
-from mixport.pipeline.plan import resolve
 from mixport.records.runtime import RuntimeInfo
 
 pytestmark = pytest.mark.e2e

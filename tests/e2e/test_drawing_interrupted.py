@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mixport.calibration.drawn_images.check import verify_family
+from mixport.calibration.drawn_images.check import verify_drawn_folder
 from mixport.calibration.drawn_images.shards import read_manifest, shard_files
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
@@ -134,7 +134,7 @@ def test_killed_at_random_moments_it_resumes_to_the_same_bytes(worker: Worker, t
         assert again is not None
         assert again.content_sha256 == manifest.content_sha256
         assert not list(folder.glob(".new-*"))
-        assert verify_family(folder) == []
+        assert verify_drawn_folder(folder) == []
     assert interrupted >= KILLS // 2, "most of the kills must hit a process that draws"
 
 
@@ -146,4 +146,4 @@ def test_two_processes_draw_every_image_once(worker: Worker, tmp_path: Path) -> 
     assert sorted([first["drawn"], second["drawn"]]) == [0, IMAGES]
     folder = family_of(cache)
     assert folder is not None
-    assert verify_family(folder) == []
+    assert verify_drawn_folder(folder) == []

@@ -9,7 +9,7 @@ from mixport.calibration.drawn_images.shards import verify_folder
 from mixport.calibration.drawn_images.similarity_file import SIMILARITY_FILE, read_similarity
 
 
-def verify_family(path: Path) -> list[str]:
+def verify_drawn_folder(path: Path) -> list[str]:
     """What is wrong with the folder of a drawing request, one line each; empty where nothing is. Changes
     nothing.
     """

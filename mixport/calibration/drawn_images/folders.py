@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
-from mixport.calibration.drawn_images.family import DRAWN_KIND
+from mixport.calibration.drawn_images.drawn_folder import DRAWN_KIND
 from mixport.calibration.drawn_images.recipe_file import RECIPE_FILE
 from mixport.calibration.drawn_images.shards import lock_file, read_manifest, shard_files
 from mixport.records.errors import StoreError

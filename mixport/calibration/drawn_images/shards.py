@@ -47,7 +47,7 @@ _MAX_MANIFEST_BYTES = 1 << 30
 _POLL_S = 1.0
 
 
-class Manifest(BaseModel):
+class ShardIndex(BaseModel):
     """What a folder holds since the last finished run.
 
     `content_sha256` is the SHA-256 over the shards' pixel hashes in index order.
@@ -182,11 +182,11 @@ class ShardFolder:
         self._records = {first: one for first, one in self._records.items() if one.file != name}
         self._set_aside(self.path / name, problem)
 
-    def seal(self, *, metadata: Mapping[str, Any]) -> Manifest:
+    def seal(self, *, metadata: Mapping[str, Any]) -> ShardIndex:
         """Write the manifest of every whole shard. Raises StoreError."""
         found = [first for first, _ in shard_files(self.path, batch=self.batch)]
         records = tuple(self._records[first] for first in found if first in self._records or self.has(first))
-        manifest = Manifest(
+        manifest = ShardIndex(
             count=sum(one.count for one in records),
             content_sha256=_content_sha256(records),
             metadata=dict(metadata),
@@ -247,13 +247,13 @@ def shard_files(path: Path, *, batch: int | None = None) -> list[tuple[int, int]
     return [(first, count) for first, count in found if count > 0 and batch in (None, count)]
 
 
-def read_manifest(path: Path) -> tuple[Manifest | None, str | None]:
+def read_manifest(path: Path) -> tuple[ShardIndex | None, str | None]:
     """The manifest of a folder, or what is wrong with it; neither where there is none yet."""
     file = path / MANIFEST_FILE
     try:
         if file.stat().st_size > _MAX_MANIFEST_BYTES:
             return None, f"larger than {_MAX_MANIFEST_BYTES} bytes"
-        manifest = Manifest.model_validate(unseal(file.read_bytes()))
+        manifest = ShardIndex.model_validate(unseal(file.read_bytes()))
     except FileNotFoundError:
         return None, None
     # pydantic's ValidationError is a ValueError.

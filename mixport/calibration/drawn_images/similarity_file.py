@@ -1,7 +1,7 @@
 """similarity.npz of a folder of drawn images: the cosines that far pairs were chosen by.
 
 Only where pairs are far apart in text embedding. The comment at the end of the archive is the SHA-256 of all
-bytes before it: zip has a checksum of the values only, and the pairs of a family must not change unseen.
+bytes before it: zip has a checksum of the values only, and the pairs of a folder must not change unseen.
 """
 
 from __future__ import annotations

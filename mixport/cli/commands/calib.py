@@ -37,7 +37,7 @@ def list_sets(cache: CacheOption = DEFAULT_CACHE, json: JsonFlag = False) -> Non
     """List the calibration sets in the cache, newest first."""
     console = Console(json=json)
 
-    from mixport.calibration.sets import list_families, list_sets, stage_results
+    from mixport.calibration.sets import list_drawn_folders, list_sets, stage_results
 
     store = _store(cache)
     sets = list_sets(store)
@@ -46,10 +46,10 @@ def list_sets(cache: CacheOption = DEFAULT_CACHE, json: JsonFlag = False) -> Non
         return
     columns = ["key", "method", "images", "size", "seed", "generator", "bytes", "created", "source"]
     console.table(columns, [_row(one) for one in sets])
-    families = list_families(store)
-    if families:
+    drawn_folders = list_drawn_folders(store)
+    if drawn_folders:
         console.line("drawn images, which sets of any count are made from:")
-        console.table(columns, [_row(one) for one in families])
+        console.table(columns, [_row(one) for one in drawn_folders])
     results = stage_results(store)
     console.note(f"stage results of builds: {len(results)}, {sum(entry.bytes for entry in results)} bytes")
 

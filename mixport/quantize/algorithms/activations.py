@@ -14,7 +14,7 @@ from mixport.quantize.scales.gate_params import settle_gates
 from mixport.quantize.scales.histograms import Histogram, HistogramObserver, collect
 from mixport.quantize.scales.pool_scales import widen_pool_scales
 from mixport.quantize.scales.ranges import ATTENTION_P, OUTPUT_MARGIN, P, ScaleRule, activation_params
-from mixport.quantize.sites.plan import Plan
+from mixport.quantize.sites.planner import QuantizationPlan
 from mixport.records.progress import Progress
 
 
@@ -48,7 +48,9 @@ def site_histograms(
     return {site.name: per_tensor[site.tensor] for site in plan.sites}
 
 
-def choose_params(plan: Plan, histograms: Mapping[str, Histogram], rule: ScaleRule) -> dict[str, QuantParams]:
+def choose_params(
+    plan: QuantizationPlan, histograms: Mapping[str, Histogram], rule: ScaleRule
+) -> dict[str, QuantParams]:
     """Scale, zero point and range of every site: tied carriers first, then the free ones."""
     by_name = {site.name: site for site in plan.sites}
     params: dict[str, QuantParams] = {}

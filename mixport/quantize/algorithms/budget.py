@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from mixport.quantize.algorithms.context import ChoiceContext, Choose
 from mixport.quantize.budget.auto_widths import Sizes, choose_widths, learned_bytes
-from mixport.quantize.budget.sensitivity import nearest
+from mixport.quantize.budget.sensitivity import round_to_nearest
 from mixport.quantize.prepared import Assignment, Prepared
 
 
@@ -39,7 +39,7 @@ class ChooseUnderBudget:
             target=prepared.target,
             sizes=sizes,
             images=len(images),
-            rounding=nearest,
+            rounding=round_to_nearest,
             progress=context.progress,
         )
         return replace(self.inner(prepared.with_widths(widths), context), search=search)

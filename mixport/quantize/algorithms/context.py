@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mixport.quantize.calibration_batches import CalibrationBatches
-from mixport.quantize.learn.session import Learner
+from mixport.quantize.learn.session import LearningSession
 from mixport.quantize.prepared import Assignment, Prepared
 from mixport.records.progress import Progress
 
@@ -24,7 +24,7 @@ class ChoiceContext:
     """
 
     batches: CalibrationBatches
-    learner: Learner | None
+    learner: LearningSession | None
     workdir: Path
     progress: Progress
 

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from mixport.model.programs.fx_graph import constant
 from mixport.quantize.budget.knapsack import bounded, solve
 from mixport.quantize.budget.sensitivity import RoundedWeights, RoundWeight, joint_losses, layer_losses
-from mixport.quantize.sites.plan import Plan
+from mixport.quantize.sites.planner import QuantizationPlan
 from mixport.quantize.sites.widths import LayerWidth, LayerWidths
 from mixport.records.errors import InvariantError, SizeBudgetError
 from mixport.records.progress import Progress
@@ -52,7 +52,7 @@ class Sizes:
     learned: int = 0
 
 
-def learned_bytes(plan: Plan) -> int:
+def learned_bytes(plan: QuantizationPlan) -> int:
     """Room for what learned activation steps add to the file: each absorbed clamp may come to end at a code
     of its own.
 

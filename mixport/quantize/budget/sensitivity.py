@@ -23,8 +23,8 @@ shape.
 """
 
 
-def nearest(layer: fx.Node, weight: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
-    """Round to nearest with the scales that the quantiser would start from."""
+def round_to_nearest(layer: fx.Node, weight: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    """Round to round_to_nearest with the scales that the quantiser would start from."""
     scales, codes = weight_scales(weight, bits=bits)
     return codes.astype(np.float32) * scales.reshape(-1, *[1] * (weight.ndim - 1))
 

@@ -30,7 +30,7 @@ _ROUNDS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Channels:
+class CodedChannels:
     """One tensor that is read through narrow codes.
 
     Attributes:
@@ -44,7 +44,7 @@ class Channels:
     fisher: Array
 
 
-def best_metric(tensors: Sequence[Channels]) -> Array:
+def best_metric(tensors: Sequence[CodedChannels]) -> Array:
     """B = A^T A of the best basis for tensors that must share one, float64 [C, C], symmetric and positive.
 
     With several tensors the sum of their costs is smallest at the geometric mean for weighted sums of their
@@ -62,7 +62,7 @@ def best_metric(tensors: Sequence[Channels]) -> Array:
     return metric
 
 
-def basis_of(metric: Array, tensors: Sequence[Channels], rng: np.random.Generator) -> Array:
+def basis_of(metric: Array, tensors: Sequence[CodedChannels], rng: np.random.Generator) -> Array:
     """A with A^T A = B in which all channels have the same variance, on average over the tensors, float64 [C,
     C].
     """

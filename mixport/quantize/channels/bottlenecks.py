@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from mixport.model.programs.fx_graph import add_constant, arguments, known_constant, module_path, tensor_arg
-from mixport.quantize.channels.basis import Array, Channels, basis_of, best_metric
+from mixport.quantize.channels.basis import Array, CodedChannels, basis_of, best_metric
 from mixport.quantize.channels.bottleneck_tensors import LinearChain, Readings, linear_chains
 from mixport.quantize.channels.moments import Moments, channel_moments
 from mixport.quantize.channels.one_range import rounded
@@ -149,11 +149,11 @@ def _halves(found: Moments) -> tuple[Tensor, Tensor]:
     return (found.rows[:middle], found.rows[middle:]) if middle else (found.rows, found.rows)
 
 
-def _channels(found: Moments, mean: Array) -> Channels:
+def _channels(found: Moments, mean: Array) -> CodedChannels:
     """About what is taken off, which may be 0."""
     rest = found.mean - mean
     covariance = found.square - np.outer(found.mean, found.mean) + np.outer(rest, rest)
-    return Channels(covariance=covariance, fisher=found.fisher)
+    return CodedChannels(covariance=covariance, fisher=found.fisher)
 
 
 def _noise(found: Moments, basis: Array, mean: Array | float, *, bits: int, rule: ScaleRule) -> float:

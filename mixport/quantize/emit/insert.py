@@ -29,7 +29,7 @@ from mixport.quantize.graph.marks import short_op
 from mixport.quantize.graph.roles import CODE_MOVES
 from mixport.quantize.integers.nearest import LayerIntegers
 from mixport.quantize.integers.settle import RoundedLayer, settle
-from mixport.quantize.sites.plan import Plan, SitePlan
+from mixport.quantize.sites.planner import QuantizationPlan, SitePlan
 from mixport.quantize.sites.widths import LayerWidths
 from mixport.records.artifacts import ActivationSite, Decision, WeightSite
 from mixport.records.errors import InvariantError
@@ -37,7 +37,7 @@ from mixport.records.targets import Target
 
 
 def insert_activations(
-    graph: fx.GraphModule, plan: Plan, params: Mapping[str, QuantParams], target: Target
+    graph: fx.GraphModule, plan: QuantizationPlan, params: Mapping[str, QuantParams], target: Target
 ) -> list[ActivationSite]:
     """Insert every activation quantiser of the plan; returns the sites in graph order."""
     tied = {name for group in plan.groups for name in group.members}

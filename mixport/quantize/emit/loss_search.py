@@ -21,7 +21,7 @@ from mixport.arithmetic.quant_params import QuantParams
 from mixport.arithmetic.torch_ops import OPS
 from mixport.model.programs.fx_graph import constant, operator_of
 from mixport.quantize.integers.nearest import float_weights
-from mixport.quantize.sites.plan import Plan, SitePlan
+from mixport.quantize.sites.planner import QuantizationPlan, SitePlan
 from mixport.quantize.sites.widths import LayerWidths
 from mixport.records.output_quality import agreement, is_weak, sqnr_db
 from mixport.records.search import LossSearch, TensorKind, TensorLoss
@@ -43,7 +43,7 @@ class FloatParts:
     weights: Mapping[str, tuple[Tensor, Tensor | None]]
 
     @classmethod
-    def of(cls, graph: fx.GraphModule, plan: Plan, widths: LayerWidths) -> FloatParts:
+    def of(cls, graph: fx.GraphModule, plan: QuantizationPlan, widths: LayerWidths) -> FloatParts:
         """Of a float graph and its plan."""
         weights: dict[str, tuple[Tensor, Tensor | None]] = {}
         for node, width in widths.items():

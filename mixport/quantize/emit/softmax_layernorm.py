@@ -29,7 +29,7 @@ from mixport.quantize.emit.fixed_exponents import fix_exponent
 from mixport.quantize.emit.insert import code_params
 from mixport.quantize.graph.marks import short_op
 from mixport.quantize.graph.roles import Kind
-from mixport.quantize.sites.plan import Plan
+from mixport.quantize.sites.planner import QuantizationPlan
 from mixport.records.artifacts import Decision, FormKind, PortableForm
 from mixport.records.errors import InvariantError
 
@@ -42,7 +42,7 @@ _KINDS: Mapping[Any, FormKind] = MappingProxyType(
 )
 
 
-def insert_portable_forms(graph: fx.GraphModule, plan: Plan, *, portable: bool) -> list[Decision]:
+def insert_portable_forms(graph: fx.GraphModule, plan: QuantizationPlan, *, portable: bool) -> list[Decision]:
     """Replace every softmax over the last axis, and every normalisation that reads codes; returns what was
     left in float, and why.
 

@@ -16,9 +16,9 @@ from mixport.arithmetic.scale_grid import ANY_SCALE, ScaleGrid
 from mixport.model.programs.fx_graph import constant, tensor_arg, tensor_list_arg
 from mixport.quantize.graph.layer_graph import groups_of
 from mixport.quantize.graph.roles import Kind
-from mixport.quantize.integers.settle import within_pairs
+from mixport.quantize.integers.settle import keep_pair_bound
 from mixport.quantize.scales.ranges import weight_scales
-from mixport.quantize.sites.plan import Plan, SitePlan
+from mixport.quantize.sites.planner import QuantizationPlan, SitePlan
 from mixport.quantize.sites.widths import LayerWidths
 from mixport.records.artifacts import Decision
 from mixport.records.errors import InvariantError
@@ -48,7 +48,7 @@ class LayerIntegers:
 
 def nearest_integers(
     graph: fx.GraphModule,
-    plan: Plan,
+    plan: QuantizationPlan,
     widths: LayerWidths,
     params: Mapping[str, QuantParams],
     *,
@@ -79,7 +79,7 @@ def nearest_integers(
                 Decision(where=width.name, what=f"weight scale of {raised} channels raised", why=why)
             )
         if pair_limit is not None:
-            scales, codes, changed = within_pairs(
+            scales, codes, changed = keep_pair_bound(
                 width.name,
                 weight,
                 scales,
@@ -104,7 +104,7 @@ def float_weights(graph: fx.GraphModule, node: fx.Node) -> tuple[Float, Float | 
     return weight.numpy(), None if bias is None else bias.numpy()
 
 
-def read_params(plan: Plan, layer: fx.Node, params: Mapping[str, QuantParams]) -> QuantParams:
+def read_params(plan: QuantizationPlan, layer: fx.Node, params: Mapping[str, QuantParams]) -> QuantParams:
     """Parameters of the codes that a layer reads; a table may give every code of its storage type."""
     site = read_site(plan, layer)
     found = params[site.name]
@@ -115,7 +115,7 @@ def read_params(plan: Plan, layer: fx.Node, params: Mapping[str, QuantParams]) -
     )
 
 
-def read_site(plan: Plan, layer: fx.Node) -> SitePlan:
+def read_site(plan: QuantizationPlan, layer: fx.Node) -> SitePlan:
     """The site whose codes a layer reads: the one made for it, else the first of the tensor behind its
     operand.
     """

@@ -83,7 +83,7 @@ def settle(
     return Settled(scales=moved.scales, decisions=tuple(decisions))
 
 
-def within_pairs(
+def keep_pair_bound(
     name: str,
     weight: Float,
     scales: Float,

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mixport.model.float_model import FloatModel
 from mixport.quantize.graph.capture import Captured
-from mixport.quantize.learn.loop.activations import Room
-from mixport.quantize.learn.loop.unit_file import UnitShelf
+from mixport.quantize.learn.loop.activation_store import ActivationStore
+from mixport.quantize.learn.loop.checkpoints import UnitCheckpoints
 from mixport.quantize.learn.mlps.reconstruct import ReconstructedMlps, reconstruct_mlps
 from mixport.quantize.learn.reconstruction.reconstruct import Reconstructed, reconstruct
 from mixport.quantize.learn.reconstruction.task import Task
@@ -29,7 +29,7 @@ _LARGEST_IN_MEMORY = 300_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learner:
+class LearningSession:
     """Learns MLPs in float, and later the rounding of units.
 
     Attributes:
@@ -37,7 +37,7 @@ class Learner:
         calibration: images.
         options: recipe, steps, seed, device.
         workdir: existing folder, for activations that are mapped.
-        shelf: finished MLPs and units of an interrupted run.
+        checkpoints: finished MLPs and units of an interrupted run.
         progress: bars.
     """
 
@@ -45,7 +45,7 @@ class Learner:
     calibration: CalibrationSet
     options: ReconstructionOptions
     workdir: Path
-    shelf: UnitShelf
+    checkpoints: UnitCheckpoints
     progress: Progress
 
     def mlps(self, captured: Captured, scheme: Scheme) -> ReconstructedMlps:
@@ -60,8 +60,8 @@ class Learner:
             dynamic_batch=captured.dynamic_batch,
             activation_bits=scheme.activation_bits,
             options=self.options,
-            room=self._room(),
-            shelf=self.shelf,
+            store=self._store(),
+            checkpoints=self.checkpoints,
             progress=self.progress,
         )
 
@@ -74,8 +74,8 @@ class Learner:
             preset=self.options.preset,
             iters=self.options.iters,
             seed=self.options.seed,
-            room=self._room(),
-            shelf=self.shelf,
+            store=self._store(),
+            checkpoints=self.checkpoints,
             progress=self.progress,
         )
 
@@ -83,5 +83,7 @@ class Learner:
         images = self.calibration.open_images()
         return torch.as_tensor(normalise(np.asarray(images[part]), preprocessing=self.model.preprocessing))
 
-    def _room(self) -> Room:
-        return Room(self.workdir, largest=_LARGEST_IN_MEMORY, device=torch.device(self.options.device))
+    def _store(self) -> ActivationStore:
+        return ActivationStore(
+            self.workdir, largest=_LARGEST_IN_MEMORY, device=torch.device(self.options.device)
+        )

@@ -24,7 +24,7 @@ from mixport.quantize.scales.ranges import (
     histogram_error,
     short_mantissa,
 )
-from mixport.quantize.sites.plan import ScaleGroup, SitePlan
+from mixport.quantize.sites.planner import ScaleGroup, SitePlan
 
 _RATIOS = (1, 2, 3, 4)
 _CANDIDATES = 48

@@ -11,7 +11,7 @@ from torch import fx
 from mixport.arithmetic.quant_params import QuantParams
 from mixport.model.programs.fx_graph import aten, tensor_arg
 from mixport.quantize.scales.ranges import ScaleRule
-from mixport.quantize.sites.site_plan import Plan, SitePlan
+from mixport.quantize.sites.site_plan import QuantizationPlan, SitePlan
 
 _BEND = 3.0
 """hardsigmoid(x) = clamp(x + 3, 0, 6) / 6 is 0 up to -3 and 1 from 3 on."""
@@ -25,7 +25,9 @@ _WIDEST = 1.25
 """How much wider than its values a tensor's range may get for the sake of an exact gate."""
 
 
-def settle_gates(plan: Plan, params: Mapping[str, QuantParams], rule: ScaleRule) -> dict[str, QuantParams]:
+def settle_gates(
+    plan: QuantizationPlan, params: Mapping[str, QuantParams], rule: ScaleRule
+) -> dict[str, QuantParams]:
     """All parameters; where a hard sigmoid may have the codes of its own input, those of both.
 
     What a hard swish reads is of no interest below -3, where the result is 0.

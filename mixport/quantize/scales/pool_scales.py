@@ -16,14 +16,14 @@ from mixport.arithmetic.quant_params import QuantParams
 from mixport.model.programs.fx_graph import shape_of, tensor_arg
 from mixport.quantize.graph.roles import Kind
 from mixport.quantize.scales.ranges import ScaleRule, finish_carrier
-from mixport.quantize.sites.site_plan import Plan, SitePlan
+from mixport.quantize.sites.site_plan import QuantizationPlan, SitePlan
 
 _STEPS_IN_A_SCALE = 128
 """Of the scale of what is pooled, divided by the pixels: half of what the kernel accepts."""
 
 
 def widen_pool_scales(
-    plan: Plan, params: Mapping[str, QuantParams], rule: ScaleRule
+    plan: QuantizationPlan, params: Mapping[str, QuantParams], rule: ScaleRule
 ) -> dict[str, QuantParams]:
     """All parameters, those behind global average pools with scales that the kernel accepts."""
     tied = {name for group in plan.groups for name in group.members}
@@ -37,7 +37,7 @@ def widen_pool_scales(
     return widened
 
 
-def _least_scale(plan: Plan, site: SitePlan, params: Mapping[str, QuantParams]) -> float:
+def _least_scale(plan: QuantizationPlan, site: SitePlan, params: Mapping[str, QuantParams]) -> float:
     pooled = tensor_arg(site.source, 0)
     pixels = int(np.prod(shape_of(pooled)[-2:]))
     birth = pooled

@@ -75,7 +75,7 @@ class ScaleGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class QuantizationPlan:
     """The whole decision.
 
     Attributes:

@@ -9,7 +9,7 @@ from torch import fx
 
 from mixport.model.programs.fx_graph import constant, module_path
 from mixport.quantize.graph.roles import Kind
-from mixport.quantize.sites.plan import Plan
+from mixport.quantize.sites.planner import QuantizationPlan
 from mixport.quantize.sites.site_plan import unique_name
 from mixport.records.errors import InvariantError
 from mixport.records.scheme import Scheme
@@ -39,7 +39,7 @@ LayerWidths = Mapping[fx.Node, LayerWidth]
 
 
 def scheme_widths(
-    graph: fx.GraphModule, plan: Plan, scheme: Scheme, *, table: WidthTable | None = None
+    graph: fx.GraphModule, plan: QuantizationPlan, scheme: Scheme, *, table: WidthTable | None = None
 ) -> dict[fx.Node, LayerWidth]:
     """Widths as the scheme has them, and a table where it names a layer.
 
@@ -68,7 +68,9 @@ def scheme_widths(
     }
 
 
-def _width(graph: fx.GraphModule, node: fx.Node, name: str, *, plan: Plan, scheme: Scheme) -> LayerWidth:
+def _width(
+    graph: fx.GraphModule, node: fx.Node, name: str, *, plan: QuantizationPlan, scheme: Scheme
+) -> LayerWidth:
     weight = constant(graph, node.args[1])
     if weight is None:
         raise InvariantError(f"weight of layer {name} is not constant")

@@ -23,7 +23,7 @@ from mixport.validate.conformance.forms import (
     sums,
     unused,
 )
-from mixport.validate.conformance.forms.case import Case, Form
+from mixport.validate.conformance.forms.case import Form, FormCase
 
 FORMS: tuple[Form, ...] = (
     *layers.FORMS,
@@ -40,7 +40,7 @@ FORMS: tuple[Form, ...] = (
 )
 
 
-def cases_of(form: Form) -> tuple[Case, ...]:
+def cases_of(form: Form) -> tuple[FormCase, ...]:
     """The graphs of one form, with their runs; always the same ones."""
     return form.make(np.random.default_rng(zlib.crc32(form.name.encode("ascii"))))
 

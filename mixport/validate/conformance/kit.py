@@ -14,7 +14,7 @@ from mixport.records.progress import Progress, SilentProgress
 from mixport.records.runtime import Runtime, RuntimeAnswer, RuntimeJob
 from mixport.records.targets import SessionRules
 from mixport.validate.conformance.catalogue import FORMS, cases_of
-from mixport.validate.conformance.forms.case import Case, Form
+from mixport.validate.conformance.forms.case import Form, FormCase
 from mixport.validate.conformance.measured import ConformanceResult, FormDifference, FormResult
 from mixport.validate.interpreter.graph import Array
 from mixport.validate.run.compare import Comparison, compare, join
@@ -32,7 +32,7 @@ class Kit:
         sha256: of the graphs and inputs.
     """
 
-    forms: tuple[tuple[Form, tuple[Case, ...]], ...]
+    forms: tuple[tuple[Form, tuple[FormCase, ...]], ...]
     sha256: str
 
     @property
@@ -48,7 +48,7 @@ class Kit:
 
 def make_kit(forms: Sequence[Form] = FORMS, *, progress: Progress | None = None) -> Kit:
     """Build the graphs, and their answers by mixport's own arithmetic."""
-    made: list[tuple[Form, tuple[Case, ...]]] = []
+    made: list[tuple[Form, tuple[FormCase, ...]]] = []
     with (progress or SilentProgress()).track("making graphs", total=len(forms), unit="forms") as advance:
         for form in forms:
             made.append((form, cases_of(form)))
@@ -91,7 +91,7 @@ def run_kit(kit: Kit, runtime: Runtime, *, policy: SessionRules) -> ConformanceR
     )
 
 
-def judge(cases: Sequence[Case], answers: Sequence[RuntimeAnswer], *, runtime: str) -> FormResult:
+def judge(cases: Sequence[FormCase], answers: Sequence[RuntimeAnswer], *, runtime: str) -> FormResult:
     """Compare one form's answers; an answer that is missing, of another shape or of another type counts as
     wholly different.
     """
@@ -133,7 +133,7 @@ def judge(cases: Sequence[Case], answers: Sequence[RuntimeAnswer], *, runtime: s
     )
 
 
-def _case_sha256(case: Case) -> list[str]:
+def _case_sha256(case: FormCase) -> list[str]:
     # Without the inputs' values: which of two equally near ties a crafted input aims at depends on NumPy's
     # partition.
     shapes = [

@@ -14,10 +14,10 @@ from mixport.validate.conformance.catalogue import FORMS
 from mixport.validate.conformance.forms.functions import function_form
 from mixport.validate.conformance.measured import ConformanceResult, portable_forms, shipped_results
 from mixport.validate.conformance.tensor_types import TensorTypes, tensor_types
+from mixport.validate.interpreter.execution_plan import Step
 from mixport.validate.interpreter.fused_units import FusedUnit
 from mixport.validate.interpreter.graph import Node
 from mixport.validate.interpreter.interpreter import Interpreter
-from mixport.validate.interpreter.plan import Step
 
 _NAMES = frozenset(form.name for form in FORMS)
 

@@ -23,7 +23,7 @@ _MATMUL_SIDE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class CraftedCase:
     """Inputs of one run.
 
     Attributes:
@@ -37,7 +37,7 @@ class Case:
 
 def cases_for(
     unit: FusedUnit, *, shapes: Mapping[str, tuple[int | None, ...]], rng: np.random.Generator
-) -> tuple[Case, ...]:
+) -> tuple[CraftedCase, ...]:
     """All cases of a unit.
 
     Args:
@@ -58,12 +58,12 @@ def cases_for(
     return _layer(unit, rng)
 
 
-def _all_codes(source: CodeInput, *, flat: bool = False) -> Case:
+def _all_codes(source: CodeInput, *, flat: bool = False) -> CraftedCase:
     codes = np.arange(source.low, source.high + 1).astype(source.dtype)
-    return Case(kind="all-codes", feeds={source.name: codes if flat else codes[None, :]})
+    return CraftedCase(kind="all-codes", feeds={source.name: codes if flat else codes[None, :]})
 
 
-def _all_pairs(unit: FusedUnit) -> tuple[Case, ...]:
+def _all_pairs(unit: FusedUnit) -> tuple[CraftedCase, ...]:
     a, b = unit.inputs
     if a.name == b.name:
         return (_all_codes(a),)
@@ -72,13 +72,13 @@ def _all_pairs(unit: FusedUnit) -> tuple[Case, ...]:
     full = [np.ascontiguousarray(x) for x in np.broadcast_arrays(left, right)]
     # Broadcasting runs another kernel (vector with scalar) than two tensors of one shape.
     return (
-        Case(kind="all-pairs", feeds={a.name: full[0], b.name: full[1]}),
-        Case(kind="all-pairs", feeds={a.name: full[0], b.name: np.ascontiguousarray(right)}),
-        Case(kind="all-pairs", feeds={a.name: np.ascontiguousarray(left), b.name: full[1]}),
+        CraftedCase(kind="all-pairs", feeds={a.name: full[0], b.name: full[1]}),
+        CraftedCase(kind="all-pairs", feeds={a.name: full[0], b.name: np.ascontiguousarray(right)}),
+        CraftedCase(kind="all-pairs", feeds={a.name: np.ascontiguousarray(left), b.name: full[1]}),
     )
 
 
-def _layer(unit: FusedUnit, rng: np.random.Generator) -> tuple[Case, ...]:
+def _layer(unit: FusedUnit, rng: np.random.Generator) -> tuple[CraftedCase, ...]:
     layout = layout_of(unit)
     source = unit.inputs[0]
     kinds: dict[str, Int] = {}
@@ -94,7 +94,7 @@ def _layer(unit: FusedUnit, rng: np.random.Generator) -> tuple[Case, ...]:
     rows, windows = _rows(unit, layout, RANDOM)
     kinds["random"] = random_codes(rows, rng).reshape(windows, layout.groups, -1)
     return tuple(
-        Case(kind=kind, feeds={source.name: place(codes, layout, source, rng)})
+        CraftedCase(kind=kind, feeds={source.name: place(codes, layout, source, rng)})
         for kind, codes in kinds.items()
     )
 
@@ -127,7 +127,7 @@ def _rows(unit: FusedUnit, layout: Layout, most: int) -> tuple[Rows, int]:
 
 def _average(
     unit: FusedUnit, shape: tuple[int | None, ...] | None, rng: np.random.Generator
-) -> tuple[Case, ...]:
+) -> tuple[CraftedCase, ...]:
     assert unit.saturation is not None
     source = unit.inputs[0]
     height, width = (shape[2] or 7, shape[3] or 7) if shape is not None and len(shape) == 4 else (7, 7)
@@ -150,14 +150,16 @@ def _average(
         "random": random_codes(rows, rng)[: RANDOM * channels],
     }
     return tuple(
-        Case(kind=kind, feeds={source.name: codes.astype(source.dtype).reshape(-1, channels, height, width)})
+        CraftedCase(
+            kind=kind, feeds={source.name: codes.astype(source.dtype).reshape(-1, channels, height, width)}
+        )
         for kind, codes in kinds.items()
     )
 
 
 def _product(
     unit: FusedUnit, shape: tuple[int | None, ...] | None, rng: np.random.Generator
-) -> tuple[Case, ...]:
+) -> tuple[CraftedCase, ...]:
     """Products of two code tensors: row i of the left one is crafted against column i of the right one."""
     a, b = unit.inputs
     inner = (shape[-1] if shape else None) or 64
@@ -172,8 +174,8 @@ def _product(
         zero_point=a.zero_point,
     )
 
-    def case(kind: str, left: Int, other: Int) -> Case:
-        return Case(
+    def case(kind: str, left: Int, other: Int) -> CraftedCase:
+        return CraftedCase(
             kind=kind, feeds={a.name: left.astype(a.dtype)[None], b.name: other.astype(b.dtype)[None]}
         )
 

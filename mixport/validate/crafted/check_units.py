@@ -13,7 +13,7 @@ from mixport.records.artifacts import Decision, Divergence, Localisation
 from mixport.records.errors import BadInputError, InvariantError
 from mixport.records.progress import Progress, SilentProgress
 from mixport.records.targets import SessionRules
-from mixport.validate.crafted.cases import Case, cases_for
+from mixport.validate.crafted.cases import CraftedCase, cases_for
 from mixport.validate.crafted.cut import cut_unit, input_names
 from mixport.validate.interpreter.fused_units import FusedUnit
 from mixport.validate.interpreter.graph import Array
@@ -58,7 +58,7 @@ class UnitCheck:
 
     unit: FusedUnit
     model: bytes
-    cases: tuple[Case, ...]
+    cases: tuple[CraftedCase, ...]
     expected: tuple[Array, ...]
 
     @property
@@ -176,7 +176,7 @@ def localise_unit(
     raise InvariantError(f"no case of unit {check.output} shows its divergence")
 
 
-def _prepare(unit: FusedUnit, whole: Interpreter, cases: tuple[Case, ...]) -> UnitCheck:
+def _prepare(unit: FusedUnit, whole: Interpreter, cases: tuple[CraftedCase, ...]) -> UnitCheck:
     ranks = [cases[0].feeds[name].ndim for name in input_names(unit)]
     model = cut_unit(unit, whole.plan.graph, ranks=ranks)
     interpreter = Interpreter(model)

@@ -7,14 +7,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.validate.interpreter.plan import Plan
+from mixport.validate.interpreter.execution_plan import ExecutionPlan
 from mixport.validate.interpreter.values import Saturation
 
 _HUGE = np.float32(1e30)
 
 
 def adversarial_images(
-    plan: Plan, *, shape: tuple[int, int, int], multiple: int = 1, seed: int = 0
+    plan: ExecutionPlan, *, shape: tuple[int, int, int], multiple: int = 1, seed: int = 0
 ) -> NDArray[np.float32]:
     """Build the images.
 
@@ -56,6 +56,6 @@ def adversarial_images(
     return np.concatenate([images, images[:1].repeat(missing, axis=0)])
 
 
-def _input_quantiser(plan: Plan) -> Saturation | None:
+def _input_quantiser(plan: ExecutionPlan) -> Saturation | None:
     inputs = {port.name for port in plan.graph.inputs}
     return next((s.saturation for s in plan.steps if s.how == "quantise" and s.node.input(0) in inputs), None)

@@ -16,7 +16,7 @@ from mixport.validate.interpreter.kernels_movement import MOVES
 from mixport.validate.interpreter.values import Dequantised, Saturation, TensorInfo
 
 if TYPE_CHECKING:
-    from mixport.validate.interpreter.plan import Plan, Step
+    from mixport.validate.interpreter.execution_plan import ExecutionPlan, Step
 
 UnitKind = Literal["conv", "gemm", "matmul", "add", "multiply", "average", "requantise", "table", "function"]
 
@@ -92,12 +92,12 @@ class FusedUnit:
         return self.named or self.output
 
 
-def fused_units(plan: Plan) -> tuple[FusedUnit, ...]:
+def fused_units(plan: ExecutionPlan) -> tuple[FusedUnit, ...]:
     """All units of a plan, in graph order."""
     return tuple(_units(plan))
 
 
-def _units(plan: Plan) -> Iterator[FusedUnit]:
+def _units(plan: ExecutionPlan) -> Iterator[FusedUnit]:
     tables = {site.node.index: site.name for site in plan.sites if site.node.op in TABLES}
     for step in plan.steps:
         node = step.node
@@ -111,7 +111,7 @@ def _units(plan: Plan) -> Iterator[FusedUnit]:
             yield _table(plan, node, tables[node.index])
 
 
-def _fused(plan: Plan, step: Step) -> FusedUnit:
+def _fused(plan: ExecutionPlan, step: Step) -> FusedUnit:
     node = step.node
     assert step.kernel is not None
     data = node.inputs if step.kernel in ("add", "multiply", "matmul") else node.inputs[:1]
@@ -119,7 +119,7 @@ def _fused(plan: Plan, step: Step) -> FusedUnit:
 
 
 def _unit(
-    plan: Plan, step: Step, *, kind: UnitKind, data: tuple[str, ...], chain: tuple[Node, ...]
+    plan: ExecutionPlan, step: Step, *, kind: UnitKind, data: tuple[str, ...], chain: tuple[Node, ...]
 ) -> FusedUnit:
     uncut, inputs, before = "", list[CodeInput](), list[Node]()
     for name in data:
@@ -158,7 +158,7 @@ def _unit(
     )
 
 
-def _function(plan: Plan, step: Step, cone: Cone) -> FusedUnit:
+def _function(plan: ExecutionPlan, step: Step, cone: Cone) -> FusedUnit:
     nodes, output = _with_clip(plan, cone.nodes)
     dequantiser = next(node for node in cone.nodes if node.op == "DequantizeLinear")
     info = plan.tensors[output]
@@ -180,7 +180,7 @@ def _function(plan: Plan, step: Step, cone: Cone) -> FusedUnit:
     )
 
 
-def _table(plan: Plan, node: Node, site: str) -> FusedUnit:
+def _table(plan: ExecutionPlan, node: Node, site: str) -> FusedUnit:
     source = plan.graph.producer.get(node.input(1))
     info = plan.tensors[source.input(0) if source is not None and source.op == "Cast" else node.input(1)]
     direct = source is not None and source.op == "Cast" and info.kind == "codes"
@@ -203,7 +203,7 @@ def _table(plan: Plan, node: Node, site: str) -> FusedUnit:
     )
 
 
-def _with_clip(plan: Plan, chain: tuple[Node, ...]) -> tuple[tuple[Node, ...], str]:
+def _with_clip(plan: ExecutionPlan, chain: tuple[Node, ...]) -> tuple[tuple[Node, ...], str]:
     codes = chain[-1].outputs[0]
     readers = plan.graph.consumers.get(codes, ())
     if len(readers) == 1 and readers[0].op == "Clip" and not plan.graph.is_output(codes):
@@ -224,7 +224,7 @@ def _code_input(name: str, info: TensorInfo) -> CodeInput:
     )
 
 
-def _weight_zero_point(plan: Plan, node: Node) -> int:
+def _weight_zero_point(plan: ExecutionPlan, node: Node) -> int:
     """Of the whole weight; 0 where there is none, and where each channel has its own, which kernels take only
     as 0.
     """
@@ -236,12 +236,12 @@ def _weight_zero_point(plan: Plan, node: Node) -> int:
     )
 
 
-def _weight_signed(plan: Plan, node: Node) -> bool:
+def _weight_signed(plan: ExecutionPlan, node: Node) -> bool:
     value = _weight(plan, node)
     return value is None or value.codes.dtype.kind == "i"
 
 
-def _weight(plan: Plan, node: Node) -> Dequantised | None:
+def _weight(plan: ExecutionPlan, node: Node) -> Dequantised | None:
     value = plan.constants.get(node.input(1)) if node.op in ("Conv", "Gemm", "MatMul") else None
     return value if isinstance(value, Dequantised) else None
 
@@ -249,7 +249,7 @@ def _weight(plan: Plan, node: Node) -> Dequantised | None:
 Integers = tuple[NDArray[np.int64] | None, NDArray[np.float32] | None, NDArray[np.int64] | None]
 
 
-def _integers(plan: Plan, node: Node) -> Integers:
+def _integers(plan: ExecutionPlan, node: Node) -> Integers:
     value = _weight(plan, node)
     if value is None:
         return None, None, None

@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from mixport.records.errors import BadInputError, UnsupportedModelError
+from mixport.validate.interpreter.execution_plan import ExecutionPlan, Step, build_plan
 from mixport.validate.interpreter.float_tables import evaluate_function
 from mixport.validate.interpreter.fused_units import FusedUnit, fused_units
 from mixport.validate.interpreter.graph import Array, infer_shapes, read_graph
@@ -21,7 +22,6 @@ from mixport.validate.interpreter.kernels_elementwise import ELEMENTWISE, SOURCE
 from mixport.validate.interpreter.kernels_integer import FUSED, quantise
 from mixport.validate.interpreter.kernels_movement import JOINS, MOVES
 from mixport.validate.interpreter.kernels_reduce import REDUCTIONS
-from mixport.validate.interpreter.plan import Plan, Step, build_plan
 from mixport.validate.interpreter.values import UNKNOWN, Dequantised, Unknown, Value, as_array
 
 _NO_OVERRIDES: Mapping[str, Array] = {}
@@ -71,7 +71,7 @@ class Interpreter:
         Raises:
             BadInputError: unreadable file.
         """
-        self.plan: Plan = build_plan(read_graph(model))
+        self.plan: ExecutionPlan = build_plan(read_graph(model))
         self.sites = tuple(site.name for site in self.plan.sites)
         self.entry_sites = tuple(site.name for site in self.plan.sites if site.entry)
         self.island_reasons: Mapping[str, str] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixport.records.graph_facts import LayerIntegers
+from mixport.records.graph_facts import LayerFacts
 from mixport.validate.proof.requantise import reach
 
 INT32_LIMIT = 2**31 - 1
@@ -46,7 +46,7 @@ class SumBound:
         return self.magnitude <= FLOAT32_LIMIT
 
 
-def sum_bound(layer: LayerIntegers) -> SumBound:
+def sum_bound(layer: LayerFacts) -> SumBound:
     """Bound a layer. Padding holds the zero point and adds nothing, so a product may always be absent.
 
     Args:

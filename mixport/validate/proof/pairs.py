@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mixport.arithmetic.neighbour_pairs import forms_pairs, pair_reach, pair_violations
-from mixport.records.graph_facts import LayerIntegers
+from mixport.records.graph_facts import LayerFacts
 
 INT16_LIMIT = 2**15 - 1
 
@@ -18,7 +18,7 @@ corrected afterwards.
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairBound:
+class PairSums:
     """Pairs of one layer.
 
     Attributes:
@@ -36,7 +36,7 @@ class PairBound:
     first: str
 
 
-def pair_bound(layer: LayerIntegers, *, limit: int = INT16_LIMIT) -> PairBound:
+def pair_bound(layer: LayerFacts, *, limit: int = INT16_LIMIT) -> PairSums:
     """Bound the pairs of a layer.
 
     Unsigned weights, or a second tensor of unsigned codes, are widened to 16 bits before they are multiplied,
@@ -50,14 +50,14 @@ def pair_bound(layer: LayerIntegers, *, limit: int = INT16_LIMIT) -> PairBound:
     _, high, zero_point = layer.left
     signed, other_signed = layer.signed
     largest_code = max(high, zero_point) + (_SHIFT if signed else 0)  # padding holds the zero point
-    nothing = PairBound(largest=0, smallest=0, broken=0, first="")
+    nothing = PairSums(largest=0, smallest=0, broken=0, first="")
     if not other_signed and not signed:
         return nothing
     if layer.weights is None:
         widest = 0 if layer.right is None else max(abs(code) for code in layer.right[:2])
         reach = 2 * largest_code * widest
         beyond = reach > limit
-        return PairBound(
+        return PairSums(
             largest=reach,
             smallest=-reach,
             broken=int(beyond),
@@ -75,7 +75,7 @@ def pair_bound(layer: LayerIntegers, *, limit: int = INT16_LIMIT) -> PairBound:
             f"channel {channel}, weights {2 * pair} and {2 * pair + 1}: sums from "
             f"{smallest[channel, pair]} to {largest[channel, pair]}"
         )
-    return PairBound(
+    return PairSums(
         largest=int(largest.max(initial=0)),
         smallest=int(smallest.min(initial=0)),
         broken=int(broken.sum()),

@@ -9,7 +9,7 @@ from mixport.arithmetic.multiplication import is_product_proved
 from mixport.arithmetic.quant_params import QuantParams
 from mixport.records.graph_facts import NodeFacts
 from mixport.validate.proof.bounds import SumBound
-from mixport.validate.proof.pairs import PairBound
+from mixport.validate.proof.pairs import PairSums
 from mixport.validate.proof.requantise import RequantisationProof
 
 Portability = Literal["exact by proof", "exact on measured runtimes", "not portable", "float"]
@@ -24,7 +24,7 @@ class LayerProof:
     """Everything proved of one layer."""
 
     sums: SumBound
-    pairs: PairBound
+    pairs: PairSums
     requantisation: RequantisationProof | None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mixport.records.graph_facts import FileFacts, LayerIntegers, NodeFacts
+from mixport.records.graph_facts import FileFacts, LayerFacts, NodeFacts
 from mixport.validate.proof.adds import add_fault
 from mixport.validate.proof.bounds import FLOAT32_LIMIT, INT32_LIMIT, sum_bound
 from mixport.validate.proof.pairs import INT16_LIMIT, pair_bound
@@ -148,11 +148,11 @@ def _of_nodes(nodes: Sequence[NodeFacts], adds: Mapping[str, str]) -> list[Viola
     return found
 
 
-def _violation(where: NodeFacts | LayerIntegers, bound: str, found: str, repair: str) -> Violation:
+def _violation(where: NodeFacts | LayerFacts, bound: str, found: str, repair: str) -> Violation:
     return Violation(node=where.node, site=where.site, bound=bound, found=found, repair=repair)
 
 
-def _site_record(layer: LayerIntegers, proof: LayerProof) -> dict[str, Any]:
+def _site_record(layer: LayerFacts, proof: LayerProof) -> dict[str, Any]:
     requantisation = proof.requantisation
     return {
         "site": layer.site,

@@ -15,7 +15,7 @@ import numpy as np
 from mixport.arithmetic import integer
 from mixport.arithmetic.requantisation import Int, Requantisation, wrong_thresholds
 from mixport.records.errors import InvariantError
-from mixport.records.graph_facts import LayerIntegers
+from mixport.records.graph_facts import LayerFacts
 
 ENUMERATED = 1 << 22
 """Layers with at most this many sums are also computed sum by sum."""
@@ -55,7 +55,7 @@ class RequantisationProof:
 
 
 def prove_requantisation(
-    layer: LayerIntegers, *, enumerate_up_to: int = ENUMERATED
+    layer: LayerFacts, *, enumerate_up_to: int = ENUMERATED
 ) -> RequantisationProof | None:
     """Prove a layer, or count what is wrong; None where its output is float.
 
@@ -108,7 +108,7 @@ def prove_requantisation(
     )
 
 
-def reach(layer: LayerIntegers) -> tuple[Int, Int]:
+def reach(layer: LayerFacts) -> tuple[Int, Int]:
     """Smallest and largest sum of every channel, int64 [O]; [1] for a product of two code tensors."""
     low, high, zero_point = layer.left
     up, down = max(high - zero_point, 0), min(low - zero_point, 0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from mixport.validate.interpreter.plan import Plan
+from mixport.validate.interpreter.execution_plan import ExecutionPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class CutIslands:
     outputs: tuple[str, ...]
 
 
-def cut_islands(plan: Plan, *, sites: Sequence[str], outputs: Sequence[str]) -> CutIslands:
+def cut_islands(plan: ExecutionPlan, *, sites: Sequence[str], outputs: Sequence[str]) -> CutIslands:
     """Cut out everything between code tensors and some results.
 
     Args:
@@ -78,7 +78,7 @@ def cut_islands(plan: Plan, *, sites: Sequence[str], outputs: Sequence[str]) -> 
     )
 
 
-def _port(plan: Plan, tensor: str, name: str) -> onnx.ValueInfoProto:
+def _port(plan: ExecutionPlan, tensor: str, name: str) -> onnx.ValueInfoProto:
     port = next((port for port in (*plan.graph.inputs, *plan.graph.outputs) if port.name == tensor), None)
     if port is not None:
         return helper.make_tensor_value_info(name, port.elem_type, None)

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from mixport.calibration.calibrate import cached_images, calibrate
 from mixport.calibration.details import details_of, set_details
-from mixport.calibration.drawn_images import family
-from mixport.calibration.drawn_images.check import verify_family
-from mixport.calibration.drawn_images.family import DRAWN_KIND
-from mixport.calibration.drawn_images.shards import Manifest, read_manifest
+from mixport.calibration.drawn_images import drawn_folder as drawn_folder
+from mixport.calibration.drawn_images.check import verify_drawn_folder
+from mixport.calibration.drawn_images.drawn_folder import DRAWN_KIND
+from mixport.calibration.drawn_images.shards import ShardIndex, read_manifest
 from mixport.calibration.entries import KIND, prompts_of
 from mixport.calibration.generator.drawer import Drawer
 from mixport.calibration.prompts.prompts import prompts
 from mixport.calibration.recipe import CalibrationRecipe, FilterSettings
-from mixport.calibration.sets import list_families
+from mixport.calibration.sets import list_drawn_folders
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.errors import BadInputError, BadOptionError, InvariantError, StoreError
 from mixport.records.fingerprint import sha256_arrays
@@ -43,13 +43,13 @@ def store(tmp_path: Path) -> Store:
 def opens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The generators that were opened."""
     names: list[str] = []
-    real = family.open_pipeline
+    real = drawn_folder.open_pipeline
 
     def opening(request: Any) -> Any:
         names.append(request.generator.name)
         return real(request)
 
-    monkeypatch.setattr(family, "open_pipeline", opening)
+    monkeypatch.setattr(drawn_folder, "open_pipeline", opening)
     return names
 
 
@@ -71,12 +71,12 @@ def pixels(made: CalibrationSet) -> NDArray[np.uint8]:
     return np.load(made.images_path, allow_pickle=False)
 
 
-def families(store: Store) -> list[Path]:
+def drawn_folders(store: Store) -> list[Path]:
     return sorted(path for path in (store.root / DRAWN_KIND).iterdir() if path.is_dir())
 
 
-def manifest(store: Store) -> Manifest:
-    (folder,) = families(store)
+def manifest(store: Store) -> ShardIndex:
+    (folder,) = drawn_folders(store)
     found, problem = read_manifest(folder)
     assert problem is None
     assert found is not None
@@ -97,13 +97,13 @@ def test_a_recipe_becomes_a_set(store: Store, recipe: Any, tiny_pipeline: Path) 
     assert metadata["generator_details"]["pipeline"] == "StableDiffusionPipeline"
     assert metadata["generator_details"]["size"] == [16, 16]
     assert metadata["filters"] is None
-    assert [path.name for path in families(store)] == [metadata["drawn"]]
+    assert [path.name for path in drawn_folders(store)] == [metadata["drawn"]]
 
 
 def test_the_folder_of_drawn_images_explains_itself(store: Store, recipe: Any) -> None:
     asked = recipe(images=6)
     draw(asked, store)
-    (folder,) = families(store)
+    (folder,) = drawn_folders(store)
     assert {path.name for path in folder.iterdir()} == {
         "recipe.json",
         "manifest.json",
@@ -121,13 +121,13 @@ def test_the_folder_of_drawn_images_explains_itself(store: Store, recipe: Any) -
     assert found.count == 8
     assert found.metadata["seconds"] > 0
     assert found.metadata["scheduler"]["class"] == "DPMSolverMultistepScheduler"
-    assert verify_family(folder) == []
+    assert verify_drawn_folder(folder) == []
 
 
 def test_images_are_brought_to_the_size_of_the_model(store: Store, recipe: Any) -> None:
     assert pixels(draw(recipe(images=2, size=(9, 12)), store)).shape == (2, 9, 12, 3)
     assert pixels(draw(recipe(images=2), store)).shape == (2, 16, 16, 3)
-    assert len(families(store)) == 1
+    assert len(drawn_folders(store)) == 1
 
 
 def test_a_shorter_set_is_the_beginning_of_a_longer_one(store: Store, tmp_path: Path, recipe: Any) -> None:
@@ -201,7 +201,7 @@ def test_what_was_drawn_before_an_error_stays(
 def test_everything_drawn_but_not_sealed_is_sealed(store: Store, recipe: Any, opens: list[str]) -> None:
     draw(recipe(images=8), store)
     before = manifest(store)
-    (folder,) = families(store)
+    (folder,) = drawn_folders(store)
     (folder / "manifest.json").unlink()
     opens.clear()
     draw(recipe(images=7), store)
@@ -212,14 +212,14 @@ def test_everything_drawn_but_not_sealed_is_sealed(store: Store, recipe: Any, op
 @pytest.mark.parametrize("sealed", [True, False])
 def test_a_damaged_shard_is_kept_told_and_drawn_again(store: Store, recipe: Any, sealed: bool) -> None:
     made = draw(recipe(images=12), store)
-    (folder,) = families(store)
+    (folder,) = drawn_folders(store)
     shard = folder / "000004-000007.zip"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 4
     shard.write_bytes(data)
     if not sealed:
         (folder / "manifest.json").unlink()
-    assert len(verify_family(folder)) == 1
+    assert len(verify_drawn_folder(folder)) == 1
     steps = Steps()
     again = draw(recipe(images=11), store, progress=steps)
     np.testing.assert_array_equal(pixels(again), pixels(made)[:11])
@@ -229,7 +229,7 @@ def test_a_damaged_shard_is_kept_told_and_drawn_again(store: Store, recipe: Any,
     assert damaged.problems[0].startswith(shard.name)
     assert damaged.moved_to is not None
     assert damaged.moved_to.read_bytes() == bytes(data)
-    assert verify_family(folder) == []
+    assert verify_drawn_folder(folder) == []
 
 
 def test_a_damaged_set_is_made_again_from_the_shards(store: Store, recipe: Any, opens: list[str]) -> None:
@@ -245,7 +245,7 @@ def test_a_damaged_set_is_made_again_from_the_shards(store: Store, recipe: Any, 
 
 def test_images_of_other_prompts_are_not_believed(store: Store, recipe: Any) -> None:
     made = draw(recipe(images=8), store)
-    (folder,) = families(store)
+    (folder,) = drawn_folders(store)
     shards = [folder / "000000-000003.zip", folder / "000004-000007.zip"]
     found = unseal((folder / "manifest.json").read_bytes())
     found["shards"][0]["note"]["prompts"][0]["text"] = "A sketch of a cat and a dog"
@@ -262,32 +262,32 @@ def asked_for_more_steps(folder: Path) -> None:
 
 def test_verify_finds_a_changed_recipe(store: Store, recipe: Any) -> None:
     draw(recipe(images=4), store)
-    (folder,) = families(store)
+    (folder,) = drawn_folders(store)
     asked_for_more_steps(folder)
-    assert verify_family(folder) == ["recipe.json: does not fit the key"]
+    assert verify_drawn_folder(folder) == ["recipe.json: does not fit the key"]
     (folder / "recipe.json").unlink()
-    assert verify_family(folder) == ["recipe.json: missing"]
+    assert verify_drawn_folder(folder) == ["recipe.json: missing"]
 
 
 @pytest.mark.parametrize("images", [3, 8])
 def test_a_changed_recipe_is_kept_told_and_written_again(store: Store, recipe: Any, images: int) -> None:
     draw(recipe(images=4), store)
-    (folder,) = families(store)
+    (folder,) = drawn_folders(store)
     asked_for_more_steps(folder)
     draw(recipe(images=images), store)
     assert [one.problems for one in store.damaged] == [("recipe.json: does not fit the key",)]
-    assert verify_family(folder) == []
+    assert verify_drawn_folder(folder) == []
 
 
 def test_a_manifest_that_contradicts_itself_is_kept_told_and_written_again(
     store: Store, recipe: Any, opens: list[str]
 ) -> None:
     draw(recipe(images=4), store)
-    (folder,) = families(store)
+    (folder,) = drawn_folders(store)
     before = manifest(store).content_sha256
     found = unseal((folder / "manifest.json").read_bytes())
     (folder / "manifest.json").write_bytes(seal({**found, "content_sha256": "0" * 64}))
-    assert verify_family(folder) == ["manifest.json: content_sha256 does not fit its shards"]
+    assert verify_drawn_folder(folder) == ["manifest.json: content_sha256 does not fit its shards"]
     opens.clear()
     draw(recipe(images=3), store)
     assert [one.problems for one in store.damaged] == [
@@ -299,7 +299,7 @@ def test_a_manifest_that_contradicts_itself_is_kept_told_and_written_again(
 
 def test_a_manifest_with_a_strange_time_is_gone_on_with(store: Store, recipe: Any) -> None:
     draw(recipe(images=4), store)
-    (folder,) = families(store)
+    (folder,) = drawn_folders(store)
     document = unseal((folder / "manifest.json").read_bytes())
     document["metadata"]["seconds"] = "long"
     (folder / "manifest.json").write_bytes(seal(document))
@@ -311,7 +311,7 @@ def test_a_folder_in_which_nothing_was_drawn_yet_is_whole(store: Store) -> None:
     """As a killed process, or one that draws its first batch, leaves it."""
     folder = store.root / DRAWN_KIND / ("a" * 64)
     folder.mkdir(parents=True)
-    assert verify_family(folder) == []
+    assert verify_drawn_folder(folder) == []
 
 
 def test_two_at_once_draw_once(store: Store, recipe: Any, opens: list[str]) -> None:
@@ -331,7 +331,7 @@ def test_two_at_once_draw_once(store: Store, recipe: Any, opens: list[str]) -> N
     assert sets[0] == sets[1]
     assert len(opens) == 1
     assert sum(total for one in steps for name, total in one.bars if name == "drawing images") == 8
-    assert verify_family(families(store)[0]) == []
+    assert verify_drawn_folder(drawn_folders(store)[0]) == []
 
 
 def test_far_pairs_ask_the_text_encoder_once(store: Store, recipe: Any, opens: list[str]) -> None:
@@ -340,14 +340,14 @@ def test_far_pairs_ask_the_text_encoder_once(store: Store, recipe: Any, opens: l
     assert len(opens) == 1
     draw(dataclasses.replace(far, images=3), store)
     assert len(opens) == 1
-    folder = next(path for path in families(store) if (path / "similarity.npz").is_file())
+    folder = next(path for path in drawn_folders(store) if (path / "similarity.npz").is_file())
     data = bytearray((folder / "similarity.npz").read_bytes())
     data[len(data) // 2] ^= 1
     (folder / "similarity.npz").write_bytes(data)
-    assert [line.partition(":")[0] for line in verify_family(folder)] == ["similarity.npz"]
+    assert [line.partition(":")[0] for line in verify_drawn_folder(folder)] == ["similarity.npz"]
     draw(dataclasses.replace(far, images=2), store)
     assert [one.problems[0].partition(":")[0] for one in store.damaged] == ["similarity.npz"]
-    assert verify_family(folder) == []
+    assert verify_drawn_folder(folder) == []
 
 
 def some_blackened(monkeypatch: pytest.MonkeyPatch, places: set[int]) -> None:
@@ -372,7 +372,7 @@ def test_blackened_images_are_counted(store: Store, recipe: Any, monkeypatch: py
             (made.blackened, (set_details(store, made.recipe_key).generator or {}).get("blackened"))
         )
     assert counts == [(3, 3), (2, 2), (0, None)]
-    (drawn,) = list_families(store)
+    (drawn,) = list_drawn_folders(store)
     assert (details_of(store, drawn).generator or {})["blackened"] == 3
     assert draw(recipe(images=6), store).blackened == 2, "from the cache too"
 
@@ -461,7 +461,7 @@ def test_a_recipe_that_makes_no_prompts_fails_before_anything_is_loaded(
 def test_a_generator_that_cannot_draw_leaves_nothing(store: Store, recipe: Any) -> None:
     with pytest.raises(BadInputError, match="NaN"):
         draw(recipe(images=4, guidance=1e38, negative_prompt="blurry"), store)
-    assert families(store) == []
+    assert drawn_folders(store) == []
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])

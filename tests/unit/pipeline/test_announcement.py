@@ -9,8 +9,8 @@ from torch import nn
 from mixport.calibration.preview import Preview
 from mixport.model.float_model import FloatModel
 from mixport.pipeline.announcement import announce
+from mixport.pipeline.build_plan import resolve
 from mixport.pipeline.options.build_options import BuildOptions
-from mixport.pipeline.plan import resolve
 from mixport.records.artifacts import Preprocessing
 
 MODEL = FloatModel(

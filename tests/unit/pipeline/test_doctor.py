@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from mixport.pipeline import doctor
-from mixport.pipeline.doctor import Finding, examine
+from mixport.pipeline.doctor import Diagnosis, examine
 
 
-def found(cache: Path) -> dict[str, Finding]:
+def found(cache: Path) -> dict[str, Diagnosis]:
     return {item.what: item for item in examine(cache=cache)}
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from mixport.model.float_model import FloatModel, load_model
 from mixport.pipeline import keys
+from mixport.pipeline.build_plan import resolve
 from mixport.pipeline.keys import (
     LOWER_CODE,
     QUANTIZE_CODE,
@@ -20,7 +21,6 @@ from mixport.pipeline.keys import (
     unit_key,
 )
 from mixport.pipeline.options.build_options import BuildOptions
-from mixport.pipeline.plan import resolve
 from mixport.records.algorithms import Algorithm
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.scheme import Scheme

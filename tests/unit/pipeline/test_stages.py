@@ -10,8 +10,8 @@ from mixport.calibration.recipe import CalibrationRecipe, FilterSettings, Prompt
 from mixport.model.float_model import load_model
 from mixport.model.scores import ModelScores
 from mixport.pipeline import stages
+from mixport.pipeline.build_plan import BuildPlan, resolve
 from mixport.pipeline.options.build_options import BuildOptions
-from mixport.pipeline.plan import BuildPlan, resolve
 from mixport.pipeline.stages import StageContext, StageLog
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.errors import BadOptionError

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mixport.quantize.gradients import NotLearnedError, backward, gradient
-from mixport.quantize.learn.loop.activations import Activations
+from mixport.quantize.learn.loop.activation_store import Activations
 from mixport.quantize.learn.reconstruction.perturbation import Behind, perturbation_hessian
 
 

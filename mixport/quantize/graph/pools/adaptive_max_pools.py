@@ -10,7 +10,7 @@ from typing import Any
 from torch import fx
 
 from mixport.model.programs.fx_graph import aten, call, module_path, shape_of, tensor_arg
-from mixport.quantize.graph.pools.pool_windows import Run, adaptive_windows, runs
+from mixport.quantize.graph.pools.pool_windows import WindowRun, adaptive_windows, runs
 from mixport.records.artifacts import Decision
 
 _POOLS: Mapping[Any, int] = MappingProxyType(
@@ -69,7 +69,7 @@ def _split(graph: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, int] | None:
     if len(rows) * len(columns) > _MOST_BLOCKS:
         return None
 
-    def block(row: Run, column: Run) -> fx.Node:
+    def block(row: WindowRun, column: WindowRun) -> fx.Node:
         part = x
         for axis, run, size in ((2, row, height), (3, column, width)):
             if (run.start, run.stop) != (0, size):

@@ -32,8 +32,8 @@ from mixport.model.programs.fx_graph import (
     tensor_arg,
 )
 from mixport.quantize.graph.pools.pool_windows import (
-    Run,
     Window,
+    WindowRun,
     adaptive_windows,
     are_whole,
     runs,
@@ -231,7 +231,7 @@ class _Emitter:
                 hint="drop ceil_mode, or pad the map so that no window is cut",
             )
 
-    def _block(self, x: fx.Node, row: Run, column: Run, divisor: int | None) -> fx.Node:
+    def _block(self, x: fx.Node, row: WindowRun, column: WindowRun, divisor: int | None) -> fx.Node:
         height, width = shape_of(x)[2:]
         for axis, run, size in ((2, row, height), (3, column, width)):
             if (run.start, run.stop) != (0, size):

@@ -23,7 +23,7 @@ class Window:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class WindowRun:
     """Neighbouring output positions whose windows are equally long, divide by the same count, and are `step`
     apart.
     """
@@ -71,19 +71,19 @@ def adaptive_windows(size: int, outputs: int) -> tuple[Window, ...]:
     return tuple(Window(start=start, stop=stop, count=stop - start) for start, stop in bounds)
 
 
-def runs(windows: Sequence[Window]) -> tuple[Run, ...]:
+def runs(windows: Sequence[Window]) -> tuple[WindowRun, ...]:
     """Cut windows into runs, each as long as can be; step 1 for a single window."""
-    found: list[Run] = []
+    found: list[WindowRun] = []
     for window in windows:
         last = found[-1] if found else None
         if last is None or not _continues(last, window):
-            found.append(Run(windows=(window,), step=1))
+            found.append(WindowRun(windows=(window,), step=1))
             continue
-        found[-1] = Run(windows=(*last.windows, window), step=window.start - last.windows[-1].start)
+        found[-1] = WindowRun(windows=(*last.windows, window), step=window.start - last.windows[-1].start)
     return tuple(found)
 
 
-def _continues(run: Run, window: Window) -> bool:
+def _continues(run: WindowRun, window: Window) -> bool:
     last = run.windows[-1]
     step = window.start - last.start
     same = (window.length, window.count) == (last.length, last.count)

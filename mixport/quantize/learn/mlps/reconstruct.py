@@ -10,9 +10,9 @@ from torch import Tensor, fx
 
 from mixport.model.run import images_at_once
 from mixport.quantize.gradients import NotLearnedError
-from mixport.quantize.learn.loop.activations import Activations, Room, fill
+from mixport.quantize.learn.loop.activation_store import Activations, ActivationStore, fill
+from mixport.quantize.learn.loop.checkpoints import UnitCheckpoints
 from mixport.quantize.learn.loop.float32 import in_float32
-from mixport.quantize.learn.loop.unit_file import UnitShelf
 from mixport.quantize.learn.mlps.find import Mlp, Values, find_mlps, put_relu, read_values
 from mixport.quantize.learn.mlps.mlp_file import FinishedMlp, read_mlp, write_mlp
 from mixport.quantize.learn.mlps.prefix import Prefix, cut
@@ -59,8 +59,8 @@ def reconstruct_mlps(
     dynamic_batch: bool,
     activation_bits: int,
     options: ReconstructionOptions,
-    room: Room,
-    shelf: UnitShelf,
+    store: ActivationStore,
+    checkpoints: UnitCheckpoints,
     progress: Progress,
 ) -> ReconstructedMlps:
     """Put ReLU in the place of GELU, MLP after MLP, and learn what lies around it.
@@ -73,8 +73,8 @@ def reconstruct_mlps(
         dynamic_batch: True where the graph holds for every batch.
         activation_bits: that follow.
         options: steps, seed and device.
-        room: where activations are kept, and the device.
-        shelf: finished MLPs; a run that was interrupted goes on behind them.
+        store: where activations are kept, and the device.
+        checkpoints: finished MLPs; a run that was interrupted goes on behind them.
         progress: one bar over all steps.
     """
     mlps = find_mlps(graph)
@@ -91,18 +91,18 @@ def reconstruct_mlps(
         batch=batch,
         quantile=_quantile(activation_bits),
         options=options,
-        room=room,
+        store=store,
     )
     done: list[FinishedMlp] = []
     with (
-        in_float32(room.device),
+        in_float32(store.device),
         progress.track("MLPs", total=learner.steps * len(mlps), unit="steps") as advance,
     ):
         originals = [
             _Original(mlp=mlp, values=read_values(graph, mlp), inputs=cut(graph, mlp.input)) for mlp in mlps
         ]
         for index, original in enumerate(originals):
-            made = _finished(learner, index, graph, original, shelf=shelf, advance=advance)
+            made = _finished(learner, index, graph, original, checkpoints=checkpoints, advance=advance)
             if made.values is not None:
                 put_relu(graph, original.mlp, made.values)
             done.append(made)
@@ -144,7 +144,7 @@ class _Learner:
         batch: images at once while nothing is learned.
         quantile: see `train.train`.
         options: steps and seed.
-        room: where activations are kept.
+        store: where activations are kept.
     """
 
     images: Callable[[slice], Tensor]
@@ -152,7 +152,7 @@ class _Learner:
     batch: int
     quantile: float
     options: ReconstructionOptions
-    room: Room
+    store: ActivationStore
 
     @property
     def steps(self) -> int:
@@ -170,7 +170,7 @@ class _Learner:
             original: the MLP, and what it was.
             advance: is told the number of steps just done, and the latest loss.
         """
-        mlp, device = original.mlp, self.room.device
+        mlp, device = original.mlp, self.store.device
         first = {name: value.to(device) for name, value in original.values.items()}
         values = {name: value.to(device) for name, value in read_values(graph, mlp).items()}
         targets = self._rows(original.inputs, lambda x: gelu_output(mlp, first, x))
@@ -221,13 +221,13 @@ class _Learner:
 
         Each row goes through the MLP alone, so that it does not matter which image of a batch a row is from.
         """
-        prefix = Prefix(part_of_graph, device=self.room.device)
+        prefix = Prefix(part_of_graph, device=self.store.device)
 
         def rows(part: slice) -> Tensor:
             value = prefix(self.images(part))
             return then(value.reshape(part.stop - part.start, -1, value.shape[-1]))
 
-        return fill(self.count, self.batch, rows, room=self.room)
+        return fill(self.count, self.batch, rows, store=self.store)
 
 
 def _finished(
@@ -236,12 +236,12 @@ def _finished(
     graph: fx.GraphModule,
     original: _Original,
     *,
-    shelf: UnitShelf,
+    checkpoints: UnitCheckpoints,
     advance: Advance,
 ) -> FinishedMlp:
-    """One MLP, taken from the shelf or learned and put there."""
+    """One MLP, taken from its checkpoint or learned and kept."""
     mlp, place = original.mlp, f"mlp-{index}"
-    found = shelf.find(place)
+    found = checkpoints.find(place)
     if found is not None:
         advance(learner.steps, f"{mlp.name}, from the cache")
         return read_mlp(found)
@@ -254,6 +254,6 @@ def _finished(
 
     learned = learner.learn(index, graph, original, advance=report)
     advance(learner.steps - done)
-    with shelf.keep(place) as folder:
+    with checkpoints.keep(place) as folder:
         write_mlp(folder, learned)
     return learned

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mixport.quantize.learn.loop.activations import Activations, slices
+from mixport.quantize.learn.loop.activation_store import Activations, slices
 from mixport.quantize.learn.loop.watch import Watch
 from mixport.quantize.learn.mlps.find import Mlp, Values
 from mixport.quantize.learn.reconstruction.optimise import batch_for

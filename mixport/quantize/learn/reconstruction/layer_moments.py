@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from mixport.model.programs.fx_graph import arguments, aten, shape_of
-from mixport.quantize.learn.loop.activations import slices
+from mixport.quantize.learn.loop.activation_store import slices
 from mixport.quantize.learn.reconstruction.optimise import UnitData
 from mixport.quantize.learn.units.execute import Executor, Quantised
 from mixport.quantize.learn.units.units import Unit
@@ -20,7 +20,7 @@ _FEWEST_PLACES, _FEWEST_IMAGES = 1 << 14, 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moments:
+class InputMoments:
     """Of the n inputs that each output of a group is a weighted sum of, in the order of its weights.
 
     Attributes:
@@ -36,7 +36,7 @@ class Moments:
 
 def layer_moments(
     executor: Executor, unit: Unit, data: UnitData, layer: fx.Node, quantised: Quantised, *, batch: int
-) -> Moments:
+) -> InputMoments:
     """Over as many images, and as many places of each, as the covariance needs.
 
     Args:
@@ -78,7 +78,9 @@ def layer_moments(
         if part.stop >= _FEWEST_IMAGES and places >= wanted:
             break
     mean, float_mean, square = (value / places for value in sums)
-    return Moments(mean=mean, float_mean=float_mean, covariance=square - mean[..., None] * mean[:, None, :])
+    return InputMoments(
+        mean=mean, float_mean=float_mean, covariance=square - mean[..., None] * mean[:, None, :]
+    )
 
 
 def inputs_of(layer: fx.Node, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from mixport.arithmetic.scale_grid import ANY_SCALE, ScaleGrid
 from mixport.quantize.integers.coordinate_descent import least_squares_codes
 from mixport.quantize.integers.nearest import LayerIntegers, least_scales
-from mixport.quantize.learn.reconstruction.layer_moments import Moments, layer_moments
+from mixport.quantize.learn.reconstruction.layer_moments import InputMoments, layer_moments
 from mixport.quantize.learn.reconstruction.optimise import UnitData
 from mixport.quantize.learn.units.execute import Executor, Quantised
 from mixport.quantize.learn.units.units import Unit
@@ -85,7 +85,7 @@ def least_squares_start(
 
 
 def choose(
-    layer: FloatLayer, nearest: LayerIntegers, seen: Moments, *, grid: ScaleGrid = ANY_SCALE
+    layer: FloatLayer, nearest: LayerIntegers, seen: InputMoments, *, grid: ScaleGrid = ANY_SCALE
 ) -> LayerIntegers:
     """Codes, scales and bias of one layer.
 

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from mixport.model.programs.fx_graph import shape_of, tensor_arg
 from mixport.quantize.gradients import backward
-from mixport.quantize.learn.loop.activations import Activations, slices
+from mixport.quantize.learn.loop.activation_store import Activations, slices
 from mixport.quantize.learn.loop.watch import Watch
 from mixport.quantize.learn.reconstruction.losses import UnitLoss
 from mixport.quantize.learn.reconstruction.rounding import Rounding, beta_at
@@ -25,7 +25,7 @@ from mixport.quantize.learn.reconstruction.state import UnitState
 from mixport.quantize.learn.reconstruction.steps import MaskPool
 from mixport.quantize.learn.units.execute import Executor
 from mixport.quantize.learn.units.units import Unit
-from mixport.quantize.sites.plan import SitePlan
+from mixport.quantize.sites.planner import SitePlan
 from mixport.records.reconstruction_preset import Stage
 
 _LARGEST_TENSOR = 1 << 24

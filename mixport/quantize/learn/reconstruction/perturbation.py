@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mixport.quantize.gradients import gradient
-from mixport.quantize.learn.loop.activations import Activations, slices
+from mixport.quantize.learn.loop.activation_store import Activations, slices
 
 STEP = 1e-3
 """Perturbation / root mean square of the unit's output; below 1e-5 rounding is in the way, above 1e-2 the

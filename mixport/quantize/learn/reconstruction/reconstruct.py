@@ -14,9 +14,9 @@ from torch import Tensor, fx
 from mixport.arithmetic.quant_params import QuantParams
 from mixport.model.run import images_at_once
 from mixport.quantize.integers.nearest import LayerIntegers
-from mixport.quantize.learn.loop.activations import Activations, Room, fill
+from mixport.quantize.learn.loop.activation_store import Activations, ActivationStore, fill
+from mixport.quantize.learn.loop.checkpoints import FinishedUnit, UnitCheckpoints, read_unit, write_unit
 from mixport.quantize.learn.loop.float32 import in_float32
-from mixport.quantize.learn.loop.unit_file import FinishedUnit, UnitShelf, read_unit, write_unit
 from mixport.quantize.learn.reconstruction.optimise import UnitData
 from mixport.quantize.learn.reconstruction.perturbation import Behind
 from mixport.quantize.learn.reconstruction.state import UnitState
@@ -50,8 +50,8 @@ def reconstruct(
     preset: Preset,
     iters: int,
     seed: int,
-    room: Room,
-    shelf: UnitShelf,
+    store: ActivationStore,
+    checkpoints: UnitCheckpoints,
     progress: Progress,
 ) -> Reconstructed:
     """Learn every unit in graph order, once for every stage of the preset.
@@ -63,8 +63,8 @@ def reconstruct(
         preset: how.
         iters: steps a unit, which stages take their shares of.
         seed: of batches and masks.
-        room: where activations are kept, and the device.
-        shelf: finished units; a run that was interrupted goes on behind them.
+        store: where activations are kept, and the device.
+        checkpoints: finished units; a run that was interrupted goes on behind them.
         progress: one bar over all steps.
     """
     executor = Executor(
@@ -72,7 +72,7 @@ def reconstruct(
         task.plan,
         input_shape=task.input_shape,
         dynamic_batch=task.dynamic_batch,
-        device=room.device,
+        device=store.device,
     )
     units = _by_image(find_units(task.graph, task.plan, grain=preset.grain), executor)
     if preset.merge > 0:
@@ -107,24 +107,24 @@ def reconstruct(
         )
 
     def source() -> Activations:
-        first = fill(count, batch, images, room=room)
-        return fill(2 * count, batch, _mirrored(first), room=room) if preset.mirrored else first
+        first = fill(count, batch, images, store=store)
+        return fill(2 * count, batch, _mirrored(first), store=store) if preset.mirrored else first
 
     passes = [
         _Pass(learner=learner, units=units, first=number * len(units))
         for number, learner in enumerate(learners)
     ]
     total = sum(one.learner.iters * len(one.todo) for one in passes)
-    with in_float32(room.device), progress.track("reconstruct", total=total, unit="steps") as advance:
+    with in_float32(store.device), progress.track("reconstruct", total=total, unit="steps") as advance:
         for one in passes:
             if one.todo:
-                one.run(source, made, room=room, shelf=shelf, advance=advance)
+                one.run(source, made, store=store, checkpoints=checkpoints, advance=advance)
     record = Reconstruction(
         preset=preset.name,
         iters=iters,
         images=count,
         seed=seed,
-        device=room.device.type,
+        device=store.device.type,
         threads=compute_threads(),
         units=tuple(made.records),
     )
@@ -167,8 +167,8 @@ class _Pass:
         source: Callable[[], Activations],
         made: _Made,
         *,
-        room: Room,
-        shelf: UnitShelf,
+        store: ActivationStore,
+        checkpoints: UnitCheckpoints,
         advance: Advance,
     ) -> None:
         """Learn what there is to learn, from the images on.
@@ -176,8 +176,8 @@ class _Pass:
         Args:
             source: makes the images' tensor; not the tensor, so that its space goes behind the first unit.
             made: is changed.
-            room: where activations are kept.
-            shelf: of finished units.
+            store: where activations are kept.
+            checkpoints: of finished units.
             advance: of the bar.
         """
         learner, last = self.learner, max(self.todo)
@@ -188,12 +188,12 @@ class _Pass:
                 len(float_input),
                 batch,
                 _outputs(executor, merge_units(self.units), float_input, None),
-                room=room,
+                store=store,
             )
         quantised_input = float_input
         for index, unit in enumerate(self.units[: last + 1]):
             float_output = fill(
-                len(float_input), batch, _outputs(executor, unit, float_input, None), room=room
+                len(float_input), batch, _outputs(executor, unit, float_input, None), store=store
             )
             if index in self.todo:
                 data = UnitData(float_input=float_input, quantised_input=quantised_input, target=float_output)
@@ -203,7 +203,14 @@ class _Pass:
                     else Behind(run=_rest(executor, self.units[index + 1 :]), outputs=outputs)
                 )
                 found = _finished(
-                    learner, self.first + index, unit, data, made, behind=behind, shelf=shelf, advance=advance
+                    learner,
+                    self.first + index,
+                    unit,
+                    data,
+                    made,
+                    behind=behind,
+                    checkpoints=checkpoints,
+                    advance=advance,
                 )
                 made.integers.update(found.integers)
                 made.params = learner.with_steps(made.params, found.steps)
@@ -213,7 +220,7 @@ class _Pass:
             if index < last:
                 state = learner.state(unit, made.params, made.integers)
                 quantised_input = fill(
-                    len(float_input), batch, _outputs(executor, unit, quantised_input, state), room=room
+                    len(float_input), batch, _outputs(executor, unit, quantised_input, state), store=store
                 )
             float_input = float_output
 
@@ -226,11 +233,11 @@ def _finished(
     made: _Made,
     *,
     behind: Behind | None,
-    shelf: UnitShelf,
+    checkpoints: UnitCheckpoints,
     advance: Advance,
 ) -> FinishedUnit:
-    """One unit, taken from the shelf or learned and put there."""
-    found = shelf.find(index)
+    """One unit, taken from its checkpoint or learned and kept."""
+    found = checkpoints.find(index)
     if found is not None:
         advance(learner.iters, f"{unit.name}, from the cache")
         return read_unit(found, {learner.task.widths[layer].name: layer for layer in unit.layers})
@@ -243,7 +250,7 @@ def _finished(
 
     learned = learner.learn(index, unit, data, made.params, made.integers, behind=behind, advance=report)
     advance(learner.iters - done)
-    with shelf.keep(index) as folder:
+    with checkpoints.keep(index) as folder:
         write_unit(folder, learned, learner.task.widths)
     return learned
 

@@ -13,7 +13,7 @@ from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.integers.nearest import LayerIntegers
 from mixport.quantize.learn.reconstruction.layer_values import LayerValues
 from mixport.quantize.learn.reconstruction.steps import FakeQuantise, MaskPool
-from mixport.quantize.sites.plan import SitePlan
+from mixport.quantize.sites.planner import SitePlan
 
 LEAST_FACTOR, LARGEST_FACTOR = 0.25, 4.0
 """How far a learned activation step may go from its calibrated value."""

@@ -10,7 +10,7 @@ from torch import fx
 from mixport.arithmetic.quant_params import QuantParams
 from mixport.arithmetic.scale_grid import ANY_SCALE, ScaleGrid
 from mixport.quantize.integers.nearest import LayerIntegers
-from mixport.quantize.sites.plan import Plan
+from mixport.quantize.sites.planner import QuantizationPlan
 from mixport.quantize.sites.widths import LayerWidths
 
 
@@ -30,7 +30,7 @@ class Task:
     """
 
     graph: fx.GraphModule
-    plan: Plan
+    plan: QuantizationPlan
     widths: LayerWidths
     params: Mapping[str, QuantParams]
     integers: Mapping[fx.Node, LayerIntegers]

@@ -20,7 +20,7 @@ from mixport.quantize.integers.nearest import (
     read_site,
     scales_of_dead,
 )
-from mixport.quantize.learn.loop.unit_file import FinishedUnit
+from mixport.quantize.learn.loop.checkpoints import FinishedUnit
 from mixport.quantize.learn.reconstruction.least_squares import FloatLayer, Start, least_squares_start
 from mixport.quantize.learn.reconstruction.losses import UnitLoss
 from mixport.quantize.learn.reconstruction.optimise import (

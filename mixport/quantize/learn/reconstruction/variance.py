@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mixport.quantize.integers.nearest import LayerIntegers
-from mixport.quantize.learn.loop.activations import slices
+from mixport.quantize.learn.loop.activation_store import slices
 from mixport.quantize.learn.reconstruction.optimise import UnitData
 from mixport.quantize.learn.units.execute import Executor, Quantised
 from mixport.quantize.learn.units.units import Unit

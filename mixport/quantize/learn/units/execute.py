@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 from mixport.model.programs.fx_graph import aten, constant, operator_of
 from mixport.quantize.graph.roles import Kind
 from mixport.quantize.learn.units.units import Unit
-from mixport.quantize.sites.plan import Plan, SitePlan
+from mixport.quantize.sites.planner import QuantizationPlan, SitePlan
 
 _IMAGES = 3
 """Behind one another and next to one another differ from two on."""
@@ -50,7 +50,7 @@ class Executor:
     def __init__(
         self,
         graph: fx.GraphModule,
-        plan: Plan,
+        plan: QuantizationPlan,
         *,
         input_shape: tuple[int, ...],
         dynamic_batch: bool,

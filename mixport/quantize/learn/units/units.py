@@ -16,7 +16,7 @@ from torch import fx
 
 from mixport.model.programs.fx_graph import module_path
 from mixport.quantize.graph.roles import Kind
-from mixport.quantize.sites.plan import Plan
+from mixport.quantize.sites.planner import QuantizationPlan
 from mixport.records.reconstruction_preset import Grain
 
 _CONTAINERS = ("torch.nn.modules.container.",)
@@ -43,7 +43,7 @@ class Unit:
     layers: tuple[fx.Node, ...]
 
 
-def find_units(graph: fx.GraphModule, plan: Plan, *, grain: Grain = "block") -> tuple[Unit, ...]:
+def find_units(graph: fx.GraphModule, plan: QuantizationPlan, *, grain: Grain = "block") -> tuple[Unit, ...]:
     """Cut the graph into units, in graph order; every node with a value belongs to exactly one.
 
     Args:
@@ -78,14 +78,14 @@ def merge_units(units: Iterable[Unit]) -> Unit:
     )
 
 
-def _has_value(node: fx.Node, plan: Plan) -> bool:
+def _has_value(node: fx.Node, plan: QuantizationPlan) -> bool:
     """Tensors that depend on the image: no constants, and no sizes of the batch."""
     return plan.kinds[node] is not Kind.CONSTANT and (
         bool(node.meta.get("shape")) or bool(node.meta.get("is_tuple", False))
     )
 
 
-def _pieces(graph: fx.GraphModule, nodes: list[fx.Node], plan: Plan) -> Iterator[list[fx.Node]]:
+def _pieces(graph: fx.GraphModule, nodes: list[fx.Node], plan: QuantizationPlan) -> Iterator[list[fx.Node]]:
     """Finest pieces: each ends at a tensor with codes that is the only live one, the last at the model's
     output.
     """
@@ -108,7 +108,7 @@ def _pieces(graph: fx.GraphModule, nodes: list[fx.Node], plan: Plan) -> Iterator
         yield piece
 
 
-def _with_layers(pieces: Iterable[list[fx.Node]], plan: Plan) -> list[list[fx.Node]]:
+def _with_layers(pieces: Iterable[list[fx.Node]], plan: QuantizationPlan) -> list[list[fx.Node]]:
     """Pieces without a layer join the one that follows; what is left at the end joins the last."""
     found: list[list[fx.Node]] = []
     waiting: list[fx.Node] = []
@@ -124,7 +124,7 @@ def _with_layers(pieces: Iterable[list[fx.Node]], plan: Plan) -> list[list[fx.No
     return found
 
 
-def _joined(pieces: list[list[fx.Node]], plan: Plan) -> list[list[fx.Node]]:
+def _joined(pieces: list[list[fx.Node]], plan: QuantizationPlan) -> list[list[fx.Node]]:
     groups: list[list[list[fx.Node]]] = []
     for piece in pieces:
         if groups and _same_module([*groups[-1], piece], plan):
@@ -134,7 +134,7 @@ def _joined(pieces: list[list[fx.Node]], plan: Plan) -> list[list[fx.Node]]:
     return [[node for piece in group for node in piece] for group in groups]
 
 
-def _same_module(pieces: list[list[fx.Node]], plan: Plan) -> bool:
+def _same_module(pieces: list[list[fx.Node]], plan: QuantizationPlan) -> bool:
     """True where one module is what all are made for: it holds their layers, and adds the residuals itself.
 
     It is neither a container nor the whole model, and no container lies between it and a layer: a stage of

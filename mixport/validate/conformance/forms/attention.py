@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mixport.arithmetic import integer
 from mixport.arithmetic.attention_softmax import Exponent, choose_exponent, numerators, weighted
 from mixport.records.errors import InvariantError
-from mixport.validate.conformance.forms.case import Case, Form
+from mixport.validate.conformance.forms.case import Form, FormCase
 from mixport.validate.conformance.forms.expected import F32, bell, computed
 from mixport.validate.conformance.forms.onnx_model import Model
 from mixport.validate.interpreter.graph import Array
@@ -40,9 +40,9 @@ def _numerators(model: Model, codes: str, exponent: Exponent) -> str:
     return model.quantise(model.node("Exp", difference), 2.0**-exponent.bits, 0, clip=clip)
 
 
-def _exponentials(rng: np.random.Generator) -> tuple[Case, ...]:
+def _exponentials(rng: np.random.Generator) -> tuple[FormCase, ...]:
     """Every pair of a code and the largest of its row."""
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     codes = np.arange(256)
     pairs = np.minimum(codes[None, :], codes[:, None]).astype(np.uint8)
     for step, bits in _STEPS:
@@ -64,8 +64,8 @@ def _exponentials(rng: np.random.Generator) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _attention(rng: np.random.Generator) -> tuple[Case, ...]:
-    cases: list[Case] = []
+def _attention(rng: np.random.Generator) -> tuple[FormCase, ...]:
+    cases: list[FormCase] = []
     for length, width, step, bits in (
         (197, 64, 0.0234, 8),
         (49, 32, 0.05, 8),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from mixport.validate.conformance.forms.case import Case, Form
+from mixport.validate.conformance.forms.case import Form, FormCase
 from mixport.validate.conformance.forms.expected import bell, crafted, interpreted
 from mixport.validate.conformance.forms.onnx_model import Model
 from mixport.validate.interpreter.graph import Array
@@ -46,7 +46,7 @@ _MULS = (
 )
 
 
-def _pair_case(op: str, pair: _Pair, rng: np.random.Generator) -> Case:
+def _pair_case(op: str, pair: _Pair, rng: np.random.Generator) -> FormCase:
     model = Model()
     codes = [model.input(name, np.uint8, 2) for name in "ab"]
     if pair.bits < 8:
@@ -60,12 +60,12 @@ def _pair_case(op: str, pair: _Pair, rng: np.random.Generator) -> Case:
     return crafted(pair.name, model.build({output: np.uint8}), rng, inputs=("a", "b"))
 
 
-def _pairs(op: str, pairs: Sequence[_Pair], rng: np.random.Generator) -> tuple[Case, ...]:
+def _pairs(op: str, pairs: Sequence[_Pair], rng: np.random.Generator) -> tuple[FormCase, ...]:
     cases = [_pair_case(op, pair, rng) for pair in pairs]
     return (*cases, _shaped(op, (3, 7, 5, 3), (3, 7, 1, 1), rng), _shaped(op, (1, 1), (1, 1), rng))
 
 
-def _shaped(op: str, a: tuple[int, ...], b: tuple[int, ...], rng: np.random.Generator) -> Case:
+def _shaped(op: str, a: tuple[int, ...], b: tuple[int, ...], rng: np.random.Generator) -> FormCase:
     """One tensor broadcast over the other, as a gate is; or one element each."""
     model = Model()
     scales = (0.5, 0.25, 0.25) if op == "Add" else (0.031, 0.0039, 0.023)
@@ -82,9 +82,9 @@ def _codes(shape: tuple[int, ...], rng: np.random.Generator, dtype: DTypeLike = 
     return rng.integers(info.min, info.max + 1, shape).astype(dtype)
 
 
-def _add_then_requantise(rng: np.random.Generator) -> tuple[Case, ...]:
+def _add_then_requantise(rng: np.random.Generator) -> tuple[FormCase, ...]:
     """Codes of an exact sum, brought to the width that the next layer reads."""
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     for name, ratios, clip in (
         ("equal-scales", (1, 1), None),
         ("ratios-2-and-3", (2, 3), None),
@@ -113,9 +113,9 @@ def _add_then_requantise(rng: np.random.Generator) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _float_add(rng: np.random.Generator) -> tuple[Case, ...]:
+def _float_add(rng: np.random.Generator) -> tuple[FormCase, ...]:
     """Sums that stay float: 16-bit streams, a constant summand, a second reader of the sum."""
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     for name, types, zero_points, out in (
         ("int16-stream", (np.int16, np.int16), (0, 0), np.int16),
         ("uint8-into-int16-stream", (np.uint8, np.int16), (117, 3), np.int16),
@@ -145,7 +145,7 @@ def _float_add(rng: np.random.Generator) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _position(rng: np.random.Generator) -> Case:
+def _position(rng: np.random.Generator) -> FormCase:
     """A stream plus a float constant, as position embeddings are added."""
     model = Model()
     constant = model.constant(bell((1, 96), rng), np.float32)
@@ -156,7 +156,7 @@ def _position(rng: np.random.Generator) -> Case:
     )
 
 
-def _two_readers(rng: np.random.Generator) -> Case:
+def _two_readers(rng: np.random.Generator) -> FormCase:
     """A sum that is quantised twice, so that no runtime may fuse it."""
     model = Model()
     inputs = [
@@ -172,8 +172,8 @@ def _two_readers(rng: np.random.Generator) -> Case:
     return interpreted("second-reader", model.build(outputs), [("random", feeds)])
 
 
-def _average(rng: np.random.Generator) -> tuple[Case, ...]:
-    cases: list[Case] = []
+def _average(rng: np.random.Generator) -> tuple[FormCase, ...]:
+    cases: list[FormCase] = []
     for name, size, x, y in (
         ("seven-by-seven", (7, 7), (0.031, 0), (0.012, 0)),
         ("odd-zero-points", (5, 3), (0.021, 117), (0.017, 131)),
@@ -191,8 +191,8 @@ def _average(rng: np.random.Generator) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _max_pool(rng: np.random.Generator) -> tuple[Case, ...]:
-    cases: list[Case] = []
+def _max_pool(rng: np.random.Generator) -> tuple[FormCase, ...]:
+    cases: list[FormCase] = []
     pools: tuple[tuple[str, tuple[int, ...], dict[str, Any]], ...] = (
         ("plain", (2, 8, 12, 12), {"kernel_shape": [2, 2], "strides": [2, 2]}),
         ("padded", (2, 5, 11, 9), {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
@@ -210,8 +210,8 @@ def _max_pool(rng: np.random.Generator) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _concat(rng: np.random.Generator) -> tuple[Case, ...]:
-    cases: list[Case] = []
+def _concat(rng: np.random.Generator) -> tuple[FormCase, ...]:
+    cases: list[FormCase] = []
     for name, shapes, axis in (
         ("channels", ((2, 3, 5, 5), (2, 4, 5, 5)), 1),
         ("last-axis", ((3, 7), (3, 1)), -1),
@@ -224,8 +224,8 @@ def _concat(rng: np.random.Generator) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _table(op: str, rng: np.random.Generator) -> tuple[Case, ...]:
-    cases: list[Case] = []
+def _table(op: str, rng: np.random.Generator) -> tuple[FormCase, ...]:
+    cases: list[FormCase] = []
     for name in ("random-table", "falling-table"):
         model = Model()
         entries = rng.integers(0, 256, 256) if name == "random-table" else np.arange(255, -1, -1)

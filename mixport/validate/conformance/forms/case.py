@@ -12,7 +12,7 @@ import numpy as np
 
 from mixport.validate.interpreter.graph import Array
 
-Family = Literal[
+DrawnFolder = Literal[
     "layers", "carriers", "codes", "movement", "float", "double", "composites", "functions", "unused"
 ]
 
@@ -33,7 +33,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class FormCase:
     """One graph with its runs.
 
     Attributes:
@@ -70,7 +70,7 @@ class Form:
     """
 
     name: str
-    family: Family
+    family: DrawnFolder
     about: str
     emitted: bool
-    make: Callable[[np.random.Generator], tuple[Case, ...]]
+    make: Callable[[np.random.Generator], tuple[FormCase, ...]]

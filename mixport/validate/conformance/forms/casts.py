@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from mixport.validate.conformance.forms.case import Case, Form
+from mixport.validate.conformance.forms.case import Form, FormCase
 from mixport.validate.conformance.forms.expected import F32, F64, computed, spread
 from mixport.validate.conformance.forms.onnx_model import Model
 from mixport.validate.interpreter.graph import Array
 
 
-def _cast(source: str, to: type[np.generic], rng: np.random.Generator) -> tuple[Case, ...]:
+def _cast(source: str, to: type[np.generic], rng: np.random.Generator) -> tuple[FormCase, ...]:
     model = Model()
     to_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(to))
     result = model.node("Cast", model.input("x", source, 2), to=to_type)
@@ -24,7 +24,7 @@ def _cast(source: str, to: type[np.generic], rng: np.random.Generator) -> tuple[
     return (computed("all-codes", model.build({result: to}), partial(_as_type, to=to), feeds),)
 
 
-def _cast_double(rng: np.random.Generator) -> tuple[Case, ...]:
+def _cast_double(rng: np.random.Generator) -> tuple[FormCase, ...]:
     """Doubles to floats: half to even, ties and one ulp beside them."""
     model = Model()
     result = model.node("Cast", model.input("x", F64, 2), to=onnx.TensorProto.FLOAT)
@@ -44,7 +44,11 @@ def _as_type(x: Array, *, to: type[np.generic]) -> Array:
 
 def _form(name: str, about: str, make: Any) -> Form:
     return Form(
-        name=name, family="double" if "double" in name else "float", about=about, emitted=True, make=make
+        name=name,
+        family="double" if "double" in name else "float",
+        about=about,
+        emitted=True,
+        make=make,
     )
 
 

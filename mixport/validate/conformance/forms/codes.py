@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mixport.validate.conformance.forms.case import Case, Form
+from mixport.validate.conformance.forms.case import Form, FormCase
 from mixport.validate.conformance.forms.expected import bell, interpreted
 from mixport.validate.conformance.forms.onnx_model import Model
 from mixport.validate.interpreter.graph import Array
@@ -32,10 +32,10 @@ def near_ties(scale: float, zero_point: int, dtype: str, *, most: int = 4096) ->
     ]
 
 
-def _quantise(dtype: str, rng: np.random.Generator) -> tuple[Case, ...]:
+def _quantise(dtype: str, rng: np.random.Generator) -> tuple[FormCase, ...]:
     info = np.iinfo(dtype)
     middle = (int(info.min) + int(info.max) + 1) // 2
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     for name, scale, zero_point in (
         ("power-of-two", 2.0**-6, middle),
         ("odd-zero-point", 0.0371, middle + 3),
@@ -56,9 +56,9 @@ def _quantise(dtype: str, rng: np.random.Generator) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _dequantise(dtype: str, rng: np.random.Generator) -> tuple[Case, ...]:
+def _dequantise(dtype: str, rng: np.random.Generator) -> tuple[FormCase, ...]:
     info = np.iinfo(dtype)
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     for name, scale, zero_point in (
         ("plain", 0.0371, 0),
         ("odd-zero-point", 1.0 / 3.0, int(info.max) // 2 + 2),
@@ -72,12 +72,12 @@ def _dequantise(dtype: str, rng: np.random.Generator) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _dequantise_rows(dtype: str, rng: np.random.Generator) -> tuple[Case, ...]:
+def _dequantise_rows(dtype: str, rng: np.random.Generator) -> tuple[FormCase, ...]:
     """A scale and a zero point a row, which the graph computes as a normalisation does: 1 / Sqrt, and a
     QuantizeLinear.
     """
     info = np.iinfo(dtype)
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     for name, rows, columns in (
         ("plain", 32, 64),
         ("odd-channels", 7, 33),
@@ -114,8 +114,8 @@ def _dequantise_rows(dtype: str, rng: np.random.Generator) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _requantise(source: str, to: str, rng: np.random.Generator) -> tuple[Case, ...]:
-    cases: list[Case] = []
+def _requantise(source: str, to: str, rng: np.random.Generator) -> tuple[FormCase, ...]:
+    cases: list[FormCase] = []
     wide, narrow = np.iinfo(source), np.iinfo(to)
     ratio = (int(wide.max) - int(wide.min)) / (int(narrow.max) - int(narrow.min))
     for name, scale, x_zero, y_zero, y_scale in (
@@ -132,9 +132,9 @@ def _requantise(source: str, to: str, rng: np.random.Generator) -> tuple[Case, .
     return tuple(cases)
 
 
-def _requantise_chain(rng: np.random.Generator) -> tuple[Case, ...]:
+def _requantise_chain(rng: np.random.Generator) -> tuple[FormCase, ...]:
     """Codes brought to fewer bits, twice in a row: an optimiser must not merge the two roundings."""
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     for name, scales, zero_points, high in (
         ("to-four-bits", (0.031, 0.53, 0.61), (0, 0, 0), 15),
         ("odd-zero-points", (0.021, 0.023, 0.0251), (117, 131, 129), 255),
@@ -158,8 +158,8 @@ def _requantise_chain(rng: np.random.Generator) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _clip(rng: np.random.Generator) -> tuple[Case, ...]:
-    cases: list[Case] = []
+def _clip(rng: np.random.Generator) -> tuple[FormCase, ...]:
+    cases: list[FormCase] = []
     for low, high in ((0, 15), (0, 3), (7, 201), (0, 127)):
         model = Model()
         output = model.clip(model.input("x", np.uint8, 2), (low, high))
@@ -213,11 +213,11 @@ _MOVES: Mapping[str, tuple[tuple[str, str, tuple[Any, ...], dict[str, Any]], ...
 }
 
 
-def _move(form: str, rng: np.random.Generator) -> tuple[Case, ...]:
+def _move(form: str, rng: np.random.Generator) -> tuple[FormCase, ...]:
     """On codes, and on floats, which some data movement of a file still holds; 16-bit codes are only reshaped
     and transposed.
     """
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     wide = (np.int16,) if form in ("reshape", "transpose") else ()
     for name, op, constants, attributes in _MOVES[form]:
         for dtype in (np.uint8, np.float32, *wide):
@@ -231,8 +231,8 @@ def _move(form: str, rng: np.random.Generator) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _split(rng: np.random.Generator) -> tuple[Case, ...]:
-    cases: list[Case] = []
+def _split(rng: np.random.Generator) -> tuple[FormCase, ...]:
+    cases: list[FormCase] = []
     for name, sizes, axis in (("uneven", (1, 3), 1), ("thirds", (2, 2, 2), 2), ("one", (8,), 3)):
         model = Model()
         x = model.input("x", np.uint8, 4)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from mixport.arithmetic import integer
-from mixport.validate.conformance.forms.case import Case, Form
+from mixport.validate.conformance.forms.case import Form, FormCase
 from mixport.validate.conformance.forms.expected import F32, F64, bell, computed
 from mixport.validate.conformance.forms.onnx_model import Model
 from mixport.validate.interpreter.graph import Array
@@ -170,8 +170,8 @@ def _shift(width: int, in_scale: float, epsilon: float) -> float:
     return width * width * epsilon / (float(F32(in_scale)) ** 2)
 
 
-def _softmax(rng: np.random.Generator) -> tuple[Case, ...]:
-    cases: list[Case] = []
+def _softmax(rng: np.random.Generator) -> tuple[FormCase, ...]:
+    cases: list[FormCase] = []
     for count, zero_point, scale in (
         (197, 0, 1 / 256),
         (16, 0, 1 / 256),
@@ -196,8 +196,8 @@ def _softmax(rng: np.random.Generator) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _layernorm(whole: bool, rng: np.random.Generator) -> tuple[Case, ...]:
-    cases: list[Case] = []
+def _layernorm(whole: bool, rng: np.random.Generator) -> tuple[FormCase, ...]:
+    cases: list[FormCase] = []
     for width, dtype, in_scale, scale, zero_point in (
         (64, "int16", 0.00031, 0.031, 128),
         (192, "int16", 0.0007, 0.021, 117),

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from mixport.records.errors import InvariantError
-from mixport.validate.conformance.forms.case import Case, Run
+from mixport.validate.conformance.forms.case import FormCase, Run
 from mixport.validate.crafted.cases import cases_for
 from mixport.validate.crafted.cut import input_names
 from mixport.validate.interpreter.graph import Array
@@ -22,7 +22,9 @@ F32, F64 = np.float32, np.float64
 Answer = Callable[..., Any]
 
 
-def interpreted(name: str, model: onnx.ModelProto, feeds: Sequence[tuple[str, Mapping[str, Array]]]) -> Case:
+def interpreted(
+    name: str, model: onnx.ModelProto, feeds: Sequence[tuple[str, Mapping[str, Array]]]
+) -> FormCase:
     """A graph whose answers the interpreter gives.
 
     Args:
@@ -34,7 +36,7 @@ def interpreted(name: str, model: onnx.ModelProto, feeds: Sequence[tuple[str, Ma
         InvariantError: the interpreter has no answer.
     """
     interpreter = Interpreter(model)
-    return Case(
+    return FormCase(
         name=name,
         model=model.SerializeToString(),
         runs=tuple(_run(interpreter, name, kind, arrays) for kind, arrays in feeds),
@@ -49,7 +51,7 @@ def crafted(
     inputs: Sequence[str] = ("x",),
     shape: tuple[int, ...] | None = None,
     more: Sequence[tuple[str, Mapping[str, Array]]] = (),
-) -> Case:
+) -> FormCase:
     """A graph with one fused unit, on inputs made from the unit's own integers: near ties, saturation,
     random, all codes or all pairs.
 
@@ -74,12 +76,12 @@ def crafted(
         for made in cases_for(unit, shapes=shapes, rng=rng)
     ]
     runs += [_run(interpreter, name, kind, feeds) for kind, feeds in more]
-    return Case(name=name, model=model.SerializeToString(), runs=tuple(runs))
+    return FormCase(name=name, model=model.SerializeToString(), runs=tuple(runs))
 
 
 def computed(
     name: str, model: onnx.ModelProto, answer: Answer, feeds: Sequence[tuple[str, Mapping[str, Array]]]
-) -> Case:
+) -> FormCase:
     """A graph with one output, whose answers a NumPy function of the inputs (in their order) gives."""
     output = model.graph.output[0]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(output.type.tensor_type.elem_type)
@@ -90,7 +92,7 @@ def computed(
         if expected.dtype != dtype:
             raise TypeError(f"case {name}: the answer is {expected.dtype}, the graph gives {dtype}")
         runs.append(Run(kind=kind, feeds=dict(arrays), expected={output.name: expected}))
-    return Case(name=name, model=model.SerializeToString(), runs=tuple(runs))
+    return FormCase(name=name, model=model.SerializeToString(), runs=tuple(runs))
 
 
 def spread(

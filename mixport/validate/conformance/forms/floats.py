@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mixport.validate.conformance.forms.case import Case, Form
+from mixport.validate.conformance.forms.case import Form, FormCase
 from mixport.validate.conformance.forms.expected import F32, F64, Answer, computed, spread
 from mixport.validate.conformance.forms.onnx_model import Model
 from mixport.validate.interpreter.graph import Array
@@ -18,14 +18,14 @@ from mixport.validate.interpreter.graph import Array
 
 def _binary(
     op: str, function: Answer, dtype: type[np.floating[Any]], rng: np.random.Generator
-) -> tuple[Case, ...]:
+) -> tuple[FormCase, ...]:
     shapes = (
         ("plain", (32, 96), (32, 96)),
         ("last-axis", (32, 96), (32, 1)),
         ("channels", (2, 7, 33), (33,)),
         ("one-element", (1, 1), (1, 1)),
     )
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     for name, a, b in shapes:
         model = Model()
         result = model.node(op, model.input("a", dtype, len(a)), model.input("b", dtype, len(b)))
@@ -40,7 +40,7 @@ def _binary(
     return tuple(cases)
 
 
-def _constant(op: str, function: Answer, dtype: type[np.floating[Any]], rng: np.random.Generator) -> Case:
+def _constant(op: str, function: Answer, dtype: type[np.floating[Any]], rng: np.random.Generator) -> FormCase:
     """The second operand is part of the file."""
     value = dtype(0.7)
     model = Model()
@@ -60,8 +60,8 @@ def _unary(
     rng: np.random.Generator,
     *,
     positive: bool = False,
-) -> tuple[Case, ...]:
-    cases: list[Case] = []
+) -> tuple[FormCase, ...]:
+    cases: list[FormCase] = []
     for name, shape in (("plain", (32, 96)), ("odd-channels", (7, 13)), ("one-element", (1, 1))):
         model = Model()
         result = model.node(op, model.input("x", dtype, 2))
@@ -77,7 +77,7 @@ def _unary(
     return tuple(cases)
 
 
-def _clip(rng: np.random.Generator) -> tuple[Case, ...]:
+def _clip(rng: np.random.Generator) -> tuple[FormCase, ...]:
     low, high = F32(-0.7), F32(2.3)
     model = Model()
     result = model.node("Clip", model.input("x", F32, 2), model.constant(low), model.constant(high))
@@ -85,9 +85,9 @@ def _clip(rng: np.random.Generator) -> tuple[Case, ...]:
     return (computed("plain", model.build({result: F32}), partial(np.clip, a_min=low, a_max=high), feeds),)
 
 
-def _multiply_add(rng: np.random.Generator) -> tuple[Case, ...]:
+def _multiply_add(rng: np.random.Generator) -> tuple[FormCase, ...]:
     """Two nodes, two roundings: a kernel that contracts them is found out."""
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     for name, second, function in (("mul-add", "Add", np.add), ("mul-sub", "Sub", np.subtract)):
         model = Model()
         product = model.node("Mul", model.input("a", F32, 2), model.input("b", F32, 2))
@@ -110,9 +110,9 @@ def _of_product(function: Answer, a: Array, b: Array, c: Array) -> Any:
     return function(a * b, c)
 
 
-def _subnormals(rng: np.random.Generator) -> tuple[Case, ...]:
+def _subnormals(rng: np.random.Generator) -> tuple[FormCase, ...]:
     """Results below the smallest normal float, which some machines flush to zero."""
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     for op, function in (("Mul", np.multiply), ("Div", np.divide)):
         model = Model()
         result = model.node(op, model.input("a", F32, 2), model.input("b", F32, 2))
@@ -135,7 +135,11 @@ _BINARY: Mapping[str, tuple[str, Answer]] = {
 
 def _form(name: str, about: str, make: Any) -> Form:
     return Form(
-        name=name, family="double" if "double" in name else "float", about=about, emitted=True, make=make
+        name=name,
+        family="double" if "double" in name else "float",
+        about=about,
+        emitted=True,
+        make=make,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from mixport.arithmetic.float_functions import FLOAT_FUNCTIONS, MARGIN, FloatFunction, proved_codes
 from mixport.arithmetic.multiplication import moved_scales
 from mixport.arithmetic.quant_params import QuantParams
-from mixport.validate.conformance.forms.case import Case, Form
+from mixport.validate.conformance.forms.case import Form, FormCase
 from mixport.validate.conformance.forms.codes import all_codes
 from mixport.validate.conformance.forms.expected import computed, crafted
 from mixport.validate.conformance.forms.onnx_model import Model
@@ -25,9 +25,9 @@ _SOURCES = (("plain", 0.0371, 117), ("wide", 0.25, 128), ("narrow", 0.00213, 97)
 """Name, scale and zero point of the codes in front of a function."""
 
 
-def _function(function: FloatFunction, rng: np.random.Generator) -> tuple[Case, ...]:
+def _function(function: FloatFunction, rng: np.random.Generator) -> tuple[FormCase, ...]:
     """The form that lowering writes: quantisers for which every runtime is proved to give the same codes."""
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     for name, scale, zero_point in _SOURCES:
         source = QuantParams(
             scale=float(_F32(scale)), zero_point=zero_point, qmin=0, qmax=255, storage="uint8"
@@ -61,7 +61,7 @@ def _proved(function: FloatFunction, source: QuantParams) -> QuantParams:
     raise ValueError(f"no scale near {scale} is proved for {function.op_type}")
 
 
-def _error(function: FloatFunction, rng: np.random.Generator) -> tuple[Case, ...]:
+def _error(function: FloatFunction, rng: np.random.Generator) -> tuple[FormCase, ...]:
     """1 where a runtime's value lies within the stated bound, divided by its margin, of the true one."""
     model = Model()
     x, reference, bound = (model.input(name, _F32, 1) for name in ("x", "reference", "bound"))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mixport.validate.conformance.forms.case import Case, Form
+from mixport.validate.conformance.forms.case import Form, FormCase
 from mixport.validate.conformance.forms.expected import crafted
 from mixport.validate.conformance.forms.onnx_model import Model
 from mixport.validate.conformance.forms.products import power_of_two_below, wide_output
@@ -101,7 +101,7 @@ _GEMM = (
 )
 
 
-def _layer_case(layer: _Layer, rng: np.random.Generator) -> Case:
+def _layer_case(layer: _Layer, rng: np.random.Generator) -> FormCase:
     model = Model()
     rank = len(layer.shape)
     codes = model.input("x", np.uint8, rank)
@@ -179,7 +179,7 @@ def _scales(
     return x_scale, w_scale, np.float32(float(x_scale) * float(w_scale[0]) * deviation / 64)
 
 
-def _cases(layers: tuple[_Layer, ...], rng: np.random.Generator) -> tuple[Case, ...]:
+def _cases(layers: tuple[_Layer, ...], rng: np.random.Generator) -> tuple[FormCase, ...]:
     return tuple(_layer_case(layer, rng) for layer in layers)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from mixport.validate.conformance.forms.case import Case, Form
+from mixport.validate.conformance.forms.case import Form, FormCase
 from mixport.validate.conformance.forms.expected import crafted, interpreted
 from mixport.validate.conformance.forms.onnx_model import Model
 from mixport.validate.interpreter.graph import Array
@@ -42,7 +42,7 @@ _PRODUCTS = (
 )
 
 
-def _product_case(product: _Product, rng: np.random.Generator) -> Case:
+def _product_case(product: _Product, rng: np.random.Generator) -> FormCase:
     model = Model()
     a, b = model.input("a", np.uint8, 3), model.input("b", np.uint8, 3)
     high = 2**product.activation_bits - 1
@@ -68,7 +68,7 @@ def _product_case(product: _Product, rng: np.random.Generator) -> Case:
     return crafted(product.name, model.build(outputs), rng, inputs=("a", "b"), shape=(1, 16, product.inner))
 
 
-def _products(products: tuple[_Product, ...], rng: np.random.Generator) -> tuple[Case, ...]:
+def _products(products: tuple[_Product, ...], rng: np.random.Generator) -> tuple[FormCase, ...]:
     return tuple(_product_case(product, rng) for product in products)
 
 
@@ -81,7 +81,7 @@ def power_of_two_below(value: float) -> float:
 
 def wide_output(
     name: str, model: Model, product: str, sides: Mapping[str, tuple[int, ...]], rng: np.random.Generator
-) -> Case:
+) -> FormCase:
     """int16 codes of a float product: doubled, and quantised at twice the scale, so that the runtime's
     integer kernel gives floats.
     """

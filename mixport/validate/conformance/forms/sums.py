@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from mixport.validate.conformance.forms.case import Case, Form
+from mixport.validate.conformance.forms.case import Form, FormCase
 from mixport.validate.conformance.forms.expected import F32, F64, Answer, computed, spread
 from mixport.validate.conformance.forms.onnx_model import Model
 from mixport.validate.interpreter.graph import Array
@@ -22,8 +22,8 @@ def _reduce(
     function: Answer,
     inputs: Callable[[tuple[int, ...], np.random.Generator], Array],
     rng: np.random.Generator,
-) -> tuple[Case, ...]:
-    cases: list[Case] = []
+) -> tuple[FormCase, ...]:
+    cases: list[FormCase] = []
     shapes = ((256, 64), (65, 197), (8, 25, 49), (64, 256), (5, 1))
     for shape in shapes:
         x = inputs(shape, rng)
@@ -52,9 +52,9 @@ def _largest(x: Array) -> Array:
     return x.max(axis=-1, keepdims=True)
 
 
-def _double_sums(rng: np.random.Generator) -> tuple[Case, ...]:
+def _double_sums(rng: np.random.Generator) -> tuple[FormCase, ...]:
     """Sums of codes and of their squares in double: integers below 2^53 in any order of summation."""
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     for dtype, width, square in (
         (np.int16, 1024, True),
         (np.int16, 1024, False),
@@ -81,9 +81,9 @@ def _power_sum(x: Array, *, power: int) -> Array:
     return (x.astype(np.int64) ** power).sum(axis=-1, keepdims=True).astype(F64)
 
 
-def _integer_matmul(rng: np.random.Generator) -> tuple[Case, ...]:
+def _integer_matmul(rng: np.random.Generator) -> tuple[FormCase, ...]:
     """Float MatMul of integer values whose sums stay below 2^24."""
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     for inner in (64, 13, 1):
         model = Model()
         result = model.node("MatMul", model.input("a", F32, 2), model.input("b", F32, 2))
@@ -106,13 +106,17 @@ def _integer_product(a: Array, b: Array) -> Array:
 
 def _form(name: str, about: str, make: Any) -> Form:
     return Form(
-        name=name, family="double" if "double" in name else "float", about=about, emitted=True, make=make
+        name=name,
+        family="double" if "double" in name else "float",
+        about=about,
+        emitted=True,
+        make=make,
     )
 
 
-def _largest_code(rng: np.random.Generator) -> tuple[Case, ...]:
+def _largest_code(rng: np.random.Generator) -> tuple[FormCase, ...]:
     """Of 8-bit codes, without a way through floats."""
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     for shape in ((65, 197), (3, 8, 49), (5, 1), (4, 1031)):
         model = Model()
         result = model.node(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mixport.arithmetic import integer
-from mixport.validate.conformance.forms.case import Case, Form
+from mixport.validate.conformance.forms.case import Form, FormCase
 from mixport.validate.conformance.forms.expected import F32, bell, computed, spread
 from mixport.validate.conformance.forms.onnx_model import Model
 from mixport.validate.interpreter.graph import Array
@@ -23,9 +23,9 @@ from mixport.validate.interpreter.graph import Array
 _ERF = np.vectorize(math.erf, otypes=[np.float64])
 
 
-def _add(ratios: tuple[tuple[float, float, float], ...], rng: np.random.Generator) -> tuple[Case, ...]:
+def _add(ratios: tuple[tuple[float, float, float], ...], rng: np.random.Generator) -> tuple[FormCase, ...]:
     """QLinearAdd whose sums need rounding; the answer is the unfused graph's."""
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     left, right = (
         np.ascontiguousarray(x)
         for x in np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8), indexing="ij")
@@ -58,8 +58,8 @@ def _unfused_sum(
     return np.clip(np.rint((left + right) / F32(scales[2])) + zero_points[2], 0, 255).astype(np.uint8)
 
 
-def _function(op: str, function: Callable[[Array], Any], rng: np.random.Generator) -> tuple[Case, ...]:
-    cases: list[Case] = []
+def _function(op: str, function: Callable[[Array], Any], rng: np.random.Generator) -> tuple[FormCase, ...]:
+    cases: list[FormCase] = []
     for name, deviation in (("narrow", 1.0), ("wide", 6.0)):
         model = Model()
         result = model.node(op, model.input("x", F32, 2))
@@ -83,8 +83,8 @@ def _normalised(x: Array) -> Array:
     return centred / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + np.float64(F32(1e-5)))
 
 
-def _layer_normalization(rng: np.random.Generator) -> tuple[Case, ...]:
-    cases: list[Case] = []
+def _layer_normalization(rng: np.random.Generator) -> tuple[FormCase, ...]:
+    cases: list[FormCase] = []
     for width in (64, 192):
         model = Model()
         ones, zeros = model.constant(np.ones(width), F32), model.constant(np.zeros(width), F32)
@@ -103,8 +103,8 @@ def _layer_normalization(rng: np.random.Generator) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _reduce(op: str, function: Callable[[Array], Any], rng: np.random.Generator) -> tuple[Case, ...]:
-    cases: list[Case] = []
+def _reduce(op: str, function: Callable[[Array], Any], rng: np.random.Generator) -> tuple[FormCase, ...]:
+    cases: list[FormCase] = []
     for width in (197, 64):
         model = Model()
         result = model.node(
@@ -117,8 +117,8 @@ def _reduce(op: str, function: Callable[[Array], Any], rng: np.random.Generator)
     return tuple(cases)
 
 
-def _matmul(rng: np.random.Generator) -> tuple[Case, ...]:
-    cases: list[Case] = []
+def _matmul(rng: np.random.Generator) -> tuple[FormCase, ...]:
+    cases: list[FormCase] = []
     for inner in (64, 197):
         model = Model()
         result = model.node("MatMul", model.input("a", F32, 2), model.input("b", F32, 2))
@@ -139,11 +139,11 @@ def _on_codes(
     scales: tuple[float, float],
     attributes: Mapping[str, Any],
     rng: np.random.Generator,
-) -> tuple[Case, ...]:
+) -> tuple[FormCase, ...]:
     """An operator between DequantizeLinear and QuantizeLinear of uint8, which ONNX Runtime may run on the
     codes.
     """
-    cases: list[Case] = []
+    cases: list[FormCase] = []
     for name, x_zero_point, y_zero_point in (("plain", 128, 0), ("odd-zero-points", 117, 3)):
         model = Model()
         result = model.node(
@@ -196,7 +196,7 @@ def _gelu(x: Array) -> Array:
     return x * 0.5 * (1 + _ERF(x / math.sqrt(2)))
 
 
-def _form(name: str, about: str, make: Callable[[np.random.Generator], tuple[Case, ...]]) -> Form:
+def _form(name: str, about: str, make: Callable[[np.random.Generator], tuple[FormCase, ...]]) -> Form:
     return Form(name=name, family="unused", about=about, emitted=False, make=make)
 
 

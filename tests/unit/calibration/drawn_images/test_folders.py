@@ -14,7 +14,7 @@ from mixport.calibration.drawn_images.shards import ShardFolder, lock_file
 from mixport.calibration.entries import IMAGES_FILE, KIND, PROMPTS_FILE, content_sha256
 from mixport.calibration.sets import (
     find_set,
-    list_families,
+    list_drawn_folders,
     list_sets,
     prunable,
     remove,
@@ -105,8 +105,15 @@ def test_sets_and_drawn_images_are_listed_apart(store: Store) -> None:
         (SET, "calibration", "gen", FAMILY),
         (OTHER, "calibration", None, None),
     }
-    (family,) = list_families(store)
-    assert (family.key, family.kind, family.generator, family.method, family.count, family.seed) == (
+    (drawn_folder,) = list_drawn_folders(store)
+    assert (
+        drawn_folder.key,
+        drawn_folder.kind,
+        drawn_folder.generator,
+        drawn_folder.method,
+        drawn_folder.count,
+        drawn_folder.seed,
+    ) == (
         FAMILY,
         "drawn",
         "gen",
@@ -114,9 +121,9 @@ def test_sets_and_drawn_images_are_listed_apart(store: Store) -> None:
         4,
         7,
     )
-    assert family.created == datetime(2026, 11, 1, tzinfo=UTC)
-    assert family.bytes == sum(path.stat().st_size for path in family.path.iterdir())
-    assert len(family.content_sha256) == 64
+    assert drawn_folder.created == datetime(2026, 11, 1, tzinfo=UTC)
+    assert drawn_folder.bytes == sum(path.stat().st_size for path in drawn_folder.path.iterdir())
+    assert len(drawn_folder.content_sha256) == 64
     assert [entry.kind for entry in stage_results(store)] == ["quantized"]
 
 
@@ -208,25 +215,30 @@ def test_what_is_removed_is_gone(store: Store) -> None:
     for one in prunable(store, now=datetime.now(UTC), stages=True, keep_bytes=0):
         assert remove(store, one)
     assert store.entries() == []
-    assert list_families(store) == []
+    assert list_drawn_folders(store) == []
 
 
 def test_images_that_another_process_draws_stay(store: Store) -> None:
-    family = find_set(store, FAMILY)
-    with FileLock(lock_file(family.path)):
-        assert not remove(store, family)
-    assert family.path.is_dir()
-    assert remove(store, family)
-    assert not family.path.exists()
+    drawn_folder = find_set(store, FAMILY)
+    with FileLock(lock_file(drawn_folder.path)):
+        assert not remove(store, drawn_folder)
+    assert drawn_folder.path.is_dir()
+    assert remove(store, drawn_folder)
+    assert not drawn_folder.path.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"[" * 100_000, b'{"asked": 3, "created": "soon"}'])
 def test_drawn_images_that_do_not_describe_themselves_are_listed_too(store: Store, content: bytes) -> None:
     (store.root / "drawn" / FAMILY / "recipe.json").write_bytes(content)
     (store.root / "drawn" / FAMILY / "manifest.json").write_bytes(content)
-    (family,) = list_families(store)
-    assert (family.created, family.generator, family.method, family.count) == (None, None, "", 4)
-    details = details_of(store, family)
+    (drawn_folder,) = list_drawn_folders(store)
+    assert (drawn_folder.created, drawn_folder.generator, drawn_folder.method, drawn_folder.count) == (
+        None,
+        None,
+        "",
+        4,
+    )
+    details = details_of(store, drawn_folder)
     assert (details.generator, details.prompts, tuple(details.texts)) == (None, None, ())
     assert verify_sets(store)[f"drawn/{FAMILY}"] != []
 
@@ -239,8 +251,8 @@ def test_records_of_the_wrong_kind_are_shown_as_far_as_they_go(store: Store) -> 
     found = unseal((folder / "manifest.json").read_bytes())
     found["shards"][0]["note"]["prompts"] = 5
     (folder / "manifest.json").write_bytes(seal(found))
-    (family,) = list_families(store)
-    details = details_of(store, family)
+    (drawn_folder,) = list_drawn_folders(store)
+    details = details_of(store, drawn_folder)
     assert (details.prompts or {})["classes"] == 0
     assert tuple(details.texts) == tuple(TEXTS[2:])
     record = store.root / KIND / SET / "entry.json"

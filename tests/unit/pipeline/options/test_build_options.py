@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mixport.pipeline.build_plan import resolve
 from mixport.pipeline.options.build_options import BuildOptions, command_line
-from mixport.pipeline.plan import resolve
 from mixport.records.algorithms import ALGORITHMS
 from mixport.records.errors import BadInputError, BadOptionError, ExitCode
 from mixport.records.reconstruction_preset import PRESETS, ReconstructionOptions

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from mixport.lower import lower
 from mixport.quantize.budget.auto_widths import Sizes, choose_widths, learned_bytes, levelling_scheme
-from mixport.quantize.budget.sensitivity import RoundWeight, nearest
+from mixport.quantize.budget.sensitivity import RoundWeight, round_to_nearest
 from mixport.quantize.quantizer import quantize
-from mixport.quantize.sites.plan import make_plan
+from mixport.quantize.sites.planner import make_plan
 from mixport.quantize.sites.widths import LayerWidth, scheme_widths
 from mixport.records.artifacts import CalibrationSet
 from mixport.records.errors import SizeBudgetError
@@ -38,7 +38,7 @@ def search(
     budget: int,
     *,
     target: Target | None = None,
-    rounding: RoundWeight = nearest,
+    rounding: RoundWeight = round_to_nearest,
     suffix: str = "",
     learned: int = 0,
 ) -> tuple[list[LayerWidth], WidthSearch]:
@@ -142,7 +142,7 @@ def test_a_layer_that_breaks_at_two_bits_gets_others_and_the_record_stays_finite
         return (
             np.full_like(weight, np.nan)
             if layer.name == "conv2d_3" and bits == 2
-            else nearest(layer, weight, bits)
+            else round_to_nearest(layer, weight, bits)
         )
 
     widths, found = search(captured, SMALLEST + 1200, rounding=breaks_the_third)

@@ -13,9 +13,9 @@ from mixport.quantize.budget.sensitivity import (
     divergence,
     joint_losses,
     layer_losses,
-    nearest,
+    round_to_nearest,
 )
-from mixport.quantize.sites.plan import make_plan
+from mixport.quantize.sites.planner import make_plan
 from mixport.quantize.sites.widths import scheme_widths
 from mixport.records.progress import SilentProgress
 from mixport.records.scheme import Scheme
@@ -31,7 +31,7 @@ def test_a_layer_alone_costs_what_the_whole_model_says(captured: Capture) -> Non
     scheme = Scheme(weight_bits=2, activation_bits=8)
     widths = scheme_widths(graph, make_plan(graph, scheme, stream_bits=16), scheme)
     images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    rounded = RoundedWeights(graph, nearest)
+    rounded = RoundedWeights(graph, round_to_nearest)
     changes = {node: [rounded.of(node, bits) for bits in BITS] for node in widths}
     losses = layer_losses(graph, changes, iter(images.split(4)), images=6, progress=SilentProgress())
     assert list(losses) == list(widths)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixport.quantize.channels.basis import Array, Channels, basis_of, best_metric, equal_diagonal, power
+from mixport.quantize.channels.basis import Array, CodedChannels, basis_of, best_metric, equal_diagonal, power
 
 _SIZES, _SEEDS = st.integers(2, 12), st.integers(0, 2**32 - 1)
 
@@ -18,11 +18,11 @@ def positive(size: int, rng: np.random.Generator) -> Array:
     return (turn * 10.0 ** rng.uniform(-1, 1, size)) @ turn.T
 
 
-def tensors(size: int, count: int, rng: np.random.Generator) -> list[Channels]:
-    return [Channels(covariance=positive(size, rng), fisher=positive(size, rng)) for _ in range(count)]
+def tensors(size: int, count: int, rng: np.random.Generator) -> list[CodedChannels]:
+    return [CodedChannels(covariance=positive(size, rng), fisher=positive(size, rng)) for _ in range(count)]
 
 
-def cost(tensors: Sequence[Channels], metric: Array) -> float:
+def cost(tensors: Sequence[CodedChannels], metric: Array) -> float:
     """Sum over the tensors of tr(M B^-1) tr(B S) / C: the outputs' noise for a unit of relative noise of the
     codes.
     """
@@ -91,16 +91,16 @@ def test_equal_already_and_zero_stay_finite() -> None:
 @pytest.mark.parametrize("dead", ["covariance", "fisher", "both"])
 def test_silent_channels_and_channels_that_nobody_sees_leave_the_basis_bounded(dead: str) -> None:
     gone, alive = np.diag([1.0, 1.0, 0.0, 0.0]), np.diag([4.0, 1.0, 1.0, 1.0])
-    one = Channels(
+    one = CodedChannels(
         covariance=alive if dead == "fisher" else gone, fisher=alive if dead == "covariance" else gone
     )
     metric = best_metric([one])
     assert np.isfinite(metric).all() and np.linalg.cond(metric) < 1e5
-    nothing = Channels(covariance=np.zeros((3, 3)), fisher=np.zeros((3, 3)))
+    nothing = CodedChannels(covariance=np.zeros((3, 3)), fisher=np.zeros((3, 3)))
     np.testing.assert_allclose(best_metric([nothing]), np.eye(3), atol=1e-12)
 
 
 def test_a_channel_that_matters_more_gets_the_finer_codes() -> None:
-    one = Channels(covariance=np.eye(2), fisher=np.diag([100.0, 1.0]))
+    one = CodedChannels(covariance=np.eye(2), fisher=np.diag([100.0, 1.0]))
     # a hundred times the cost, and so ten times the power among the codes: the geometric mean
     np.testing.assert_allclose(np.diag(best_metric([one])), [20 / 11, 2 / 11], rtol=1e-3)

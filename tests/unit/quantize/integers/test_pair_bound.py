@@ -20,7 +20,7 @@ from mixport.arithmetic.neighbour_pairs import (
 )
 from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.integers.pair_bound import PairBound, project_pairs, repair_pairs
-from mixport.quantize.integers.settle import RoundedLayer, check_pairs, settle, within_pairs
+from mixport.quantize.integers.settle import RoundedLayer, check_pairs, keep_pair_bound, settle
 from mixport.quantize.scales.ranges import P, weight_scales
 from mixport.records.errors import InvariantError
 
@@ -156,7 +156,7 @@ def test_a_bound_that_codes_break_is_our_bug() -> None:
 def test_codes_from_somewhere_else_are_repaired_and_those_left_broken_are_refused() -> None:
     x = QuantParams(scale=0.1, zero_point=0, qmin=0, qmax=255, storage="uint8")
     scales, codes = np.array([0.01], np.float32), np.full((1, 8), 100, np.int8)
-    repaired = within_pairs(
+    repaired = keep_pair_bound(
         "fc", np.ones((1, 8), np.float32), scales, codes, bits=8, groups=1, x=x, limit=32767
     )
     assert not pair_violations(repaired[1], largest_code=255, limit=32767).any()

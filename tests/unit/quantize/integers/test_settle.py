@@ -18,7 +18,7 @@ from mixport.quantize.graph.layer_graph import live_nodes
 from mixport.quantize.integers.nearest import nearest_integers
 from mixport.quantize.prepare import scale_rule
 from mixport.quantize.scales.histograms import collect
-from mixport.quantize.sites.plan import make_plan
+from mixport.quantize.sites.planner import make_plan
 from mixport.quantize.sites.widths import scheme_widths
 from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target

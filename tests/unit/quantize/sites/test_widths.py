@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mixport.quantize.sites.plan import make_plan
+from mixport.quantize.sites.planner import make_plan
 from mixport.quantize.sites.widths import scheme_widths
 from mixport.records.scheme import Scheme
 from tests.unit.quantize.conftest import Capture

@@ -15,7 +15,7 @@ from mixport.records.errors import BadOptionError, RuntimeUnavailableError
 from mixport.records.runtime import RuntimeAnswer, RuntimeInfo, RuntimeJob
 from mixport.records.targets import SessionRules, load_target
 from mixport.validate.conformance.catalogue import FORMS, cases_of, choose, emitted_forms
-from mixport.validate.conformance.forms.case import Case
+from mixport.validate.conformance.forms.case import FormCase
 from mixport.validate.conformance.kit import Kit, judge, make_kit, run_kit
 from mixport.validate.conformance.measured import ConformanceResult, shipped_results
 from tests.unit.validate.conformance.in_process import InProcess
@@ -162,7 +162,7 @@ def test_a_refused_graph_is_no_exact_form() -> None:
     assert "MaxFool" in result.message
 
 
-def _job(case: Case) -> RuntimeJob:
+def _job(case: FormCase) -> RuntimeJob:
     return RuntimeJob(model=case.model, feeds=[run.feeds for run in case.runs], outputs=case.outputs)
 
 

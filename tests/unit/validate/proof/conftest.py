@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixport.records.graph_facts import LayerIntegers, OutputCodes
+from mixport.records.graph_facts import LayerFacts, OutputCodes
 
-MakeLayer = Callable[..., LayerIntegers]
+MakeLayer = Callable[..., LayerFacts]
 
 
 @pytest.fixture
 def layer() -> MakeLayer:
     """A layer of 8-bit codes with scales of few bits, in which everything can be set."""
 
-    def make(weights: Any = None, **changes: Any) -> LayerIntegers:
+    def make(weights: Any = None, **changes: Any) -> LayerFacts:
         array = None if weights is None else np.asarray(weights, np.int64)
         fields: dict[str, Any] = {
             "site": "s",
@@ -31,6 +31,6 @@ def layer() -> MakeLayer:
             "w_scale": np.ones(1 if array is None else len(array), np.float32),
             "y": OutputCodes(scale=64.0, zero_point=3, low=0, high=255),
         }
-        return LayerIntegers(**{**fields, **changes})
+        return LayerFacts(**{**fields, **changes})
 
     return make

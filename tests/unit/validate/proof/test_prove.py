@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixport.records.graph_facts import FileFacts, LayerIntegers, NodeFacts, OutputCodes
+from mixport.records.graph_facts import FileFacts, LayerFacts, NodeFacts, OutputCodes
 from mixport.validate.proof.adds import add_fault
 from mixport.validate.proof.prove import prove
 
@@ -23,7 +23,7 @@ def adding(a: float, b: float, y: float, zero_points: tuple[int, int, int] = (0,
     return node("sum", "add", op="Add", scales=(a, b, y), zero_points=zero_points)
 
 
-def proved(*layers: LayerIntegers, nodes: tuple[NodeFacts, ...] = (), pair_limit: int | None = None) -> Any:
+def proved(*layers: LayerFacts, nodes: tuple[NodeFacts, ...] = (), pair_limit: int | None = None) -> Any:
     """As it stands in the manifest: through JSON."""
     facts = FileFacts(
         nodes=(*(node(layer.site) for layer in layers), *nodes), layers=layers, pair_limit=pair_limit

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from mixport.arithmetic import integer
-from mixport.records.graph_facts import LayerIntegers, OutputCodes
+from mixport.records.graph_facts import LayerFacts, OutputCodes
 from mixport.validate.proof.requantise import prove_requantisation, reach
 
 Make = Any
 
 
-def by_fractions(layer: LayerIntegers) -> int:
+def by_fractions(layer: LayerFacts) -> int:
     """Sums whose code differs, in Python's own rational arithmetic."""
     assert layer.y is not None
     wrong = 0
@@ -37,7 +37,7 @@ def by_fractions(layer: LayerIntegers) -> int:
 
 @pytest.fixture
 def random_layer(layer: Make) -> Make:
-    def make(seed: int, **changes: Any) -> LayerIntegers:
+    def make(seed: int, **changes: Any) -> LayerFacts:
         rng = np.random.default_rng(seed)
         fields: dict[str, Any] = {
             "bias": rng.integers(-3000, 3000, 3),

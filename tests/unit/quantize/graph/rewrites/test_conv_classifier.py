@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mixport.quantize.scales.histograms import histogram_of
 from mixport.quantize.scales.ranges import OUTPUT_MARGIN, ScaleRule, activation_params
-from mixport.quantize.sites.plan import make_plan
+from mixport.quantize.sites.planner import make_plan
 from mixport.records.scheme import Scheme
 from tests.unit.quantize.conftest import Capture, operators
 

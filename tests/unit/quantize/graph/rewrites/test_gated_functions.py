@@ -15,7 +15,7 @@ from mixport.arithmetic.scale_grid import ScaleGrid
 from mixport.quantize.emit.tables import make_table
 from mixport.quantize.scales.gate_params import settle_gates
 from mixport.quantize.scales.ranges import ScaleRule
-from mixport.quantize.sites.plan import Plan, make_plan
+from mixport.quantize.sites.planner import QuantizationPlan, make_plan
 from mixport.records.scheme import Scheme
 from tests.unit.quantize.conftest import Capture, operators
 
@@ -34,7 +34,7 @@ class Activated(nn.Module):
         return (y + x[:, :4] if self.reuse else y).mean((2, 3))
 
 
-def planned(captured: Capture, module: nn.Module) -> Plan:
+def planned(captured: Capture, module: nn.Module) -> QuantizationPlan:
     return make_plan(captured(module).graph, Scheme.parse("w8a8"), stream_bits=16)
 
 
@@ -64,7 +64,7 @@ def test_with_more_functions_around_it_stays_one_table(captured: Capture) -> Non
     assert [str(node.target) for node in site.chain] == ["aten.silu.default", "aten.mul.Tensor"]
 
 
-def _settled(plan: Plan, x: QuantParams) -> tuple[QuantParams, QuantParams]:
+def _settled(plan: QuantizationPlan, x: QuantParams) -> tuple[QuantParams, QuantParams]:
     params = {site.name: uint8(1 / 255, 0) for site in plan.sites}
     settled = settle_gates(plan, {**params, "conv": x}, RULE)
     return settled["conv"], settled["act.hardsigmoid"]

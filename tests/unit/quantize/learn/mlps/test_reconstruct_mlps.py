@@ -17,8 +17,8 @@ from mixport.lower import lower
 from mixport.model.programs.fx_graph import aten
 from mixport.quantize.emit.simulate import open_simulation
 from mixport.quantize.graph.capture import capture
-from mixport.quantize.learn.loop.activations import Room
-from mixport.quantize.learn.loop.unit_file import NoShelf, UnitShelf
+from mixport.quantize.learn.loop.activation_store import ActivationStore
+from mixport.quantize.learn.loop.checkpoints import NoCheckpoints, UnitCheckpoints
 from mixport.quantize.learn.mlps import reconstruct as module_under_test
 from mixport.quantize.learn.mlps.find import find_mlps, read_values
 from mixport.quantize.learn.mlps.prefix import Prefix, cut
@@ -42,7 +42,7 @@ _IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(4))
 _OPTIONS = ReconstructionOptions(preset=PRESETS["aphq"], iters=10, seed=0)
 
 
-class Shelf:
+class Checkpoints:
     """Finished MLPs in folders; stops behind a number of them."""
 
     def __init__(self, root: Path, *, stop: int | None = None) -> None:
@@ -79,7 +79,7 @@ def run(
     folder: Path,
     *,
     dynamic: bool = True,
-    shelf: UnitShelf | None = None,
+    checkpoints: UnitCheckpoints | None = None,
     progress: Any = None,
     **options: Any,
 ) -> tuple[ReconstructedMlps, Callable[[Tensor], Tensor]]:
@@ -92,8 +92,8 @@ def run(
         dynamic_batch=dynamic,
         activation_bits=4,
         options=replace(_OPTIONS, **options),
-        room=Room(folder, largest=1 << 20, device=torch.device("cpu")),
-        shelf=shelf or NoShelf(),
+        store=ActivationStore(folder, largest=1 << 20, device=torch.device("cpu")),
+        checkpoints=checkpoints or NoCheckpoints(),
         progress=progress or SilentProgress(),
     )
     return made, captured.graph
@@ -188,11 +188,11 @@ def test_a_graph_of_one_image_gives_the_same(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_with_the_same_bytes(tmp_path: Path) -> None:
-    whole, wanted = run(mlps(), tmp_path, shelf=Shelf(tmp_path / "whole"))
+    whole, wanted = run(mlps(), tmp_path, checkpoints=Checkpoints(tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
-        run(mlps(), tmp_path, shelf=Shelf(tmp_path / "cut", stop=1))
+        run(mlps(), tmp_path, checkpoints=Checkpoints(tmp_path / "cut", stop=1))
     heard = Heard()
-    again, got = run(mlps(), tmp_path, shelf=Shelf(tmp_path / "cut"), progress=heard)
+    again, got = run(mlps(), tmp_path, checkpoints=Checkpoints(tmp_path / "cut"), progress=heard)
     assert heard.calls[0] == (mlp_steps(10), "blocks.0, from the cache") and heard.calls[1][1].startswith(
         "blocks.1, loss "
     )
@@ -211,15 +211,15 @@ def test_an_mlp_whose_loss_is_no_number_keeps_gelu_and_its_weights(tmp_path: Pat
         return net
 
     module = break_(mlps().requires_grad_(False))
-    shelf = Shelf(tmp_path / "units")
-    made, graph = run(module, tmp_path, shelf=shelf)
+    checkpoints = Checkpoints(tmp_path / "units")
+    made, graph = run(module, tmp_path, checkpoints=checkpoints)
     assert made.records[0].layers and not made.records[1].layers
     assert made.records[1].error_before is made.records[1].error_after is None
     decision = made.decisions[1]
     assert (decision.where, decision.what) == ("blocks.1", "keeps GELU")
     assert decision.why == "ReLU could not be made to fit: loss nan at step 1"
     assert isinstance(graph, torch.fx.GraphModule) and [mlp.name for mlp in find_mlps(graph)] == ["blocks.1"]
-    assert run(module, tmp_path, shelf=shelf)[0] == made
+    assert run(module, tmp_path, checkpoints=checkpoints)[0] == made
 
 
 def test_an_mlp_that_relu_does_not_fit_keeps_gelu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mixport.quantize.gradients import NotLearnedError
 from mixport.quantize.graph.capture import capture
-from mixport.quantize.learn.loop.activations import Activations, Room, fill
+from mixport.quantize.learn.loop.activation_store import Activations, ActivationStore, fill
 from mixport.quantize.learn.mlps.find import Mlp, find_mlps, read_values
 from mixport.quantize.learn.mlps.train import (
     gelu_output,
@@ -28,13 +28,16 @@ def case(tmp_path: Path) -> Case:
     """The first MLP, six images of eight rows, and what it makes of them."""
     graph = capture(mlps().requires_grad_(False), input_shape=(1, 3, 16, 16), dynamic_batch=True).graph
     mlp = find_mlps(graph)[0]
-    values, room = read_values(graph, mlp), Room(tmp_path, largest=1 << 20, device=torch.device("cpu"))
+    values, store = (
+        read_values(graph, mlp),
+        ActivationStore(tmp_path, largest=1 << 20, device=torch.device("cpu")),
+    )
     x = torch.randn(6, 8, 8, generator=torch.Generator().manual_seed(0))
     return (
         mlp,
         values,
-        fill(6, 3, lambda part: x[part], room=room),
-        fill(6, 3, lambda part: gelu_output(mlp, values, x[part]), room=room),
+        fill(6, 3, lambda part: x[part], store=store),
+        fill(6, 3, lambda part: gelu_output(mlp, values, x[part]), store=store),
     )
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from mixport.quantize.integers.nearest import LayerIntegers, float_weights, read_site
-from mixport.quantize.learn.loop.activations import Room, fill
+from mixport.quantize.learn.loop.activation_store import ActivationStore, fill
 from mixport.quantize.learn.reconstruction import least_squares
-from mixport.quantize.learn.reconstruction.layer_moments import Moments, inputs_of, layer_moments
+from mixport.quantize.learn.reconstruction.layer_moments import InputMoments, inputs_of, layer_moments
 from mixport.quantize.learn.reconstruction.least_squares import FloatLayer, choose
 from mixport.quantize.learn.reconstruction.optimise import UnitData
 from mixport.quantize.learn.reconstruction.unit_learner import UnitLearner
@@ -70,12 +70,12 @@ def test_convolutions_are_sums_of_their_inputs(make: Callable[[], nn.Module]) ->
     torch.testing.assert_close(got, wanted)
 
 
-def moments(seed: int = 0) -> Moments:
+def moments(seed: int = 0) -> InputMoments:
     generator = torch.Generator().manual_seed(seed)
     rows = torch.rand((2, 500, 5), generator=generator, dtype=torch.float64) + 2.0
     mean = rows.mean(1)
     centred = rows - mean[:, None]
-    return Moments(mean=mean, float_mean=mean + 0.1, covariance=centred.transpose(1, 2) @ centred / 500)
+    return InputMoments(mean=mean, float_mean=mean + 0.1, covariance=centred.transpose(1, 2) @ centred / 500)
 
 
 class Untouched:
@@ -94,11 +94,11 @@ def test_moments_are_those_of_all_that_a_layer_reads(tmp_path: Path) -> None:
     executor = Executor(task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=True, device=cpu)
     first, second, *_ = find_units(task.graph, task.plan)
     pixels = images(slice(0, 12))
-    room = Room(tmp_path, largest=1 << 30, device=cpu)
+    store = ActivationStore(tmp_path, largest=1 << 30, device=cpu)
     floats = fill(
-        12, 5, lambda part: executor.run(first, pixels[part], images=part.stop - part.start), room=room
+        12, 5, lambda part: executor.run(first, pixels[part], images=part.stop - part.start), store=store
     )
-    shifted = fill(12, 5, lambda part: floats.at(part) + 1.0, room=room)
+    shifted = fill(12, 5, lambda part: floats.at(part) + 1.0, store=store)
     data = UnitData(float_input=floats, quantised_input=shifted, target=floats)
     (layer,) = second.layers
     seen = layer_moments(executor, second, data, layer, Untouched(), batch=5)
@@ -205,9 +205,11 @@ def test_moments_that_are_no_number_choose_nothing(tmp_path: Path, monkeypatch: 
     task, images = task_of(small.stack(), tmp_path)
     real = least_squares.layer_moments
 
-    def broken(*args: Any, **kwargs: Any) -> Moments:
+    def broken(*args: Any, **kwargs: Any) -> InputMoments:
         seen = real(*args, **kwargs)
-        return Moments(mean=seen.mean, float_mean=seen.float_mean, covariance=seen.covariance * float("nan"))
+        return InputMoments(
+            mean=seen.mean, float_mean=seen.float_mean, covariance=seen.covariance * float("nan")
+        )
 
     monkeypatch.setattr(least_squares, "layer_moments", broken)
     made = learn(task, images, tmp_path, preset=changed(OURS, rounding_lr=float("inf")))

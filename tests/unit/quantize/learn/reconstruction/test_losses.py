@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixport.quantize.learn.loop.activations import Activations
+from mixport.quantize.learn.loop.activation_store import Activations
 from mixport.quantize.learn.reconstruction.losses import UnitLoss, output_error
 from mixport.quantize.learn.reconstruction.perturbation import Behind, divergence, perturbation_hessian
 from mixport.records.reconstruction_preset import Stage

@@ -148,7 +148,7 @@ def test_files_give_the_same_as_memory(stack: tuple[Task, Source], tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-class Shelf:
+class Checkpoints:
     """Units in folders."""
 
     def __init__(self, root: Path) -> None:
@@ -167,9 +167,9 @@ class Shelf:
 
 def test_a_run_goes_on_behind_the_last_finished_unit(stack: tuple[Task, Source], tmp_path: Path) -> None:
     task, images = stack
-    shelf = Shelf(tmp_path)
+    checkpoints = Checkpoints(tmp_path)
     heard = Recorder()
-    whole = learn(task, images, tmp_path, shelf=shelf, progress=heard)
+    whole = learn(task, images, tmp_path, checkpoints=checkpoints, progress=heard)
     assert (sum(count for count, _ in heard.calls), heard.total) == (40, 40)
     assert heard.calls[0][1].startswith("second, loss ") and heard.calls[-2][1].startswith("third, loss ")
     kept = sorted(tmp_path.iterdir())
@@ -178,19 +178,19 @@ def test_a_run_goes_on_behind_the_last_finished_unit(stack: tuple[Task, Source],
     (kept[1] / "unit.safetensors").unlink()
     kept[1].rmdir()
     heard = Recorder()
-    assert same(whole, learn(task, images, tmp_path, shelf=shelf, progress=heard))
+    assert same(whole, learn(task, images, tmp_path, checkpoints=checkpoints, progress=heard))
     assert heard.calls[0] == (20, "second, from the cache")
     assert sum(count for count, _ in heard.calls) == heard.total == 40
     assert heard.calls[1][1].startswith("third, loss ")
     heard = Recorder()
-    assert same(whole, learn(task, images, tmp_path, shelf=shelf, progress=heard))
+    assert same(whole, learn(task, images, tmp_path, checkpoints=checkpoints, progress=heard))
     assert heard.calls == [(20, "second, from the cache"), (20, "third, from the cache")]
 
 
 def test_every_stage_keeps_its_own_units(stack: tuple[Task, Source], tmp_path: Path) -> None:
     task, images = stack
-    preset, shelf, heard = find_preset("brecq"), Shelf(tmp_path), Recorder()
-    whole = learn(task, images, tmp_path, preset=preset, shelf=shelf, progress=heard)
+    preset, checkpoints, heard = find_preset("brecq"), Checkpoints(tmp_path), Recorder()
+    whole = learn(task, images, tmp_path, preset=preset, checkpoints=checkpoints, progress=heard)
     check_integers(whole, task)
     assert [(unit.name, bool(unit.sites)) for unit in whole.record.units] == [
         ("second (weights)", False),
@@ -203,7 +203,7 @@ def test_every_stage_keeps_its_own_units(stack: tuple[Task, Source], tmp_path: P
     assert len(kept) == 4
     shutil.rmtree(tmp_path / max(kept, key=int))
     heard = Recorder()
-    assert same(whole, learn(task, images, tmp_path, preset=preset, shelf=shelf, progress=heard))
+    assert same(whole, learn(task, images, tmp_path, preset=preset, checkpoints=checkpoints, progress=heard))
     assert sum("from the cache" in text for _, text in heard.calls) == 3
     fixed = learn(replace(task, grid=ScaleGrid(power_of_two=True)), images, tmp_path, preset=preset, iters=5)
     assert [unit.name for unit in fixed.record.units] == ["second (weights)", "third (weights)"], (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mixport.quantize.integers.nearest import LayerIntegers
-from mixport.quantize.learn.loop.activations import Room, fill
+from mixport.quantize.learn.loop.activation_store import ActivationStore, fill
 from mixport.quantize.learn.reconstruction.optimise import UnitData
 from mixport.quantize.learn.reconstruction.variance import Spread, spread_of, widened
 from mixport.quantize.learn.units.execute import Executor
@@ -54,13 +54,13 @@ def test_the_gain_is_the_root_of_the_variances_share(tmp_path: Path, shrink: flo
         task.graph, task.plan, input_shape=task.input_shape, dynamic_batch=True, device=torch.device("cpu")
     )
     unit = find_units(task.graph, task.plan)[0]
-    room = Room(tmp_path, largest=1 << 30, device=torch.device("cpu"))
-    read = fill(12, 4, images, room=room)
+    store = ActivationStore(tmp_path, largest=1 << 30, device=torch.device("cpu"))
+    read = fill(12, 4, images, store=store)
     with torch.no_grad():
         own = executor.run(unit, read.at(slice(0, 12)), images=12, quantised=None)
     target = own / shrink + torch.arange(float(own.shape[1])).view(1, -1, 1, 1)
     data = UnitData(
-        float_input=read, quantised_input=read, target=fill(12, 5, lambda part: target[part], room=room)
+        float_input=read, quantised_input=read, target=fill(12, 5, lambda part: target[part], store=store)
     )
 
     class Floats:

@@ -14,7 +14,7 @@ from mixport.quantize.graph.roles import Kind
 from mixport.quantize.learn.units.execute import Executor
 from mixport.quantize.learn.units.merging import capacity, merge_neighbours
 from mixport.quantize.learn.units.units import Unit, find_units, merge_units
-from mixport.quantize.sites.plan import Plan, make_plan
+from mixport.quantize.sites.planner import QuantizationPlan, make_plan
 from mixport.quantize.sites.widths import scheme_widths
 from mixport.records.reconstruction_preset import Grain
 from mixport.records.scheme import Scheme
@@ -73,14 +73,14 @@ class Whole(nn.Module):
         return self.head(self.body(torch.relu(self.stem(x))).mean((2, 3)))
 
 
-def cut(result: Captured, grain: Grain = "block") -> tuple[tuple[Unit, ...], Plan]:
+def cut(result: Captured, grain: Grain = "block") -> tuple[tuple[Unit, ...], QuantizationPlan]:
     plan = make_plan(result.graph, _SCHEME, stream_bits=16)
     units = find_units(result.graph, plan, grain=grain)
     check(result, plan, units)
     return units, plan
 
 
-def check(result: Captured, plan: Plan, units: tuple[Unit, ...]) -> None:
+def check(result: Captured, plan: QuantizationPlan, units: tuple[Unit, ...]) -> None:
     """Every layer lies in one unit, units join, and together they are the model."""
     layers = [layer for unit in units for layer in unit.layers]
     assert layers == [node for node in result.graph.graph.nodes if plan.kinds.get(node) is Kind.LAYER]

@@ -23,11 +23,11 @@ from mixport.quantize.graph.marks import DIVIDES_LATER, short_op
 from mixport.quantize.graph.roles import Kind, clamp_bounds
 from mixport.quantize.sites.code_flow import CodeFlow
 from mixport.quantize.sites.scale_groups import scale_groups
-from mixport.quantize.sites.site_plan import Plan, ScaleGroup, SitePlan, birth_name, unique_name
+from mixport.quantize.sites.site_plan import QuantizationPlan, ScaleGroup, SitePlan, birth_name, unique_name
 from mixport.records.artifacts import Decision
 from mixport.records.scheme import Role, Scheme
 
-__all__ = ["Plan", "ScaleGroup", "SitePlan", "make_plan"]
+__all__ = ["QuantizationPlan", "ScaleGroup", "SitePlan", "make_plan"]
 
 _Use = Literal["stream", "carrier", "compute"]
 _Demands = dict[tuple[_Use, int], list[tuple[fx.Node, fx.Node]]]
@@ -43,7 +43,7 @@ def make_plan(
     stream_bits: int,
     portable: bool = True,
     activation_bits: Mapping[str, int] = MappingProxyType({}),
-) -> Plan:
+) -> QuantizationPlan:
     """Plan all activation sites of a canonical float graph.
 
     Args:
@@ -63,7 +63,7 @@ def make_plan(
         activation_bits=activation_bits,
     )
     sites = tuple(planner.sites())
-    return Plan(
+    return QuantizationPlan(
         kinds=flow.kinds,
         sites=sites,
         groups=scale_groups(flow, sites, portable=portable),

@@ -52,7 +52,7 @@ class Activations:
         return values.permute(0, 2, 3, 1) if self._spatial else values
 
 
-class Room:
+class ActivationStore:
     """Where activations are kept: memory up to a limit for each tensor, files in a folder above it.
 
     Args:
@@ -88,13 +88,13 @@ def _reserve(path: Path, size: int) -> None:
             file.truncate(size)
 
 
-def fill(images: int, batch: int, value: Callable[[slice], Tensor], *, room: Room) -> Activations:
+def fill(images: int, batch: int, value: Callable[[slice], Tensor], *, store: ActivationStore) -> Activations:
     """Activations of `images` images, computed `batch` at a time."""
     made: Activations | None = None
     for part in slices(images, batch):
         values = value(part)
         if made is None:
-            made = Activations(values, images=images, batch=part.stop - part.start, allocate=room.allocate)
+            made = Activations(values, images=images, batch=part.stop - part.start, allocate=store.allocate)
         made.put(part.start, values)
     assert made is not None
     return made

@@ -22,7 +22,7 @@ from mixport.records.search import UnitRecord
 _TENSORS, _RECORD = "unit.safetensors", "unit.json"
 
 
-class UnitShelf(Protocol):
+class UnitCheckpoints(Protocol):
     """Where finished units wait for a run that goes on."""
 
     def find(self, place: int | str) -> Path | None:
@@ -36,7 +36,7 @@ class UnitShelf(Protocol):
         ...
 
 
-class NoShelf:
+class NoCheckpoints:
     """Keeps nothing: what is written is thrown away."""
 
     def find(self, place: int | str) -> Path | None:

@@ -40,7 +40,7 @@ DRAWN_KIND = "drawn"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family:
+class DrawnFolder:
     """The drawn images of a request, at least as many as were asked for; valid while the folder's lock is
     held.
 
@@ -63,28 +63,28 @@ class Family:
         return tuple(index for note in notes for index in note.get("blackened", ()) if index < count)
 
 
-def family_folder(store: Store, key: str) -> Path:
+def drawn_folder_path(store: Store, key: str) -> Path:
     """Where the images of a request lie."""
     return store.root / DRAWN_KIND / key
 
 
 def images_at_hand(request: DrawingRequest, *, store: Store) -> int:
     """How many images of a request are in the cache, by the names of files."""
-    return sum(count for _, count in shard_files(family_folder(store, request.key), batch=request.batch))
+    return sum(count for _, count in shard_files(drawn_folder_path(store, request.key), batch=request.batch))
 
 
 def images_to_draw(request: DrawingRequest, *, count: int, store: Store) -> int:
-    """How many images `draw_family` will draw so that there are `count`: whole batches, by the names of
+    """How many images `draw_into` will draw so that there are `count`: whole batches, by the names of
     files.
     """
-    there = {first for first, _ in shard_files(family_folder(store, request.key), batch=request.batch)}
+    there = {first for first, _ in shard_files(drawn_folder_path(store, request.key), batch=request.batch)}
     return request.batch * sum(first not in there for first in range(0, count, request.batch))
 
 
 @contextlib.contextmanager
-def draw_family(
+def draw_into(
     request: DrawingRequest, *, count: int, store: Store, progress: Progress
-) -> Generator[Family]:
+) -> Generator[DrawnFolder]:
     """Draw what is missing of the first `count` images, and hold the folder's lock for the block.
 
     Whole batches are drawn: with the prompts that would come next, not with padding, so that a later call
@@ -96,7 +96,7 @@ def draw_family(
         BadOptionError: the prompt recipe, or a setting of the generator, is not allowed.
         StoreError: the cache cannot be written.
     """
-    shards = ShardFolder(family_folder(store, request.key), batch=request.batch, cache=store.root)
+    shards = ShardFolder(drawn_folder_path(store, request.key), batch=request.batch, cache=store.root)
     session = _Session(request)
     try:
         with (
@@ -113,7 +113,7 @@ def draw_family(
                 write_recipe(shards, request)
                 if not shards.sealed:
                     shards.seal(metadata=_metadata_so_far(shards))
-            yield Family(shards=shards, prompts=sequence)
+            yield DrawnFolder(shards=shards, prompts=sequence)
     finally:
         store.damaged += shards.damaged
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mixport.quantize.learn.loop.activations import Room, fill, slices
+from mixport.quantize.learn.loop.activation_store import ActivationStore, fill, slices
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,7 @@ def test_values_come_back_as_they_went_in(
         7,
         3,
         lambda part: values[part.start * rows : part.stop * rows],
-        room=Room(tmp_path, largest=largest, device=CPU),
+        store=ActivationStore(tmp_path, largest=largest, device=CPU),
     )
     assert (len(made), made.rows) == (7, rows)
     assert torch.equal(made.at(slice(0, 7)), values)
@@ -40,7 +40,10 @@ def test_values_come_back_as_they_went_in(
 
 def test_maps_are_channels_last() -> None:
     made = fill(
-        2, 2, lambda part: torch.randn(2, 4, 3, 3), room=Room(Path("nowhere"), largest=1 << 30, device=CPU)
+        2,
+        2,
+        lambda part: torch.randn(2, 4, 3, 3),
+        store=ActivationStore(Path("nowhere"), largest=1 << 30, device=CPU),
     )
     assert made.at(slice(0, 2)).is_contiguous(memory_format=torch.channels_last)
 
@@ -53,15 +56,15 @@ def mapped_files(folder: Path) -> list[str]:
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
 def test_large_tensors_lie_in_files_without_a_name(tmp_path: Path) -> None:
-    room = Room(tmp_path, largest=4 * 100, device=CPU)
-    mapped = room.allocate((101,))
+    store = ActivationStore(tmp_path, largest=4 * 100, device=CPU)
+    mapped = store.allocate((101,))
     mapped.fill_(3.0)
     assert list(tmp_path.iterdir()) == []
     assert mapped_files(tmp_path) == [f"{tmp_path}/activations-0.bin (deleted)"]
     assert float(mapped.sum()) == 303.0
     del mapped
     assert mapped_files(tmp_path) == [], "its space goes with the tensor"
-    room.allocate((100,))
+    store.allocate((100,))
     assert mapped_files(tmp_path) == [], "100 numbers stay in memory"
 
 
@@ -73,7 +76,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
-        Room(tmp_path, largest=0, device=CPU).allocate((5,))
+        ActivationStore(tmp_path, largest=0, device=CPU).allocate((5,))
 
 
 def test_values_are_computed_in_parts() -> None:
@@ -83,13 +86,13 @@ def test_values_are_computed_in_parts() -> None:
         asked.append(part)
         return torch.zeros(part.stop - part.start, 2)
 
-    fill(5, 2, value, room=Room(Path("nowhere"), largest=1 << 30, device=CPU))
+    fill(5, 2, value, store=ActivationStore(Path("nowhere"), largest=1 << 30, device=CPU))
     assert asked == [slice(0, 2), slice(2, 4), slice(4, 5)]
 
 
 def test_values_lie_on_the_device_of_the_room_wherever_they_come_from() -> None:
     with FakeTensorMode():  # shapes and devices alone: no accelerator is needed
-        room = Room(Path("nowhere"), largest=1 << 30, device=torch.device("cuda", 0))
-        made = fill(5, 2, lambda part: torch.zeros(part.stop - part.start, 3, 4, 4), room=room)
+        store = ActivationStore(Path("nowhere"), largest=1 << 30, device=torch.device("cuda", 0))
+        made = fill(5, 2, lambda part: torch.zeros(part.stop - part.start, 3, 4, 4), store=store)
         assert made.device == torch.device("cuda", 0)
         assert made.at(torch.arange(3, device=made.device)).device == made.device

@@ -108,7 +108,7 @@ class Site:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ExecutionPlan:
     """Everything that is known without an input."""
 
     graph: Graph
@@ -145,9 +145,9 @@ class _Planner:
             elif dtype.kind in "iub":
                 self.tensors[port.name] = TensorInfo(kind="index", dtype=dtype)
 
-    def plan(self) -> Plan:
+    def plan(self) -> ExecutionPlan:
         steps = [self._step(node) for node in self.graph.nodes]
-        return Plan(
+        return ExecutionPlan(
             graph=self.graph,
             steps=_with_expiry(steps, self.graph),
             constants=self.constants,
@@ -366,7 +366,7 @@ class _Planner:
         return Step(node=node, how="function", function=function, pairs=fault is not None)
 
 
-def build_plan(graph: Graph) -> Plan:
+def build_plan(graph: Graph) -> ExecutionPlan:
     """Decide how every node is executed. Nothing is computed but what all inputs share."""
     return _Planner(graph).plan()
 

@@ -7,7 +7,7 @@ import pytest
 from torch import fx
 
 from mixport.quantize.integers.nearest import LayerIntegers
-from mixport.quantize.learn.loop.unit_file import FinishedUnit, NoShelf, read_unit, write_unit
+from mixport.quantize.learn.loop.checkpoints import FinishedUnit, NoCheckpoints, read_unit, write_unit
 from mixport.quantize.sites.widths import LayerWidth
 from mixport.records.artifacts import Decision
 from mixport.records.search import UnitRecord
@@ -91,9 +91,9 @@ def test_layers_and_sites_may_be_called_anything(name: str, tmp_path: Path) -> N
     np.testing.assert_array_equal(back.integers[node].bias, bias)
 
 
-def test_without_a_shelf_nothing_is_kept() -> None:
-    shelf = NoShelf()
-    with shelf.keep(0) as folder:
+def test_without_checkpoints_nothing_is_kept() -> None:
+    checkpoints = NoCheckpoints()
+    with checkpoints.keep(0) as folder:
         (folder / "file").touch()
     assert not folder.exists()
-    assert shelf.find(0) is None
+    assert checkpoints.find(0) is None

@@ -3,18 +3,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mixport.quantize.sites.plan import Plan, make_plan
+from mixport.quantize.sites.planner import QuantizationPlan, make_plan
 from mixport.records.scheme import DEFAULT_EDGE_CONVENTION, EDGE_CONVENTIONS, EdgeConvention, Scheme
 from tests.unit.quantize.conftest import Capture
 
 
 def plan_of(
     captured: Capture, module: nn.Module, scheme: str = "w4a4", convention: EdgeConvention = "qdrop"
-) -> Plan:
+) -> QuantizationPlan:
     return make_plan(captured(module).graph, Scheme.parse(scheme, edge_convention=convention), stream_bits=16)
 
 
-def table(plan: Plan) -> list[tuple[str, str, int]]:
+def table(plan: QuantizationPlan) -> list[tuple[str, str, int]]:
     return [(site.name, site.role, site.bits) for site in plan.sites]
 
 
