@@ -36,10 +36,3 @@ class QuantParams:
             )
         if not self.scale > 0.0 or self.scale == float("inf"):
             raise ValueError(f"scale is {self.scale}, allowed positive and finite")
-
-    @property
-    def needs_clip(self) -> bool:
-        """True when the codes' range is narrower than the storage type: an integer Clip follows
-        QuantizeLinear.
-        """
-        return (self.qmin, self.qmax) != STORAGE_RANGE[self.storage]

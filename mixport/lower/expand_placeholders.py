@@ -6,7 +6,7 @@
 3. DequantizeWeight -> packed initialiser [-> Cast to INT8] -> DequantizeLinear along axis 0, or with one
    scale for all channels, with an explicit zero point: without one ONNX Runtime 1.31 leaves Gemm in float.
 4. DequantizeBias -> DequantizeLinear along axis 0, int32, no zero point.
-5. Softmax, LayerNorm -> the nodes of `portable_forms` and `layer_norm`; Numerators -> those of
+5. Softmax, LayerNorm -> the nodes of `softmax` and `layer_norm`; Numerators -> those of
   `attention_softmax`.
 """
 

@@ -104,7 +104,7 @@ def resolve(options: BuildOptions) -> BuildPlan:
     """
     scheme = options.parse_scheme()
     read = [load_target(name) for name in options.target]
-    targets = tuple(one if options.portable else one.without_portable_forms() for one in read)
+    targets = tuple(one if options.portable else one.not_portable() for one in read)
     for target in targets:
         target.check_scheme(scheme)
     algorithm, iters = options.resolve_algorithm()

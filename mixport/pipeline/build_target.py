@@ -107,11 +107,11 @@ def build_target(
         count = golden_count(sum(array.nbytes for array in codes.values()))
         codes, output = golden(lowered, pixels[:count], target, verified=verified)
     latency = _latency(context, inputs, lowered, target)
-    if quantized.model.portable_forms:
+    if quantized.model.composites:
         with context.log.stage("cost of portable forms"):
             cost = portable_cost(
                 latency.model_ms,
-                quantized.model.portable_forms,
+                quantized.model.composites,
                 session=target.session,
                 progress=context.progress,
             )

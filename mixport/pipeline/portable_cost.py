@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixport.lower.operators.timing_pairs import write_pair
-from mixport.records.artifacts import PortableForm
+from mixport.records.artifacts import CompositeForm
 from mixport.records.progress import Progress, SilentProgress
 from mixport.records.targets import SessionRules
 from mixport.validate.run.latency import measure
@@ -58,7 +58,11 @@ class PortableCost:
 
 
 def portable_cost(
-    model_ms: float, forms: Sequence[PortableForm], *, session: SessionRules, progress: Progress | None = None
+    model_ms: float,
+    forms: Sequence[CompositeForm],
+    *,
+    session: SessionRules,
+    progress: Progress | None = None,
 ) -> PortableCost | None:
     """Time each distinct form; None where the model has none: integer sums, tables and the like cost nothing
     more.
@@ -81,7 +85,7 @@ def portable_cost(
 
     costs: list[FormCost] = []
     with tempfile.TemporaryDirectory(prefix="mixport-cost-") as folder:
-        for form, count in Counter(PortableForm(kind=one.kind, shape=one.shape) for one in forms).items():
+        for form, count in Counter(CompositeForm(kind=one.kind, shape=one.shape) for one in forms).items():
             portable_ms, own_ms = time(*write_pair(form, Path(folder)))
             costs.append(
                 FormCost(

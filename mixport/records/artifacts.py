@@ -152,7 +152,7 @@ FormKind = Literal["softmax", "attention", "layer_norm"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PortableForm:
+class CompositeForm:
     """A softmax or normalisation that is lowered to portable operations.
 
     Attributes:
@@ -178,7 +178,7 @@ class QuantizedModel:
         input_shape: [N, C, H, W] with N the traced batch.
         dynamic_batch: True when the batch axis is symbolic.
         float_bytes: size of the float parameters and buffers, 4 bytes each, before folding; shared ones once.
-        portable_forms: softmaxes and normalisations in portable form, in graph order.
+        composites: softmaxes and normalisations in portable form, in graph order.
         reconstruction: None where every weight was rounded to nearest.
         width_search: how the weight bits of layers were chosen; None where the scheme names them.
         loss: which tensors cost the output most; None where the output is good on calibration images.
@@ -192,7 +192,7 @@ class QuantizedModel:
     input_shape: tuple[int, int, int, int]
     dynamic_batch: bool
     float_bytes: int
-    portable_forms: tuple[PortableForm, ...] = ()
+    composites: tuple[CompositeForm, ...] = ()
     reconstruction: Reconstruction | None = None
     width_search: WidthSearch | None = None
     loss: LossSearch | None = None

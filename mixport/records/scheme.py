@@ -73,8 +73,6 @@ class Scheme:
         edge_bits: weights and compute inputs of the first and the last layer, 2 to 8.
         edge_convention: what else has edge_bits, or what has not, see EDGE_CONVENTIONS.
         carrier_bits: of tensors that meet at an add, a concat, a multiply or a pool.
-        stream_bits: of residual streams that feed a normalisation kept in float (LayerNorm): 16, since 8
-            loses accuracy there.
         budget: size that the file must keep, each layer with weight bits of its own; None where all have the
             same.
         spelling: as it was asked for under a budget, e.g. auto:0.10; empty without one.
@@ -85,7 +83,6 @@ class Scheme:
     edge_bits: int = 8
     edge_convention: EdgeConvention = DEFAULT_EDGE_CONVENTION
     carrier_bits: int = 8
-    stream_bits: int = 16
     budget: SizeBudget | None = None
     spelling: str = ""
 

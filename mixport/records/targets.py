@@ -255,7 +255,7 @@ class Target(_Table):
             per_tensor=self.weights.granularity == "per-tensor",
         )
 
-    def without_portable_forms(self) -> Target:
+    def not_portable(self) -> Target:
         """The same target with `portable = false` and no bound on neighbouring products; the hash tells the
         two apart.
         """

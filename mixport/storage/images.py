@@ -75,11 +75,6 @@ def choose_images(path: Path, *, limit: int | None, seed: int) -> ImageSource:
     return ImageSource(path=path, files=None, chosen=_seeded_choice(total, limit=limit, seed=seed))
 
 
-def read_images(path: Path, *, preprocessing: Preprocessing, limit: int | None, seed: int) -> Pixels:
-    """The images of `choose_images` in memory, uint8 [N, H, W, 3]. Raises BadInputError, also above 8 GB."""
-    return _gather(choose_images(path, limit=limit, seed=seed), preprocessing=preprocessing)
-
-
 def write_images(
     source: ImageSource,
     path: Path,

@@ -47,7 +47,7 @@ def conformance(
     from mixport.records.targets import load_target
     from mixport.validate.conformance.catalogue import choose
     from mixport.validate.conformance.kit import make_kit, run_kit
-    from mixport.validate.conformance.measured import portable_forms, write_result
+    from mixport.validate.conformance.measured import exact_forms, write_result
     from mixport.validate.runtimes import open_runtimes
 
     forms = choose(form or ())
@@ -71,7 +71,7 @@ def conformance(
             console.note(f"wrote {file}")
     differing = _differing(kit, results)
     if json:
-        exact = portable_forms(results)
+        exact = exact_forms(results)
         console.document(
             {
                 "graphs": kit.graphs,

@@ -19,7 +19,7 @@ from mixport.lower.onnx_graph import initializer, node
 from mixport.lower.operators.attention_softmax import expand_numerators
 from mixport.lower.operators.layer_norm import expand_layer_norm
 from mixport.lower.operators.softmax import expand_softmax
-from mixport.records.artifacts import PortableForm
+from mixport.records.artifacts import CompositeForm
 
 _SCALE = 2.0**-12
 """Of the int16 codes: what a normalisation reads does not change how long it takes."""
@@ -33,7 +33,7 @@ _WIDTH = 32
 _Build = Callable[[ir.Graph, ir.Value, int], ir.Value]
 
 
-def write_pair(form: PortableForm, folder: Path) -> tuple[Path, Path]:
+def write_pair(form: CompositeForm, folder: Path) -> tuple[Path, Path]:
     """Write `portable.onnx` and `own.onnx`: input and output float32, a leading axis of 1 before the form's
     shape.
 

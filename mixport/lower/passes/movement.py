@@ -224,8 +224,7 @@ def _sink(graph: ir.Graph, move: ir.Node) -> bool:
     storage = quantization_of(sources[0])
     assert storage is not None
     if _fills(move):
-        while len(move.inputs) < 3:
-            move.resize_inputs(3)
+        move.resize_inputs(max(len(move.inputs), 3))
         move.replace_input_with(
             2, initializer(graph, f"{storage[2]}/{storage[1]}", np.asarray(storage[1], np.dtype(storage[2])))
         )

@@ -15,7 +15,7 @@ from mixport.quantize.calibration_batches import CalibrationBatches
 from mixport.quantize.emit.insert import insert_activations, insert_weights
 from mixport.quantize.emit.loss_search import FloatParts, search_loss
 from mixport.quantize.emit.signed_codes import as_int8, to_int8
-from mixport.quantize.emit.softmax_layernorm import insert_portable_forms, portable_forms
+from mixport.quantize.emit.softmax_layernorm import composites_of, insert_softmax_layernorm
 from mixport.quantize.graph.capture import export_program
 from mixport.quantize.prepared import Assignment, Prepared
 from mixport.records.artifacts import QuantizedModel
@@ -42,7 +42,7 @@ def emit(
     weights, moved = insert_weights(graph, assignment.widths, assignment.integers, target)
     few = batches.few()
     loss = search_loss(graph, parts, params, lambda: batches.of(few, dynamic_batch=captured.dynamic_batch))
-    floats = insert_portable_forms(graph, plan, portable=target.portable)
+    floats = insert_softmax_layernorm(graph, plan, portable=target.portable)
     clean(graph)
     if target.activations.storage == "int8":
         to_int8(graph)
@@ -59,7 +59,7 @@ def emit(
         decisions=(*prepared.decisions, *assignment.decisions, *moved, *floats),
         input_shape=(captured.example_batch, *model.input_shape[1:]),
         dynamic_batch=captured.dynamic_batch,
-        portable_forms=portable_forms(graph, batch=captured.example_batch),
+        composites=composites_of(graph, batch=captured.example_batch),
         reconstruction=assignment.reconstruction,
         float_bytes=model.float_bytes,
         width_search=assignment.search,

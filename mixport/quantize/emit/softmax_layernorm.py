@@ -30,7 +30,7 @@ from mixport.quantize.emit.insert import code_params
 from mixport.quantize.graph.marks import short_op
 from mixport.quantize.graph.roles import Kind
 from mixport.quantize.sites.planner import QuantizationPlan
-from mixport.records.artifacts import Decision, FormKind, PortableForm
+from mixport.records.artifacts import CompositeForm, Decision, FormKind
 from mixport.records.errors import InvariantError
 
 _KINDS: Mapping[Any, FormKind] = MappingProxyType(
@@ -42,7 +42,9 @@ _KINDS: Mapping[Any, FormKind] = MappingProxyType(
 )
 
 
-def insert_portable_forms(graph: fx.GraphModule, plan: QuantizationPlan, *, portable: bool) -> list[Decision]:
+def insert_softmax_layernorm(
+    graph: fx.GraphModule, plan: QuantizationPlan, *, portable: bool
+) -> list[Decision]:
     """Replace every softmax over the last axis, and every normalisation that reads codes; returns what was
     left in float, and why.
 
@@ -78,19 +80,19 @@ def insert_portable_forms(graph: fx.GraphModule, plan: QuantizationPlan, *, port
     return decisions
 
 
-def portable_forms(graph: fx.GraphModule, *, batch: int) -> tuple[PortableForm, ...]:
+def composites_of(graph: fx.GraphModule, *, batch: int) -> tuple[CompositeForm, ...]:
     """Every softmax and normalisation in portable form, in graph order.
 
     Args:
-        graph: behind `insert_portable_forms`.
+        graph: behind `insert_softmax_layernorm`.
         batch: images in the traced batch.
     """
-    found: list[PortableForm] = []
+    found: list[CompositeForm] = []
     for node in graph.graph.nodes:
         kind = _KINDS.get(node.target)
         if kind is not None:
             first, *rest = shape_of(tensor_arg(node, 0))
-            found.append(PortableForm(kind=kind, shape=(max(1, first // batch), *rest)))
+            found.append(CompositeForm(kind=kind, shape=(max(1, first // batch), *rest)))
     return tuple(found)
 
 

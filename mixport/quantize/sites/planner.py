@@ -279,7 +279,7 @@ def _float_decisions(flow: CodeFlow) -> Iterator[Decision]:
         )
         if (
             is_value and node not in flow.integer and node.target is not aten.softmax.int
-        ):  # portable_forms says what became of it
+        ):  # softmax_layernorm says what became of it
             why = (
                 "no integer consumer behind it"
                 if kind is not Kind.FLOAT

@@ -61,8 +61,3 @@ def choose(prefixes: Sequence[str]) -> tuple[Form, ...]:
     return tuple(
         form for form in FORMS if not prefixes or any(form.name.startswith(prefix) for prefix in prefixes)
     )
-
-
-def emitted_forms() -> frozenset[str]:
-    """Forms that the portable lowering writes."""
-    return frozenset(form.name for form in FORMS if form.emitted)

@@ -8,8 +8,8 @@ from typing import Any
 
 from mixport.validate.conformance.measured import (
     ConformanceResult,
+    exact_forms,
     form_evidence,
-    portable_forms,
     shipped_results,
 )
 from mixport.validate.conformance.used_forms import UsedForm
@@ -35,7 +35,7 @@ def with_evidence(
         results: of the runtimes that count; the shipped ones by default.
     """
     measured = shipped_results() if results is None else tuple(results)
-    exact = portable_forms(measured)
+    exact = exact_forms(measured)
     forms = {one.node: one.form for one in used}
     nodes = [_node(record, forms.get(record["node"]), exact, measured) for record in proofs["nodes"]]
     broken = [

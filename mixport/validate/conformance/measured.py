@@ -206,7 +206,7 @@ def unmeasured(
     )
 
 
-def portable_forms(results: Sequence[ConformanceResult]) -> frozenset[str]:
+def exact_forms(results: Sequence[ConformanceResult]) -> frozenset[str]:
     """Forms that every one of these runtimes computes exactly as mixport's arithmetic says.
 
     A form that one result lacks is not among them.

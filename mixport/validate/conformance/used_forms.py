@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +12,6 @@ import onnx
 from mixport.arithmetic.neighbour_pairs import pair_violations
 from mixport.validate.conformance.catalogue import FORMS
 from mixport.validate.conformance.forms.functions import function_form
-from mixport.validate.conformance.measured import ConformanceResult, portable_forms, shipped_results
 from mixport.validate.conformance.tensor_types import TensorTypes, tensor_types
 from mixport.validate.interpreter.execution_plan import Step
 from mixport.validate.interpreter.fused_units import FusedUnit
@@ -101,23 +100,6 @@ def used_forms(
     """
     interpreter = Interpreter(model)
     return tuple(_Reader(interpreter, tensor_types(interpreter.plan.graph, input_shape=input_shape)).forms())
-
-
-def unproved_forms(
-    model: Path | str | onnx.ModelProto,
-    results: Sequence[ConformanceResult] | None = None,
-    *,
-    input_shape: tuple[int, ...] | None = None,
-) -> tuple[UsedForm, ...]:
-    """Operators of a file whose form is not exact on every runtime measured, or not in the kit.
-
-    Args:
-        model: the file.
-        results: of the runtimes that count; the shipped ones by default.
-        input_shape: see `used_forms`.
-    """
-    exact = portable_forms(shipped_results() if results is None else results)
-    return tuple(used for used in used_forms(model, input_shape=input_shape) if used.form not in exact)
 
 
 class _Reader:

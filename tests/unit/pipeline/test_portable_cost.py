@@ -11,18 +11,18 @@ import pytest
 
 from mixport.lower.operators.timing_pairs import write_pair
 from mixport.pipeline.portable_cost import portable_cost
-from mixport.records.artifacts import PortableForm
+from mixport.records.artifacts import CompositeForm
 from mixport.records.targets import load_target
 
 FORMS = (
-    PortableForm(kind="softmax", shape=(1, 2, 16, 16)),
-    PortableForm(kind="layer_norm", shape=(1, 16, 24)),
-    PortableForm(kind="attention", shape=(1, 2, 16, 16)),
+    CompositeForm(kind="softmax", shape=(1, 2, 16, 16)),
+    CompositeForm(kind="layer_norm", shape=(1, 16, 24)),
+    CompositeForm(kind="attention", shape=(1, 2, 16, 16)),
 )
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.kind)
-def test_both_files_compute_the_same_function(form: PortableForm, tmp_path: Path) -> None:
+def test_both_files_compute_the_same_function(form: CompositeForm, tmp_path: Path) -> None:
     portable, own = write_pair(form, tmp_path)
     # Scores that are codes: attention reads them as such.
     x = (np.random.default_rng(0).integers(-60, 60, (1, *form.shape)) / 16).astype(np.float32)

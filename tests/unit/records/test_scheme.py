@@ -134,19 +134,3 @@ def test_a_scale_that_is_not_positive_and_finite_is_refused(scale: float) -> Non
 
 def test_a_zero_point_may_lie_outside_the_saturated_range() -> None:
     assert params(zero_point=200, qmin=0, qmax=15).zero_point == 200
-
-
-@pytest.mark.parametrize(
-    ("qmin", "qmax", "storage", "expected"),
-    [
-        (0, 255, "uint8", False),
-        (0, 15, "uint8", True),
-        (1, 255, "uint8", True),
-        (-128, 127, "int8", False),
-        (-32768, 32767, "int16", False),
-    ],
-)
-def test_a_clip_follows_where_the_range_is_narrower_than_the_storage(
-    qmin: int, qmax: int, storage: str, expected: bool
-) -> None:
-    assert params(qmin=qmin, qmax=qmax, storage=storage).needs_clip is expected

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,16 @@ from PIL import Image
 
 from mixport.records.artifacts import Preprocessing
 from mixport.records.errors import BadInputError, BadOptionError
-from mixport.storage.images import choose_images, fit, normalise, read_images, read_labelled, write_images
+from mixport.storage.images import choose_images, fit, normalise, read_labelled, write_images
+
+
+def read_images(path: Path, *, preprocessing: Preprocessing, limit: int | None, seed: int) -> np.ndarray:
+    """What `write_images` writes."""
+    with TemporaryDirectory() as folder:
+        written = Path(folder) / "images.npy"
+        write_images(choose_images(path, limit=limit, seed=seed), written, preprocessing=preprocessing)
+        return np.load(written)
+
 
 SMALL = Preprocessing(size=(4, 4), mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -254,15 +264,11 @@ def test_a_header_of_many_gigabytes_is_refused(tmp_path: Path, monkeypatch: pyte
 def test_pixels_that_would_not_fit_in_memory_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = save(tmp_path / "a.npz", images=pixels(10))
+    path = save(tmp_path / "a.npz", images=pixels(10), labels=np.zeros(10, np.int64))
     monkeypatch.setattr("mixport.storage.images.MAX_ARRAY_BYTES", 10_000)
+    preprocessing = Preprocessing(size=(32, 32), mean=(0, 0, 0), std=(1, 1, 1))
     with pytest.raises(BadInputError, match="10 images need 30720 bytes"):
-        read_images(
-            path,
-            preprocessing=Preprocessing(size=(32, 32), mean=(0, 0, 0), std=(1, 1, 1)),
-            limit=None,
-            seed=0,
-        )
+        read_labelled(path, preprocessing=preprocessing, class_names=None)
 
 
 @pytest.mark.data

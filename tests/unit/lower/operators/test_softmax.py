@@ -26,7 +26,7 @@ def make(folder: Path, *, portable: bool) -> tuple[LoweredGraph, onnx.ModelProto
     calibration = CalibrationSet(
         images_path=folder / "images.npy", count=16, method="images", recipe_key="", content_sha256=""
     )
-    target = load_target("ort-cpu") if portable else load_target("ort-cpu").without_portable_forms()
+    target = load_target("ort-cpu") if portable else load_target("ort-cpu").not_portable()
     quantized = quantize(
         load_model("tests.models:transformer"),
         calibration,

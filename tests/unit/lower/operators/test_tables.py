@@ -32,13 +32,14 @@ def lowered(
     shape: str = "n,4,6,6",
     convolutions: bool = True,
     shared: bool = False,
+    storage: str = "uint8",
 ) -> onnx.ModelProto:
     """A Lookup, between two 1x1 convolutions or alone; `shared`: others read its input, too."""
     entries = ",".join(map(str, _TABLES[table]))
     weight = ",".join(["1", "-2", "3", "4"] * 4)
     lookup = (
         'v = mixport.Lookup <site = "act", in_scale = 0.05, in_zero_point = 120, scale = 0.0371, '
-        f'zero_point = 3, form = "{form}"> (d, t)'
+        f'zero_point = 3, form = "{form}", storage = "{storage}"> (d, t)'
     )
     before = """wf = DequantizeLinear(w, ws, wz) c = Conv(xf, wf) q = QuantizeLinear(c, s, z) d =
     DequantizeLinear(q, s, z)"""
@@ -145,3 +146,13 @@ def test_codes_are_the_table_s(shape: str, convolutions: bool) -> None:
 )
 def test_bounds_of_a_table(table: np.ndarray, bounds: tuple[int, int] | None) -> None:
     assert clip_bounds(table.astype(np.uint8)) == bounds
+
+
+def test_int8_codes_read_the_same_table() -> None:
+    model = lowered("random", shape="n,3", convolutions=False, storage="int8")
+    model.graph.output.append(onnx.helper.make_tensor_value_info("act", onnx.TensorProto.INT8, None))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(1).normal(0, 3, (64, 3)).astype(np.float32)
+    (act,) = session.run(["act"], {"x": x})
+    codes = np.clip(np.rint(x / np.float32(0.05)) + 120, 0, 255).astype(int)
+    np.testing.assert_array_equal(act.astype(int) + 128, _TABLES["random"][codes])

@@ -111,9 +111,7 @@ def graph_of(
         before = graph(x)
     reasons = [
         decision.why
-        for decision in divide_after_product(
-            graph, TARGET if portable else TARGET.without_portable_forms(), bits=bits
-        )
+        for decision in divide_after_product(graph, TARGET if portable else TARGET.not_portable(), bits=bits)
     ]
     clean(graph)
     record_shapes(graph, torch.zeros(2, 3, 16, 16))

@@ -101,7 +101,9 @@ def test_symmetric_and_power_of_two_targets() -> None:
 
 def test_a_constant_zero_tensor_gets_a_positive_scale() -> None:
     params = activation_params(histogram(np.zeros(10)), bits=8, storage="uint8", bounds=None, rule=ANY)
-    assert params.scale > 0
+    # A range of a millionth, whose 255 steps start at 0: any scale would do, but none of 0.
+    assert params.scale == float(np.float32(1e-6 / 255))
+    assert (params.zero_point, params.qmin, params.qmax) == (0, 0, 255)
 
 
 def test_a_lopsided_tensor_is_cut_on_its_long_side_alone() -> None:

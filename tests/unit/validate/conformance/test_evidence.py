@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from mixport.validate.conformance.evidence import with_evidence
-from mixport.validate.conformance.measured import portable_forms, shipped_results
+from mixport.validate.conformance.measured import exact_forms, shipped_results
 from mixport.validate.conformance.used_forms import UsedForm
 
 
@@ -39,7 +39,7 @@ def test_evidence_is_added_where_a_proof_ends_and_only_there() -> None:
 
 def test_a_form_that_a_runtime_computes_otherwise_breaks_a_portable_file_and_no_other() -> None:
     form = "conv.w8.pair-saturation"
-    assert form not in portable_forms(shipped_results())
+    assert form not in exact_forms(shipped_results())
     for portable in (True, False):
         found = with_evidence(proofs(a="exact on measured runtimes"), [used("a", form)], portable=portable)
         assert found["nodes"][0]["portability"] == "not portable"

@@ -14,7 +14,7 @@ from mixport.records.environment import vector_features
 from mixport.records.errors import BadOptionError, RuntimeUnavailableError
 from mixport.records.runtime import RuntimeAnswer, RuntimeInfo, RuntimeJob
 from mixport.records.targets import SessionRules, load_target
-from mixport.validate.conformance.catalogue import FORMS, cases_of, choose, emitted_forms
+from mixport.validate.conformance.catalogue import FORMS, cases_of, choose
 from mixport.validate.conformance.forms.case import FormCase
 from mixport.validate.conformance.kit import Kit, judge, make_kit, run_kit
 from mixport.validate.conformance.measured import ConformanceResult, shipped_results
@@ -22,6 +22,9 @@ from tests.unit.validate.conformance.in_process import InProcess
 
 POLICY = load_target("ort-cpu").session
 VNNI = bool({"avx512_vnni", "avx_vnni"} & set(vector_features()))
+
+EMITTED = frozenset(form.name for form in FORMS if form.emitted)
+"""Forms that the portable lowering writes."""
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +42,7 @@ def test_some_hundred_graphs_of_forms_with_names_of_their_own(kit: Kit) -> None:
 
 def test_every_form_that_lowering_writes_is_exact_here(native: ConformanceResult) -> None:
     wrong = {
-        name: native.forms[name].first or native.forms[name].message
-        for name in emitted_forms() - native.exact_forms
+        name: native.forms[name].first or native.forms[name].message for name in EMITTED - native.exact_forms
     }
     # Without VNNI only pairs that saturate may differ, and no emitted form has any.
     assert not wrong
@@ -57,7 +59,7 @@ def test_the_shipped_result_is_of_this_kit_and_says_the_same(kit: Kit, native: C
     )
     # It was made on x64 with VNNI: elsewhere other kernels run, and only the emitted forms must agree.
     alike = VNNI and platform.machine() == "x86_64"
-    names = native.forms.keys() if alike else emitted_forms()
+    names = native.forms.keys() if alike else EMITTED
     assert {name: native.forms[name].exact for name in names} == {
         name: shipped.forms[name].exact for name in names
     }

@@ -14,8 +14,8 @@ from mixport.validate.conformance.measured import (
     SHIPPED,
     ConformanceResult,
     FormResult,
+    exact_forms,
     form_evidence,
-    portable_forms,
     read_result,
     read_results,
     shipped_results,
@@ -42,21 +42,21 @@ def result(name: str, version: str = "1.31.1", **exact: bool) -> ConformanceResu
 
 
 def test_a_form_is_portable_where_every_runtime_is_exact() -> None:
-    assert portable_forms([result("a", add=True, mul=True), result("b", add=True, mul=False)]) == {"add"}
+    assert exact_forms([result("a", add=True, mul=True), result("b", add=True, mul=False)]) == {"add"}
 
 
 def test_a_form_that_one_result_lacks_is_not_portable() -> None:
-    assert portable_forms([result("a", add=True, mul=True), result("b", mul=True)]) == {"mul"}
+    assert exact_forms([result("a", add=True, mul=True), result("b", mul=True)]) == {"mul"}
 
 
 def test_no_results_prove_nothing() -> None:
     with pytest.raises(BadInputError, match="no conformance results"):
-        portable_forms([])
+        exact_forms([])
 
 
 def test_results_of_different_kits_do_not_mix() -> None:
     with pytest.raises(BadInputError, match=r"different kits: a .*, b"):
-        portable_forms([result("a", add=True), replace(result("b", add=True), kit_sha256="34")])
+        exact_forms([result("a", add=True), replace(result("b", add=True), kit_sha256="34")])
 
 
 def test_evidence_names_who_differs() -> None:
@@ -77,7 +77,7 @@ def test_a_form_that_one_version_computes_otherwise_is_not_portable() -> None:
         result("a", add=True, mul=False),
         result("b", add=True, mul=True),
     ]
-    assert portable_forms(results) == {"add"}
+    assert exact_forms(results) == {"add"}
     found = form_evidence("mul", results)
     assert (found.exact, found.differs, found.equal) == (False, ("a 1.31.1",), ("a 1.32.0", "b 1.31.1"))
     assert form_evidence("add", results).sentence() == "add: exact on a 1.32.0, 1.31.1; b 1.31.1; 30 values"
