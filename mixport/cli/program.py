@@ -11,24 +11,15 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Generator, Sequence
-from types import FrameType
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import FrameType, MappingProxyType
 from typing import Annotated
 
 import typer
 
 from mixport import __version__
-from mixport.cli.commands import (
-    bench,
-    build,
-    calib,
-    conformance,
-    doctor,
-    inspect,
-    runtimes,
-    targets,
-    validate,
-)
 from mixport.cli.console import Console
 from mixport.cli.panels import PanelCommand
 from mixport.records.errors import ExitCode, InvariantError, MixportError
@@ -48,27 +39,103 @@ _USER_ERRNO = frozenset(
     }
 )
 
-app = typer.Typer(
-    name="mixport",
-    help="A float vision model in, a validated low-bit ONNX bundle out.",
-    epilog=(
-        "Exit codes: 0 done, 1 you can fix it, 2 usage, 3 validation or a gate failed, 70 our bug, 130 "
-        "interrupted."
-    ),
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+
+@dataclass(frozen=True, kw_only=True)
+class _Command:
+    """A command or a group: imported when it is typed, since `mixport --help` must not wait for all of them.
+
+    Attributes:
+        module: in mixport.cli.commands; its function or its `app` is called as the command is.
+        help: first line of its own help.
+        group: has commands of its own.
+        panels: shows its options in groups.
+    """
+
+    module: str
+    help: str
+    group: bool = False
+    panels: bool = False
+
+
+COMMANDS: Mapping[str, _Command] = MappingProxyType(
+    {
+        "build": _Command(
+            module="build",
+            help="Quantise a model, lower it to ONNX, validate every code, and write a release bundle.",
+            panels=True,
+        ),
+        "validate": _Command(
+            module="validate",
+            help=(
+                "Check hashes and proofs, run the model on each runtime, and compare every code with the "
+                "bundle's golden vectors."
+            ),
+        ),
+        "inspect": _Command(
+            module="inspect",
+            help="Show every node: integer or float, bits, accumulator bound, portability class, and why.",
+        ),
+        "bench": _Command(
+            module="bench",
+            help="Time a bundle's model on onnxruntime: one thread, batch 1, medians of interleaved rounds.",
+        ),
+        "conformance": _Command(
+            module="conformance",
+            help="Run small graphs of every operator form on a runtime, and say which forms are exact there.",
+        ),
+        "doctor": _Command(
+            module="doctor",
+            help=(
+                "Say what is installed, what is missing, and what to type. Exit code 1 where a build "
+                "cannot work."
+            ),
+        ),
+        "calib": _Command(
+            module="calib", help="Calibration images: make, list, look at, verify, prune.", group=True
+        ),
+        "targets": _Command(
+            module="targets", help="Targets: list them, show one, check an ONNX file against one.", group=True
+        ),
+        "runtimes": _Command(
+            module="runtimes", help="Runtimes: what can validate here, and how to get the others.", group=True
+        ),
+    }
 )
-app.command("build", cls=PanelCommand)(build.build)
-app.command("validate")(validate.validate)
-app.command("inspect")(inspect.inspect)
-app.command("bench")(bench.bench)
-app.command("conformance")(conformance.conformance)
-app.command("doctor")(doctor.doctor)
-app.add_typer(calib.app, name="calib")
-app.add_typer(targets.app, name="targets")
-app.add_typer(runtimes.app, name="runtimes")
+
+
+def make_app(words: Sequence[str]) -> typer.Typer:
+    """The program for one command line: the command that it types is real, the others show their help."""
+    made = typer.Typer(
+        name="mixport",
+        help="A float vision model in, a validated low-bit ONNX bundle out.",
+        epilog=(
+            "Exit codes: 0 done, 1 you can fix it, 2 usage, 3 validation or a gate failed, 70 our bug, "
+            "130 interrupted."
+        ),
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    made.callback()(top)
+    typed = next((word for word in words if not word.startswith("-")), None)
+    for name, command in COMMANDS.items():
+        if name == typed:
+            module = import_module(f"mixport.cli.commands.{command.module}")
+            if command.group:
+                made.add_typer(module.app, name=name)
+            else:
+                cls = PanelCommand if command.panels else None
+                made.command(name, cls=cls)(getattr(module, command.module))
+        elif command.group:
+            made.add_typer(typer.Typer(help=command.help, rich_markup_mode=None), name=name)
+        else:
+            made.command(name, help=command.help)(_not_typed)
+    return made
+
+
+def _not_typed() -> None:
+    """Stands for a command that this command line does not type."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -77,7 +144,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def top(
     version: Annotated[
         bool,
@@ -129,7 +195,9 @@ def _interrupts() -> Generator[threading.Event]:
 
 def _run(arguments: Sequence[str], console: Console, interrupted: threading.Event) -> int:
     try:
-        code = app(args=[*arguments], prog_name="mixport", standalone_mode=False, obj=interrupted)
+        code = make_app(arguments)(
+            args=[*arguments], prog_name="mixport", standalone_mode=False, obj=interrupted
+        )
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except MixportError as error:
@@ -186,6 +254,7 @@ def _fail(
 
 def _usage_hint(arguments: Sequence[str]) -> str:
     """The help of the command that was typed, e.g. `mixport calib list --help`."""
+    app = make_app(arguments)
     groups = {str(group.name): group.typer_instance for group in app.registered_groups}
     words: list[str] = []
     level: typer.Typer | None = app

@@ -3,48 +3,13 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from mixport.cli.console import Console
-from mixport.cli.options.calibration import (
-    CacheFolderOption,
-    CalibOption,
-    ClassesPerPromptOption,
-    DeviceOption,
-    GenBatchOption,
-    GenDtypeOption,
-    GeneratorOption,
-    GenGuidanceOption,
-    GenNegativeOption,
-    GenRevisionOption,
-    GenSafetyCheckerOption,
-    GenSchedulerOption,
-    GenSizeOption,
-    GenStepsOption,
-    ImagesOption,
-    KeepEnergyOption,
-    KeepStatisticsOption,
-    LabelTextOption,
-    PairingOption,
-    SeedOption,
-    TemplateOption,
-)
-from mixport.cli.options.model import (
-    ClassesOption,
-    CropOption,
-    InputSizeOption,
-    MeanOption,
-    ModelArgOption,
-    ModelArgument,
-    RandomWeightsOption,
-    StdOption,
-    WeightsOption,
-)
+from mixport.cli.options.declared import takes_build_options
 from mixport.cli.options.shared import ConfigOption, JsonFlag, QuietFlag, typed
-from mixport.records.algorithms import ALGORITHMS
 from mixport.records.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -52,173 +17,14 @@ if TYPE_CHECKING:
     from mixport.pipeline.build_target import BuildOutcome
     from mixport.release.manifest import Manifest
 
-_QUANTISATION, _PROOF, _FILES = "Quantisation", "Validation and gates", "Files"
 
-# Every default is None, so that mixport.toml fills what was not typed; the help shows the default that then
-# applies.
-
-
+@takes_build_options()
 def build(
     context: typer.Context,
-    model: ModelArgument = None,
-    weights: WeightsOption = None,
-    random_weights: RandomWeightsOption = None,
-    model_arg: ModelArgOption = None,
-    classes: ClassesOption = None,
-    input_size: InputSizeOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    crop: CropOption = None,
-    scheme: Annotated[
-        str | None,
-        typer.Option(
-            help="Weight and activation bits, 2 to 8. auto:SIZE[:aA]: mixed weight bits in a model.onnx "
-            "of at most SIZE, "
-            "a ratio of the float parameters (auto:0.10) or a size (auto:80KB is 80,000 bytes, "
-            "auto:80KiB 81,920); A is 8.",
-            metavar="wWaA|auto:SIZE",
-            show_default="w4a8",
-            rich_help_panel=_QUANTISATION,
-        ),
-    ] = None,
-    edge_bits: Annotated[
-        int | None,
-        typer.Option(
-            help="Bits of the first and the last layer.",
-            metavar="N",
-            show_default="8",
-            rich_help_panel=_QUANTISATION,
-        ),
-    ] = None,
-    edge_convention: Annotated[
-        str | None,
-        typer.Option(
-            help="What has these bits: weights of both, what the last one reads, and what the first one "
-            "gives (brecq) or not (qdrop); "
-            "or only what the first one reads (vit).",
-            metavar="brecq|qdrop|vit",
-            show_default="brecq",
-            rich_help_panel=_QUANTISATION,
-        ),
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Repeatable: one bundle each, in OUT/NAME.",
-            metavar="NAME|FILE",
-            show_default="ort-cpu",
-            rich_help_panel=_QUANTISATION,
-        ),
-    ] = None,
-    portable: Annotated[
-        bool | None,
-        typer.Option(
-            "--portable/--no-portable",
-            help=(
-                "Only forms that give the same codes on every runtime, or the runtime's own softmax, "
-                "LayerNorm and adds."
-            ),
-            show_default="portable",
-            rich_help_panel=_QUANTISATION,
-        ),
-    ] = None,
-    iters: Annotated[
-        int | None,
-        typer.Option(
-            help="Reconstruction steps per unit; 0 rounds to nearest. 8-bit codes are never learned.",
-            metavar="N",
-            show_default="0 for 8-bit weights, 500 for 4 to 7, 2000 below",
-            rich_help_panel=_QUANTISATION,
-        ),
-    ] = None,
-    reconstruction: Annotated[
-        str | None,
-        typer.Option(
-            help=f"How integers are chosen: {', '.join(ALGORITHMS)}.",
-            metavar="NAME",
-            show_default="mixport",
-            rich_help_panel=_QUANTISATION,
-        ),
-    ] = None,
-    mlp_reconstruction: Annotated[
-        bool | None,
-        typer.Option(
-            "--mlp-reconstruction/--no-mlp-reconstruction",
-            help="First learn the MLPs of transformers with ReLU in the place of GELU.",
-            show_default="as the recipe says",
-            rich_help_panel=_QUANTISATION,
-        ),
-    ] = None,
-    calib: CalibOption = None,
-    images: ImagesOption = None,
-    seed: SeedOption = None,
-    cache: CacheFolderOption = None,
-    classes_per_prompt: ClassesPerPromptOption = None,
-    template: TemplateOption = None,
-    pairing: PairingOption = None,
-    label_text: LabelTextOption = None,
-    generator: GeneratorOption = None,
-    device: DeviceOption = None,
-    gen_revision: GenRevisionOption = None,
-    gen_scheduler: GenSchedulerOption = None,
-    gen_steps: GenStepsOption = None,
-    gen_guidance: GenGuidanceOption = None,
-    gen_negative: GenNegativeOption = None,
-    gen_size: GenSizeOption = None,
-    gen_dtype: GenDtypeOption = None,
-    gen_batch: GenBatchOption = None,
-    gen_safety_checker: GenSafetyCheckerOption = None,
-    keep_energy: KeepEnergyOption = None,
-    keep_statistics: KeepStatisticsOption = None,
-    eval_: Annotated[
-        Path | None,
-        typer.Option(
-            "--eval",
-            help="Labelled images: npz with images uint8 NHWC and labels int64, or one folder per class.",
-            metavar="DIR|FILE.npz",
-            show_default="none",
-            rich_help_panel=_PROOF,
-        ),
-    ] = None,
-    validation_images: Annotated[
-        int | None,
-        typer.Option(
-            help="Images compared code by code, from --eval or else from calibration.",
-            metavar="N",
-            show_default="256 up to 64x64 pixels, else 32",
-            rich_help_panel=_PROOF,
-        ),
-    ] = None,
-    gate: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Repeatable: fail unless it holds, e.g. top1_drop<=1.0, size_ratio<=0.2, agreement>=0.98.",
-            metavar="EXPR",
-            show_default="mismatches==0",
-            rich_help_panel=_PROOF,
-        ),
-    ] = None,
-    runtime: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Repeatable: runtimes that must agree.",
-            metavar="NAME",
-            show_default="native",
-            rich_help_panel=_PROOF,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Bundle folder.",
-            metavar="DIR",
-            show_default="dist/MODEL-SCHEME-TARGET",
-            rich_help_panel=_FILES,
-        ),
-    ] = None,
     config: ConfigOption = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
+    **_: object,
 ) -> int:
     """Quantise a model, lower it to ONNX, validate every code, and write a release bundle.
 

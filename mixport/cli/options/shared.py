@@ -32,7 +32,5 @@ _OWN = ("config", "json", "quiet")
 def typed(context: typer.Context) -> dict[str, object]:
     """The options of a build as they were typed, by the names that `BuildOptions` gives them; None where
     nothing was typed.
-
-    `eval_` is the option `eval`: a parameter must not hide Python's function.
     """
-    return {name.removesuffix("_"): value for name, value in context.params.items() if name not in _OWN}
+    return {name: value for name, value in context.params.items() if name not in _OWN}

@@ -8,12 +8,14 @@ import difflib
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, ValidationError, field_validator
 
 from mixport.calibration.recipe import PromptRecipe, parse_calibration
 from mixport.pipeline.options.calibration import CalibrationAsked, drawn_method
 from mixport.pipeline.options.drawing import DrawOptions
+from mixport.pipeline.options.shown import FILES, IMAGES, MODEL, PROOF, QUANTISATION, Shown
 from mixport.pipeline.options.spelling import (
     check_mean,
     check_size,
@@ -38,64 +40,241 @@ _ITERS = ((3, 2000), (7, 500), (8, 0))
 class BuildOptions(DrawOptions):
     """Every option of `mixport build`, under the name it has on the command line; those of drawing are the
     base's.
-
-    Attributes:
-        model: builtin:NAME, timm:ARCH, package.module:factory or FILE.pt2.
-        weights: safetensors state dict, or a .pth read with weights_only.
-        random_weights: seeded random weights in place of trained ones.
-        model_arg: passed to the model's factory.
-        input_size: (height, width) in pixels; None keeps the model's own.
-        mean: per RGB channel in units of [0, 1]; None keeps the model's own.
-        std: per RGB channel in units of [0, 1]; None keeps the model's own.
-        crop: crop side / resized shorter side; None keeps the model's own.
-        scheme: wWaA, or auto:SIZE for mixed widths under a size budget, see
-            `mixport.records.scheme.Scheme.parse`.
-        edge_bits: bits of the first and the last layer.
-        edge_convention: what has edge_bits: see `mixport.records.scheme.EDGE_CONVENTIONS`.
-        target: names or .toml files, one bundle each.
-        portable: only forms that give the same codes on every runtime; False overrides the target file.
-        calib: mixup, single, genq, images:DIR, images:FILE.npz or noise.
-        classes: JSON list of class names.
-        images: number of calibration images.
-        seed: of everything random.
-        iters: reconstruction steps per unit, 0 rounds to nearest; None chooses by weight width.
-        reconstruction: name of the algorithm that chooses integers, see `mixport.records.algorithms`.
-        mlp_reconstruction: learn MLPs with ReLU in the place of GELU before anything is quantised; None is
-            the recipe's choice.
-        eval: labelled images to measure accuracy on.
-        validation_images: images compared code by code; None chooses by input size.
-        gate: conditions on the metrics that make a build fail.
-        runtime: runtimes that must agree.
-        out: bundle folder; None is dist/MODEL-SCHEME-TARGET.
-        cache: folder of stage results.
     """
 
-    model: str = "builtin:cifar10-resnet20"
-    weights: Path | None = None
-    random_weights: bool = False
-    model_arg: dict[str, str] = Field(default_factory=dict)
-    input_size: tuple[int, int] | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    crop: float | None = Field(default=None, gt=0.0, le=1.0)
-    scheme: str = "w4a8"
-    edge_bits: int = Field(default=8, ge=2, le=8)
-    edge_convention: EdgeConvention = DEFAULT_EDGE_CONVENTION
-    target: tuple[str, ...] = ("ort-cpu",)
-    portable: bool = True
-    calib: str = "mixup"
-    classes: Path | None = None
-    images: int = Field(default=512, ge=1)
-    seed: int = Field(default=0, ge=0)
-    iters: int | None = Field(default=None, ge=0)
-    reconstruction: str = DEFAULT_ALGORITHM
-    mlp_reconstruction: bool | None = None
-    eval: Path | None = None
-    validation_images: int | None = Field(default=None, ge=1)
-    gate: tuple[str, ...] = ("mismatches==0",)
-    runtime: tuple[str, ...] = ("native",)
-    out: Path | None = None
-    cache: Path = Path("calib_cache")
+    model: Annotated[
+        str,
+        Shown(
+            help="builtin:NAME, timm:ARCH, package.module:factory, or FILE.pt2.",
+            panel=MODEL,
+            metavar="[MODEL]",
+            argument=True,
+        ),
+    ] = "builtin:cifar10-resnet20"
+    weights: Annotated[
+        Path | None,
+        Shown(
+            help="safetensors state dict; a .pth only through weights_only.",
+            panel=MODEL,
+            metavar="FILE",
+            default="the model's own: builtin or timm's pretrained",
+        ),
+    ] = None
+    random_weights: Annotated[
+        bool,
+        Shown(
+            help="Seeded random weights, to try an architecture without its weights.",
+            panel=MODEL,
+        ),
+    ] = False
+    model_arg: Annotated[
+        dict[str, str],
+        Shown(
+            help="Passed to the model's factory. Repeatable.",
+            panel=MODEL,
+            metavar="KEY=VALUE",
+            default="none",
+        ),
+    ] = Field(default_factory=dict)
+    classes: Annotated[
+        Path | None,
+        Shown(
+            help='JSON list of class names, or of {"name", "gloss"}.',
+            panel=MODEL,
+            metavar="FILE",
+            default="the model's own",
+        ),
+    ] = None
+    input_size: Annotated[
+        tuple[int, int] | None,
+        Shown(
+            help="Input side in pixels, or HEIGHTxWIDTH.",
+            panel=MODEL,
+            metavar="SIZE",
+            default="the model's own",
+        ),
+    ] = None
+    mean: Annotated[
+        tuple[float, float, float] | None,
+        Shown(
+            help="Per RGB channel, in units of [0, 1].",
+            panel=MODEL,
+            metavar="R,G,B",
+            default="the model's own",
+        ),
+    ] = None
+    std: Annotated[
+        tuple[float, float, float] | None,
+        Shown(
+            help="Per RGB channel, in units of [0, 1].",
+            panel=MODEL,
+            metavar="R,G,B",
+            default="the model's own",
+        ),
+    ] = None
+    crop: Annotated[
+        float | None,
+        Shown(
+            help="Crop side / resized shorter side.",
+            panel=MODEL,
+            metavar="FRACTION",
+            default="the model's own",
+        ),
+    ] = Field(default=None, gt=0.0, le=1.0)
+    scheme: Annotated[
+        str,
+        Shown(
+            help=(
+                "Weight and activation bits, 2 to 8. auto:SIZE[:aA]: mixed weight bits in a"
+                " model.onnx of at most SIZE, a ratio of the float parameters (auto:0.10) "
+                "or a size (auto:80KB is 80,000 bytes, auto:80KiB 81,920); A is 8."
+            ),
+            panel=QUANTISATION,
+            metavar="wWaA|auto:SIZE",
+        ),
+    ] = "w4a8"
+    edge_bits: Annotated[
+        int,
+        Shown(
+            help="Bits of the first and the last layer.",
+            panel=QUANTISATION,
+            metavar="N",
+        ),
+    ] = Field(default=8, ge=2, le=8)
+    edge_convention: Annotated[
+        EdgeConvention,
+        Shown(
+            help=(
+                "What has these bits: weights of both, what the last one reads, and what "
+                "the first one gives (brecq) or not (qdrop); or only what the first one "
+                "reads (vit)."
+            ),
+            panel=QUANTISATION,
+        ),
+    ] = DEFAULT_EDGE_CONVENTION
+    target: Annotated[
+        tuple[str, ...],
+        Shown(
+            help="Repeatable: one bundle each, in OUT/NAME.",
+            panel=QUANTISATION,
+            metavar="NAME|FILE",
+        ),
+    ] = ("ort-cpu",)
+    portable: Annotated[
+        bool,
+        Shown(
+            help=(
+                "Only forms that give the same codes on every runtime, or the runtime's own"
+                " softmax, LayerNorm and adds."
+            ),
+            panel=QUANTISATION,
+            default="portable",
+            both=True,
+        ),
+    ] = True
+    calib: Annotated[
+        str,
+        Shown(
+            help=(
+                "mixup, single or genq draw images from prompts; images:DIR or "
+                "images:FILE.npz takes real ones; noise needs nothing."
+            ),
+            panel=IMAGES,
+            metavar="METHOD",
+        ),
+    ] = "mixup"
+    images: Annotated[
+        int,
+        Shown(
+            help="Calibration images.",
+            panel=IMAGES,
+            metavar="N",
+        ),
+    ] = Field(default=512, ge=1)
+    seed: Annotated[
+        int,
+        Shown(
+            help="Seed of everything random.",
+            panel=IMAGES,
+            metavar="S",
+        ),
+    ] = Field(default=0, ge=0)
+    iters: Annotated[
+        int | None,
+        Shown(
+            help=("Reconstruction steps per unit; 0 rounds to nearest. 8-bit codes are never learned."),
+            panel=QUANTISATION,
+            metavar="N",
+            default="0 for 8-bit weights, 500 for 4 to 7, 2000 below",
+        ),
+    ] = Field(default=None, ge=0)
+    reconstruction: Annotated[
+        str,
+        Shown(
+            help=f"How integers are chosen: {', '.join(ALGORITHMS)}.",
+            panel=QUANTISATION,
+            metavar="NAME",
+        ),
+    ] = DEFAULT_ALGORITHM
+    mlp_reconstruction: Annotated[
+        bool | None,
+        Shown(
+            help="First learn the MLPs of transformers with ReLU in the place of GELU.",
+            panel=QUANTISATION,
+            default="as the recipe says",
+            both=True,
+        ),
+    ] = None
+    eval: Annotated[
+        Path | None,
+        Shown(
+            help=("Labelled images: npz with images uint8 NHWC and labels int64, or one folder per class."),
+            panel=PROOF,
+            metavar="DIR|FILE.npz",
+        ),
+    ] = None
+    validation_images: Annotated[
+        int | None,
+        Shown(
+            help="Images compared code by code, from --eval or else from calibration.",
+            panel=PROOF,
+            metavar="N",
+            default="256 up to 64x64 pixels, else 32",
+        ),
+    ] = Field(default=None, ge=1)
+    gate: Annotated[
+        tuple[str, ...],
+        Shown(
+            help=("Repeatable: fail unless it holds, e.g. top1_drop<=1.0, size_ratio<=0.2, agreement>=0.98."),
+            panel=PROOF,
+            metavar="EXPR",
+        ),
+    ] = ("mismatches==0",)
+    runtime: Annotated[
+        tuple[str, ...],
+        Shown(
+            help="Repeatable: runtimes that must agree.",
+            panel=PROOF,
+            metavar="NAME",
+        ),
+    ] = ("native",)
+    out: Annotated[
+        Path | None,
+        Shown(
+            help="Bundle folder.",
+            panel=FILES,
+            metavar="DIR",
+            default="dist/MODEL-SCHEME-TARGET",
+        ),
+    ] = None
+    cache: Annotated[
+        Path,
+        Shown(
+            help="Folder of calibration images and stage results.",
+            panel=IMAGES,
+            metavar="DIR",
+        ),
+    ] = Path("calib_cache")
 
     @field_validator("target", "gate", "runtime", mode="before")
     @classmethod

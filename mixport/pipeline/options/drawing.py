@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -14,6 +14,7 @@ from mixport.calibration.recipe import (
     Pairing,
 )
 from mixport.pipeline.options.calibration import PromptsAsked, drawn_method
+from mixport.pipeline.options.shown import FILTERS, GENERATOR, PROMPTS, Shown
 from mixport.pipeline.options.spelling import check_size, flag, read_size
 from mixport.records.errors import BadOptionError
 
@@ -24,48 +25,162 @@ _MOST_AT_ONCE = 4096
 
 
 class DrawOptions(BaseModel):
-    """Options that only the methods which draw images take, under the names they have on the command line.
-
-    Attributes:
-        classes_per_prompt: class names fused in one prompt of mixup; None is the generator's own, or all
-            there are.
-        template: text with `{classes}`; None is the method's own.
-        pairing: how classes meet in a prompt of mixup.
-        label_text: the class name alone, or with its meaning.
-        generator: builtin, a folder in diffusers format, or a hub id.
-        gen_revision: branch, tag or commit of a hub id.
-        gen_scheduler: class name in diffusers; None keeps the generator's own.
-        gen_steps: denoising steps; None is the generator's own.
-        gen_guidance: classifier-free guidance scale; None is the generator's own.
-        gen_negative: what the generator stays away from.
-        gen_size: (height, width) that the generator draws, in pixels; None is its own.
-        gen_dtype: of the generator's weights while it draws.
-        gen_batch: images drawn at once; None chooses by device and size.
-        gen_safety_checker: keep the generator's safety checker.
-        device: where the generator runs and reconstruction learns; everything else runs on the CPU.
-        keep_energy: share of the drawn images with the lowest energy under the float model.
-        keep_statistics: share of the drawn images that fit the float model's statistics best.
-    """
+    """Options that only the methods which draw images take, under the names they have on the command line."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    classes_per_prompt: int | None = Field(default=None, ge=1)
-    template: str | None = Field(default=None, min_length=1)
-    pairing: Pairing = "balanced"
-    label_text: LabelText = "name"
-    generator: str = Field(default="builtin", min_length=1)
-    gen_revision: str | None = Field(default=None, min_length=1)
-    gen_scheduler: str | None = Field(default=None, min_length=1)
-    gen_steps: int | None = Field(default=None, ge=1, le=1000)
-    gen_guidance: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
-    gen_negative: str = ""
-    gen_size: tuple[int, int] | None = None
-    gen_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    gen_batch: int | None = Field(default=None, ge=1, le=_MOST_AT_ONCE)
-    gen_safety_checker: bool = False
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    keep_energy: float = Field(default=1.0, gt=0.0, le=1.0)
-    keep_statistics: float = Field(default=1.0, gt=0.0, le=1.0)
+    classes_per_prompt: Annotated[
+        int | None,
+        Shown(
+            help="Class names fused in one prompt of mixup, 2 to 4.",
+            panel=PROMPTS,
+            metavar="K",
+            default="3 with the builtin generator, 2 with others",
+        ),
+    ] = Field(default=None, ge=1)
+    template: Annotated[
+        str | None,
+        Shown(
+            help="The prompt, with {classes} where the names go.",
+            panel=PROMPTS,
+            metavar="TEXT",
+            default="A photo of {classes}",
+        ),
+    ] = Field(default=None, min_length=1)
+    pairing: Annotated[
+        Pairing,
+        Shown(
+            help=(
+                "How classes meet in a prompt of mixup: each equally often, by chance, or "
+                "far apart in meaning."
+            ),
+            panel=PROMPTS,
+        ),
+    ] = "balanced"
+    label_text: Annotated[
+        LabelText,
+        Shown(
+            help=("The class name alone, or with its meaning, for names that mean several things."),
+            panel=PROMPTS,
+        ),
+    ] = "name"
+    generator: Annotated[
+        str,
+        Shown(
+            help=(
+                "builtin, which knows the ten CIFAR-10 classes at 32x32 pixels and is "
+                "refused for other models unless it is typed out; or a diffusers "
+                "text-to-image pipeline: a folder or a hub id."
+            ),
+            panel=GENERATOR,
+            metavar="ID",
+        ),
+    ] = Field(default="builtin", min_length=1)
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        Shown(
+            help=("Where the generator draws and reconstruction learns. Everything else runs on the CPU."),
+            panel=GENERATOR,
+        ),
+    ] = "auto"
+    gen_revision: Annotated[
+        str | None,
+        Shown(
+            help="Branch, tag or commit of a hub id.",
+            panel=GENERATOR,
+            metavar="REV",
+            default="the newest",
+        ),
+    ] = Field(default=None, min_length=1)
+    gen_scheduler: Annotated[
+        str | None,
+        Shown(
+            help="Scheduler class of diffusers.",
+            panel=GENERATOR,
+            metavar="CLASS",
+            default="the generator's own",
+        ),
+    ] = Field(default=None, min_length=1)
+    gen_steps: Annotated[
+        int | None,
+        Shown(
+            help="Denoising steps.",
+            panel=GENERATOR,
+            metavar="N",
+            default="the generator's own",
+        ),
+    ] = Field(default=None, ge=1, le=1000)
+    gen_guidance: Annotated[
+        float | None,
+        Shown(
+            help="Classifier-free guidance scale; 1 or less turns it off.",
+            panel=GENERATOR,
+            metavar="SCALE",
+            default="the generator's own",
+        ),
+    ] = Field(default=None, ge=0.0, allow_inf_nan=False)
+    gen_negative: Annotated[
+        str,
+        Shown(
+            help="What to stay away from.",
+            panel=GENERATOR,
+            metavar="TEXT",
+            default="nothing",
+        ),
+    ] = ""
+    gen_size: Annotated[
+        tuple[int, int] | None,
+        Shown(
+            help=("Size that the generator draws; images are then brought to the model's input size."),
+            panel=GENERATOR,
+            metavar="HxW",
+            default="the generator's own",
+        ),
+    ] = None
+    gen_dtype: Annotated[
+        Literal["auto", "float32", "float16", "bfloat16"],
+        Shown(
+            help="Of the generator's weights. auto: float32 on a CPU, float16 on a GPU.",
+            panel=GENERATOR,
+        ),
+    ] = "auto"
+    gen_batch: Annotated[
+        int | None,
+        Shown(
+            help="Images drawn at once.",
+            panel=GENERATOR,
+            metavar="N",
+            default="by device and size",
+        ),
+    ] = Field(default=None, ge=1, le=_MOST_AT_ONCE)
+    gen_safety_checker: Annotated[
+        bool,
+        Shown(
+            help="The generator's own checker, which blackens images it objects to.",
+            panel=GENERATOR,
+            default="off",
+            both=True,
+        ),
+    ] = False
+    keep_energy: Annotated[
+        float,
+        Shown(
+            help=("Keep this share of the drawn images: those the float model knows best (lowest energy)."),
+            panel=FILTERS,
+            metavar="SHARE",
+        ),
+    ] = Field(default=1.0, gt=0.0, le=1.0)
+    keep_statistics: Annotated[
+        float,
+        Shown(
+            help=(
+                "Keep this share: those that fit BatchNorm statistics best (CNN), or have "
+                "the most varied patches (ViT)."
+            ),
+            panel=FILTERS,
+            metavar="SHARE",
+        ),
+    ] = Field(default=1.0, gt=0.0, le=1.0)
 
     @field_validator("gen_size", mode="before")
     @classmethod

@@ -21,8 +21,12 @@ from mixport import __version__
 from mixport.cli import program as cli
 from mixport.cli.commands import build as build_command
 from mixport.cli.commands import doctor as doctor_command
+from mixport.cli.options.declared import declarations
 from mixport.cli.panels import PanelCommand
-from mixport.cli.program import app, run
+from mixport.cli.program import COMMANDS as PROGRAM_COMMANDS
+from mixport.cli.program import make_app, run
+from mixport.pipeline.options.build_options import BuildOptions
+from mixport.pipeline.options.shown import PANELS
 from mixport.records.errors import (
     BadInputError,
     ExitCode,
@@ -81,15 +85,31 @@ def test_version(capsys: Capture) -> None:
 
 
 def test_the_contract_s_commands_are_all_there() -> None:
+    app = make_app([])
     assert [command.name for command in app.registered_commands] + [
         group.name for group in app.registered_groups
     ] == COMMANDS
     found = [
-        [group.name, command.name]
-        for group in app.registered_groups
+        [name, command.name]
+        for name in COMMANDS
+        for group in make_app([name]).registered_groups
+        if group.name == name
         for command in group.typer_instance.registered_commands
     ]
     assert found == SUBCOMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_that_is_not_imported_shows_the_help_it_has(name: str, capsys: Capture) -> None:
+    run([name, "--help"])
+    own = " ".join(capsys.readouterr().out.split("\n\n")[1].split())
+    assert own == PROGRAM_COMMANDS[name].help
+
+
+def test_every_option_of_a_build_is_declared_once() -> None:
+    declared = declarations()
+    assert declared.keys() == BuildOptions.model_fields.keys()
+    assert [name for name, (_, shown) in declared.items() if shown.panel not in PANELS] == []
 
 
 @pytest.mark.parametrize("words", [[], *[[name] for name in COMMANDS], *SUBCOMMANDS], ids=" ".join)
