@@ -21,10 +21,10 @@ from mixport.quantize.learn.loop.activation_store import ActivationStore
 from mixport.quantize.learn.loop.checkpoints import NoCheckpoints, UnitCheckpoints
 from mixport.quantize.learn.reconstruction.reconstruct import Reconstructed, reconstruct
 from mixport.quantize.learn.reconstruction.task import Task
-from mixport.records.artifacts import CalibrationSet, Preprocessing
+from mixport.records.calibration_set import CalibrationSet, Preprocessing
+from mixport.records.choices.reconstruction_preset import PRESETS, Preset, ReconstructionOptions
+from mixport.records.choices.scheme import Scheme
 from mixport.records.progress import Advance
-from mixport.records.reconstruction_preset import PRESETS, Preset, ReconstructionOptions
-from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target
 
 _CONFIG = {"input_size": (3, 16, 16), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}

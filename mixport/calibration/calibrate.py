@@ -12,7 +12,7 @@ from mixport.calibration import noise
 from mixport.calibration.drawn_set import drawn_at_hand, drawn_set
 from mixport.calibration.entries import IMAGES_FILE, KIND, asked, content_sha256, describe, read_set
 from mixport.calibration.recipe import DRAWN, CalibrationRecipe
-from mixport.records.artifacts import CalibrationSet, ImageScores
+from mixport.records.calibration_set import CalibrationSet, ImageScores
 from mixport.records.errors import InvariantError
 from mixport.records.fingerprint import sha256_file, sha256_json
 from mixport.records.progress import Progress

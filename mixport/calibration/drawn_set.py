@@ -30,7 +30,7 @@ from mixport.calibration.generator.request import DrawingRequest, resolve_reques
 from mixport.calibration.generator.resolve import is_remote
 from mixport.calibration.prompts.prompts import Prompt, check_prompts
 from mixport.calibration.recipe import CalibrationRecipe, FilterSettings, GeneratorSettings, PromptRecipe
-from mixport.records.artifacts import CalibrationSet, ImageScores
+from mixport.records.calibration_set import CalibrationSet, ImageScores
 from mixport.records.errors import InvariantError
 from mixport.records.fingerprint import sha256_json
 from mixport.records.progress import Progress

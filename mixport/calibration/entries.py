@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from mixport.calibration.prompts.prompts import Prompt
 from mixport.calibration.recipe import CalibrationRecipe
-from mixport.records.artifacts import CalibrationSet
+from mixport.records.calibration_set import CalibrationSet
 from mixport.records.errors import StoreError
 from mixport.records.fingerprint import sha256_arrays
 from mixport.storage.store import Store

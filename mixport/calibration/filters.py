@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixport.calibration.recipe import FilterSettings
-from mixport.records.artifacts import ImageScores
+from mixport.records.calibration_set import ImageScores
 from mixport.records.errors import BadOptionError, InvariantError
 from mixport.storage.images import Pixels
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.records.artifacts import BuildWarning
+from mixport.records.decision import BuildWarning
 
 FEWEST = 32
 """Fewer images than this seldom reach what other images reach: ranges that codes are cut at come from

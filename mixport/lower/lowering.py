@@ -29,15 +29,19 @@ from mixport.lower.passes.separate_pairs import SeparatePairsPass
 from mixport.lower.passes.share import ShareInitializersPass
 from mixport.lower.passes.wide_codes import WideCodesPass, scale_undoing_factor
 from mixport.lower.translate import translate
-from mixport.records.artifacts import Decision, LoweredGraph, QuantizedModel
+from mixport.records.decision import Decision
 from mixport.records.errors import InvariantError
+from mixport.records.quantized_model import LoweredGraph, QuantizedModel
+from mixport.records.signature import Signature
 from mixport.records.targets import Target
 
 _MODEL, _RECORD = "model.onnx", "lowered.json"
 _EXPORT_OPSET = 21
 
 
-def passes(target: Target, *, sites: frozenset[str]) -> tuple[ir.passes.InPlacePass, ...]:
+def passes(
+    target: Target, *, sites: frozenset[str], signature: Signature
+) -> tuple[ir.passes.InPlacePass, ...]:
     """Every pass, in order: pads fold before codes sink, since a Conv takes its padding from real zero.
 
     What is stored once is decided when all initialisers are there.
@@ -52,7 +56,7 @@ def passes(target: Target, *, sites: frozenset[str]) -> tuple[ir.passes.InPlaceP
         KeepFloatWeightsPass(),
         SeparatePairsPass(),
         ShareInitializersPass(),
-        FinishPass(target, sites),
+        FinishPass(target, sites, signature),
     )
 
 
@@ -66,7 +70,8 @@ def lower(quantized: QuantizedModel, target: Target, *, workdir: Path) -> Lowere
     model = translate(quantized, opset=_EXPORT_OPSET)
     sites = tuple(site.name for site in quantized.activations)
     try:
-        result = Sequential(*passes(target, sites=frozenset(sites)), TopologicalSortPass())(model)
+        chain = passes(target, sites=frozenset(sites), signature=quantized.signature)
+        result = Sequential(*chain, TopologicalSortPass())(model)
     except PassError as error:
         raise InvariantError(f"lowering failed: {error.__cause__ or error}") from error
     check_sites(result.model, quantized)
@@ -75,6 +80,7 @@ def lower(quantized: QuantizedModel, target: Target, *, workdir: Path) -> Lowere
     onnx.checker.check_model(str(path), full_check=False)
     record = LoweredGraph(
         model_path=path,
+        signature=quantized.signature,
         opset=result.model.opset_imports[""],
         ir_version=result.model.ir_version,
         sites=sites,

@@ -22,8 +22,8 @@ from onnxscript.values import Op, Opset
 
 from mixport.arithmetic.torch_ops import NAMESPACE, OPS
 from mixport.lower.quiet_exporter import quiet_exporter
-from mixport.records.artifacts import QuantizedModel
 from mixport.records.errors import UnsupportedModelError
+from mixport.records.quantized_model import QuantizedModel
 
 DOMAIN = NAMESPACE
 
@@ -184,8 +184,8 @@ def translate(quantized: QuantizedModel, *, opset: int) -> ir.Model:
                 dynamo=True,
                 custom_translation_table=table,
                 opset_version=opset,
-                input_names=["input"],
-                output_names=["output"],
+                input_names=[port.name for port in quantized.signature.inputs],
+                output_names=[port.name for port in quantized.signature.outputs],
                 optimize=True,
                 verbose=False,
             )

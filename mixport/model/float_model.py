@@ -29,7 +29,8 @@ from mixport.model.timm_model import create_timm, merge_branches
 from mixport.model.torchscript import check_eager, is_torchscript
 from mixport.model.weights_file import check_finite, check_plain, read_state_dict
 from mixport.records import fingerprint
-from mixport.records.artifacts import Decision, Preprocessing
+from mixport.records.calibration_set import Preprocessing
+from mixport.records.decision import Decision
 from mixport.records.errors import BadInputError, BadOptionError
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mixport.model.weights_file import check_finite
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 from mixport.records.errors import BadInputError
 
 #: Counters that training keeps and inference never reads; a checkpoint may lack them.

@@ -9,6 +9,7 @@ import torch
 
 from mixport.model.float_model import FloatModel
 from mixport.records.errors import BadInputError, UnsupportedModelError
+from mixport.records.signature import Signature, classifier
 
 
 def output_classes(model: FloatModel) -> int:
@@ -33,6 +34,11 @@ def output_classes(model: FloatModel) -> int:
         got = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
         raise UnsupportedModelError(f"{model.source}: the output is {got}, expected one tensor [N, classes]")
     return int(np.int64(result.shape[1]))
+
+
+def signature_of(model: FloatModel) -> Signature:
+    """What the model takes and gives, found by running it on one image. Raises as `output_classes`."""
+    return classifier(model.input_shape, classes=output_classes(model))
 
 
 def check_class_count(model: FloatModel, *, source: Path) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 from torch import nn
 
 from mixport.model.class_file import Classes
-from mixport.records.artifacts import Decision, Preprocessing
+from mixport.records.calibration_set import Preprocessing
+from mixport.records.decision import Decision
 from mixport.records.errors import BadInputError, UnsupportedModelError
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from mixport.model.torchscript import is_torchscript, weights_hint
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 from mixport.records.errors import BadInputError, UnsupportedModelError
 
 _HINT = "give a .safetensors state dict of the same architecture: --weights FILE.safetensors"

@@ -11,7 +11,7 @@ from mixport.calibration.preview import Preview
 from mixport.calibration.recipe import CalibrationRecipe, GeneratorSettings, PromptRecipe
 from mixport.model.request import ModelRequest
 from mixport.pipeline.options.spelling import flag
-from mixport.records.algorithms import NEAREST
+from mixport.records.choices.algorithms import NEAREST
 
 if TYPE_CHECKING:
     from mixport.model.float_model import FloatModel

@@ -22,7 +22,7 @@ from mixport.pipeline.stages import StageContext, StageLog
 from mixport.pipeline.warnings import (
     zero_weights,
 )
-from mixport.records.artifacts import CalibrationSet
+from mixport.records.calibration_set import CalibrationSet
 from mixport.records.errors import BadOptionError, ValidationFailedError
 from mixport.records.progress import Progress, SilentProgress
 from mixport.release.bundle import ReleaseBundle, check_replaceable, read_bundle

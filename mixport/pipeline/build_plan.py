@@ -11,11 +11,11 @@ from mixport.model.float_model import FloatModel, ModelRequest
 from mixport.model.request import PreprocessingOverrides
 from mixport.pipeline.options.build_options import BuildOptions, command_line
 from mixport.pipeline.options.calibration import CalibrationAsked
-from mixport.records.algorithms import ALGORITHMS, NEAREST, Algorithm
+from mixport.records.choices.algorithms import ALGORITHMS, NEAREST, Algorithm
+from mixport.records.choices.reconstruction_preset import ReconstructionOptions
+from mixport.records.choices.scheme import Scheme
 from mixport.records.devices import compute_threads, resolve_device
-from mixport.records.reconstruction_preset import ReconstructionOptions
 from mixport.records.runtime import Runtime
-from mixport.records.scheme import Scheme
 from mixport.records.targets import Target, load_target
 from mixport.release.evaluate import Gate
 from mixport.validate.runtimes import open_runtimes

@@ -26,10 +26,13 @@ from mixport.pipeline.warnings import (
     weak_output,
 )
 from mixport.quantize.emit.simulate import open_simulation
-from mixport.records.artifacts import BuildWarning, CalibrationSet, LoweredGraph, ValidationReport
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.decision import BuildWarning
 from mixport.records.environment import describe_environment
 from mixport.records.errors import MixportError, StoreError
+from mixport.records.quantized_model import LoweredGraph
 from mixport.records.targets import Target
+from mixport.records.validation_report import ValidationReport
 from mixport.release import evaluate
 from mixport.release.bundle import ReleaseBundle, golden_count, release
 from mixport.release.manifest import ModelEntry

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from mixport.records.artifacts import Divergence, Localisation, RuntimeResult
 from mixport.records.progress import Progress, SilentProgress
 from mixport.records.targets import SessionRules
+from mixport.records.validation_report import Divergence, Localisation, RuntimeResult
 from mixport.release.bundle import ReleaseBundle, read_bundle, read_golden, verify_hashes
 from mixport.validate.facts import facts_of
 from mixport.validate.interpreter.interpreter import Interpreter

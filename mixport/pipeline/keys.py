@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixport.records.algorithms import Algorithm
-from mixport.records.artifacts import CalibrationSet
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.algorithms import Algorithm
+from mixport.records.choices.reconstruction_preset import ReconstructionOptions
+from mixport.records.choices.scheme import Scheme
 from mixport.records.fingerprint import sha256_file, sha256_json
-from mixport.records.reconstruction_preset import ReconstructionOptions
-from mixport.records.scheme import Scheme
 from mixport.records.targets import Target
 
 if TYPE_CHECKING:

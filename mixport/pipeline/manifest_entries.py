@@ -11,23 +11,17 @@ import mixport
 from mixport.calibration.details import SetDetails
 from mixport.pipeline.latency import BuildLatency
 from mixport.pipeline.portable_cost import PortableCost
-from mixport.records.artifacts import (
-    BuildWarning,
-    CalibrationSet,
-    LoweredGraph,
-    Preprocessing,
-    QuantizedModel,
-    ValidationReport,
-)
-from mixport.records.search import TensorKind
+from mixport.records.calibration_set import CalibrationSet, Preprocessing
+from mixport.records.choices.search import TensorKind
+from mixport.records.decision import BuildWarning
+from mixport.records.quantized_model import LoweredGraph, QuantizedModel
 from mixport.records.targets import Target
+from mixport.records.validation_report import ValidationReport
+from mixport.release.calibration_entries import CalibrationEntry, FiltersEntry, GeneratorEntry, PromptsEntry
+from mixport.release.choice_entries import ReconstructionEntry, WidthsEntry
 from mixport.release.evaluate import GateResult, Metrics
 from mixport.release.manifest import (
-    CalibrationEntry,
-    DecisionEntry,
-    FiltersEntry,
     GateEntry,
-    GeneratorEntry,
     GraphEntry,
     LatencyEntry,
     Manifest,
@@ -35,14 +29,11 @@ from mixport.release.manifest import (
     ModelEntry,
     PortableCostEntry,
     PreprocessingEntry,
-    PromptsEntry,
-    ReconstructionEntry,
     SiteEntry,
     TargetEntry,
-    ValidationEntry,
     WarningEntry,
-    WidthsEntry,
 )
+from mixport.release.validation_entries import DecisionEntry, ValidationEntry
 
 _Entry = TypeVar("_Entry", bound=BaseModel)
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixport.lower.operators.timing_pairs import write_pair
-from mixport.records.artifacts import CompositeForm
 from mixport.records.progress import Progress, SilentProgress
+from mixport.records.quantized_model import CompositeForm
 from mixport.records.targets import SessionRules
 from mixport.validate.run.latency import measure
 

@@ -31,10 +31,11 @@ from mixport.pipeline.keys import (
     unit_key,
 )
 from mixport.quantize import quantizer
-from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
+from mixport.records.calibration_set import CalibrationSet
 from mixport.records.errors import InvariantError, StoreError
 from mixport.records.fingerprint import sha256_arrays
 from mixport.records.progress import Progress
+from mixport.records.quantized_model import LoweredGraph, QuantizedModel
 from mixport.records.targets import Target
 from mixport.storage.store import Store
 from mixport.validate.run.static_quantizer import quantize_static_file

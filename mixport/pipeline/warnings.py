@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixport.pipeline.latency import BuildLatency
-from mixport.records.artifacts import BuildWarning, QuantizedModel, RuntimeResult
+from mixport.records.choices.search import TensorLoss
+from mixport.records.decision import BuildWarning
 from mixport.records.output_quality import (
     WEAK_AGREEMENT,
     WEAK_SQNR_DB,
@@ -18,7 +19,8 @@ from mixport.records.output_quality import (
     is_weak,
     named_classes,
 )
-from mixport.records.search import TensorLoss
+from mixport.records.quantized_model import QuantizedModel
+from mixport.records.validation_report import RuntimeResult
 from mixport.release.evaluate import Metrics
 from mixport.validate.conformance.measured import unmeasured
 

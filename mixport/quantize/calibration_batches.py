@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mixport.model.float_model import FloatModel
 from mixport.model.run import batch_size, batches_of
-from mixport.records.artifacts import CalibrationSet
+from mixport.records.calibration_set import CalibrationSet
 from mixport.storage.images import normalise
 
 _FEW_IMAGES, _FEW_PIXELS = (4, 32), 1 << 15

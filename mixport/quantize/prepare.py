@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from mixport.model.float_model import FloatModel
-from mixport.model.output_classes import output_classes
+from mixport.model.output_classes import signature_of
 from mixport.model.programs.fx_graph import clean, record_shapes
 from mixport.quantize.budget.auto_widths import levelling_scheme
 from mixport.quantize.calibration_batches import CalibrationBatches
@@ -31,12 +31,13 @@ from mixport.quantize.prepared import Prepared
 from mixport.quantize.scales.ranges import ScaleRule
 from mixport.quantize.sites.planner import make_plan
 from mixport.quantize.sites.widths import scheme_widths
-from mixport.records.artifacts import CalibrationSet, Decision
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.scheme import Scheme
+from mixport.records.choices.width_table import WidthTable
+from mixport.records.decision import Decision
 from mixport.records.errors import TargetError, UnsupportedModelError
 from mixport.records.progress import Progress, SilentProgress
-from mixport.records.scheme import Scheme
 from mixport.records.targets import Target
-from mixport.records.width_table import WidthTable
 
 _LEVEL_IMAGES = 256
 
@@ -75,7 +76,7 @@ def prepare(
         BadOptionError: the table names a tensor that is not there, or a width that the target does not have.
     """
     target.check_scheme(scheme)
-    output_classes(model)
+    signature = signature_of(model)
     batches = CalibrationBatches(model=model, calibration=calibration)
     dynamic = target.graph.shapes == "dynamic-batch" and not model.one_image
     captured = capture(model.module, input_shape=model.input_shape, dynamic_batch=dynamic)
@@ -118,6 +119,7 @@ def prepare(
         )
     return Prepared(
         model=model,
+        signature=signature,
         captured=captured,
         target=target,
         scheme=scheme,

@@ -16,9 +16,10 @@ from mixport.quantize.integers.nearest import LayerIntegers
 from mixport.quantize.scales.ranges import ScaleRule
 from mixport.quantize.sites.planner import QuantizationPlan
 from mixport.quantize.sites.widths import LayerWidths
-from mixport.records.artifacts import Decision
-from mixport.records.scheme import Scheme
-from mixport.records.search import MlpRecord, Reconstruction, WidthSearch
+from mixport.records.choices.scheme import Scheme
+from mixport.records.choices.search import MlpRecord, Reconstruction, WidthSearch
+from mixport.records.decision import Decision
+from mixport.records.signature import Signature
 from mixport.records.targets import Target
 
 
@@ -28,6 +29,7 @@ class Prepared:
 
     Attributes:
         model: float model that the graph was captured from.
+        signature: what it takes and gives.
         captured: the graph, every rewrite done.
         target: what the program is for.
         scheme: widths asked for.
@@ -40,6 +42,7 @@ class Prepared:
     """
 
     model: FloatModel
+    signature: Signature
     captured: Captured
     target: Target
     scheme: Scheme

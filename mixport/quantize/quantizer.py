@@ -21,13 +21,14 @@ from mixport.quantize.emit.emit import PROGRAM, RECORD, emit
 from mixport.quantize.learn.loop.checkpoints import NoCheckpoints, UnitCheckpoints
 from mixport.quantize.learn.session import LearningSession
 from mixport.quantize.prepare import prepare
-from mixport.records.artifacts import CalibrationSet, QuantizedModel
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.reconstruction_preset import ReconstructionOptions
+from mixport.records.choices.scheme import Scheme
+from mixport.records.choices.width_table import WidthTable
 from mixport.records.errors import BadOptionError
 from mixport.records.progress import Progress, SilentProgress
-from mixport.records.reconstruction_preset import ReconstructionOptions
-from mixport.records.scheme import Scheme
+from mixport.records.quantized_model import QuantizedModel
 from mixport.records.targets import Target
-from mixport.records.width_table import WidthTable
 
 
 def quantize(

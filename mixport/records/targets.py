@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from mixport.arithmetic.dtypes import STORAGE_BITS, Storage
 from mixport.arithmetic.float_functions import FLOAT_FUNCTIONS
 from mixport.arithmetic.scale_grid import ScaleGrid
+from mixport.records.choices.scheme import AUTO_WIDTHS, Scheme
 from mixport.records.errors import TargetError
 from mixport.records.fingerprint import sha256_bytes
-from mixport.records.scheme import AUTO_WIDTHS, Scheme
 
 _MAX_BYTES = 1 << 20
 _INT8_ALLOWED = "session.qdqisint8allowed"

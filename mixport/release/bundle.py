@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from mixport.records.artifacts import LoweredGraph
 from mixport.records.errors import BadInputError, MixportError, StoreError
 from mixport.records.fingerprint import sha256_file
+from mixport.records.quantized_model import LoweredGraph
 from mixport.release.manifest import SCHEMA_VERSION, Manifest
 from mixport.storage import atomic
 from mixport.storage.npz import read_npz, write_npz

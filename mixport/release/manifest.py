@@ -6,22 +6,37 @@ Fields may be added; readers keep what they do not know. A change of meaning rai
 from __future__ import annotations
 
 import json
-import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
+
+from mixport.release.calibration_entries import CalibrationEntry
+from mixport.release.choice_entries import ReconstructionEntry, WidthsEntry
+from mixport.release.manifest_part import Part
+from mixport.release.validation_entries import DecisionEntry, ValidationEntry
 
 SCHEMA_VERSION = 1
 
-Verdict = Literal["exact", "mismatch"]
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, protected_namespaces=())
+class PortEntry(Part):
+    """One input or output: its name in the ONNX file, its sizes (null is the batch), and what it holds."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    role: str
 
 
-class ModelEntry(_Part):
+class SignatureEntry(Part):
+    """What the model takes and gives, and what that means."""
+
+    task: str
+    inputs: tuple[PortEntry, ...]
+    outputs: tuple[PortEntry, ...]
+
+
+class ModelEntry(Part):
     """The float model: name, where it came from, SHA-256 of its weights."""
 
     name: str
@@ -29,7 +44,7 @@ class ModelEntry(_Part):
     sha256: str
 
 
-class TargetEntry(_Part):
+class TargetEntry(Part):
     """The target file."""
 
     name: str
@@ -37,64 +52,7 @@ class TargetEntry(_Part):
     title: str = ""
 
 
-class GeneratorEntry(_Part):
-    """What drew the calibration images, with every setting as it was used; None where it is not known.
-
-    `blackened` images are those that the safety checker objected to.
-    """
-
-    source: str
-    pipeline: str | None = None
-    weights_sha256: str | None = None
-    revision: str | None = None
-    scheduler: str | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    negative_prompt: str | None = None
-    size: tuple[int, int] | None = None
-    dtype: str | None = None
-    device: str | None = None
-    safety_checker: bool | None = None
-    blackened: int | None = None
-    batch: int | None = None
-
-
-class PromptsEntry(_Part):
-    """How the prompts were made."""
-
-    strategy: str
-    classes: int
-    classes_per_prompt: int
-    template: str | None
-    pairing: str
-    label_text: str
-
-
-class FiltersEntry(_Part):
-    """Which drawn images were kept: the shares asked for, and how many images each filter dropped."""
-
-    keep_energy: float
-    keep_statistics: float
-    drawn: int
-    dropped_by_energy: int
-    dropped_by_statistics: int
-    statistic: str = ""
-
-
-class CalibrationEntry(_Part):
-    """The calibration images; the last three fields are those of drawn ones."""
-
-    method: str
-    recipe_key: str
-    content_sha256: str
-    images: int
-    generator: str | None
-    generator_details: GeneratorEntry | None = None
-    prompts: PromptsEntry | None = None
-    filters: FiltersEntry | None = None
-
-
-class WarningEntry(_Part):
+class WarningEntry(Part):
     """Something worth a look, though no gate asks for it: what it is about, what was seen, and what to type
     or change.
     """
@@ -104,7 +62,7 @@ class WarningEntry(_Part):
     hint: str
 
 
-class SiteEntry(_Part):
+class SiteEntry(Part):
     """One quantised tensor: a weight (with its layer) or an activation.
 
     `sqnr_db` is the SQNR of the model's output with this tensor alone quantised, on a few calibration images;
@@ -133,7 +91,7 @@ class SiteEntry(_Part):
     sqnr_db: float | None = None
 
 
-class MetricsEntry(_Part):
+class MetricsEntry(Part):
     """Accuracy in percent, agreement as a share, SQNR in dB, sizes in bytes; None where not measured, with
     the reason in `reasons` by name.
 
@@ -153,98 +111,7 @@ class MetricsEntry(_Part):
     reasons: dict[str, str] = Field(default_factory=dict)
 
 
-class SessionPolicy(_Part):
-    """Session options that the claim names."""
-
-    optimization_level: str
-    threads: int
-    config: dict[str, str] = Field(default_factory=dict)
-
-
-class RuntimeResultEntry(_Part):
-    """What one executor gave."""
-
-    name: str
-    version: str
-    cpu: str
-    tensors: int
-    values: int
-    mismatches: int
-
-
-class DecisionEntry(_Part):
-    """Something done, or declined, and why."""
-
-    where: str
-    what: str
-    why: str
-
-
-class DivergenceEntry(_Part):
-    """First difference of one executor."""
-
-    site: str
-    index: tuple[int, ...]
-    expected: float | None
-    got: float | None
-    executor: str
-    inputs: str
-
-    @field_validator("expected", "got", mode="before")
-    @classmethod
-    def _finite(cls, value: object) -> object:
-        # JSON has no NaN or infinity, which an output that differs may well be.
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class OperandEntry(_Part):
-    """A code tensor that a diverging node reads: its code at the position, or how many codes the position
-    reads.
-    """
-
-    name: str
-    code: int | None
-    count: int
-
-
-class LocalisationEntry(DivergenceEntry):
-    """Where a runtime departs first: node, codes read, exact sum, likely cause and repair."""
-
-    node: str
-    op: str
-    operands: tuple[OperandEntry, ...]
-    accumulator: int | None
-    exact: float | None
-    cause: str
-    explanation: str
-    repair: str
-
-
-class AuditEntry(_Part):
-    """Nodes of the optimised graph that run on integers and in float, by operator type."""
-
-    integer_nodes: dict[str, int] = Field(default_factory=dict)
-    float_nodes: dict[str, int] = Field(default_factory=dict)
-    float_compute: tuple[DecisionEntry, ...] = ()
-    fused_islands: tuple[DecisionEntry, ...] = ()
-
-
-class ValidationEntry(_Part):
-    """The verdict and its evidence."""
-
-    verdict: Verdict
-    claim: str
-    session_policy: SessionPolicy
-    runtimes: tuple[RuntimeResultEntry, ...]
-    proofs: dict[str, Any]
-    float_islands: tuple[str, ...]
-    divergences: tuple[DivergenceEntry, ...] = ()
-    site_checks: dict[str, dict[str, int]] = Field(default_factory=dict)
-    audit: AuditEntry = AuditEntry()
-    localisations: tuple[LocalisationEntry, ...] = ()
-
-
-class GateEntry(_Part):
+class GateEntry(Part):
     """One gate and whether it is met."""
 
     gate: str
@@ -254,7 +121,7 @@ class GateEntry(_Part):
     hint: str | None = None
 
 
-class PreprocessingEntry(_Part):
+class PreprocessingEntry(Part):
     """How pixels become the model's input."""
 
     size: tuple[int, int]
@@ -264,14 +131,14 @@ class PreprocessingEntry(_Part):
     interpolation: str
 
 
-class GraphEntry(_Part):
+class GraphEntry(Part):
     """Versions of the ONNX file."""
 
     opset: int
     ir_version: int
 
 
-class FormCostEntry(_Part):
+class FormCostEntry(Part):
     """Median latency of one softmax or LayerNorm: in portable form, and as the runtime's own operator."""
 
     kind: str
@@ -281,7 +148,7 @@ class FormCostEntry(_Part):
     own_ms: float
 
 
-class PortableCostEntry(_Part):
+class PortableCostEntry(Part):
     """Latency of the model, and its ratio to the model with the runtime's own softmax and LayerNorm; one
     thread, batch 1.
     """
@@ -291,7 +158,7 @@ class PortableCostEntry(_Part):
     forms: tuple[FormCostEntry, ...]
 
 
-class LatencyEntry(_Part):
+class LatencyEntry(Part):
     """Median latencies of the file and of the float model, and their ratio (below 1 the file is faster); one
     thread, batch 1.
 
@@ -308,95 +175,9 @@ class LatencyEntry(_Part):
     reason: str = ""
 
 
-class WidthOptionEntry(_Part):
-    """One width a layer could have had: loss alone (KL divergence in nats), bytes of its weights in the
-    file.
-    """
-
-    bits: int
-    loss: float
-    file_bytes: int
-
-
-class LayerChoiceEntry(_Part):
-    """Bits chosen for one layer, and from what."""
-
-    name: str
-    bits: int
-    options: tuple[WidthOptionEntry, ...]
-
-
-class WidthsEntry(_Part):
-    """How weight bits were chosen under a size budget; the fields are those of
-    `mixport.records.search.WidthSearch`.
-    """
-
-    budget_bytes: int
-    smallest_bytes: int
-    bound_bytes: int
-    images: int
-    exponent: float | None
-    predicted: float
-    loss: float
-    uniform: dict[int, float]
-    fits: tuple[int, ...]
-    layers: tuple[LayerChoiceEntry, ...]
-
-
-class UnitEntry(_Part):
-    """One reconstructed unit: layers and activation sites that were learned; error of its output relative to
-    its own square.
-
-    The errors are None where they are no finite number. Without layers and sites the unit stayed as it was:
-    rounded to nearest, or as the recipe's stage before left it. `batch` is the number of images a step,
-    `dropped` the share of the values in the unit's input that were float ones while it was learned; None
-    where an older mixport did not note them.
-    """
-
-    name: str
-    layers: tuple[str, ...]
-    sites: tuple[str, ...]
-    error_before: float | None
-    error_after: float | None
-    batch: int | None = None
-    dropped: float | None = None
-
-
-class MlpEntry(_Part):
-    """One MLP whose GELU was to become ReLU: its layers, none where it keeps GELU; error of its output in
-    float relative to its own square.
-
-    `error_before` is with ReLU simply put in, `error_after` with what was learned; None where it is no finite
-    number.
-    """
-
-    name: str
-    layers: tuple[str, ...]
-    error_before: float | None
-    error_after: float | None
-
-
-class ReconstructionEntry(_Part):
-    """How the integers were learned: recipe, steps a unit, calibration images, seed, device (cpu or cuda),
-    CPU threads, units in order.
-
-    `mlps` were learned in float before, in `mlp_iters` steps each.
-    """
-
-    preset: str
-    iters: int
-    images: int
-    seed: int
-    device: str
-    threads: int
-    units: tuple[UnitEntry, ...]
-    mlps: tuple[MlpEntry, ...] = ()
-    mlp_iters: int = 0
-
-
-class Manifest(_Part):
+class Manifest(Part):
     """The whole of manifest.json. `files` maps every other file of the bundle to its SHA-256; `release` fills
-    it.
+    it. Bundles of older versions have no `signature`: they hold classifiers.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -418,6 +199,7 @@ class Manifest(_Part):
     decisions: tuple[DecisionEntry, ...] = ()
     preprocessing: PreprocessingEntry | None = None
     class_names: tuple[str, ...] | None = None
+    signature: SignatureEntry | None = None
     graph: GraphEntry | None = None
     golden_images: int | None = None
     timings_s: dict[str, float] = Field(default_factory=dict)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mixport.records.artifacts import Preprocessing
+from mixport.records.calibration_set import Preprocessing
 from mixport.records.errors import BadInputError, BadOptionError
 from mixport.storage.image_files import decode, image_files, labelled_files
 from mixport.storage.npz import MAX_ARRAY_BYTES, NpzReader, open_npz

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mixport.records.artifacts import Divergence, FusionAudit, RuntimeResult
 from mixport.records.runtime import RuntimeInfo
 from mixport.records.targets import SessionRules
+from mixport.records.validation_report import Divergence, FusionAudit, RuntimeResult
 from mixport.validate.crafted.check_units import SiteChecks
 from mixport.validate.run.compare import Comparison
 from mixport.validate.run.fusion_audit import integer_operator_count

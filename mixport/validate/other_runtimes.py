@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mixport.records.artifacts import Divergence, Localisation, RuntimeResult
 from mixport.records.runtime import Runtime, RuntimeAnswer, RuntimeJob
 from mixport.records.targets import SessionRules
+from mixport.records.validation_report import Divergence, Localisation, RuntimeResult
 from mixport.validate.crafted.check_units import UnitCheck, compare_unit, localise_unit
 from mixport.validate.interpreter.graph import Array
 from mixport.validate.localise.localise import Evidence, localise
 from mixport.validate.run.compare import Comparison, compare, join
-from mixport.validate.run.executors import OUTPUT, Batch, Executors
+from mixport.validate.run.executors import Batch, Executors
 from mixport.validate.run.session import with_code_outputs
 
 
@@ -60,11 +60,11 @@ def compare_elsewhere(
     source = executors.interpreter.plan.graph.inputs[0].name
     feeds = [{source: batch.images} for batch in batches]
     instrumented = with_code_outputs(model, executors.sites).SerializeToString()
-    outputs = tuple(dict.fromkeys((*executors.sites, OUTPUT)))
+    outputs = tuple(dict.fromkeys((*executors.sites, executors.output)))
     jobs = [
         RuntimeJob(model=instrumented, feeds=feeds, outputs=outputs),
         # Further outputs can keep the optimiser from merging nodes: the file as it ships is run as well.
-        RuntimeJob(model=model.read_bytes(), feeds=feeds, outputs=(OUTPUT,)),
+        RuntimeJob(model=model.read_bytes(), feeds=feeds, outputs=(executors.output,)),
         *(
             RuntimeJob(model=unit.model, feeds=[case.feeds for case in unit.cases], outputs=(unit.output,))
             for unit in units
@@ -130,12 +130,14 @@ def _whole_model(
                 refused=codes.refused,
             )
             earliest = (position[first.site], first, batch, evidence)
-        wanted = {OUTPUT: expected.get(OUTPUT, got.get(OUTPUT, batch.images[:0]))}
+        wanted = {
+            executors.output: expected.get(executors.output, got.get(executors.output, batch.images[:0]))
+        }
         deployed.append(
             compare(
                 wanted,
                 alone,
-                order=[OUTPUT],
+                order=[executors.output],
                 executor=f"{name}, without code outputs",
                 inputs=batch.inputs,
                 offset=batch.offset,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 from mixport.records.errors import InvariantError, TargetError
 from mixport.records.targets import Target
 from mixport.validate.interpreter.execution_plan import ExecutionPlan

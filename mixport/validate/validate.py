@@ -10,13 +10,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.records.artifacts import LoweredGraph, RuntimeResult, ValidationReport
 from mixport.records.errors import BadInputError, BadOptionError
 from mixport.records.graph_facts import Prover
 from mixport.records.progress import Progress, SilentProgress
+from mixport.records.quantized_model import LoweredGraph
 from mixport.records.runtime import Runtime
 from mixport.records.simulation import Simulation
 from mixport.records.targets import Target
+from mixport.records.validation_report import RuntimeResult, ValidationReport
 from mixport.validate.claim import claim_of
 from mixport.validate.crafted.check_units import Prepared, check_prepared, prepare_units
 from mixport.validate.crafted.images import adversarial_images

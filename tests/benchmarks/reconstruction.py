@@ -33,10 +33,10 @@ from mixport.pipeline.build_bundle import calibrate_only
 from mixport.pipeline.options.build_options import BuildOptions
 from mixport.quantize.emit.simulate import open_simulation
 from mixport.quantize.quantizer import quantize
-from mixport.records.artifacts import CalibrationSet
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.reconstruction_preset import ReconstructionOptions, find_preset
+from mixport.records.choices.scheme import Scheme
 from mixport.records.progress import SilentProgress
-from mixport.records.reconstruction_preset import ReconstructionOptions, find_preset
-from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target
 from mixport.storage.images import normalise
 from mixport.validate.run.predict import predict

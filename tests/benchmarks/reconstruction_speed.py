@@ -21,10 +21,10 @@ import torch
 
 from mixport.model.float_model import FloatModel
 from mixport.quantize.quantizer import quantize
-from mixport.records.artifacts import CalibrationSet
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.reconstruction_preset import DEFAULT, ReconstructionOptions, find_preset
+from mixport.records.choices.scheme import Scheme
 from mixport.records.progress import Advance, ignore
-from mixport.records.reconstruction_preset import DEFAULT, ReconstructionOptions, find_preset
-from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target
 from tests.benchmarks.reconstruction import SUBJECTS, Case, prepare
 

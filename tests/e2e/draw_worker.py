@@ -27,7 +27,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from mixport.calibration.calibrate import calibrate
 from mixport.calibration.recipe import CalibrationRecipe, GeneratorSettings, PromptRecipe
-from mixport.records.artifacts import Preprocessing
+from mixport.records.calibration_set import Preprocessing
 from mixport.storage.store import Store
 
 WARM = (

@@ -58,6 +58,11 @@ def test_json_is_the_manifest_of_the_bundle(capsys: Capture, tmp_path: Path, tin
     document = build(capsys, "--cache", str(tiny_cache), "--out", "out")
     assert document == json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
     assert document["validation"]["verdict"] == "exact"
+    assert document["signature"] == {
+        "task": "classification",
+        "inputs": [{"name": "input", "shape": [None, 3, 32, 32], "role": "image"}],
+        "outputs": [{"name": "output", "shape": [None, 10], "role": "logits"}],
+    }
     assert document["scheme"] == "w4a8"
     assert document["reproduce"].startswith("mixport build tests.models:tiny")
     assert {"load", "calibrate", "quantize", "lower", "validate", "evaluate"} <= document["timings_s"].keys()
@@ -339,7 +344,7 @@ def test_a_mismatch_exits_with_3_and_leaves_the_bundle(
     capsys: Capture, tmp_path: Path, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mixport.pipeline import build_bundle as pipeline
-    from mixport.records.artifacts import Divergence
+    from mixport.records.validation_report import Divergence
 
     real = pipeline.validate
 

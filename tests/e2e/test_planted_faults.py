@@ -17,9 +17,11 @@ from mixport.lower import lower
 from mixport.model.float_model import load_model
 from mixport.quantize.emit.simulate import open_simulation
 from mixport.quantize.quantizer import quantize
-from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel, ValidationReport
-from mixport.records.scheme import Scheme
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.scheme import Scheme
+from mixport.records.quantized_model import LoweredGraph, QuantizedModel
 from mixport.records.targets import load_target
+from mixport.records.validation_report import ValidationReport
 from mixport.validate.facts import facts_of
 from mixport.validate.interpreter.interpreter import Interpreter
 from mixport.validate.proof.prove import prove

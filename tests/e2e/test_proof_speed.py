@@ -14,8 +14,8 @@ import pytest
 from mixport.lower import lower
 from mixport.model.float_model import load_model
 from mixport.quantize.quantizer import quantize
-from mixport.records.artifacts import CalibrationSet
-from mixport.records.scheme import Scheme
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.scheme import Scheme
 from mixport.records.targets import load_target
 from mixport.validate.facts import facts_of
 from mixport.validate.interpreter.interpreter import Interpreter

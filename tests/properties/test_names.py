@@ -20,8 +20,9 @@ from mixport.model.float_model import load_model
 from mixport.model.request import PreprocessingOverrides
 from mixport.quantize.emit.simulate import open_simulation
 from mixport.quantize.quantizer import quantize
-from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
-from mixport.records.scheme import Scheme
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.scheme import Scheme
+from mixport.records.quantized_model import LoweredGraph, QuantizedModel
 from mixport.records.targets import load_target
 from mixport.storage.npz import write_npz
 from mixport.validate.interpreter.interpreter import Interpreter

@@ -7,23 +7,14 @@ import pytest
 
 from mixport.arithmetic.quant_params import QuantParams
 from mixport.pipeline.manifest_entries import build_manifest
-from mixport.records.artifacts import (
-    ActivationSite,
-    BuildWarning,
-    CalibrationSet,
-    Decision,
-    Divergence,
-    FusionAudit,
-    LoweredGraph,
-    Preprocessing,
-    QuantizedModel,
-    RuntimeResult,
-    ValidationReport,
-    WeightSite,
-)
-from mixport.records.scheme import Scheme
-from mixport.records.search import LossSearch, MlpRecord, Reconstruction, TensorLoss, UnitRecord
+from mixport.records.calibration_set import CalibrationSet, Preprocessing
+from mixport.records.choices.scheme import Scheme
+from mixport.records.choices.search import LossSearch, MlpRecord, Reconstruction, TensorLoss, UnitRecord
+from mixport.records.decision import BuildWarning, Decision
+from mixport.records.quantized_model import ActivationSite, LoweredGraph, QuantizedModel, WeightSite
+from mixport.records.signature import classifier
 from mixport.records.targets import load_target
+from mixport.records.validation_report import Divergence, FusionAudit, RuntimeResult, ValidationReport
 from mixport.release.evaluate import Metrics, check_gates, gate_values, parse_gate
 from mixport.release.manifest import Manifest, ModelEntry
 
@@ -68,6 +59,7 @@ def records(tmp_path: Path) -> Records:
     return Records(
         quantized=QuantizedModel(
             program_path=tmp_path / "program.pt2",
+            signature=classifier((1, 3, 32, 32), classes=10),
             scheme=Scheme(weight_bits=2, activation_bits=4),
             activations=(
                 ActivationSite(
@@ -161,6 +153,7 @@ def records(tmp_path: Path) -> Records:
         ),
         lowered=LoweredGraph(
             model_path=model_path,
+            signature=classifier((1, 3, 32, 32), classes=10),
             opset=25,
             ir_version=11,
             sites=("input", "conv.relu", "add"),

@@ -17,7 +17,7 @@ from mixport.cli.options.shared import JsonFlag
 from mixport.records.errors import BadInputError
 
 if TYPE_CHECKING:
-    from mixport.release.manifest import ReconstructionEntry
+    from mixport.release.choice_entries import ReconstructionEntry
 
 
 def model_file(path: Path) -> Path:

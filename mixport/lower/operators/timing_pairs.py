@@ -19,7 +19,7 @@ from mixport.lower.onnx_graph import initializer, node
 from mixport.lower.operators.attention_softmax import expand_numerators
 from mixport.lower.operators.layer_norm import expand_layer_norm
 from mixport.lower.operators.softmax import expand_softmax
-from mixport.records.artifacts import CompositeForm
+from mixport.records.quantized_model import CompositeForm
 
 _SCALE = 2.0**-12
 """Of the int16 codes: what a normalisation reads does not change how long it takes."""

@@ -14,6 +14,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from mixport.lower.onnx_graph import LAYER, SITE, marked, remove_dead
 from mixport.records.errors import TargetError
+from mixport.records.signature import Signature
 from mixport.records.targets import Target
 
 _IR_OF_OPSET = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
@@ -39,9 +40,9 @@ _DEFAULTS: dict[str, dict[str, object]] = {
 class FinishPass(InPlacePass):
     """Name integer operators after their layer, drop provenance and intermediate types, set versions."""
 
-    def __init__(self, target: Target, sites: frozenset[str]) -> None:
+    def __init__(self, target: Target, sites: frozenset[str], signature: Signature) -> None:
         super().__init__()
-        self.target, self.sites = target, sites
+        self.target, self.sites, self.signature = target, sites, signature
 
     def call(self, model: ir.Model) -> PassResult:
         """Always modifies."""
@@ -69,7 +70,12 @@ class FinishPass(InPlacePass):
         # The exporter keeps its account of the program here: a fifth of a 2-bit file
         model.graph.metadata_props.clear()
         self._rename(model.graph)
-        model.graph.inputs[0].name, model.graph.outputs[0].name = "input", "output"
+        for values, ports in (
+            (model.graph.inputs, self.signature.inputs),
+            (model.graph.outputs, self.signature.outputs),
+        ):
+            for value, port in zip(values, ports, strict=True):
+                value.name = port.name
         return PassResult(model, modified=True)
 
     def _rename(self, graph: ir.Graph) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from torch import fx
 
 from mixport.model.programs.fx_graph import argument, aten, tensor_arg
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 
 _TUPLE_NORMS = {
     aten._native_batch_norm_legit_functional.default,

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from mixport.model.programs.attribute_names import free_attributes
 from mixport.model.programs.eval_form import to_eval_form
 from mixport.model.programs.program_archive import PLAIN_HINT, check_archive
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 from mixport.records.errors import BadInputError, UnsupportedModelError
 
 _ONE_IMAGE_HINT = (

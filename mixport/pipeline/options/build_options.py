@@ -26,11 +26,17 @@ from mixport.pipeline.options.spelling import (
     read_triple,
     spell,
 )
-from mixport.records.algorithms import ALGORITHMS, DEFAULT_ALGORITHM, NEAREST, Algorithm, find_algorithm
-from mixport.records.artifacts import Preprocessing
+from mixport.records.calibration_set import Preprocessing
+from mixport.records.choices.algorithms import (
+    ALGORITHMS,
+    DEFAULT_ALGORITHM,
+    NEAREST,
+    Algorithm,
+    find_algorithm,
+)
+from mixport.records.choices.reconstruction_preset import WIDEST_LEARNED
+from mixport.records.choices.scheme import DEFAULT_EDGE_CONVENTION, EdgeConvention, Scheme
 from mixport.records.errors import BadOptionError
-from mixport.records.reconstruction_preset import WIDEST_LEARNED
-from mixport.records.scheme import DEFAULT_EDGE_CONVENTION, EdgeConvention, Scheme
 from mixport.release.evaluate import GATE_METRICS, Gate, parse_gate
 
 _ITERS = ((3, 2000), (7, 500), (8, 0))

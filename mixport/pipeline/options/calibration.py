@@ -17,7 +17,7 @@ from mixport.calibration.recipe import (
     Strategy,
     parse_calibration,
 )
-from mixport.records.artifacts import Preprocessing
+from mixport.records.calibration_set import Preprocessing
 from mixport.records.errors import BadOptionError
 
 #: A prompt of one class is no mixup.

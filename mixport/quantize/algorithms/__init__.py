@@ -1,2 +1,2 @@
 """Ways to choose: each takes what was prepared and gives an Assignment. Their names:
-mixport.records.algorithms."""
+mixport.records.choices.algorithms."""

@@ -19,11 +19,11 @@ from mixport.quantize.budget.knapsack import bounded, solve
 from mixport.quantize.budget.sensitivity import RoundedWeights, RoundWeight, joint_losses, layer_losses
 from mixport.quantize.sites.planner import QuantizationPlan
 from mixport.quantize.sites.widths import LayerWidth, LayerWidths
+from mixport.records.choices.reconstruction_preset import WIDEST_LEARNED
+from mixport.records.choices.scheme import Scheme
+from mixport.records.choices.search import LayerChoice, WidthOption, WidthSearch
 from mixport.records.errors import InvariantError, SizeBudgetError
 from mixport.records.progress import Progress
-from mixport.records.reconstruction_preset import WIDEST_LEARNED
-from mixport.records.scheme import Scheme
-from mixport.records.search import LayerChoice, WidthOption, WidthSearch
 from mixport.records.targets import Target
 
 EXPONENTS = (0.5, 1.0)

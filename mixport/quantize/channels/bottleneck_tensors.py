@@ -17,7 +17,7 @@ from mixport.model.programs.fx_graph import argument, aten, shape_of, tensor_arg
 from mixport.quantize.graph.layer_graph import groups_of
 from mixport.quantize.graph.roles import Kind
 from mixport.quantize.sites.code_flow import CodeFlow
-from mixport.records.scheme import Scheme
+from mixport.records.choices.scheme import Scheme
 
 
 @dataclass(frozen=True, kw_only=True)

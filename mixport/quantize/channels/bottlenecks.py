@@ -25,8 +25,8 @@ from mixport.quantize.channels.rotation import Places, learn_rotation
 from mixport.quantize.gradients import NotLearnedError
 from mixport.quantize.scales.ranges import ScaleRule
 from mixport.quantize.sites.code_flow import CodeFlow
-from mixport.records.artifacts import Decision
-from mixport.records.scheme import Scheme
+from mixport.records.choices.scheme import Scheme
+from mixport.records.decision import Decision
 
 _ROWS = 1 << 14
 """Places of each tensor: a rotation is learned from those of the first images, and bases are compared on the

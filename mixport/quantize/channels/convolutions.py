@@ -41,8 +41,8 @@ from mixport.quantize.graph.marks import CHANNEL_BOUNDS
 from mixport.quantize.graph.roles import Kind, clamp_bounds
 from mixport.quantize.scales.ranges import ScaleRule
 from mixport.quantize.sites.code_flow import CodeFlow
-from mixport.records.artifacts import Decision
-from mixport.records.scheme import Scheme
+from mixport.records.choices.scheme import Scheme
+from mixport.records.decision import Decision
 
 Array = NDArray[np.float64]
 

@@ -32,8 +32,8 @@ from mixport.quantize.graph.marks import short_op
 from mixport.quantize.graph.roles import Kind
 from mixport.quantize.scales.ranges import ScaleRule
 from mixport.quantize.sites.code_flow import CodeFlow
-from mixport.records.artifacts import Decision
-from mixport.records.scheme import Scheme
+from mixport.records.choices.scheme import Scheme
+from mixport.records.decision import Decision
 
 _ROWS_KEPT = 4096
 """Of each norm's output, drawn over all images: 12 MB at 768 channels."""

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from mixport.model.programs.fx_graph import known_constant, module_path
 from mixport.quantize.graph.roles import Kind, classify
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 
 
 def layers_with_shared_weights(graph: fx.GraphModule) -> tuple[frozenset[fx.Node], list[Decision]]:

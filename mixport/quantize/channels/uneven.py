@@ -38,7 +38,7 @@ from mixport.quantize.channels.factors import FIXED, Channels, Factors, Numbers,
 from mixport.quantize.graph.layer_graph import groups_of
 from mixport.quantize.graph.roles import Kind
 from mixport.quantize.sites.code_flow import CodeFlow
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 
 Array = NDArray[np.float64]
 

@@ -18,7 +18,7 @@ from mixport.quantize.emit.signed_codes import as_int8, to_int8
 from mixport.quantize.emit.softmax_layernorm import composites_of, insert_softmax_layernorm
 from mixport.quantize.graph.capture import export_program
 from mixport.quantize.prepared import Assignment, Prepared
-from mixport.records.artifacts import QuantizedModel
+from mixport.records.quantized_model import QuantizedModel
 
 PROGRAM, RECORD = "program.pt2", "quantized.json"
 """Files that `emit` writes."""
@@ -53,6 +53,7 @@ def emit(
     (workdir / PROGRAM).write_bytes(archive.getvalue())
     record = QuantizedModel(
         program_path=workdir / PROGRAM,
+        signature=prepared.signature,
         scheme=prepared.scheme,
         activations=tuple(sites),
         weights=tuple(weights),

@@ -31,8 +31,9 @@ from mixport.quantize.integers.nearest import LayerIntegers
 from mixport.quantize.integers.settle import RoundedLayer, settle
 from mixport.quantize.sites.planner import QuantizationPlan, SitePlan
 from mixport.quantize.sites.widths import LayerWidths
-from mixport.records.artifacts import ActivationSite, Decision, WeightSite
+from mixport.records.decision import Decision
 from mixport.records.errors import InvariantError
+from mixport.records.quantized_model import ActivationSite, WeightSite
 from mixport.records.targets import Target
 
 

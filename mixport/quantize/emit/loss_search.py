@@ -23,8 +23,8 @@ from mixport.model.programs.fx_graph import constant, operator_of
 from mixport.quantize.integers.nearest import float_weights
 from mixport.quantize.sites.planner import QuantizationPlan, SitePlan
 from mixport.quantize.sites.widths import LayerWidths
+from mixport.records.choices.search import LossSearch, TensorKind, TensorLoss
 from mixport.records.output_quality import agreement, is_weak, sqnr_db
-from mixport.records.search import LossSearch, TensorKind, TensorLoss
 
 _Key = tuple[TensorKind, str]
 Batches = Callable[[], Iterator[Tensor]]

@@ -13,7 +13,7 @@ from torch import fx
 from mixport.arithmetic.quant_params import QuantParams
 from mixport.arithmetic.torch_ops import OPS
 from mixport.model.programs.fx_graph import arguments
-from mixport.records.artifacts import ActivationSite
+from mixport.records.quantized_model import ActivationSite
 
 _SHIFT = 128
 

@@ -23,7 +23,7 @@ from mixport.arithmetic.quant_params import QuantParams
 from mixport.arithmetic.torch_ops import NAMESPACE, OPS
 from mixport.model.programs.fx_graph import aten, operator_of, tensor_arg
 from mixport.quantize.emit.insert import code_params
-from mixport.records.artifacts import QuantizedModel
+from mixport.records.quantized_model import QuantizedModel
 from mixport.records.simulation import FloatEvaluation, SimulatedRun
 
 _DTYPES = {"uint8": np.uint8, "int16": np.int16, "int8": np.int8}
@@ -141,11 +141,11 @@ class ExactProgram(fx.Interpreter):
         apart = (x.double().clamp(low, high) - wide.clamp(low, high)).abs()
         self.floats[site] = _evaluation(narrow_codes, apart / float(step), finite)
 
-    def evaluate_output(self, node: fx.Node, value: Tensor) -> None:
+    def evaluate_output(self, node: fx.Node, value: Tensor, *, name: str) -> None:
         """Note the float output: its error is that of the float island that it lies behind, if any."""
         wide = self.wide.get(node, value.double())
         finite = torch.isfinite(value) & torch.isfinite(wide)
-        self.floats["output"] = _evaluation(value.double(), (value.double() - wide).abs(), finite)
+        self.floats[name] = _evaluation(value.double(), (value.double() - wide).abs(), finite)
 
     def _coded(self, n: fx.Node) -> bool:
         return all(
@@ -225,8 +225,8 @@ class ExactProgram(fx.Interpreter):
 class ProgramSimulation:
     """mixport.records.simulation.Simulation on a saved program."""
 
-    def __init__(self, graph: fx.GraphModule, *, batch: int | None) -> None:
-        self.graph, self.batch = graph, batch
+    def __init__(self, graph: fx.GraphModule, *, batch: int | None, output: str) -> None:
+        self.graph, self.batch, self.name = graph, batch, output
         self.output = _output_node(graph)
 
     def simulate(self, images: NDArray[np.float32], *, overrides: Mapping[str, NDArray[Any]]) -> SimulatedRun:
@@ -245,8 +245,8 @@ class ProgramSimulation:
             with torch.no_grad():
                 result = program.run(torch.as_tensor(np.ascontiguousarray(images[start : start + step])))
             output: Tensor = _real(_only_output(result))
-            program.evaluate_output(self.output, output)
-            codes.append({**program.codes, "output": output.numpy()})
+            program.evaluate_output(self.output, output, name=self.name)
+            codes.append({**program.codes, self.name: output.numpy()})
             floats.append(program.floats)
         return SimulatedRun(
             codes={name: np.concatenate([part[name] for part in codes]) for name in codes[0]},
@@ -265,7 +265,11 @@ def _rows(codes: Mapping[str, NDArray[Any]], start: int, count: int, *, of: int)
 def open_simulation(quantized: QuantizedModel) -> ProgramSimulation:
     """Load the program of a quantised model for hardware-exact simulation."""
     graph = torch.export.load(quantized.program_path).module(check_guards=False)
-    return ProgramSimulation(graph, batch=None if quantized.dynamic_batch else 1)
+    return ProgramSimulation(
+        graph,
+        batch=None if quantized.dynamic_batch else 1,
+        output=quantized.signature.logits.name,
+    )
 
 
 def _evaluation(values: Tensor, apart: Tensor, finite: Tensor) -> FloatEvaluation:

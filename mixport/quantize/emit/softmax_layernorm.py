@@ -30,8 +30,9 @@ from mixport.quantize.emit.insert import code_params
 from mixport.quantize.graph.marks import short_op
 from mixport.quantize.graph.roles import Kind
 from mixport.quantize.sites.planner import QuantizationPlan
-from mixport.records.artifacts import CompositeForm, Decision, FormKind
+from mixport.records.decision import Decision
 from mixport.records.errors import InvariantError
+from mixport.records.quantized_model import CompositeForm, FormKind
 
 _KINDS: Mapping[Any, FormKind] = MappingProxyType(
     {

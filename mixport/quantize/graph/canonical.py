@@ -34,7 +34,7 @@ from mixport.quantize.graph.rewrites.padding import crop_before_padding, fold_in
 from mixport.quantize.graph.rewrites.products import expand_attention, flatten_linear
 from mixport.quantize.graph.rewrites.score_factors import move_factors_behind_scores
 from mixport.quantize.graph.rewrites.transposed_convolutions import split_transposed_convolutions
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 
 _NO_OPS = {
     aten.dropout.default,

@@ -21,7 +21,7 @@ from mixport.model.programs.fx_graph import module_path, record_shapes
 from mixport.quantize.graph.canonical import canonicalise
 from mixport.quantize.graph.precision import check_precision
 from mixport.quantize.graph.unrunnable import refuse_unrunnable
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 from mixport.records.errors import UnsupportedModelError
 
 

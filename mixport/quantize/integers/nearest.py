@@ -20,7 +20,7 @@ from mixport.quantize.integers.settle import keep_pair_bound
 from mixport.quantize.scales.ranges import weight_scales
 from mixport.quantize.sites.planner import QuantizationPlan, SitePlan
 from mixport.quantize.sites.widths import LayerWidths
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 from mixport.records.errors import InvariantError
 
 _BIAS_LIMIT = 2.0**29

@@ -17,7 +17,7 @@ from mixport.arithmetic.quant_params import QuantParams
 from mixport.arithmetic.scale_grid import ANY_SCALE, ScaleGrid
 from mixport.quantize.integers.exact_scales import Layer, exact_scales
 from mixport.quantize.integers.pair_bound import PairBound, repair_pairs
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 from mixport.records.errors import InvariantError
 
 Float = NDArray[np.float32]

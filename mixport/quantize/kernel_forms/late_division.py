@@ -16,7 +16,7 @@ from mixport.model.programs.fx_graph import argument, aten, call, module_path, o
 from mixport.quantize.graph.marks import DIVIDES_LATER
 from mixport.quantize.kernel_forms.score_chain import ScoreChain, keeps_rows, score_chain, unscaled
 from mixport.quantize.sites.code_flow import CodeFlow
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 from mixport.records.targets import Target
 
 _BITS = 8

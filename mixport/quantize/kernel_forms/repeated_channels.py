@@ -21,7 +21,7 @@ from mixport.model.programs.fx_graph import (
     shape_of,
     tensor_arg,
 )
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 from mixport.records.targets import Target
 
 _CONVOLUTIONS = {aten.conv1d.default: 1, aten.conv2d.default: 2}

@@ -14,7 +14,7 @@ import math
 from torch import fx
 
 from mixport.model.programs.fx_graph import aten, call, module_path, shape_of
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 from mixport.records.targets import Target
 
 _LEAST_POSITIONS = 784

@@ -18,10 +18,10 @@ from mixport.quantize.learn.loop.checkpoints import UnitCheckpoints
 from mixport.quantize.learn.mlps.reconstruct import ReconstructedMlps, reconstruct_mlps
 from mixport.quantize.learn.reconstruction.reconstruct import Reconstructed, reconstruct
 from mixport.quantize.learn.reconstruction.task import Task
-from mixport.records.artifacts import CalibrationSet
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.reconstruction_preset import ReconstructionOptions
+from mixport.records.choices.scheme import Scheme
 from mixport.records.progress import Progress
-from mixport.records.reconstruction_preset import ReconstructionOptions
-from mixport.records.scheme import Scheme
 from mixport.storage.images import normalise
 
 _LARGEST_IN_MEMORY = 300_000_000

@@ -12,7 +12,7 @@ from torch import fx
 
 from mixport.model.programs.fx_graph import only_user, tensor_arg, tensor_list_arg
 from mixport.quantize.graph.roles import Kind, classify
-from mixport.records.scheme import EdgeConvention
+from mixport.records.choices.scheme import EdgeConvention
 
 _ALWAYS_INTEGER = frozenset({Kind.LAYER, Kind.PRODUCT, Kind.ADD, Kind.NORM, Kind.NUMERATORS})
 _EIGHT_BITS = frozenset({Kind.INPUT, Kind.POOL, Kind.MULTIPLY, Kind.CONCAT, Kind.UNARY})

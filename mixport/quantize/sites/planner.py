@@ -24,8 +24,8 @@ from mixport.quantize.graph.roles import Kind, clamp_bounds
 from mixport.quantize.sites.code_flow import CodeFlow
 from mixport.quantize.sites.scale_groups import scale_groups
 from mixport.quantize.sites.site_plan import QuantizationPlan, ScaleGroup, SitePlan, birth_name, unique_name
-from mixport.records.artifacts import Decision
-from mixport.records.scheme import Role, Scheme
+from mixport.records.choices.scheme import Role, Scheme
+from mixport.records.decision import Decision
 
 __all__ = ["QuantizationPlan", "ScaleGroup", "SitePlan", "make_plan"]
 

@@ -12,7 +12,7 @@ from mixport.model.programs.fx_graph import tensor_arg, tensor_list_arg
 from mixport.quantize.graph.roles import Kind
 from mixport.quantize.sites.code_flow import CodeFlow
 from mixport.quantize.sites.site_plan import ScaleGroup, SitePlan
-from mixport.records.scheme import Role
+from mixport.records.choices.scheme import Role
 
 
 def scale_groups(flow: CodeFlow, sites: Iterable[SitePlan], *, portable: bool) -> tuple[ScaleGroup, ...]:

@@ -12,8 +12,8 @@ from mixport.arithmetic.quant_params import QuantParams
 from mixport.model.programs.fx_graph import module_path
 from mixport.quantize.graph.marks import DIVIDES_LATER, FUNCTION_GATE, FUNCTION_RESULT, short_op
 from mixport.quantize.graph.roles import Kind
-from mixport.records.artifacts import Decision
-from mixport.records.scheme import Role
+from mixport.records.choices.scheme import Role
+from mixport.records.decision import Decision
 
 _NAMED_BY_MODULE = frozenset({Kind.LAYER, Kind.UNARY, Kind.CLAMP, Kind.POOL, Kind.FLOAT})
 """Kinds that are a module of their own: its path says enough. Others share the path with their neighbours."""

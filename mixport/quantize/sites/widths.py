@@ -11,9 +11,9 @@ from mixport.model.programs.fx_graph import constant, module_path
 from mixport.quantize.graph.roles import Kind
 from mixport.quantize.sites.planner import QuantizationPlan
 from mixport.quantize.sites.site_plan import unique_name
+from mixport.records.choices.scheme import Scheme
+from mixport.records.choices.width_table import WidthTable
 from mixport.records.errors import InvariantError
-from mixport.records.scheme import Scheme
-from mixport.records.width_table import WidthTable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from typing import Any, cast
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mixport.release.manifest import CalibrationEntry, Manifest
+from mixport.release.calibration_entries import CalibrationEntry
+from mixport.release.manifest import Manifest
 from mixport.release.report.plots import size_figure, sqnr_figure, unit_figure
 from mixport.release.report.script import recheck_script
 from mixport.release.report.strip import StripImage

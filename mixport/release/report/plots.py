@@ -16,7 +16,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from mixport.release.manifest import SiteEntry, UnitEntry
+from mixport.release.choice_entries import UnitEntry
+from mixport.release.manifest import SiteEntry
 
 #: Colours that no figure uses otherwise, and what the page puts in their place, so that light and dark mode
 #: both work.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mixport.records.errors import InvariantError
-from mixport.release.manifest import SessionPolicy
+from mixport.release.validation_entries import SessionPolicy
 
 _LEVELS = {
     "disabled": "ORT_DISABLE_ALL",

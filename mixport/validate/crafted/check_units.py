@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from mixport.records.artifacts import Decision, Divergence, Localisation
+from mixport.records.decision import Decision
 from mixport.records.errors import BadInputError, InvariantError
 from mixport.records.progress import Progress, SilentProgress
 from mixport.records.targets import SessionRules
+from mixport.records.validation_report import Divergence, Localisation
 from mixport.validate.crafted.cases import CraftedCase, cases_for
 from mixport.validate.crafted.cut import cut_unit, input_names
 from mixport.validate.interpreter.fused_units import FusedUnit

@@ -89,6 +89,16 @@ class Graph:
     consumers: Mapping[str, tuple[Node, ...]]
     opset: int
 
+    @property
+    def only_output(self) -> str:
+        """Name of the one output. Raises BadInputError where there are others."""
+        if len(self.outputs) != 1:
+            raise BadInputError(
+                f"the file has {len(self.outputs)} outputs, expected 1",
+                hint="mixport writes models of one output; others can be inspected, not compared",
+            )
+        return self.outputs[0].name
+
     def is_output(self, tensor: str) -> bool:
         """True when a graph output has this name."""
         return any(port.name == tensor for port in self.outputs)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.records.artifacts import Cause
+from mixport.records.validation_report import Cause
 from mixport.validate.interpreter.fused_units import FusedUnit
 from mixport.validate.interpreter.graph import Array
 from mixport.validate.localise.element import Element

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixport.arithmetic import integer
-from mixport.records.artifacts import Operand
+from mixport.records.validation_report import Operand
 from mixport.validate.interpreter.fused_units import CodeInput, FusedUnit
 from mixport.validate.interpreter.graph import Array
 

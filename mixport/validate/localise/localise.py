@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from mixport.records.artifacts import Divergence, Localisation, Operand
+from mixport.records.validation_report import Divergence, Localisation, Operand
 from mixport.validate.interpreter.fused_units import FusedUnit
 from mixport.validate.interpreter.graph import Array, Graph, Node
 from mixport.validate.interpreter.interpreter import Interpreter

@@ -9,7 +9,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.records.artifacts import Divergence
+from mixport.records.validation_report import Divergence
 from mixport.validate.interpreter.graph import Array
 
 

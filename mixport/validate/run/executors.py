@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mixport
-from mixport.records.artifacts import Localisation, LoweredGraph
 from mixport.records.errors import InvariantError
+from mixport.records.quantized_model import LoweredGraph
 from mixport.records.simulation import FloatEvaluation, SimulatedRun, Simulation
 from mixport.records.targets import SessionRules
+from mixport.records.validation_report import Localisation
 from mixport.validate.interpreter.graph import Array
 from mixport.validate.interpreter.interpreter import Interpreter
 from mixport.validate.localise.localise import Evidence, localise
@@ -21,7 +22,6 @@ from mixport.validate.run.cut_islands import cut_islands
 from mixport.validate.run.float_operators import compare_floats
 from mixport.validate.run.session import CodeRunner, open_session, static_batch
 
-OUTPUT = "output"
 _UNFUSED = "basic"
 """Optimisation level at which every operator between DequantizeLinear and QuantizeLinear runs as it stands in
 the file.
@@ -89,14 +89,15 @@ class Executors:
                 f"{', '.join(self.interpreter.sites)}"
             )
         self._sites = tuple(dict.fromkeys((*lowered.sites, *self.interpreter.entry_sites)))
-        self._order = (*lowered.sites, OUTPUT)
+        self.output = self.interpreter.plan.graph.only_output
+        self._order = (*lowered.sites, self.output)
         self._ports = {port.name for port in self.interpreter.plan.graph.inputs}
         self._instrumented = CodeRunner(lowered.model_path, self._sites, policy=policy)
         # Further outputs can keep the optimiser from merging nodes: the file as it ships is run as well.
         self._deployed = open_session(lowered.model_path, policy=policy)
         self._simulation = simulation
         plan = self.interpreter.plan
-        self._cut = cut_islands(plan, sites=self._sites, outputs=(*self.interpreter.entry_sites, OUTPUT))
+        self._cut = cut_islands(plan, sites=self._sites, outputs=(*self.interpreter.entry_sites, self.output))
         self._unfused = open_session(
             self._cut.model, policy=policy.model_copy(update={"optimization_level": _UNFUSED})
         )
@@ -132,14 +133,14 @@ class Executors:
         native = compare(
             expected, runtime, order=self._order, executor="onnxruntime", inputs=inputs, offset=offset
         )
-        deployed_output = self._deployed.run([OUTPUT], {self.interpreter.plan.graph.inputs[0].name: images})[
-            0
-        ]
-        wanted = {OUTPUT: expected.get(OUTPUT, runtime[OUTPUT])}
+        deployed_output = self._deployed.run(
+            [self.output], {self.interpreter.plan.graph.inputs[0].name: images}
+        )[0]
+        wanted = {self.output: expected.get(self.output, runtime[self.output])}
         deployed = compare(
             wanted,
-            {OUTPUT: deployed_output},
-            order=[OUTPUT],
+            {self.output: deployed_output},
+            order=[self.output],
             executor="onnxruntime, without code outputs",
             inputs=inputs,
             offset=offset,
@@ -178,7 +179,9 @@ class Executors:
         unfused result.
         """
         islands = (
-            self.interpreter.entry_sites if output is not None else (*self.interpreter.entry_sites, OUTPUT)
+            self.interpreter.entry_sites
+            if output is not None
+            else (*self.interpreter.entry_sites, self.output)
         )
         missing = [name for name in islands if name not in run.floats]
         if missing:
@@ -193,7 +196,7 @@ class Executors:
             offset=batch.offset,
         )
         if output is not None:
-            floats[OUTPUT] = FloatEvaluation(values=output.astype(np.float64), error=0.0)
+            floats[self.output] = FloatEvaluation(values=output.astype(np.float64), error=0.0)
         codes = {**runtime, **batch.expected}
         feeds = {
             port: batch.images if name in self._ports else codes[name]
@@ -221,7 +224,7 @@ class Executors:
         if missing:
             raise InvariantError(f"the interpreter gave no codes for site {missing[0]}")
         expected = {name: array for name, array in codes.items() if name not in given}
-        return expected if output is None else {**expected, OUTPUT: output}
+        return expected if output is None else {**expected, self.output: output}
 
 
 def _without_offset(index: tuple[int, ...], offset: int) -> tuple[int, ...]:

@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mixport.records.artifacts import Divergence
 from mixport.records.simulation import FloatEvaluation
+from mixport.records.validation_report import Divergence
 from mixport.validate.interpreter.graph import Array
 from mixport.validate.run.compare import Comparison, join
 

@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from mixport.records.artifacts import Decision, FusionAudit
+from mixport.records.decision import Decision
 from mixport.records.targets import SessionRules
+from mixport.records.validation_report import FusionAudit
 from mixport.validate.interpreter.graph import load_model
 from mixport.validate.interpreter.interpreter import Interpreter
 from mixport.validate.run.session import open_session, with_code_outputs

@@ -12,15 +12,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mixport.records.artifacts import Divergence, Localisation, LoweredGraph, RuntimeResult
 from mixport.records.errors import BadInputError
+from mixport.records.quantized_model import LoweredGraph
 from mixport.records.runtime import Runtime, RuntimeAnswer, RuntimeInfo, RuntimeJob
 from mixport.records.targets import SessionRules, Target
+from mixport.records.validation_report import Divergence, Localisation, RuntimeResult
 from mixport.validate.interpreter.graph import Array, Graph, read_graph
 from mixport.validate.interpreter.interpreter import Interpreter
 from mixport.validate.localise.localise import Evidence, localise
 from mixport.validate.run.compare import compare, join
-from mixport.validate.run.executors import OUTPUT
 from mixport.validate.run.session import (
     CodeRunner,
     batches,
@@ -59,6 +59,7 @@ def golden(
         codes by tensor name, image by image joined along the first axis, and the output.
     """
     interpreter = Interpreter(lowered.model_path, watch=lowered.sites)
+    output = interpreter.plan.graph.only_output
     runner = CodeRunner(
         lowered.model_path,
         tuple(dict.fromkeys((*lowered.sites, *interpreter.entry_sites))),
@@ -74,11 +75,11 @@ def golden(
                 image, overrides={name: part[name] for name in interpreter.entry_sites}
             )
             part |= (
-                execution.codes if execution.output is None else {**execution.codes, OUTPUT: execution.output}
+                execution.codes if execution.output is None else {**execution.codes, output: execution.output}
             )
         parts.append(part)
-    found = {name: np.concatenate([part[name] for part in parts]) for name in (*lowered.sites, OUTPUT)}
-    return {name: found[name] for name in lowered.sites}, found[OUTPUT]
+    found = {name: np.concatenate([part[name] for part in parts]) for name in (*lowered.sites, output)}
+    return {name: found[name] for name in lowered.sites}, found[output]
 
 
 def recheck(
@@ -110,32 +111,32 @@ def recheck(
         raise BadInputError("the bundle has no golden codes", hint="mixport build ... writes them again")
     names = tuple(golden_codes)
     graph = read_graph(model_path)
-    source = graph.inputs[0].name
+    source, output = graph.inputs[0].name, graph.only_output
     # One image a run, as the vectors were made: see `golden`.
     feeds = [{source: chunk} for chunk in batches(golden_inputs, batch=1, fixed=static_batch(model_path))]
     jobs = (
         RuntimeJob(
             model=with_code_outputs(model_path, names).SerializeToString(),
             feeds=feeds,
-            outputs=(*names, OUTPUT),
+            outputs=(*names, output),
         ),
-        RuntimeJob(model=model_path.read_bytes(), feeds=feeds, outputs=(OUTPUT,)),
+        RuntimeJob(model=model_path.read_bytes(), feeds=feeds, outputs=(output,)),
     )
     executor = "onnxruntime" if runtime is None else runtime.name
     info, answers = _in_process(jobs, policy) if runtime is None else runtime.run(jobs, policy=policy)
-    expected = {**golden_codes, OUTPUT: golden_output}
+    expected = {**golden_codes, output: golden_output}
     found = _joined(answers[0])
     first = compare(
         expected,
         found,
-        order=(*_graph_order(graph, names), OUTPUT),
+        order=(*_graph_order(graph, names), output),
         executor=executor,
         inputs="golden inputs",
     )
     plain = compare(
-        {OUTPUT: golden_output},
+        {output: golden_output},
         _joined(answers[1]),
-        order=[OUTPUT],
+        order=[output],
         executor=f"{executor}, without code outputs",
         inputs="golden inputs",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mixport.calibration.recipe import CalibrationRecipe, FilterSettings, GeneratorSettings, PromptRecipe
-from mixport.records.artifacts import Preprocessing
+from mixport.records.calibration_set import Preprocessing
 
 CLASSES = ("cat", "dog", "frog", "ship", "truck")
 

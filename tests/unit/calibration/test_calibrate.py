@@ -13,7 +13,7 @@ from PIL import Image
 from mixport.calibration import noise
 from mixport.calibration.calibrate import calibrate
 from mixport.calibration.recipe import parse_calibration
-from mixport.records.artifacts import CalibrationSet, Preprocessing
+from mixport.records.calibration_set import CalibrationSet, Preprocessing
 from mixport.records.errors import BadInputError, StoreError
 from mixport.records.fingerprint import sha256_arrays
 from mixport.records.progress import SilentProgress

@@ -26,7 +26,7 @@ from mixport.calibration.generator.drawer import Drawer
 from mixport.calibration.prompts.prompts import prompts
 from mixport.calibration.recipe import CalibrationRecipe, FilterSettings
 from mixport.calibration.sets import list_drawn_folders
-from mixport.records.artifacts import CalibrationSet
+from mixport.records.calibration_set import CalibrationSet
 from mixport.records.errors import BadInputError, BadOptionError, InvariantError, StoreError
 from mixport.records.fingerprint import sha256_arrays
 from mixport.records.progress import SilentProgress

@@ -16,7 +16,7 @@ from mixport.calibration.recipe import (
     PromptRecipe,
     parse_calibration,
 )
-from mixport.records.artifacts import Preprocessing
+from mixport.records.calibration_set import Preprocessing
 from mixport.records.errors import BadInputError, BadOptionError
 from mixport.records.progress import SilentProgress
 from mixport.storage.store import Store

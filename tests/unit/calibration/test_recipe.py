@@ -9,7 +9,7 @@ from mixport.calibration.recipe import (
     Strategy,
     parse_calibration,
 )
-from mixport.records.artifacts import Preprocessing
+from mixport.records.calibration_set import Preprocessing
 from mixport.records.errors import BadOptionError
 
 SMALL = Preprocessing(size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))

@@ -8,7 +8,7 @@ import pytest
 from mixport.calibration.calibrate import calibrate
 from mixport.calibration.recipe import parse_calibration
 from mixport.calibration.sets import SetSummary, find_set, list_sets, select_for_pruning, verify_sets
-from mixport.records.artifacts import Preprocessing
+from mixport.records.calibration_set import Preprocessing
 from mixport.records.errors import BadInputError
 from mixport.records.progress import SilentProgress
 from mixport.storage.sealed_json import seal, unseal

@@ -14,9 +14,10 @@ from mixport.lower import lower, read_lowered
 from mixport.lower.lowering import check_sites
 from mixport.model.float_model import load_model
 from mixport.quantize.quantizer import quantize, read_quantized
-from mixport.records.artifacts import CalibrationSet, LoweredGraph, QuantizedModel
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.scheme import Scheme
 from mixport.records.errors import InvariantError
-from mixport.records.scheme import Scheme
+from mixport.records.quantized_model import LoweredGraph, QuantizedModel
 from mixport.records.targets import load_target
 
 Made = tuple[QuantizedModel, LoweredGraph, onnx.ModelProto]

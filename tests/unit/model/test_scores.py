@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mixport.model.float_model import FloatModel
 from mixport.model.score_formulas import similarity_entropy
 from mixport.model.scores import ModelScores
-from mixport.records.artifacts import ImageScores, Preprocessing
+from mixport.records.calibration_set import ImageScores, Preprocessing
 from mixport.records.errors import BadInputError, BadOptionError, UnsupportedModelError
 from mixport.storage.images import normalise
 

@@ -11,7 +11,7 @@ from mixport.model.float_model import FloatModel
 from mixport.pipeline.announcement import announce
 from mixport.pipeline.build_plan import resolve
 from mixport.pipeline.options.build_options import BuildOptions
-from mixport.records.artifacts import Preprocessing
+from mixport.records.calibration_set import Preprocessing
 
 MODEL = FloatModel(
     module=nn.Identity(),

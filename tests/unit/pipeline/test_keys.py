@@ -21,9 +21,9 @@ from mixport.pipeline.keys import (
     unit_key,
 )
 from mixport.pipeline.options.build_options import BuildOptions
-from mixport.records.algorithms import Algorithm
-from mixport.records.artifacts import CalibrationSet
-from mixport.records.scheme import Scheme
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.algorithms import Algorithm
+from mixport.records.choices.scheme import Scheme
 from mixport.records.targets import load_target
 
 CALIBRATION = CalibrationSet(
@@ -134,7 +134,7 @@ def edit(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["quantize/quantizer.py", "model/run.py", "arithmetic/integer.py", "records/scheme.py"]
+    "name", ["quantize/quantizer.py", "model/run.py", "arithmetic/integer.py", "records/choices/scheme.py"]
 )
 def test_code_that_decides_integers_counts(package: Path, name: str) -> None:
     before = key()

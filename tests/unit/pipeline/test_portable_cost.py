@@ -11,7 +11,7 @@ import pytest
 
 from mixport.lower.operators.timing_pairs import write_pair
 from mixport.pipeline.portable_cost import portable_cost
-from mixport.records.artifacts import CompositeForm
+from mixport.records.quantized_model import CompositeForm
 from mixport.records.targets import load_target
 
 FORMS = (

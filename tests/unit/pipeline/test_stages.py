@@ -13,7 +13,7 @@ from mixport.pipeline import stages
 from mixport.pipeline.build_plan import BuildPlan, resolve
 from mixport.pipeline.options.build_options import BuildOptions
 from mixport.pipeline.stages import StageContext, StageLog
-from mixport.records.artifacts import CalibrationSet
+from mixport.records.calibration_set import CalibrationSet
 from mixport.records.errors import BadOptionError
 from mixport.records.progress import SilentProgress
 from mixport.storage.store import Damaged, Store

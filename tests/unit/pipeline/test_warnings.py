@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from mixport.pipeline.warnings import telling_outputs, unmeasured_versions, weak_output, zero_weights
-from mixport.records.artifacts import QuantizedModel, RuntimeResult
-from mixport.records.scheme import Scheme
+from mixport.records.choices.scheme import Scheme
+from mixport.records.quantized_model import QuantizedModel
+from mixport.records.validation_report import RuntimeResult
 from mixport.release.evaluate import Metrics, measure
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from mixport.records.choices.scheme import Scheme
 from mixport.records.errors import TargetError
-from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target, shipped_targets
 
 ORT_CPU = shipped_targets()["ort-cpu"]

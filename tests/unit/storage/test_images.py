@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixport.records.artifacts import Preprocessing
+from mixport.records.calibration_set import Preprocessing
 from mixport.records.errors import BadInputError, BadOptionError
 from mixport.storage.images import choose_images, fit, normalise, read_labelled, write_images
 
@@ -98,7 +98,7 @@ def test_a_large_set_does_not_pass_through_memory(tmp_path: Path) -> None:
 import resource, sys
 from pathlib import Path
 import numpy as np
-from mixport.records.artifacts import Preprocessing
+from mixport.records.calibration_set import Preprocessing
 from mixport.storage.images import choose_images, write_images
 folder = Path(sys.argv[1])
 out = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(1024, 224, 224, 3))

@@ -10,10 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from mixport.records.artifacts import Cause, Localisation, LoweredGraph, ValidationReport
 from mixport.records.errors import RuntimeUnavailableError
+from mixport.records.quantized_model import LoweredGraph
 from mixport.records.runtime import RuntimeAnswer, RuntimeInfo, RuntimeJob
+from mixport.records.signature import classifier
 from mixport.records.targets import SessionRules, Target
+from mixport.records.validation_report import Cause, Localisation, ValidationReport
 from mixport.validate.interpreter.interpreter import Interpreter
 from mixport.validate.run.golden import golden, recheck
 from mixport.validate.validate import validate
@@ -22,11 +24,21 @@ from tests.unit.validate.qdq_graphs import QdqBuilder, build_network, build_tran
 
 f32 = np.float32
 Save = Callable[..., Path]
+SIGNATURE = classifier((1, 3, 8, 8), classes=10)
+
+
 UNFUSED = SessionRules(optimization_level="disabled", threads=1)
 
 
 def lowered(path: Path) -> LoweredGraph:
-    return LoweredGraph(model_path=path, opset=21, ir_version=10, sites=Interpreter(path).sites, decisions=())
+    return LoweredGraph(
+        model_path=path,
+        signature=classifier((1, 3, 8, 8), classes=10),
+        opset=21,
+        ir_version=10,
+        sites=Interpreter(path).sites,
+        decisions=(),
+    )
 
 
 def images(count: int = 6) -> np.ndarray:

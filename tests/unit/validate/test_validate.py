@@ -10,9 +10,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from mixport.records.artifacts import LoweredGraph
 from mixport.records.errors import BadInputError, InvariantError
 from mixport.records.progress import SilentProgress
+from mixport.records.quantized_model import LoweredGraph
+from mixport.records.signature import classifier
 from mixport.records.simulation import FloatEvaluation, SimulatedRun
 from mixport.records.targets import SessionRules, Target
 from mixport.validate.interpreter.interpreter import Interpreter
@@ -23,6 +24,9 @@ from mixport.validate.validate import validate
 from tests.unit.validate.qdq_graphs import QdqBuilder, build_network, build_transformer
 
 f32 = np.float32
+SIGNATURE = classifier((1, 3, 8, 8), classes=10)
+
+
 UNOPTIMISED = SessionRules(optimization_level="disabled", threads=1)
 FLOATS = "float operators: islands, and the output unfused"
 Save = Callable[..., Path]
@@ -55,7 +59,14 @@ class Simulated:
 
 def lowered(path: Path, *, sites: tuple[str, ...] | None = None) -> LoweredGraph:
     names = Interpreter(path).sites if sites is None else sites
-    return LoweredGraph(model_path=path, opset=21, ir_version=10, sites=names, decisions=())
+    return LoweredGraph(
+        model_path=path,
+        signature=classifier((1, 3, 8, 8), classes=10),
+        opset=21,
+        ir_version=10,
+        sites=names,
+        decisions=(),
+    )
 
 
 def images(count: int = 6) -> np.ndarray:

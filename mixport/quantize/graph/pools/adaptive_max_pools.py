@@ -11,7 +11,7 @@ from torch import fx
 
 from mixport.model.programs.fx_graph import aten, call, module_path, shape_of, tensor_arg
 from mixport.quantize.graph.pools.pool_windows import WindowRun, adaptive_windows, runs
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 
 _POOLS: Mapping[Any, int] = MappingProxyType(
     {aten.adaptive_max_pool1d.default: 1, aten.adaptive_max_pool2d.default: 2}

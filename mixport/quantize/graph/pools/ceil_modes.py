@@ -11,7 +11,7 @@ from types import MappingProxyType
 from torch import fx
 
 from mixport.model.programs.fx_graph import argument, arguments, aten, call, each_axis, shape_of
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 
 _MAX_POOLS = MappingProxyType(
     {aten.max_pool1d.default: 1, aten.max_pool2d.default: 2, aten.max_pool3d.default: 3}

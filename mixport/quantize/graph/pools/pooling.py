@@ -10,7 +10,7 @@ from torch import fx
 
 from mixport.model.programs.fx_graph import argument, arguments, aten, call, module_path, shape_of, tensor_arg
 from mixport.quantize.graph.pools.pool_forms import AVERAGE_POOLS, GLOBAL_AVERAGE_POOL, average_pool
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 
 _WHY = "integer weights of 1: exact on every runtime"
 _WHY_FLOAT = "no batch axis, three axes of space, or windows too irregular"

@@ -14,7 +14,7 @@ from mixport.model.programs.fx_graph import aten, clean
 from mixport.quantize.graph.recompose.functions import recompose_functions
 from mixport.quantize.graph.recompose.operators import rename_operators
 from mixport.quantize.graph.recompose.products import recompose_products
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 
 _MARKS = frozenset(
     {

@@ -25,7 +25,7 @@ from mixport.model.programs.fx_graph import (
 )
 from mixport.model.programs.fx_graph import arguments as arguments_of
 from mixport.quantize.graph.rewrites.transposed_convolutions import TRANSPOSED
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 
 _FOLDS = frozenset({aten.conv2d.default, aten.conv1d.default, aten.linear.default}) | TRANSPOSED
 _NORMS = {

@@ -35,7 +35,7 @@ from mixport.model.programs.fx_graph import (
     shape_of,
     tensor_arg,
 )
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 
 _LARGEST_FOLDED = 1 << 26
 """Elements; a larger constant stays a computation."""

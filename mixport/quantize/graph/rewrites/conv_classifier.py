@@ -25,7 +25,7 @@ from mixport.model.programs.fx_graph import (
     shape_of,
     tensor_arg,
 )
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 
 _MOVES = frozenset(
     {

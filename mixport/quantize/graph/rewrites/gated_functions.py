@@ -18,7 +18,7 @@ from torch import fx
 from mixport.model.programs.fx_graph import aten, call, only_user, tensor_arg
 from mixport.quantize.graph.marks import FUNCTION_GATE, FUNCTION_RESULT
 from mixport.quantize.graph.roles import reads_one_value
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 
 _GATES: Mapping[Any, Any] = MappingProxyType(
     {aten.silu.default: aten.sigmoid.default, aten.hardswish.default: aten.hardsigmoid.default}

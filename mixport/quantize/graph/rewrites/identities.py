@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from mixport.model.programs.fx_graph import argument, aten, constant, module_path, shape_of, tensor_list_arg
 from mixport.quantize.graph.marks import short_op
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 
 _NEUTRAL: Mapping[Any, tuple[float, bool]] = MappingProxyType(
     {

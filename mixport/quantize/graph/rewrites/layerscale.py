@@ -19,7 +19,7 @@ from mixport.model.programs.fx_graph import (
     tensor_arg,
 )
 from mixport.quantize.graph.rewrites.batchnorm import affine_convolution, fold_affine
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 
 
 def fold_layerscale(graph: fx.GraphModule) -> list[Decision]:

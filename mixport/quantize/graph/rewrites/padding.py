@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from mixport.model.programs.fx_graph import arguments, aten, call, module_path, shape_of
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 from mixport.records.errors import UnsupportedModelError
 
 _BORDERS: Mapping[Any, str] = MappingProxyType(

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from mixport.model.programs.fx_graph import aten, call, constant, only_user, tensor_arg
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 
 _PRODUCTS = {aten.matmul.default, aten.bmm.default}
 _MOVES = {

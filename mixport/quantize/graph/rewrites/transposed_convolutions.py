@@ -29,7 +29,7 @@ from mixport.model.programs.fx_graph import (
     shape_of,
     tensor_arg,
 )
-from mixport.records.artifacts import Decision
+from mixport.records.decision import Decision
 
 TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input})
 """Arguments: x, weight [C, O / groups, *kernel], bias, stride, padding, output_padding, groups, dilation."""

@@ -16,8 +16,8 @@ from torch import fx
 
 from mixport.quantize.integers.nearest import LayerIntegers
 from mixport.quantize.sites.widths import LayerWidths
-from mixport.records.artifacts import Decision
-from mixport.records.search import UnitRecord
+from mixport.records.choices.search import UnitRecord
+from mixport.records.decision import Decision
 
 _TENSORS, _RECORD = "unit.safetensors", "unit.json"
 

@@ -9,8 +9,8 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from mixport.records.artifacts import Decision
-from mixport.records.search import MlpRecord
+from mixport.records.choices.search import MlpRecord
+from mixport.records.decision import Decision
 
 _TENSORS, _RECORD = "mlp.safetensors", "mlp.json"
 

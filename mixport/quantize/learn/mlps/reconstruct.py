@@ -17,10 +17,10 @@ from mixport.quantize.learn.mlps.find import Mlp, Values, find_mlps, put_relu, r
 from mixport.quantize.learn.mlps.mlp_file import FinishedMlp, read_mlp, write_mlp
 from mixport.quantize.learn.mlps.prefix import Prefix, cut
 from mixport.quantize.learn.mlps.train import gelu_output, relative_error, train
-from mixport.records.artifacts import Decision
+from mixport.records.choices.reconstruction_preset import ReconstructionOptions
+from mixport.records.choices.search import MlpRecord
+from mixport.records.decision import Decision
 from mixport.records.progress import Advance, Progress
-from mixport.records.reconstruction_preset import ReconstructionOptions
-from mixport.records.search import MlpRecord
 
 LARGEST_ERROR = 0.25
 """Largest relative squared error of an MLP's output with which ReLU is taken.

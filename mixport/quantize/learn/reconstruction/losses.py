@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mixport.quantize.learn.reconstruction.perturbation import Behind, divergence
-from mixport.records.reconstruction_preset import Stage
+from mixport.records.choices.reconstruction_preset import Stage
 
 
 class UnitLoss:

@@ -26,7 +26,7 @@ from mixport.quantize.learn.reconstruction.steps import MaskPool
 from mixport.quantize.learn.units.execute import Executor
 from mixport.quantize.learn.units.units import Unit
 from mixport.quantize.sites.planner import SitePlan
-from mixport.records.reconstruction_preset import Stage
+from mixport.records.choices.reconstruction_preset import Stage
 
 _LARGEST_TENSOR = 1 << 24
 """Elements of the largest tensor with codes in one step: 64 MB each of its copies."""

@@ -25,11 +25,11 @@ from mixport.quantize.learn.reconstruction.unit_learner import UnitLearner
 from mixport.quantize.learn.units.execute import Executor
 from mixport.quantize.learn.units.merging import merge_neighbours
 from mixport.quantize.learn.units.units import Unit, find_units, merge_units
-from mixport.records.artifacts import Decision
+from mixport.records.choices.reconstruction_preset import Preset
+from mixport.records.choices.search import Reconstruction, UnitRecord
+from mixport.records.decision import Decision
 from mixport.records.devices import compute_threads
 from mixport.records.progress import Advance, Progress
-from mixport.records.reconstruction_preset import Preset
-from mixport.records.search import Reconstruction, UnitRecord
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mixport.arithmetic.dtypes import IntType
 from mixport.quantize.learn.reconstruction.layer_values import LayerValues
-from mixport.records.reconstruction_preset import Method
+from mixport.records.choices.reconstruction_preset import Method
 
 ZETA, GAMMA = 1.1, -0.1
 """Stretch of the rectified sigmoid (AdaRound, equation 23)."""

@@ -41,9 +41,9 @@ from mixport.quantize.learn.units.channel_axis import channel_axis
 from mixport.quantize.learn.units.execute import Executor
 from mixport.quantize.learn.units.units import Unit
 from mixport.quantize.scales.ranges import finish_carrier
-from mixport.records.artifacts import Decision
-from mixport.records.reconstruction_preset import WIDEST_LEARNED, Preset, Stage
-from mixport.records.search import UnitRecord
+from mixport.records.choices.reconstruction_preset import WIDEST_LEARNED, Preset, Stage
+from mixport.records.choices.search import UnitRecord
+from mixport.records.decision import Decision
 
 _SETTLED = 0.45
 """How far from its code a weight may lie where learning starts from codes that are not the nearest ones."""

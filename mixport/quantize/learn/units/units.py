@@ -17,7 +17,7 @@ from torch import fx
 from mixport.model.programs.fx_graph import module_path
 from mixport.quantize.graph.roles import Kind
 from mixport.quantize.sites.planner import QuantizationPlan
-from mixport.records.reconstruction_preset import Grain
+from mixport.records.choices.reconstruction_preset import Grain
 
 _CONTAINERS = ("torch.nn.modules.container.",)
 _MOST_LAYERS = 16

@@ -15,8 +15,9 @@ from mixport.lower import lower
 from mixport.model.float_model import load_model
 from mixport.quantize.emit.simulate import open_simulation
 from mixport.quantize.quantizer import quantize
-from mixport.records.artifacts import CalibrationSet, LoweredGraph
-from mixport.records.scheme import Scheme
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.scheme import Scheme
+from mixport.records.quantized_model import LoweredGraph
 from mixport.records.targets import load_target
 from mixport.validate.validate import validate
 

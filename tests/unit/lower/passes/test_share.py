@@ -16,8 +16,8 @@ from mixport.lower.passes.share import ShareInitializersPass
 from mixport.model.float_model import load_model
 from mixport.quantize.emit.simulate import open_simulation
 from mixport.quantize.quantizer import quantize
-from mixport.records.artifacts import CalibrationSet
-from mixport.records.scheme import Scheme
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.scheme import Scheme
 from mixport.records.targets import load_target
 from mixport.validate.interpreter.interpreter import Interpreter
 

@@ -9,10 +9,10 @@ import torch
 
 from mixport.pipeline.build_plan import resolve
 from mixport.pipeline.options.build_options import BuildOptions, command_line
-from mixport.records.algorithms import ALGORITHMS
+from mixport.records.choices.algorithms import ALGORITHMS
+from mixport.records.choices.reconstruction_preset import PRESETS, ReconstructionOptions
+from mixport.records.choices.scheme import Scheme
 from mixport.records.errors import BadInputError, BadOptionError, ExitCode
-from mixport.records.reconstruction_preset import PRESETS, ReconstructionOptions
-from mixport.records.scheme import Scheme
 
 NOISE = {"calib": "noise"}
 
@@ -124,7 +124,7 @@ def test_what_has_no_effect_on_rounding_to_nearest_is_refused(
     values: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = replace(ALGORITHMS["mixport"], name="other")
-    monkeypatch.setattr("mixport.records.algorithms.ALGORITHMS", {**ALGORITHMS, "other": other})
+    monkeypatch.setattr("mixport.records.choices.algorithms.ALGORITHMS", {**ALGORITHMS, "other": other})
     with pytest.raises(BadOptionError, match="--reconstruction other has no effect with --") as caught:
         BuildOptions.of({**NOISE, **values, "reconstruction": "other"})
     assert caught.value.hint == "--iters N, or leave --reconstruction out"

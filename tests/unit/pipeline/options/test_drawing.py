@@ -10,7 +10,7 @@ from mixport.calibration.recipe import CalibrationRecipe, FilterSettings, Genera
 from mixport.pipeline.options.build_options import BuildOptions, command_line
 from mixport.pipeline.options.calibration import CalibrationAsked
 from mixport.pipeline.options.drawing import DrawOptions
-from mixport.records.artifacts import Preprocessing
+from mixport.records.calibration_set import Preprocessing
 from mixport.records.errors import BadOptionError, ExitCode
 
 SMALL = Preprocessing(size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))

@@ -20,13 +20,13 @@ from mixport.quantize.emit.simulate import open_simulation
 from mixport.quantize.prepare import prepare
 from mixport.quantize.prepared import Prepared
 from mixport.quantize.quantizer import quantize
-from mixport.records.algorithms import ALGORITHMS, Algorithm
-from mixport.records.artifacts import CalibrationSet
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.algorithms import ALGORITHMS, Algorithm
+from mixport.records.choices.scheme import Scheme
+from mixport.records.choices.width_table import WidthTable
 from mixport.records.errors import BadOptionError
 from mixport.records.progress import SilentProgress
-from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target
-from mixport.records.width_table import WidthTable
 from mixport.storage.images import normalise
 from mixport.validate.validate import validate
 
@@ -54,7 +54,7 @@ def test_a_new_algorithm_needs_its_module_and_an_entry(
     own = Algorithm(
         name="random", title="random codes", entry="tests.unit.quantize.algorithms.random_codes:choose"
     )
-    monkeypatch.setattr("mixport.records.algorithms.ALGORITHMS", {**ALGORITHMS, own.name: own})
+    monkeypatch.setattr("mixport.records.choices.algorithms.ALGORITHMS", {**ALGORITHMS, own.name: own})
     monkeypatch.chdir(tmp_path)
     words = ["build", MODEL, "--calib", "noise", "--images", "8", "--validation-images", "4"]
     assert run([*words, "--reconstruction", "random", "--out", "out", "--json"]) == 0

@@ -18,12 +18,12 @@ from mixport.quantize.budget.sensitivity import RoundWeight, round_to_nearest
 from mixport.quantize.quantizer import quantize
 from mixport.quantize.sites.planner import make_plan
 from mixport.quantize.sites.widths import LayerWidth, scheme_widths
-from mixport.records.artifacts import CalibrationSet
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.reconstruction_preset import ReconstructionOptions
+from mixport.records.choices.scheme import Scheme
+from mixport.records.choices.search import WidthSearch
 from mixport.records.errors import SizeBudgetError
 from mixport.records.progress import SilentProgress
-from mixport.records.reconstruction_preset import ReconstructionOptions
-from mixport.records.scheme import Scheme
-from mixport.records.search import WidthSearch
 from mixport.records.targets import Target, load_target
 from tests.reconstruction import DEFAULT, changed, float_model, seeded, task_of
 from tests.unit.quantize.conftest import Capture

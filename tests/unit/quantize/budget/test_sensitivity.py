@@ -17,8 +17,8 @@ from mixport.quantize.budget.sensitivity import (
 )
 from mixport.quantize.sites.planner import make_plan
 from mixport.quantize.sites.widths import scheme_widths
+from mixport.records.choices.scheme import Scheme
 from mixport.records.progress import SilentProgress
-from mixport.records.scheme import Scheme
 from tests.models import tiny
 from tests.unit.quantize.conftest import Capture
 

@@ -17,9 +17,9 @@ from mixport.quantize.graph.capture import Captured
 from mixport.quantize.quantizer import quantize
 from mixport.quantize.scales.ranges import ScaleRule
 from mixport.quantize.sites.code_flow import CodeFlow
-from mixport.records.artifacts import Decision
-from mixport.records.reconstruction_preset import ReconstructionOptions, find_preset
-from mixport.records.scheme import Scheme
+from mixport.records.choices.reconstruction_preset import ReconstructionOptions, find_preset
+from mixport.records.choices.scheme import Scheme
+from mixport.records.decision import Decision
 from mixport.records.targets import load_target
 from mixport.validate.validate import validate
 from tests.reconstruction import calibration_of, float_model, seeded

@@ -18,8 +18,8 @@ from mixport.quantize.graph.marks import CHANNEL_BOUNDS
 from mixport.quantize.graph.roles import clamp_bounds
 from mixport.quantize.quantizer import quantize
 from mixport.quantize.scales.ranges import ScaleRule
-from mixport.records.artifacts import Decision
-from mixport.records.scheme import Scheme
+from mixport.records.choices.scheme import Scheme
+from mixport.records.decision import Decision
 from mixport.records.targets import load_target
 from mixport.validate.validate import validate
 from tests.reconstruction import calibration_of, float_model, seeded

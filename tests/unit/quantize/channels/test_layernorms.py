@@ -10,8 +10,8 @@ from mixport.model.programs.fx_graph import aten, constant
 from mixport.quantize.channels.layernorms import level_layernorms
 from mixport.quantize.graph.capture import Captured
 from mixport.quantize.scales.ranges import ScaleRule
-from mixport.records.artifacts import Decision
-from mixport.records.scheme import Scheme
+from mixport.records.choices.scheme import Scheme
+from mixport.records.decision import Decision
 from tests.unit.quantize.conftest import Capture
 
 _RULE = ScaleRule()

@@ -16,7 +16,7 @@ from mixport.quantize.prepare import scale_rule
 from mixport.quantize.scales.histograms import collect
 from mixport.quantize.sites.code_flow import CodeFlow
 from mixport.quantize.sites.planner import make_plan
-from mixport.records.scheme import Scheme
+from mixport.records.choices.scheme import Scheme
 from mixport.records.targets import load_target
 
 Capture = Callable[..., Captured]

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from mixport.model.float_model import FloatModel
 from mixport.quantize.quantizer import quantize, read_quantized
-from mixport.records.artifacts import CalibrationSet, Preprocessing, QuantizedModel
+from mixport.records.calibration_set import CalibrationSet, Preprocessing
+from mixport.records.choices.scheme import Scheme
 from mixport.records.output_quality import sqnr_db
-from mixport.records.scheme import Scheme
+from mixport.records.quantized_model import QuantizedModel
 from mixport.records.targets import load_target
 
 

@@ -20,7 +20,7 @@ from mixport.quantize.prepare import scale_rule
 from mixport.quantize.scales.histograms import collect
 from mixport.quantize.sites.planner import make_plan
 from mixport.quantize.sites.widths import scheme_widths
-from mixport.records.scheme import Scheme
+from mixport.records.choices.scheme import Scheme
 from mixport.records.targets import load_target
 from tests.models import tiny
 

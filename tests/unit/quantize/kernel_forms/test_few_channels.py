@@ -24,8 +24,8 @@ from mixport.model.programs.fx_graph import aten, clean, record_shapes
 from mixport.quantize.emit.simulate import open_simulation
 from mixport.quantize.kernel_forms.few_channels import widen_few_channels
 from mixport.quantize.quantizer import quantize
-from mixport.records.artifacts import CalibrationSet
-from mixport.records.scheme import Scheme
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.scheme import Scheme
 from mixport.records.targets import Target, load_target
 from mixport.validate.interpreter.interpreter import Interpreter
 

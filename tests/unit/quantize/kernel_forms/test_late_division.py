@@ -19,7 +19,7 @@ from mixport.quantize.kernel_forms.late_division import divide_after_product
 from mixport.quantize.prepare import scale_rule
 from mixport.quantize.scales.histograms import collect, within_reach
 from mixport.quantize.sites.planner import make_plan
-from mixport.records.scheme import Scheme
+from mixport.records.choices.scheme import Scheme
 from mixport.records.targets import load_target
 from tests.unit.quantize.conftest import Capture, operators
 

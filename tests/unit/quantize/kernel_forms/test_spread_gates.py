@@ -16,8 +16,8 @@ from mixport.model.programs.fx_graph import aten, clean, record_shapes
 from mixport.quantize.emit.simulate import open_simulation
 from mixport.quantize.kernel_forms.spread_gates import spread_gates
 from mixport.quantize.quantizer import quantize
-from mixport.records.artifacts import CalibrationSet
-from mixport.records.scheme import Scheme
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.scheme import Scheme
 from mixport.records.targets import load_target
 from mixport.validate.interpreter.interpreter import Interpreter
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mixport.quantize.sites.planner import QuantizationPlan, make_plan
-from mixport.records.scheme import DEFAULT_EDGE_CONVENTION, EDGE_CONVENTIONS, EdgeConvention, Scheme
+from mixport.records.choices.scheme import DEFAULT_EDGE_CONVENTION, EDGE_CONVENTIONS, EdgeConvention, Scheme
 from tests.unit.quantize.conftest import Capture
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mixport.quantize.sites.planner import make_plan
 from mixport.quantize.sites.widths import scheme_widths
-from mixport.records.scheme import Scheme
+from mixport.records.choices.scheme import Scheme
 from tests.unit.quantize.conftest import Capture
 
 

@@ -15,9 +15,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from mixport.records.errors import InvariantError
-from mixport.release.manifest import Manifest, SessionPolicy, SiteEntry, UnitEntry
+from mixport.release.choice_entries import UnitEntry
+from mixport.release.manifest import Manifest, SiteEntry
 from mixport.release.report import StripImage, recheck_script, render
 from mixport.release.report.plots import size_figure, sqnr_figure, unit_figure
+from mixport.release.validation_entries import SessionPolicy
 
 VOID = {"meta", "br", "img", "path", "use", "rect"}
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixport.records.artifacts import LoweredGraph
 from mixport.records.errors import BadInputError
+from mixport.records.quantized_model import LoweredGraph
+from mixport.records.signature import classifier
 from mixport.records.targets import Target
 from mixport.validate.interpreter.interpreter import Interpreter
 from mixport.validate.run.golden import golden, recheck
@@ -18,6 +19,9 @@ from tests.unit.validate.qdq_graphs import build_network, build_transformer
 
 f32 = np.float32
 Save = Callable[..., Path]
+
+
+SIGNATURE = classifier((1, 3, 8, 8), classes=10)
 
 
 @pytest.fixture(params=["network", "transformer", "static"])
@@ -34,7 +38,14 @@ def vectors(path: Path, target: Target) -> tuple[np.ndarray, dict[str, np.ndarra
     sites = Interpreter(path).sites
     x = np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(f32)
     codes, output = golden(
-        LoweredGraph(model_path=path, opset=21, ir_version=10, sites=sites, decisions=()),
+        LoweredGraph(
+            model_path=path,
+            signature=classifier((1, 3, 8, 8), classes=10),
+            opset=21,
+            ir_version=10,
+            sites=sites,
+            decisions=(),
+        ),
         x,
         target,
         verified=True,
@@ -64,7 +75,14 @@ def test_without_a_verdict_the_interpreter_speaks(
         return found
 
     monkeypatch.setattr(CodeRunner, "run", lying)
-    graph = LoweredGraph(model_path=path, opset=21, ir_version=10, sites=tuple(codes), decisions=())
+    graph = LoweredGraph(
+        model_path=path,
+        signature=classifier((1, 3, 8, 8), classes=10),
+        opset=21,
+        ir_version=10,
+        sites=tuple(codes),
+        decisions=(),
+    )
     found, again = golden(graph, x, target, verified=False)
     assert all(np.array_equal(found[site], codes[site]) for site in codes) and np.array_equal(again, output)
     assert not np.array_equal(golden(graph, x, target, verified=True)[0][name], codes[name])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mixport.quantize.scales.histograms import histogram_of
 from mixport.quantize.scales.ranges import OUTPUT_MARGIN, ScaleRule, activation_params
 from mixport.quantize.sites.planner import make_plan
-from mixport.records.scheme import Scheme
+from mixport.records.choices.scheme import Scheme
 from tests.unit.quantize.conftest import Capture, operators
 
 RULE = ScaleRule()

@@ -16,7 +16,7 @@ from mixport.quantize.emit.tables import make_table
 from mixport.quantize.scales.gate_params import settle_gates
 from mixport.quantize.scales.ranges import ScaleRule
 from mixport.quantize.sites.planner import QuantizationPlan, make_plan
-from mixport.records.scheme import Scheme
+from mixport.records.choices.scheme import Scheme
 from tests.unit.quantize.conftest import Capture, operators
 
 RULE = ScaleRule()

@@ -9,8 +9,8 @@ from torch import fx
 from mixport.quantize.integers.nearest import LayerIntegers
 from mixport.quantize.learn.loop.checkpoints import FinishedUnit, NoCheckpoints, read_unit, write_unit
 from mixport.quantize.sites.widths import LayerWidth
-from mixport.records.artifacts import Decision
-from mixport.records.search import UnitRecord
+from mixport.records.choices.search import UnitRecord
+from mixport.records.decision import Decision
 
 
 def layers() -> dict[str, fx.Node]:

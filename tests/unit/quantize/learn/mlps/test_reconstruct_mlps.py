@@ -30,9 +30,9 @@ from mixport.quantize.learn.mlps.reconstruct import (
 )
 from mixport.quantize.learn.mlps.train import gelu_output, relu_output
 from mixport.quantize.quantizer import quantize
+from mixport.records.choices.reconstruction_preset import PRESETS, ReconstructionOptions
+from mixport.records.choices.scheme import Scheme
 from mixport.records.progress import SilentProgress
-from mixport.records.reconstruction_preset import PRESETS, ReconstructionOptions
-from mixport.records.scheme import Scheme
 from mixport.records.targets import load_target
 from mixport.storage.images import normalise
 from mixport.validate.validate import validate

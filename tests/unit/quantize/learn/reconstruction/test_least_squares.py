@@ -24,7 +24,7 @@ from mixport.quantize.learn.reconstruction.unit_learner import UnitLearner
 from mixport.quantize.learn.units.execute import Executor
 from mixport.quantize.learn.units.units import find_units
 from mixport.quantize.sites.site_plan import SitePlan
-from mixport.records.reconstruction_preset import PRESETS
+from mixport.records.choices.reconstruction_preset import PRESETS
 from tests import reconstruction as small
 from tests.reconstruction import changed, learn, task_of
 

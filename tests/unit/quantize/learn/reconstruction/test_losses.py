@@ -11,7 +11,7 @@ from torch import Tensor
 from mixport.quantize.learn.loop.activation_store import Activations
 from mixport.quantize.learn.reconstruction.losses import UnitLoss, output_error
 from mixport.quantize.learn.reconstruction.perturbation import Behind, divergence, perturbation_hessian
-from mixport.records.reconstruction_preset import Stage
+from mixport.records.choices.reconstruction_preset import Stage
 
 IMAGES = torch.tensor([0, 1])
 

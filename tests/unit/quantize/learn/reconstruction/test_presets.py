@@ -14,11 +14,12 @@ from mixport.lower import lower
 from mixport.model.float_model import load_model
 from mixport.quantize.emit.simulate import open_simulation
 from mixport.quantize.quantizer import quantize
-from mixport.records.artifacts import CalibrationSet, QuantizedModel
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.reconstruction_preset import PRESETS, Preset, ReconstructionOptions, find_preset
+from mixport.records.choices.scheme import Scheme
+from mixport.records.choices.search import UnitRecord
 from mixport.records.errors import BadOptionError
-from mixport.records.reconstruction_preset import PRESETS, Preset, ReconstructionOptions, find_preset
-from mixport.records.scheme import Scheme
-from mixport.records.search import UnitRecord
+from mixport.records.quantized_model import QuantizedModel
 from mixport.records.targets import load_target
 from mixport.validate.validate import validate
 

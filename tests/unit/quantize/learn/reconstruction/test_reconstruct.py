@@ -25,7 +25,7 @@ from mixport.quantize.learn.reconstruction.task import Task
 from mixport.quantize.learn.reconstruction.unit_learner import UnitLearner, steps_with_room
 from mixport.quantize.learn.units.execute import Executor
 from mixport.quantize.learn.units.units import find_units
-from mixport.records.reconstruction_preset import find_preset
+from mixport.records.choices.reconstruction_preset import find_preset
 from mixport.records.targets import load_target
 from tests import reconstruction as small
 from tests.reconstruction import DEFAULT, Recorder, changed, learn, task_of

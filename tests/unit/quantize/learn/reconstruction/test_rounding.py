@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mixport.quantize.learn.reconstruction.rounding import LayerStart, Rounding, beta_at
-from mixport.records.reconstruction_preset import Method
+from mixport.records.choices.reconstruction_preset import Method
 
 
 def start(*shape: int, bits: int = 3, scale: float = 0.2, seed: int = 0) -> LayerStart:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mixport.records.reconstruction_preset import PRESETS, Stage
+from mixport.records.choices.reconstruction_preset import PRESETS, Stage
 from tests import reconstruction as small
 from tests.reconstruction import DEFAULT, Recorder, changed, learn, task_of
 

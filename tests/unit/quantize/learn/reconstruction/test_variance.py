@@ -17,7 +17,7 @@ from mixport.quantize.learn.reconstruction.optimise import UnitData
 from mixport.quantize.learn.reconstruction.variance import Spread, spread_of, widened
 from mixport.quantize.learn.units.execute import Executor
 from mixport.quantize.learn.units.units import find_units
-from mixport.records.reconstruction_preset import PRESETS
+from mixport.records.choices.reconstruction_preset import PRESETS
 from tests.reconstruction import DEFAULT, changed, learn, seeded, task_of
 
 

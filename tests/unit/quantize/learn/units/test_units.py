@@ -16,8 +16,8 @@ from mixport.quantize.learn.units.merging import capacity, merge_neighbours
 from mixport.quantize.learn.units.units import Unit, find_units, merge_units
 from mixport.quantize.sites.planner import QuantizationPlan, make_plan
 from mixport.quantize.sites.widths import scheme_widths
-from mixport.records.reconstruction_preset import Grain
-from mixport.records.scheme import Scheme
+from mixport.records.choices.reconstruction_preset import Grain
+from mixport.records.choices.scheme import Scheme
 from tests.models import tiny, transformer
 from tests.unit.quantize.conftest import Capture
 

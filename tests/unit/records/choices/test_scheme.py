@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from mixport.arithmetic.quant_params import QuantParams
+from mixport.records.choices.scheme import Scheme, SizeBudget
 from mixport.records.errors import BadOptionError
-from mixport.records.scheme import Scheme, SizeBudget
 
 
 @pytest.mark.parametrize("text", ["w2a4", "w4a4", "w4a8", "w8a8", "w3a5"])

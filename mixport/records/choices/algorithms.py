@@ -10,8 +10,8 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
+from mixport.records.choices.reconstruction_preset import DEFAULT, PRESETS, Preset
 from mixport.records.errors import BadOptionError
-from mixport.records.reconstruction_preset import DEFAULT, PRESETS, Preset
 
 _RECONSTRUCTION = "mixport.quantize.algorithms.reconstruction:choose_by_reconstruction"
 NEAREST = "nearest"

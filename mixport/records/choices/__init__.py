@@ -1,0 +1,1 @@
+"""What is chosen, and how: widths, algorithms, and the records of searches."""
