@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports torch: two workers with as many threads as cores each would wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

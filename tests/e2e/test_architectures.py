@@ -11,11 +11,18 @@ import pytest
 from tests.e2e.architectures import ARCHITECTURES, QUICK, SCHEMES, Architecture, attempt
 
 
+def _marks(architecture: Architecture, scheme: str) -> tuple[pytest.MarkDecorator, ...]:
+    """The quickest one runs by default, the other quick ones in the sweep."""
+    if scheme != "w4a8" or architecture.name not in QUICK:
+        return (pytest.mark.architectures,)
+    return () if architecture.name == QUICK[0] else (pytest.mark.sweep,)
+
+
 def _parameters() -> list[object]:
     return [
         pytest.param(
             architecture, scheme,
-            marks=() if architecture.name in QUICK and scheme == "w4a8" else pytest.mark.architectures,
+            marks=_marks(architecture, scheme),
             id=f"{architecture.name}-{scheme}",
         )
         for architecture in ARCHITECTURES

@@ -343,7 +343,7 @@ def test_validate_finds_a_wrong_code_behind_right_hashes(
 def test_a_mismatch_exits_with_3_and_leaves_the_bundle(
     capsys: Capture, tmp_path: Path, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mixport.pipeline import build_bundle as pipeline
+    from mixport.pipeline import build_target as pipeline
     from mixport.records.validation_report import Divergence
 
     real = pipeline.validate

@@ -64,7 +64,10 @@ def _fine_energy(images: torch.Tensor) -> float:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("name", "least"), [("cifar10-resnet20", 0.91), ("cifar10-vit", 0.895)])
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("cifar10-resnet20", 0.91), pytest.param("cifar10-vit", 0.895, marks=pytest.mark.sweep)],
+)
 def test_a_classifier_is_as_good_as_its_card_says(name: str, least: float, data_dir: Path) -> None:
     model = load_model(f"builtin:{name}")
     with np.load(data_dir / "cifar10_test.npz") as archive:
@@ -89,7 +92,7 @@ def test_build_needs_no_argument(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    few = ["--images", "64", "--iters", "0", "--validation-images", "8"]
+    few = ["--images", "16", "--iters", "0", "--validation-images", "8"]
     assert run(["build", *few, "--json"]) == 0
     manifest = json.loads(capsys.readouterr().out)
     assert manifest["model"]["source"] == "builtin:cifar10-resnet20"

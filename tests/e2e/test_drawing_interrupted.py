@@ -98,6 +98,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterat
         process.stdin.close()
 
 
+@pytest.mark.sweep
 def test_killed_at_random_moments_it_resumes_to_the_same_bytes(worker: Worker, tmp_path: Path) -> None:
     started = time.monotonic()
     whole = worker.finish(tmp_path / "whole", tmp_path / "whole.json")

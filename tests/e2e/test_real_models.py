@@ -39,7 +39,12 @@ def check_exact(bundle: ReleaseBundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "drop", "ratio"), [("w8a8", 0.3, 0.30), ("w4a8", 1.5, 0.17), ("w2a8", 100.0, 0.11)]
+    ("scheme", "drop", "ratio"),
+    [
+        pytest.param("w8a8", 0.3, 0.30, marks=pytest.mark.sweep),
+        ("w4a8", 1.5, 0.17),
+        pytest.param("w2a8", 100.0, 0.11, marks=pytest.mark.sweep),
+    ],
 )
 def test_resnet20(
     data_dir: Path,
@@ -71,6 +76,7 @@ def test_resnet20(
     assert metrics.size_bytes <= ratio * weights.stat().st_size
 
 
+@pytest.mark.sweep
 def test_mobilenetv2(data_dir: Path, cache: Path, tmp_path: Path) -> None:
     sample = imagenet_sample(data_dir, tmp_path / "sample.npz")
     bundle = build(
@@ -94,6 +100,7 @@ def test_mobilenetv2(data_dir: Path, cache: Path, tmp_path: Path) -> None:
     assert metrics.top1_float - metrics.top1_quantized <= 1.0
 
 
+@pytest.mark.sweep
 def test_a_small_vit_keeps_its_accuracy(
     data_dir: Path, cifar_calibration: Path, cache: Path, tmp_path: Path
 ) -> None:

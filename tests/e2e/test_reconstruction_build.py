@@ -111,14 +111,19 @@ def test_another_number_of_steps_is_another_build(capsys: Capture) -> None:
     "model",
     [
         "tests.models:transformer",
-        "tests.reconstruction:windows",
         "tests.reconstruction:dead",
-        "tests.reconstruction:without_biases",
-        "tests.reconstruction:huge",
-        "tests.structures:batch_of_one",
-        "tests.structures:boolean_mask",
-        "tests.structures:cross_attention",
-        "tests.structures:slices_written_in_place",
+        *(
+            pytest.param(model, marks=pytest.mark.sweep)
+            for model in (
+                "tests.reconstruction:windows",
+                "tests.reconstruction:without_biases",
+                "tests.reconstruction:huge",
+                "tests.structures:batch_of_one",
+                "tests.structures:boolean_mask",
+                "tests.structures:cross_attention",
+                "tests.structures:slices_written_in_place",
+            )
+        ),
     ],
 )
 def test_awkward_models_are_exact(model: str, capsys: Capture) -> None:
@@ -126,7 +131,7 @@ def test_awkward_models_are_exact(model: str, capsys: Capture) -> None:
     assert document["reconstruction"]["units"]
 
 
-@pytest.mark.parametrize("images", ["1", "3"])
+@pytest.mark.parametrize("images", ["1", pytest.param("3", marks=pytest.mark.sweep)])
 def test_a_handful_of_images_is_enough(images: str, capsys: Capture) -> None:
     document, _ = build(capsys, "tests.models:tiny", "--iters", "5", "--images", images)
     assert document["reconstruction"]["images"] == int(images)

@@ -83,7 +83,14 @@ def _outputs(bundle: ReleaseBundle) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+_QUICK = ("boolean_mask", "cross_attention", "functions_between_convolutions", "gated_residuals", "squeezed")
+"""One of each kind: masks, attention, tables, gates, shapes."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in _QUICK else pytest.mark.sweep) for name in NAMES],
+)
 def test_structure(name: str, tmp_path: Path) -> None:
     options = {"calib": "noise", "images": 16, "validation_images": 4, "scheme": "w8a8"}
     bundle = build(f"tests.structures:{name}", out=tmp_path / "out", cache=tmp_path / "cache", **options)

@@ -8,7 +8,9 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,8 @@ def module_name(path: Path) -> str:
 SOURCES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imports_of(name: str) -> set[str]:
+@cache
+def imports_of(name: str) -> frozenset[str]:
     """Modules that a module imports anywhere but under TYPE_CHECKING: at its top, in functions, in `from
     package import module`.
     """
@@ -55,7 +58,7 @@ def imports_of(name: str) -> set[str]:
             if len(known) < len(node.names):
                 found.add(str(node.module))
         pending += ast.iter_child_nodes(node)
-    return found
+    return frozenset(found)
 
 
 def layer_of(name: str, container: str) -> int | None:
@@ -78,17 +81,36 @@ def layer_of(name: str, container: str) -> int | None:
 
 
 @pytest.mark.parametrize("container", LAYERS)
-@pytest.mark.parametrize("name", sorted(SOURCES))
-def test_imports_point_downwards(name: str, container: str) -> None:
-    own = layer_of(name, container)
-    for imported in imports_of(name):
-        other = layer_of(imported, container)
-        if own is None or other is None:
-            continue
-        assert other <= own, f"{name} imports {imported}, which stands above it"
-        line, depth = [*reversed(LAYERS[container])][own], container.count(".") + 1
-        siblings = "|" in line and imported.split(".")[depth] != name.split(".")[depth] and other == own
-        assert not siblings, f"{name} imports its sibling {imported}"
+def test_imports_point_downwards(container: str) -> None:
+    lines, depth = [*reversed(LAYERS[container])], container.count(".") + 1
+    for name in SOURCES:
+        own = layer_of(name, container)
+        for imported in imports_of(name) if own is not None else ():
+            other = layer_of(imported, container)
+            if own is None or other is None:
+                continue
+            assert other <= own, f"{name} imports {imported}, which stands above it"
+            apart = imported.split(".")[depth] != name.split(".")[depth]
+            siblings = "|" in lines[own] and apart and other == own
+            assert not siblings, f"{name} imports its sibling {imported}"
+
+
+def test_folders_are_small() -> None:
+    modules = Counter(path.parent for path in SOURCES.values() if path.name != "__init__.py")
+    assert {str(folder): count for folder, count in modules.items() if count > 15} == {}
+    entries = [path for path in PACKAGE.iterdir() if path.name[0] not in "_." and path.name != "py.typed"]
+    assert all(path.is_dir() for path in entries), "modules belong into folders"
+    assert len(entries) + 1 <= 13, "12 folders and __init__.py"
+
+
+def test_unit_tests_mirror_the_package() -> None:
+    tests = REPOSITORY / "tests" / "unit"
+    others = {"training"}
+    folders = {
+        path.relative_to(tests) for path in tests.rglob("*") if path.is_dir() and path.name[0] not in "_."
+    }
+    unknown = {str(path) for path in folders if path.parts[0] not in others and not (PACKAGE / path).is_dir()}
+    assert unknown == set()
 
 
 @pytest.mark.parametrize("fence", FENCES, ids=[fence["name"] for fence in FENCES])
@@ -119,17 +141,12 @@ def test_the_contracts_cover_something() -> None:
     }
 
 
-@pytest.mark.parametrize("name", sorted(SOURCES))
-def test_only_the_console_writes(name: str) -> None:
-    # The training package is scripts of its own, run with python -m: no command of mixport imports it.
-    if name == "mixport.cli.console" or name.startswith("training."):
-        return
-    calls = [
-        node
-        for node in ast.walk(ast.parse(SOURCES[name].read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call)
-    ]
-    assert not [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
+def test_only_the_console_writes() -> None:
+    for name in SOURCES.keys() - {"mixport.cli.console"}:
+        tree = ast.parse(SOURCES[name].read_text(encoding="utf-8"))
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        lines = [one.lineno for one in calls if isinstance(one.func, ast.Name) and one.func.id == "print"]
+        assert lines == [], name
 
 
 @pytest.mark.parametrize("module", ["mixport", "mixport.pipeline", "mixport.cli.program"])
