@@ -241,7 +241,7 @@ def _check(gate: Gate, value: float | None, *, reason: str | None) -> GateResult
             gate=gate.text, passed=False, value=None, explanation=f"{gate.metric} was not measured", hint=hint
         )
     passed = _OPERATORS[gate.operator](value, gate.bound)
-    explanation = f"{gate.metric} is {value:.6g}, asked for {gate.operator} {gate.bound:.6g}"
+    explanation = f"{gate.metric} = {value:.6g} (limit {gate.operator} {gate.bound:.6g})"
     return GateResult(
         gate=gate.text,
         passed=passed,

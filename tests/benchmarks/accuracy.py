@@ -1,4 +1,4 @@
-"""The README's table of accuracies: published weights, real images, every bundle validated.
+"""The table of accuracies in docs/results.md: published weights, real images, every bundle validated.
 
     python -m tests.benchmarks.accuracy [--data DIR] [--work DIR]
 

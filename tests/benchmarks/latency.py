@@ -1,5 +1,5 @@
-"""The README's table of latencies: bundles of timm models beside torch's float export and onnxruntime's
-quantize_static.
+"""The table of latencies in docs/results.md: bundles of timm models beside torch's float export and
+onnxruntime's quantize_static.
 
     python -m tests.benchmarks.latency --work DIR [--model NAME ...] [--scheme S ...] [--seconds S]
     [--no-wasm] [--print]

@@ -1,4 +1,4 @@
-"""The README's own words, run as they stand there."""
+"""The words of README and documents, run as they stand there."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
+
+from mixport.records.targets import Target
 
 pytestmark = pytest.mark.e2e
 
 MARKER = "# check_bundle.py BUNDLE"
 
 
-def readme_script(repository: Path) -> str:
+def written_script(repository: Path) -> str:
     blocks = re.findall(
         r"^```python\n(.*?)^```",
-        (repository / "README.md").read_text(encoding="utf-8"),
+        (repository / "docs" / "bundle.md").read_text(encoding="utf-8"),
         re.MULTILINE | re.DOTALL,
     )
     (script,) = [block for block in blocks if block.startswith(MARKER)]
@@ -28,7 +31,7 @@ def readme_script(repository: Path) -> str:
 
 def check(repository: Path, bundle: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     script = folder / "check_bundle.py"
-    script.write_text(readme_script(repository), encoding="utf-8")
+    script.write_text(written_script(repository), encoding="utf-8")
     # From an empty folder, so that nothing of the checkout can be imported.
     return subprocess.run(
         [sys.executable, str(script), str(bundle)], capture_output=True, text=True, cwd=folder
@@ -36,7 +39,7 @@ def check(repository: Path, bundle: Path, folder: Path) -> subprocess.CompletedP
 
 
 def test_the_script_needs_numpy_onnx_and_onnxruntime_only(repository: Path) -> None:
-    imported = re.findall(r"^import (.+)$", readme_script(repository), re.MULTILINE)
+    imported = re.findall(r"^import (.+)$", written_script(repository), re.MULTILINE)
     names = {part.split()[0] for line in imported for part in line.split(", ")}
     assert names == {"json", "sys", "numpy", "onnx", "onnxruntime"}
 
@@ -69,3 +72,35 @@ def test_the_first_command_is_the_one_that_is_checked(repository: Path) -> None:
     assert re.search(
         r'^step build mixport build --out "\$work/[a-z/]+" --cache "\$work/[a-z]+"$', checked, re.MULTILINE
     )
+
+
+def test_the_readme_is_short(repository: Path) -> None:
+    assert len((repository / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+def test_links_lead_somewhere(repository: Path) -> None:
+    documents = [*repository.glob("*.md"), *(repository / "docs").rglob("*.md")]
+    broken = [
+        f"{document.relative_to(repository)}: {link}"
+        for document in documents
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+        if "://" not in link and not (document.parent / link).exists()
+    ]
+    assert broken == []
+
+
+def test_the_targets_document_names_every_field(repository: Path) -> None:
+    text = (repository / "docs" / "targets.md").read_text(encoding="utf-8")
+    missing = []
+    for table, field in Target.model_fields.items():
+        kind = field.annotation
+        inner = [*kind.model_fields] if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+        names = [f"{table}.{one}" for one in inner] or [table]
+        # A table that the document sends to the shipped file, or fields named beside their first one.
+        missing += [
+            name
+            for name in names
+            if not any(f"`{one}`" in text for one in (name, table, name.partition(".")[2] or name))
+        ]
+    about_the_file = {"schema_version", "title", "runtime", "sources", "name", "sha256"}
+    assert set(missing) - about_the_file == set()

@@ -99,7 +99,7 @@ def _print_outcome(console: Console, outcome: BuildOutcome) -> None:
         )
         rows.append(["latency", f"{latency.model_ms:.2f} ms, {beside}"])
     rows.extend(
-        ["gate", f"{'met' if gate.passed else 'NOT met'}: {gate.explanation}"] for gate in found.gates
+        ["gate", f"{'passed' if gate.passed else 'FAILED'}: {gate.explanation}"] for gate in found.gates
     )
     console.table(["", ""], rows)
     if found.warnings:

@@ -206,7 +206,7 @@ def _worth_it(graph: fx.GraphModule, link: _Link, *, learned: bool) -> float:
     if all(inputs == 1 for _, inputs, *_ in shapes):
         return 1.0  # every weight that reads a channel has a scale of its own: depthwise readers
     # Taps are judged as if independent: ResNet-20 lost by what seemed worth 3 to 6 %
-    # (docs/reconstruction-experiments.md).
+    # (docs/experiments/reconstruction.md).
     return _WORTH_IT_LEARNED if learned and all(math.prod(taps) == 1 for _, _, *taps in shapes) else _WORTH_IT
 
 

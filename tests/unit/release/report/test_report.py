@@ -165,7 +165,7 @@ def test_a_failure_shows_with_its_evidence(manifest: Manifest) -> None:
     words = " ".join(text.split())
     assert "codes differ" in words
     assert "2 gates not met" in words
-    assert "size_ratio is 0.2, asked for <= 0.1" in words
+    assert "size_ratio = 0.2 (limit <= 0.1)" in words
     assert "wasm 1.30.0 wasm 3 3,000 2" in words
     assert "wasm add [0, 1] 3 4 near-tie" in words
     assert "norm <1>" in words
