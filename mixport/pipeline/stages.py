@@ -193,8 +193,8 @@ def measure_smallest(
     *,
     model_key: str,
 ) -> int | None:
-    """Size of the file with every layer but the edges at the fewest bits on offer, rounded to nearest; None
-    where the scheme has no size budget.
+    """Size of the file with every layer but the edges at the fewest bits of the target, rounded to nearest;
+    None where the scheme has no size budget.
 
     The one place where a build goes back: a budget bounds the file, and how much of a file is not weights
     only a file shows.

@@ -83,7 +83,7 @@ def choose_widths(
         widths: as `scheme_widths` gives them.
         batches: gives the images to measure on, float32 [N, C, H, W], from the start at each call.
         scheme: with a budget.
-        target: widths on offer, and what they take in the file.
+        target: the widths it supports, and what they take in the file.
         sizes: of the file.
         images: sum of N over the batches.
         rounding: stands for what the quantiser will make of a weight.
@@ -195,9 +195,9 @@ def levelling_scheme(scheme: Scheme, target: Target) -> Scheme:
     """The scheme for which LayerNorms are levelled: it must be known before widths are chosen, which are
     measured behind it.
 
-    Under a size budget the middle one of the widths on offer, 4 bits of 2, 4 and 8. On random channels (four
-    seeds, 4- and 8-bit activations) ratios chosen for 4 bits cost a 2-bit layer up to 5 % more error than its
-    own; those chosen for 2 bits cost an 8-bit layer up to 3.4 times the error of those for 4.
+    Under a size budget the middle one of the widths that the target supports, 4 bits of 2, 4 and 8. On random
+    channels (four seeds, 4- and 8-bit activations) ratios chosen for 4 bits cost a 2-bit layer up to 5 % more
+    error than its own; those chosen for 2 bits cost an 8-bit layer up to 3.4 times the error of those for 4.
     """
     if scheme.budget is None:
         return scheme

@@ -74,7 +74,7 @@ def reconstruct_mlps(
         activation_bits: that follow.
         options: steps, seed and device.
         store: where activations are kept, and the device.
-        checkpoints: finished MLPs; a run that was interrupted goes on behind them.
+        checkpoints: finished MLPs; an interrupted run resumes after them.
         progress: one bar over all steps.
     """
     mlps = find_mlps(graph)

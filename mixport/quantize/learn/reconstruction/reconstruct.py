@@ -64,7 +64,7 @@ def reconstruct(
         iters: steps a unit, which stages take their shares of.
         seed: of batches and masks.
         store: where activations are kept, and the device.
-        checkpoints: finished units; a run that was interrupted goes on behind them.
+        checkpoints: finished units; an interrupted run resumes after them.
         progress: one bar over all steps.
     """
     executor = Executor(
