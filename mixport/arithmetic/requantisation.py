@@ -117,11 +117,11 @@ def wrong_thresholds(rule: Requantisation, *, low: Int, high: Int) -> Int:
     wrong = np.zeros(thresholds.shape, np.bool_)
     for side in (0, -1):
         sums = np.clip(thresholds + side, low[:, None], high[:, None])
-        wrong |= passes(sums, multiplier=multiplier, steps=steps) != (sums >= thresholds)
+        wrong |= reaches_step(sums, multiplier=multiplier, steps=steps) != (sums >= thresholds)
     return wrong.sum(1)
 
 
-def passes(sums: Int, *, multiplier: Float, steps: Int) -> NDArray[np.bool_]:
+def reaches_step(sums: Int, *, multiplier: Float, steps: Int) -> NDArray[np.bool_]:
     """Does the runtime's code of a sum lie above a step? All three broadcast."""
     product = sums.astype(np.float32) * multiplier
     middle = (steps + np.float32(0.5)).astype(np.float32)

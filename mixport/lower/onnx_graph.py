@@ -4,7 +4,7 @@ of a DequantizeLinear.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -99,14 +99,26 @@ def is_op(value: ir.Value | None, op_type: str) -> bool:
     return made_by(value, op_type) is not None
 
 
-def quantization_of(qdq: ir.Node) -> tuple[float, int, str] | None:
-    """(scale, zero point, type of the codes) of a per-tensor Quantize- or DequantizeLinear, None where it is
-    per-axis.
+class Quantization(NamedTuple):
+    """Of one tensor.
+
+    Attributes:
+        scale: real value of one step.
+        zero_point: code of real 0.
+        storage: type of the codes, e.g. uint8.
     """
+
+    scale: float
+    zero_point: int
+    storage: str
+
+
+def quantization_of(qdq: ir.Node) -> Quantization | None:
+    """Of a per-tensor Quantize- or DequantizeLinear; None where it is per-axis."""
     scale, zero_point = constant_of(qdq.inputs[1]), constant_of(qdq.inputs[2])
     if scale is None or zero_point is None or scale.size != 1:
         return None
-    return float(scale), int(zero_point), str(zero_point.dtype)
+    return Quantization(scale=float(scale), zero_point=int(zero_point), storage=str(zero_point.dtype))
 
 
 def remove_dead(graph: ir.Graph) -> None:

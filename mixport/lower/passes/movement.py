@@ -195,7 +195,7 @@ def _movable(move: ir.Node) -> list[ir.Node] | None:
     params = quantization_of(sources[0])
     if (
         params is None
-        or params[2] not in {"uint8", "int8"}
+        or params.storage not in {"uint8", "int8"}
         or any(quantization_of(source) != params for source in sources)
     ):
         return None
@@ -221,16 +221,19 @@ def _sink(graph: ir.Graph, move: ir.Node) -> bool:
     for index, source in zip(_data_inputs(move), sources, strict=True):
         move.replace_input_with(index, source.inputs[0])
     _, scale, zero_point = sources[0].inputs
-    storage = quantization_of(sources[0])
-    assert storage is not None
+    found = quantization_of(sources[0])
+    assert found is not None
     if _fills(move):
         move.resize_inputs(max(len(move.inputs), 3))
         move.replace_input_with(
-            2, initializer(graph, f"{storage[2]}/{storage[1]}", np.asarray(storage[1], np.dtype(storage[2])))
+            2,
+            initializer(
+                graph, f"{found.storage}/{found.zero_point}", np.asarray(found.zero_point, found.storage)
+            ),
         )
     for output in move.outputs:
         name = output.name or move.name or "moved"
-        output.type = ir.TensorType(ir.DataType.UINT8 if storage[2] == "uint8" else ir.DataType.INT8)
+        output.type = ir.TensorType(ir.DataType.UINT8 if found.storage == "uint8" else ir.DataType.INT8)
         back = node(
             "DequantizeLinear",
             [output, scale, zero_point],

@@ -38,12 +38,12 @@ class SeparatePairsPass(InPlacePass):
         modified = False
         for first in dict.fromkeys(quantiser for quantiser, _ in _merging(model.graph)):
             kind = quantization_of(first)
-            if kind is None or kind[2] not in {"uint8", "int8"}:
+            if kind is None or kind.storage not in {"uint8", "int8"}:
                 continue  # no integer Clip in ONNX Runtime: `ensures` refuses
             codes, readers = first.outputs[0], first.outputs[0].uses()
-            name, limits = codes.name or "codes", np.iinfo(kind[2])
+            name, limits = codes.name or "codes", np.iinfo(kind.storage)
             bounds = [
-                initializer(model.graph, f"{kind[2]}/{v}", np.asarray(v, np.dtype(kind[2])))
+                initializer(model.graph, f"{kind.storage}/{v}", np.asarray(v, np.dtype(kind.storage)))
                 for v in (limits.min, limits.max)
             ]
             clip = node("Clip", [codes, *bounds], output=name, name=f"{name}/Clip")

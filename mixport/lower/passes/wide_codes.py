@@ -71,7 +71,7 @@ def scale_undoing_factor(quantiser: ir.Node, scale: np.float32) -> np.float32:
 
 def _is_wide(quantiser: ir.Node) -> bool:
     kind = quantization_of(quantiser)
-    return kind is not None and kind[2] in {"int16", "uint16"}
+    return kind is not None and kind.storage in {"int16", "uint16"}
 
 
 def _is_wide_output(n: ir.Node) -> bool:

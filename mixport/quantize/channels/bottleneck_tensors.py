@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from mixport.model.programs.fx_graph import argument, aten, shape_of, tensor_arg
-from mixport.quantize.graph.layer_graph import groups_of
+from mixport.model.programs.fx_graph import argument, aten, groups_of, shape_of, tensor_arg
 from mixport.quantize.graph.roles import Kind
 from mixport.quantize.sites.code_flow import CodeFlow
 from mixport.records.choices.scheme import Scheme

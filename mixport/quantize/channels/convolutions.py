@@ -29,6 +29,7 @@ from mixport.model.programs.fx_graph import (
     add_constant,
     arguments,
     aten,
+    groups_of,
     known_constant,
     module_path,
     shape_of,
@@ -36,7 +37,6 @@ from mixport.model.programs.fx_graph import (
 )
 from mixport.quantize.channels.errors_of_ratios import Reader, learned_error, nearest_error, rows_wanted
 from mixport.quantize.channels.row_sample import Wanted, sample_rows
-from mixport.quantize.graph.layer_graph import groups_of
 from mixport.quantize.graph.marks import CHANNEL_BOUNDS
 from mixport.quantize.graph.roles import Kind, clamp_bounds
 from mixport.quantize.scales.ranges import ScaleRule

@@ -29,13 +29,13 @@ from mixport.model.programs.fx_graph import (
     arguments,
     aten,
     call,
+    groups_of,
     known_constant,
     module_path,
     tensor_arg,
     tensor_list_arg,
 )
 from mixport.quantize.channels.factors import FIXED, Channels, Factors, Numbers, find_factors
-from mixport.quantize.graph.layer_graph import groups_of
 from mixport.quantize.graph.roles import Kind
 from mixport.quantize.sites.code_flow import CodeFlow
 from mixport.records.decision import Decision

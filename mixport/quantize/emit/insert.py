@@ -19,12 +19,13 @@ from mixport.model.programs.fx_graph import (
     arguments,
     aten,
     call,
+    groups_of,
+    live_nodes,
     only_user,
     tensor_arg,
     tensor_list_arg,
 )
 from mixport.quantize.emit.tables import make_table
-from mixport.quantize.graph.layer_graph import groups_of, live_nodes
 from mixport.quantize.graph.marks import short_op
 from mixport.quantize.graph.roles import CODE_MOVES
 from mixport.quantize.integers.nearest import LayerIntegers

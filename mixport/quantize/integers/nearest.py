@@ -13,8 +13,7 @@ from torch import fx
 
 from mixport.arithmetic.quant_params import QuantParams
 from mixport.arithmetic.scale_grid import ANY_SCALE, ScaleGrid
-from mixport.model.programs.fx_graph import constant, tensor_arg, tensor_list_arg
-from mixport.quantize.graph.layer_graph import groups_of
+from mixport.model.programs.fx_graph import constant, groups_of, tensor_arg, tensor_list_arg
 from mixport.quantize.graph.roles import Kind
 from mixport.quantize.integers.settle import keep_pair_bound
 from mixport.quantize.scales.ranges import weight_scales

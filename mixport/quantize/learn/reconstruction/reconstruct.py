@@ -74,7 +74,7 @@ def reconstruct(
         dynamic_batch=task.dynamic_batch,
         device=store.device,
     )
-    units = _by_image(find_units(task.graph, task.plan, grain=preset.grain), executor)
+    units = _split_by_image(find_units(task.graph, task.plan, grain=preset.grain), executor)
     if preset.merge > 0:
         units = list(merge_neighbours(units, task.widths, part=preset.merge))
     batch = images_at_once(task.input_shape)
@@ -255,13 +255,13 @@ def _finished(
     return learned
 
 
-def _by_image(units: tuple[Unit, ...], executor: Executor) -> list[Unit]:
+def _split_by_image(units: tuple[Unit, ...], executor: Executor) -> list[Unit]:
     """Units joined until each gives its images one behind the other; torch's own attention puts tokens first
     in between.
     """
     found: list[Unit] = []
     waiting: list[Unit] = []
-    in_order = executor.by_image(unit.output for unit in units[:-1])
+    in_order = executor.nodes_by_image(unit.output for unit in units[:-1])
     for unit in units:
         waiting.append(unit)
         if unit.output in in_order or unit is units[-1]:

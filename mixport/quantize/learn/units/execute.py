@@ -172,7 +172,7 @@ class Executor:
             return sizes[node]
         return self._made(node, lambda source: self._constant(source, sizes))
 
-    def by_image(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    def nodes_by_image(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
         """Those of some tensors whose first axis has the images one behind the other, be it in several rows
         each.
 

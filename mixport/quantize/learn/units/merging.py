@@ -14,8 +14,7 @@ from collections.abc import Sequence
 
 from torch import fx
 
-from mixport.model.programs.fx_graph import argument, aten, shape_of, tensor_arg
-from mixport.quantize.graph.layer_graph import groups_of
+from mixport.model.programs.fx_graph import argument, aten, groups_of, shape_of, tensor_arg
 from mixport.quantize.learn.units.units import Unit, merge_units
 from mixport.quantize.sites.widths import LayerWidths
 

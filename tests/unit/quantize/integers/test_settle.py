@@ -10,11 +10,10 @@ from torch import nn
 from mixport.arithmetic.neighbour_pairs import forms_pairs, pair_violations
 from mixport.arithmetic.requantisation import Requantisation, wrong_thresholds
 from mixport.arithmetic.torch_ops import OPS
-from mixport.model.programs.fx_graph import argument, aten, constant, tensor_arg
+from mixport.model.programs.fx_graph import argument, aten, constant, live_nodes, tensor_arg
 from mixport.quantize.algorithms.activations import choose_params
 from mixport.quantize.emit.insert import code_params, insert_activations, insert_weights
 from mixport.quantize.graph.capture import capture
-from mixport.quantize.graph.layer_graph import live_nodes
 from mixport.quantize.integers.nearest import nearest_integers
 from mixport.quantize.prepare import scale_rule
 from mixport.quantize.scales.histograms import collect

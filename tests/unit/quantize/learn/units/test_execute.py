@@ -59,7 +59,7 @@ def test_a_slice_assignment_has_a_gradient(tmp_path: Path) -> None:
 def test_the_images_axis_is_told(tmp_path: Path) -> None:
     executor = executor_of(small.windows(), tmp_path)
     nodes = [node for node in executor.graph.graph.nodes if node.op == "call_function" and node.meta["shape"]]
-    told = executor.by_image(nodes)
+    told = executor.nodes_by_image(nodes)
     assert {node.meta["shape"][0] for node in told} >= {2, 8}
     assert nodes[-1] in told
     tokens_first = executor_of(small.seeded(_TokensFirst), tmp_path)
@@ -68,7 +68,7 @@ def test_the_images_axis_is_told(tmp_path: Path) -> None:
         for node in tokens_first.graph.graph.nodes
         if node.op == "call_function" and node.meta["shape"][:2] == (16, 2)
     ]
-    assert inner and not tokens_first.by_image(inner)
+    assert inner and not tokens_first.nodes_by_image(inner)
 
 
 @pytest.mark.parametrize("tokens_first", [True, False])
@@ -81,7 +81,7 @@ def test_rows_of_one_token_are_not_rows_of_one_image(tokens_first: bool, tmp_pat
         if node.op == "call_function" and node.meta["shape"][:1] == (32,)
     ]
     assert len(rows) >= 2, "the case is the one meant"
-    assert executor.by_image(rows) == (set() if tokens_first else set(rows))
+    assert executor.nodes_by_image(rows) == (set() if tokens_first else set(rows))
 
 
 class _Rows(nn.Module):
