@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -29,6 +30,7 @@ from mixport.release.manifest import (
     ModelEntry,
     PortableCostEntry,
     PreprocessingEntry,
+    SignatureEntry,
     SiteEntry,
     TargetEntry,
     WarningEntry,
@@ -81,6 +83,7 @@ def build_manifest(
     """
     scheme, learned = quantized.scheme, quantized.reconstruction
     return Manifest(
+        signature=_part(SignatureEntry, asdict(quantized.signature)),
         mixport_version=mixport.__version__,
         model=model,
         scheme=scheme.name,

@@ -58,9 +58,7 @@ def build(model: str, rules: Path, folder: Path, capsys: Capture, *words: str) -
     return json.loads(captured.out)
 
 
-@pytest.mark.parametrize(
-    "model", ["tests.models:tiny", "builtin:cifar10-resnet20", "tests.models:transformer"]
-)
+@pytest.mark.parametrize("model", ["tests.models:tiny", "tests.models:transformer"])
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_target_is_honoured(name: str, model: str, tmp_path: Path, capsys: Capture) -> None:
     changes = dict(CHANGES[name])

@@ -22,6 +22,8 @@ from mixport.records.errors import MixportError
 from tests.random_modules import HEADS, STEPS, RandomModule, Recipe
 
 EXAMPLES = int(os.environ.get("MIXPORT_RANDOM_MODULES", "30"))
+"""Of the sweep."""
+FEW = 6
 """How many modules are drawn; a longer run sets it."""
 _LEAST_DB = 0.0
 """Sharp functions (squares of squares, attention on large scores) lose much at 8 bits. Below, nothing is left
@@ -109,10 +111,21 @@ def current() -> nn.Module:
     return _MODULES["current"]
 
 
-@pytest.mark.timeout(60 * EXAMPLES)  # whole builds: a few seconds each
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=FEW, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(recipe=recipes, scheme=schemes)
 def test_random_modules(recipe: Recipe, scheme: str) -> None:
+    build_random(recipe, scheme)
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(240 * EXAMPLES)  # whole builds: a few seconds each
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(recipe=recipes, scheme=schemes)
+def test_more_random_modules(recipe: Recipe, scheme: str) -> None:
+    build_random(recipe, scheme)
+
+
+def build_random(recipe: Recipe, scheme: str) -> None:
     module = RandomModule(recipe).eval()
     assume(module.varies())
     note(f"steps taken: {module.taken}")
