@@ -15,15 +15,10 @@ from pydantic import Field, ValidationError, field_validator
 from mixport.calibration.recipe import PromptRecipe, parse_calibration
 from mixport.pipeline.options.calibration import CalibrationAsked, drawn_method
 from mixport.pipeline.options.drawing import DrawOptions
-from mixport.pipeline.options.shown import FILES, IMAGES, MODEL, PROOF, QUANTISATION, Shown
+from mixport.pipeline.options.model_options import ModelOptions
+from mixport.pipeline.options.shown import FILES, IMAGES, PROOF, QUANTISATION, Shown
 from mixport.pipeline.options.spelling import (
-    check_mean,
-    check_size,
-    check_std,
     flag,
-    read_pairs,
-    read_size,
-    read_triple,
     spell,
 )
 from mixport.records.calibration_set import Preprocessing
@@ -43,90 +38,11 @@ _ITERS = ((3, 2000), (7, 500), (8, 0))
 """Widest weights, reconstruction steps a unit: what is lost by rounding to nearest decides."""
 
 
-class BuildOptions(DrawOptions):
+class BuildOptions(ModelOptions):
     """Every option of `mixport build`, under the name it has on the command line; those of drawing are the
     base's.
     """
 
-    model: Annotated[
-        str,
-        Shown(
-            help="builtin:NAME, timm:ARCH, package.module:factory, or FILE.pt2.",
-            panel=MODEL,
-            metavar="[MODEL]",
-            argument=True,
-        ),
-    ] = "builtin:cifar10-resnet20"
-    weights: Annotated[
-        Path | None,
-        Shown(
-            help="safetensors state dict; a .pth only through weights_only.",
-            panel=MODEL,
-            metavar="FILE",
-            default="the model's own: builtin or timm's pretrained",
-        ),
-    ] = None
-    random_weights: Annotated[
-        bool,
-        Shown(
-            help="Seeded random weights, to try an architecture without its weights.",
-            panel=MODEL,
-        ),
-    ] = False
-    model_arg: Annotated[
-        dict[str, str],
-        Shown(
-            help="Passed to the model's factory. Repeatable.",
-            panel=MODEL,
-            metavar="KEY=VALUE",
-            default="none",
-        ),
-    ] = Field(default_factory=dict)
-    classes: Annotated[
-        Path | None,
-        Shown(
-            help='JSON list of class names, or of {"name", "gloss"}.',
-            panel=MODEL,
-            metavar="FILE",
-            default="the model's own",
-        ),
-    ] = None
-    input_size: Annotated[
-        tuple[int, int] | None,
-        Shown(
-            help="Input side in pixels, or HEIGHTxWIDTH.",
-            panel=MODEL,
-            metavar="SIZE",
-            default="the model's own",
-        ),
-    ] = None
-    mean: Annotated[
-        tuple[float, float, float] | None,
-        Shown(
-            help="Per RGB channel, in units of [0, 1].",
-            panel=MODEL,
-            metavar="R,G,B",
-            default="the model's own",
-        ),
-    ] = None
-    std: Annotated[
-        tuple[float, float, float] | None,
-        Shown(
-            help="Per RGB channel, in units of [0, 1].",
-            panel=MODEL,
-            metavar="R,G,B",
-            default="the model's own",
-        ),
-    ] = None
-    crop: Annotated[
-        float | None,
-        Shown(
-            help="Crop side / resized shorter side.",
-            panel=MODEL,
-            metavar="FRACTION",
-            default="the model's own",
-        ),
-    ] = Field(default=None, gt=0.0, le=1.0)
     scheme: Annotated[
         str,
         Shown(
@@ -286,36 +202,6 @@ class BuildOptions(DrawOptions):
     @classmethod
     def _one_is_a_list_of_one(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
-
-    @field_validator("model_arg", mode="before")
-    @classmethod
-    def _read_model_arg(cls, value: object) -> object:
-        return read_pairs(value)
-
-    @field_validator("input_size", mode="before")
-    @classmethod
-    def _read_input_size(cls, value: object) -> object:
-        return read_size(value)
-
-    @field_validator("input_size")
-    @classmethod
-    def _check_input_size(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
-        return check_size(value)
-
-    @field_validator("mean", "std", mode="before")
-    @classmethod
-    def _read_triple(cls, value: object) -> object:
-        return read_triple(value)
-
-    @field_validator("mean")
-    @classmethod
-    def _check_mean(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
-        return check_mean(value)
-
-    @field_validator("std")
-    @classmethod
-    def _check_std(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
-        return check_std(value)
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> BuildOptions:

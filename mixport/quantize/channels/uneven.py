@@ -15,7 +15,7 @@ more. Narrower codes are none of it: 4-bit codes of even channels are noisy too,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +33,9 @@ from mixport.model.programs.fx_graph import (
     known_constant,
     module_path,
     tensor_arg,
-    tensor_list_arg,
 )
-from mixport.quantize.channels.factors import FIXED, Channels, Factors, Numbers, find_factors
-from mixport.quantize.graph.roles import Kind
+from mixport.quantize.channels.factors import FIXED, Factors, Numbers, find_factors
+from mixport.quantize.channels.uneven_parts import Part, find_parts, is_link
 from mixport.quantize.sites.code_flow import CodeFlow
 from mixport.records.decision import Decision
 
@@ -80,21 +79,6 @@ class _Seen:
         return float(np.maximum(self.power - (self.total / max(self.count, 1)) ** 2, 0.0).sum())
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """Tensors whose channels depend on each other: they share codes or factors.
-
-    Attributes:
-        tied: sets of tensors with one scale.
-        layers: those that read them, each with the set that it reads.
-        numbers: of the factors that are free.
-    """
-
-    tied: tuple[tuple[fx.Node, ...], ...]
-    layers: Mapping[fx.Node, int]
-    numbers: frozenset[int]
-
-
 def level_uneven(graph: fx.GraphModule, batches: Iterable[Tensor], *, narrow: bool = False) -> list[Decision]:
     """Level what 8-bit codes would lose; the values of the graph's outputs stay.
 
@@ -116,7 +100,7 @@ def level_uneven(graph: fx.GraphModule, batches: Iterable[Tensor], *, narrow: bo
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
         )
         return [Decision(where="model", what="channels of different range are not looked for", why=why)]
-    parts = [part for part in _parts(flow, factors) if not (narrow and _is_link(part))]
+    parts = [part for part in find_parts(flow, factors) if not (narrow and is_link(part))]
     if not parts:
         return []
     seen = _look(graph, factors, parts, batches)
@@ -138,93 +122,6 @@ def level_uneven(graph: fx.GraphModule, batches: Iterable[Tensor], *, narrow: bo
 
 
 # -- parts ---------------------------------------------------------------------------------------------------
-
-
-def _parts(flow: CodeFlow, factors: Factors) -> Iterator[_Part]:
-    """Parts with two factors or more, of which one is free, in graph order."""
-    tied = _tied(flow, factors.carried)
-    of_tensor = {tensor: index for index, tensors in enumerate(tied) for tensor in tensors}
-    numbers = [
-        frozenset(int(n) for tensor in tensors for n in factors.carried[tensor].numbers) for tensors in tied
-    ]
-    group = list(range(len(tied)))
-
-    def find(index: int) -> int:
-        while group[index] != index:
-            index = group[index]
-        return index
-
-    first: dict[int, int] = {}
-    for index, found in enumerate(numbers):
-        for number in found - {FIXED}:
-            low, high = sorted((find(index), find(first.setdefault(number, index))))
-            group[high] = low
-    for root in dict.fromkeys(map(find, range(len(tied)))):
-        members = [index for index in range(len(tied)) if find(index) == root]
-        free = frozenset[int]().union(*(numbers[index] for index in members)) - {FIXED}
-        fixed = any(FIXED in numbers[index] for index in members)
-        if len(free) + fixed < 2 or not free:
-            continue
-        place = {index: position for position, index in enumerate(members)}
-        layers: dict[fx.Node, int] = {}
-        for layer in factors.reads:
-            births = set(_behind(flow, tensor_arg(layer, 0))) & of_tensor.keys()
-            if births and of_tensor[next(iter(births))] in place:
-                layers[layer] = place[of_tensor[next(iter(births))]]
-        if layers:
-            yield _Part(tied=tuple(tied[index] for index in members), layers=layers, numbers=free)
-
-
-def _is_link(part: _Part) -> bool:
-    return [len(tensors) for tensors in part.tied] == [1] and all(
-        layer.target is aten.conv2d.default for layer in part.layers
-    )
-
-
-def _behind(flow: CodeFlow, operand: fx.Node) -> Iterator[fx.Node]:
-    """The tensors whose codes an operand has; several behind a concat."""
-    birth = flow.birth(operand)
-    if flow.kinds[birth] is Kind.CONCAT:
-        for source in tensor_list_arg(birth, 0):
-            yield from _behind(flow, source)
-    else:
-        yield birth
-
-
-def _tied(flow: CodeFlow, carried: Mapping[fx.Node, Channels]) -> list[tuple[fx.Node, ...]]:
-    """Tensors that share a scale, as operands of one concat or of portable sums."""
-    parent = {node: node for node in carried}
-
-    def find(node: fx.Node) -> fx.Node:
-        while parent[node] is not node:
-            node = parent[node]
-        return node
-
-    for node in flow.nodes:
-        if (
-            node not in flow.integer
-            or flow.kinds[node] not in {Kind.ADD, Kind.CONCAT}
-            or node in flow.streams
-        ):
-            continue
-        if flow.kinds[node] is Kind.CONCAT:
-            members = list(_behind(flow, node))
-        else:
-            members = [
-                flow.carrier_tensor(node),
-                *_behind(flow, tensor_arg(node, 0)),
-                *_behind(flow, tensor_arg(node, 1)),
-            ]
-        members = [member for member in members if member in parent]
-        for member in members[1:]:
-            parent[find(member)] = find(members[0])
-    sets: dict[fx.Node, list[fx.Node]] = {}
-    for node in carried:
-        sets.setdefault(find(node), []).append(node)
-    return [tuple(nodes) for nodes in sets.values()]
-
-
-# -- what is seen --------------------------------------------------------------------------------------------
 
 
 class _Look(fx.Interpreter):
@@ -262,7 +159,7 @@ class _Look(fx.Interpreter):
 
 
 def _look(
-    graph: fx.GraphModule, factors: Factors, parts: Iterable[_Part], batches: Iterable[Tensor]
+    graph: fx.GraphModule, factors: Factors, parts: Iterable[Part], batches: Iterable[Tensor]
 ) -> Mapping[tuple[fx.Node, str], _Seen]:
     parts = list(parts)
     carried = {
@@ -278,7 +175,7 @@ def _look(
 # -- the choice ----------------------------------------------------------------------------------------------
 
 
-def _row_norms(graph: fx.GraphModule, part: _Part, factors: Factors) -> list[tuple[Numbers, Array]]:
+def _row_norms(graph: fx.GraphModule, part: Part, factors: Factors) -> list[tuple[Numbers, Array]]:
     """Factors of each layer's outputs, and the norms of the weights that make them."""
     return [
         (
@@ -308,7 +205,7 @@ def _expect(ranges: dict[int, float], norms: Iterable[tuple[Numbers, Array]]) ->
 
 
 def _ratios(
-    part: _Part,
+    part: Part,
     factors: Factors,
     seen: Mapping[tuple[fx.Node, str], _Seen],
     norms: Iterable[tuple[Numbers, Array]],
@@ -341,7 +238,7 @@ def _ratios(
 
 def _noise(
     graph: fx.GraphModule,
-    part: _Part,
+    part: Part,
     factors: Factors,
     seen: Mapping[tuple[fx.Node, str], _Seen],
     ratios: Mapping[int, float],
@@ -426,7 +323,7 @@ def _fold(graph: fx.GraphModule, factors: Factors, ratios: Mapping[int, float]) 
                 reader.replace_input_with(table, scaled_table)
 
 
-def _decision(part: _Part, ratios: Mapping[int, float], *, before: float, after: float) -> Decision:
+def _decision(part: Part, ratios: Mapping[int, float], *, before: float, after: float) -> Decision:
     tensors = ", ".join(
         dict.fromkeys(module_path(tensor) or tensor.name for tensors in part.tied for tensor in tensors)
     )

@@ -14,6 +14,7 @@ import onnx
 from mixport.arithmetic.float_functions import FLOAT_FUNCTIONS, FloatFunction
 from mixport.validate.interpreter.classify import classify
 from mixport.validate.interpreter.exponentials import unproved_pairs
+from mixport.validate.interpreter.flattened_codes import unflattened
 from mixport.validate.interpreter.float_tables import Cone, float_function, prove_cones
 from mixport.validate.interpreter.fusion import (
     FUSED_OPERATORS,
@@ -347,7 +348,7 @@ class _Planner:
         info = self.tensors[node.outputs[0]]
         assert info.dtype is not None
         entry = self.tensors[node.input(1)].kind == "unknown"
-        name = _unflattened(node, self.graph)
+        name = unflattened(node, self.graph)
         self.sites.append(
             Site(name=name, node=node, low=info.low, high=info.high, dtype=info.dtype, entry=entry)
         )
@@ -385,35 +386,6 @@ def _plain_array(value: Value) -> Array:
 
 def _port_dtype(elem_type: int) -> np.dtype[Any]:
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
-
-
-def _unflattened(table: Node, graph: Graph) -> str:
-    """Name of the codes that a table gives: behind the Reshape, and the Transpose of channels-last codes,
-    that undo flattening.
-    """
-    name, index = table.outputs[0], graph.producer.get(table.input(1))
-    flat = graph.producer.get(index.input(0)) if index is not None and index.op == "Cast" else index
-    if table.op != "GatherElements" or flat is None or flat.op != "Reshape":
-        return name
-    shaped = _only_reader(name, "Reshape", graph)
-    if shaped is None:
-        return name
-    before = graph.producer.get(flat.input(0))
-    back = _only_reader(shaped.outputs[0], "Transpose", graph)
-    undone = (
-        before is not None and before.op == "Transpose" and back is not None and _are_inverse(before, back)
-    )
-    return back.outputs[0] if undone and back is not None else shaped.outputs[0]
-
-
-def _only_reader(name: str, op: str, graph: Graph) -> Node | None:
-    readers = graph.consumers.get(name, ())
-    return readers[0] if len(readers) == 1 and readers[0].op == op and not graph.is_output(name) else None
-
-
-def _are_inverse(first: Node, second: Node) -> bool:
-    a, b = (node.attributes.get("perm", ()) for node in (first, second))
-    return len(a) == len(b) and bool(a) and all(a[place] == axis for axis, place in enumerate(b))
 
 
 def _with_expiry(steps: list[Step], graph: Graph) -> tuple[Step, ...]:

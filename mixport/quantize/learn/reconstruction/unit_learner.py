@@ -34,9 +34,15 @@ from mixport.quantize.learn.reconstruction.optimise import (
 )
 from mixport.quantize.learn.reconstruction.perturbation import Behind, perturbation_hessian
 from mixport.quantize.learn.reconstruction.rounding import LayerStart, Rounding
-from mixport.quantize.learn.reconstruction.state import LARGEST_FACTOR, LEAST_FACTOR, UnitState
+from mixport.quantize.learn.reconstruction.state import LEAST_FACTOR, UnitState
 from mixport.quantize.learn.reconstruction.task import Task
-from mixport.quantize.learn.reconstruction.variance import Spread, spread_of, widened
+from mixport.quantize.learn.reconstruction.unit_limits import (
+    at_limit,
+    learned_step,
+    steps_with_room,
+    widened_output,
+)
+from mixport.quantize.learn.reconstruction.variance import spread_of, widened
 from mixport.quantize.learn.units.channel_axis import channel_axis
 from mixport.quantize.learn.units.execute import Executor
 from mixport.quantize.learn.units.units import Unit
@@ -208,7 +214,7 @@ class UnitLearner:
                     after = relative_error(
                         self.executor, unit, data, shipped, batch=self.batch, weights=weights
                     )
-                    decisions = [*decisions, _widened(unit, spread)]
+                    decisions = [*decisions, widened_output(unit, spread)]
         except NotLearnedError as problem:
             steps, learned, after = (
                 {},
@@ -344,11 +350,11 @@ class UnitLearner:
             seed=seed,
             advance=advance,
         )
-        steps = {name: _step(params[name], factor) for name, factor in state.factors.items()}
+        steps = {name: learned_step(params[name], factor) for name, factor in state.factors.items()}
         fixed = [layer for layer in unit.layers if layer not in layers]
         steps, kept = steps_with_room(self.task, steps, fixed, params, integers)
         learned = {} if rounding is None else self._finish(layers, rounding, self.with_steps(params, steps))
-        return steps, learned, [*fewer, *_at_limit(unit, state, rounding), *kept]
+        return steps, learned, [*fewer, *at_limit(unit, state, rounding), *kept]
 
     def start(
         self, layer: fx.Node, integers: LayerIntegers, params: Params, *, mean: Tensor | None = None
@@ -406,58 +412,3 @@ class UnitLearner:
                 )
                 made[layer] = LayerIntegers(scales=scales, codes=stored, bias=bias_values)
         return made
-
-
-def steps_with_room(
-    task: Task, steps: Mapping[str, float], fixed: Sequence[fx.Node], params: Params, integers: Integers
-) -> tuple[dict[str, float], list[Decision]]:
-    """Learned steps without those at which the bias of a layer that is not learned would leave int32.
-
-    Args:
-        task: see Task.
-        steps: by site, real units.
-        fixed: layers that keep their integers.
-        params: of every site, calibrated.
-        integers: of every layer.
-    """
-    kept, decisions = dict(steps), list[Decision]()
-    for layer in fixed:
-        site, stored = read_site(task.plan, layer).name, integers[layer]
-        if site not in kept or kept[site] >= params[site].scale:
-            continue
-        least = least_scales(stored.bias, len(stored.scales), x_scale=kept[site])
-        alive = stored.codes.reshape(len(stored.codes), -1).any(1)
-        if bool((alive & (stored.scales < least)).any()):
-            del kept[site]
-            why = f"with a smaller one the bias of {task.widths[layer].name} would not fit int32"
-            decisions.append(Decision(where=site, what="activation step kept as calibrated", why=why))
-    return kept, decisions
-
-
-def _step(params: QuantParams, factor: Tensor) -> float:
-    return float(np.float32(params.scale * float(factor.clamp(LEAST_FACTOR, LARGEST_FACTOR))))
-
-
-def _widened(unit: Unit, spread: Spread) -> Decision:
-    what = f"output widened {spread.gain:.3g} times, to the variance of the float one"
-    return Decision(where=unit.name, what=what, why="learned on noisy inputs, least squared error shrinks it")
-
-
-def _at_limit(unit: Unit, state: UnitState, rounding: Rounding | None) -> list[Decision]:
-    """What wanted to leave its range: named, and held at its limit."""
-    found = [
-        Decision(
-            where=name,
-            what=f"activation step held at {limit} times its calibrated size",
-            why="reconstruction drove it further",
-        )
-        for name, factor in state.factors.items()
-        for limit in (LEAST_FACTOR, LARGEST_FACTOR)
-        if (float(factor) <= limit if limit < 1 else float(factor) >= limit)
-    ]
-    if rounding is not None:
-        channels = sum(rounding.at_floor(number) for number in range(len(rounding.layers)))
-        if channels:
-            what = f"weight scale of {channels} channels held at its floor"
-            found.append(Decision(where=unit.name, what=what, why="reconstruction drove it towards zero"))
-    return found

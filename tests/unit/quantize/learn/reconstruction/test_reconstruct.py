@@ -22,7 +22,8 @@ from mixport.quantize.integers.nearest import least_scales, read_params
 from mixport.quantize.learn.reconstruction.reconstruct import Reconstructed
 from mixport.quantize.learn.reconstruction.rounding import Rounding
 from mixport.quantize.learn.reconstruction.task import Task
-from mixport.quantize.learn.reconstruction.unit_learner import UnitLearner, steps_with_room
+from mixport.quantize.learn.reconstruction.unit_learner import UnitLearner
+from mixport.quantize.learn.reconstruction.unit_limits import steps_with_room
 from mixport.quantize.learn.units.execute import Executor
 from mixport.quantize.learn.units.units import find_units
 from mixport.records.choices.reconstruction_preset import find_preset
