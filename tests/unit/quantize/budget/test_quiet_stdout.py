@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,12 +33,22 @@ def test_what_c_code_prints_inside_is_dropped(capfd: Capture) -> None:
     assert printed(capfd) == ""
 
 
-def test_what_lay_in_the_buffer_before_is_written_out(capfd: Capture) -> None:
-    put("before")
-    with quiet_stdout():
-        put("inside")
-    put("behind")
-    assert printed(capfd) == "before\nbehind\n"
+def test_what_lay_in_the_buffer_before_is_written_out(repository: Path) -> None:
+    """In a process of its own: PYTHONUNBUFFERED takes C's buffer away, too."""
+    code = """
+import ctypes
+from mixport.quantize.budget.quiet_stdout import quiet_stdout
+C = ctypes.CDLL(None)
+C.puts(b"before")
+with quiet_stdout():
+    C.puts(b"inside")
+C.puts(b"behind")
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=repository, capture_output=True, check=True
+    )
+    assert done.stdout.split() == [b"before", b"behind"]
 
 
 def test_stderr_is_left_alone(capfd: Capture) -> None:

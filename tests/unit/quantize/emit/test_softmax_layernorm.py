@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from mixport.arithmetic.attention_softmax import choose_exponent
 from mixport.arithmetic.torch_ops import OPS
 from mixport.model.programs.fx_graph import aten, clean, constant, record_shapes
 from mixport.quantize.algorithms.activations import choose_params
+from mixport.quantize.emit import softmax_layernorm
 from mixport.quantize.emit.insert import code_params, insert_activations
 from mixport.quantize.emit.softmax_layernorm import composites_of, insert_softmax_layernorm
 from mixport.quantize.kernel_forms.late_division import divide_after_product
@@ -138,12 +140,18 @@ def test_a_normalisation_of_floats_stays(captured: Capture) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "bits"), [("w8a8", 8), ("w4a4", 4)])
-def test_numerators_take_the_bits_of_their_quantiser(captured: Capture, scheme: str, bits: int) -> None:
+def test_numerators_take_the_bits_of_their_quantiser(
+    captured: Capture, monkeypatch: pytest.MonkeyPatch, scheme: str, bits: int
+) -> None:
+    # Widths often have one step: what was asked for does not show in the result.
+    spy = Mock(wraps=softmax_layernorm.fix_exponent)
+    monkeypatch.setattr(softmax_layernorm, "fix_exponent", spy)
     graph, plan = coded(captured, Tokens(attention), scheme)
     scores = only(graph, OPS.softmax_numerators.default)
     factor = scores.args[1]
     assert insert_softmax_layernorm(graph, plan, portable=True) == []
     clean(graph)
+    assert [call.kwargs for call in spy.call_args_list] == [{"bits": bits}]
     made = only(graph, OPS.coded_numerators.default)
     assert isinstance(factor, float) and isinstance(made.args[2], float)
     wanted = choose_exponent(made.args[2] * factor, bits=bits)
