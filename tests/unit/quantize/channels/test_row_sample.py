@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
@@ -52,6 +52,7 @@ def test_all_rows_come_where_there_are_fewer_than_asked_for() -> None:
     assert sorted(rows_of(found, -1)) == sorted(rows_of(x * 2, 1)) and len(found) == 2 * 4 * 5
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 60), st.lists(st.integers(1, 3), min_size=1, max_size=4))
 def test_each_batch_gives_its_share_rounded_up(rows: int, sizes: list[int]) -> None:
     graph, node = doubled()
