@@ -57,7 +57,7 @@ def test_another_name_is_refused_with_all_that_are_allowed(name: str) -> None:
 
 def test_nobody_adds_to_the_table_by_accident() -> None:
     with pytest.raises(TypeError):
-        ALGORITHMS["own"] = ALGORITHMS[NEAREST]  # pyright: ignore[reportIndexIssue]
+        ALGORITHMS["own"] = ALGORITHMS[NEAREST]
 
 
 @pytest.mark.parametrize(

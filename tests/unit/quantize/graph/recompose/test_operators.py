@@ -102,9 +102,9 @@ def strided(x_shape: tuple[int, ...], *args: object) -> fx.GraphModule:
     """as_strided of an input of this shape, as the rest of a graph reads it."""
     graph = fx.Graph()
     x = graph.placeholder("x")
-    node = graph.call_function(aten.as_strided.default, (x, *args))  # pyright: ignore[reportArgumentType]
+    node = graph.call_function(aten.as_strided.default, (x, *args))
     graph.output(graph.call_function(aten.relu.default, (node,)))
-    x.meta["shape"], node.meta["shape"] = x_shape, tuple(args[0])  # pyright: ignore[reportArgumentType]
+    x.meta["shape"], node.meta["shape"] = x_shape, tuple(args[0])
     return fx.GraphModule(nn.Module(), graph)
 
 

@@ -19,7 +19,7 @@ class Nodes:
         self.x, self.y = self.graph.placeholder("x"), self.graph.placeholder("y")
 
     def __call__(self, target: object, *args: object) -> fx.Node:
-        return self.graph.call_function(target, args)  # pyright: ignore[reportArgumentType]
+        return self.graph.call_function(target, args)
 
 
 def test_a_name_stands_for_any_node() -> None:

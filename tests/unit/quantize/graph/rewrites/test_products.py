@@ -33,7 +33,7 @@ class Attention(nn.Module):
 
 
 def sdpa(**options: object) -> Attend:
-    return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, **options)  # pyright: ignore
+    return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, **options)
 
 
 def moving(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
