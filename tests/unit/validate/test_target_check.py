@@ -47,7 +47,12 @@ def test_the_last_allowed_opset_and_ir_version_fit(target: Target) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "fits"),
-    [(("N", 3, 8, 8), (True, False)), ((1, 3, 8, 8), (True, True)), (("N", 3, "H", 8), (False, False))],
+    [
+        (("N", 3, 8, 8), (True, False)),
+        ((1, 3, 8, 8), (True, True)),
+        (("N", 3, "H", 8), (False, False)),
+        (("N", "C", 8, 8), (False, False)),
+    ],
 )
 def test_only_the_batch_may_be_free(shape: tuple[Any, ...], fits: tuple[bool, bool], target: Target) -> None:
     model = build_network(shape=shape).build("head_sum")

@@ -114,9 +114,9 @@ def test_a_multiply_adds_the_zero_point_before_it_rounds(zero_point: int, expect
 
 
 def test_an_average_divides_by_its_window() -> None:
-    x = codes([[[[3, 4], [5, 5]], [[255, 255], [255, 255]]]], zero_point=3)
-    # (0 + 1 + 2 + 2) / 4 / 0.5 = 2.5 rounds to 2.
-    assert run("average", saturation(scale=0.5, zero_point=1), x).tolist() == [[[[3]], [[255]]]]
+    x = codes([[[[3, 4], [6, 6]], [[255, 255], [255, 255]]]], zero_point=3)
+    # (0 + 1 + 3 + 3) / 4 / 0.5 = 3.5 rounds to 4.
+    assert run("average", saturation(scale=0.5, zero_point=1), x).tolist() == [[[[5]], [[255]]]]
     with pytest.raises(UnsupportedModelError, match=r"n \(GlobalAveragePool\): input has 3 axes, allowed 4"):
         run("average", saturation(), codes([[[1]]]))
 

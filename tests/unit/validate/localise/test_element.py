@@ -121,3 +121,19 @@ def test_broadcasting_reads_the_code_of_a_gate() -> None:
     found = element_of(unit, {"x": x, "gate": gate.reshape(1, 3, 1, 1)}, (0, 2, 3, 1))
     assert [one.code for one in found.operands] == [45, 6]
     assert found.accumulator == (45 - 3) * (6 - 1) and found.exact == 210 * 0.125 + 7
+    # A shape that broadcasting does not read there has no code to tell.
+    found = element_of(unit, {"x": x[:, :, :2], "gate": gate.reshape(1, 3, 1, 1)}, (0, 2, 3, 1))
+    assert found.operands[0] == Operand(name="x", code=None, count=24) and found.exact is None
+
+
+def test_a_group_reads_its_own_channels() -> None:
+    b = QdqBuilder(shape=("N", 4, 8, 8))
+    b.quantise("input", "x", 0.03, 128)
+    conv = b.layer("Conv", "x", (6, 2, 3, 3), name="conv", group=2, strides=[2, 1], dilations=[1, 2])
+    interpreter = Interpreter(b.build(b.qdq(conv, "y", 0.3, 117)))
+    x = np.random.default_rng(4).normal(size=(1, 4, 8, 8)).astype(f32) * 2
+    codes = interpreter.run(x).codes
+    for index in [(0, 0, 0, 0), (0, 2, 2, 3), (0, 3, 1, 1), (0, 5, 2, 0)]:
+        assert (
+            rounded(interpreter.units[0], element_of(interpreter.units[0], codes, index)) == codes["y"][index]
+        )
