@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Float = NDArray[np.float32]
+_LARGEST_EXPONENT = 127
+"""Of a float32: above 2^127 there is no larger power of two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +36,19 @@ class ScaleGrid:
 
         Args:
             scales: positive, of any shape.
-            up: never below what was asked for.
+            up: never below what was asked for, as far as float32 goes.
 
         Returns:
             float32, of the same shape.
         """
         wanted = np.asarray(scales, np.float64)
         if not self.power_of_two:
-            return wanted.astype(np.float32)
-        exponents = np.log2(wanted)
-        return np.exp2(np.ceil(exponents) if up else np.rint(exponents)).astype(np.float32)
+            nearest = wanted.astype(np.float32)
+            return np.where(up & (nearest < wanted), np.nextafter(nearest, np.float32(np.inf)), nearest)
+        mantissa, exponent = np.frexp(wanted)  # wanted = mantissa 2^exponent, mantissa in [0.5, 1)
+        # 0.5 is a power of two itself; sqrt(0.5) is the middle of the exponents.
+        low = mantissa <= (0.5 if up else np.sqrt(0.5))
+        return np.ldexp(1.0, np.minimum(exponent - low, _LARGEST_EXPONENT)).astype(np.float32)
 
     def snap_weights(self, scales: ArrayLike) -> Float:
         """Weight scales [O] that are allowed and no smaller: onto the grid, and all alike where the weight

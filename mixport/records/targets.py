@@ -90,12 +90,20 @@ class ScaleRules(_Table):
 
 
 class GraphRules(_Table):
-    """Limits of the ONNX file."""
+    """Limits of the ONNX file.
 
-    opset: int
-    opset_int2: int
-    opset_max: int
-    ir_version_max: int
+    Attributes:
+        opset: of the file; 21 is the first with 16-bit codes and INT4, 26 the last that is written.
+        opset_int2: of a file with INT2 weights.
+        opset_max: the target reads up to this one.
+        ir_version_max: the target reads up to this one; 10 came with opset 21.
+        shapes: any batch, or one image.
+    """
+
+    opset: int = Field(ge=21, le=26)
+    opset_int2: int = Field(ge=25, le=26)
+    opset_max: int = Field(ge=21)
+    ir_version_max: int = Field(ge=10)
     shapes: Literal["dynamic-batch", "static"]
 
     @model_validator(mode="after")

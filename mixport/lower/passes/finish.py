@@ -80,7 +80,8 @@ class FinishPass(InPlacePass):
 
     def _rename(self, graph: ir.Graph) -> None:
         kept = {id(v): v for v in (*graph.inputs, *graph.outputs)}
-        names = _Names({"input", "output", *self.sites})
+        ports = (*self.signature.inputs, *self.signature.outputs)
+        names = _Names({*(port.name for port in ports), *self.sites})
         names.claim(graph.initializers)
         count = 0
         for n in graph:

@@ -56,7 +56,7 @@ def insert_softmax_layernorm(
     for node in list(graph.graph.nodes):
         if node.target is aten.softmax.int:
             made = _softmax(graph, node) if portable else None
-            why = "softmax over another axis than the last, or over more than 65,536 scores"
+            why = "softmax over another axis than the last, over more than 65,536 scores, or in another type"
         elif plan.kinds.get(node) is Kind.NORM:
             made = _layer_norm(graph, node) if portable else None
             why = "the normalisation reads no codes"

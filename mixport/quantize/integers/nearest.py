@@ -166,7 +166,8 @@ def room_for_bias(
 def least_scales(bias: Float | None, channels: int, *, x_scale: float, grid: ScaleGrid = ANY_SCALE) -> Float:
     """Smallest weight scales, float32 [O], at which the bias codes stay below 2^29."""
     magnitude = (np.abs(bias) if bias is not None else np.zeros(channels, np.float32)).astype(np.float64)
-    return grid.snap_weights(np.maximum(magnitude / (float(x_scale) * _BIAS_LIMIT), 2.0**-60))
+    least = np.maximum(magnitude / (float(x_scale) * _BIAS_LIMIT), 2.0**-60)
+    return grid.snap_weights(least.astype(np.float32))
 
 
 def scales_of_dead(
@@ -184,5 +185,6 @@ def scales_of_dead(
         return scales
     magnitude = (np.abs(bias) if bias is not None else np.zeros(len(scales), np.float32)).astype(np.float64)
     dead = ~codes.reshape(len(codes), -1).any(1)
-    fine = grid.snap_weights(np.maximum(magnitude / (float(x_scale) * _DEAD_BIAS_CODE), 2.0**-60))
+    wanted = np.maximum(magnitude / (float(x_scale) * _DEAD_BIAS_CODE), 2.0**-60)
+    fine = grid.snap_weights(wanted.astype(np.float32))
     return np.where(dead, fine, scales).astype(np.float32)

@@ -82,7 +82,7 @@ def activation_params(
     """
     low, high = _span(histogram, bounds)
     if storage == "int16":
-        scale = float(rule.grid.snap(max(abs(low), abs(high)) / 32767, up=True))
+        scale = float(rule.grid.snap(np.float32(max(abs(low), abs(high)) / 32767), up=True))
         return _finish(scale, 0, bits, storage, None)
     levels = 2**bits - 1
     if margin is not None:

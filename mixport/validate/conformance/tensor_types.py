@@ -44,7 +44,8 @@ class TensorTypes:
         if axes is None or shape is None or largest is None or limit is None:
             return False
         count = 1
-        for axis in axes.reshape(-1):
+        every = not axes.size and not node.attributes.get("noop_with_empty_axes", 0)
+        for axis in range(len(shape)) if every else axes.reshape(-1):
             size = shape[int(axis)]
             if size is None:
                 return False

@@ -91,7 +91,7 @@ def _join(node: Node, infos: Sequence[TensorInfo]) -> Classified:
     if "codes" not in kinds:
         return Classified(how="join", info=_INDEX if kinds == {"index"} else _FLOAT)
     fills = node.op == "Pad" and node.attributes.get("mode", "constant") == "constant"
-    fillers = infos[2:3] if fills else ()
+    fillers = infos[2:3] if fills and node.input(2) else ()  # absent inputs have no info
     lows = [i.low for i in (*tensors, *fillers)] + ([0] if fills and not fillers else [])
     highs = [i.high for i in (*tensors, *fillers)] + ([0] if fills and not fillers else [])
     dtype = next(i.dtype for i in tensors if i.kind == "codes")

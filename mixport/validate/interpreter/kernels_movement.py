@@ -41,7 +41,8 @@ def _flatten(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:
     data = _data(args)
     axis = node.attributes.get("axis", 1)
     axis += data.ndim if axis < 0 else 0
-    return (data.reshape(int(np.prod(data.shape[:axis], dtype=np.int64)), -1),)
+    rows, columns = (int(np.prod(part, dtype=np.int64)) for part in (data.shape[:axis], data.shape[axis:]))
+    return (data.reshape(rows, columns),)
 
 
 def _squeeze(node: Node, args: Sequence[Array | None]) -> tuple[Array, ...]:

@@ -148,6 +148,10 @@ def _in_floats(
     ) if only_adds and difference == 1 else float_operators(names, difference=difference)
 
 
+_ONE_TENSOR = frozenset({"Reshape", "Expand", "Slice", "Squeeze", "Unsqueeze", "Tile"})
+"""Operators whose other inputs are sizes and places."""
+
+
 def _ancestors(graph: Graph, site: str, stops: frozenset[str]) -> tuple[list[Node], list[str]]:
     nodes: dict[int, Node] = {}
     sources: dict[str, None] = {}
@@ -162,5 +166,7 @@ def _ancestors(graph: Graph, site: str, stops: frozenset[str]) -> tuple[list[Nod
         if node is None or node.index in nodes:
             continue
         nodes[node.index] = node
-        waiting.extend(other for other in node.inputs if other)
+        # Sizes and places are no values: what computes them cannot make a code differ.
+        data = node.inputs[:1] if node.op in _ONE_TENSOR else node.inputs
+        waiting.extend(other for other in data if other)
     return [nodes[index] for index in sorted(nodes)], list(sources)

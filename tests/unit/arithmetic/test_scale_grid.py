@@ -102,3 +102,15 @@ def test_each_rule_alone_can_refuse() -> None:
 
 def test_scales_move_freely_only_where_any_is_allowed() -> None:
     assert [grid.moves_freely for grid in GRIDS] == [True, False, False, False]
+
+
+def test_up_is_never_below_for_doubles_either() -> None:
+    wanted = np.array([0.7, 2.0**100 * (1 + 2.0**-50), 1e-30])
+    for grid in (ScaleGrid(), ScaleGrid(power_of_two=True)):
+        found = grid.snap(wanted, up=True)
+        assert (found.astype(np.float64) >= wanted).all()
+        np.testing.assert_array_equal(grid.snap(found, up=True), found)
+
+
+def test_the_largest_power_of_two_is_the_last() -> None:
+    assert ScaleGrid(power_of_two=True).snap(3e38, up=True) == np.float32(2.0**127)

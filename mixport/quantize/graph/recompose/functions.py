@@ -24,12 +24,15 @@ _SOFTPLUS_SCALED = (
 _FUNCTIONS: tuple[tuple[Pattern, Any], ...] = (
     ((aten.mul.Tensor, "x", (aten.sigmoid.default, "x")), aten.silu.default),
     ((aten.mul.Tensor, (aten.sigmoid.default, "x"), "x"), aten.silu.default),
-    ((aten.mul.Tensor, "x", (aten.tanh.default, _SOFTPLUS)), aten.mish.default),
+    (_SOFTPLUS, aten.softplus.default),
+    ((aten.mul.Tensor, "x", (aten.tanh.default, (aten.softplus.default, "x"))), aten.mish.default),
     ((aten.div.Tensor, (aten.mul.Tensor, "x", _SIX), 6), aten.hardswish.default),
     ((aten.div.Tensor, _SIX, 6), aten.hardsigmoid.default),
     (_SOFTPLUS_SCALED, aten.softplus.default),
 )
-"""Pattern of one x -> the function of it."""
+"""Pattern of one x -> the function of it; what a pattern reads stands before it in the graph, and is put
+together before.
+"""
 
 
 def recompose_functions(graph: fx.GraphModule) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, cast
 
-from torch import fx
+from torch import Tensor, fx
 
 from mixport.model.programs.fx_graph import arguments, aten, shape_of, tensor_arg
 
@@ -82,6 +82,10 @@ def _keeps_places(node: fx.Node) -> bool:
     order).
     """
     source, shape = tensor_arg(node, 0), shape_of(node)
+    value = source.meta.get("val")
+    # Strides count places in memory: those of a transposed tensor are others than those of its shape.
+    if isinstance(value, Tensor) and not value.is_contiguous():
+        return False
     if len(node.args) != 3 or shape != shape_of(source):
         return False
     strides = cast("list[int]", node.args[2])

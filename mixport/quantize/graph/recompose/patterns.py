@@ -6,6 +6,9 @@ from typing import Any, cast
 
 from torch import fx
 
+_ABOUT_MEMORY = frozenset({"dtype", "layout", "device", "pin_memory", "memory_format"})
+"""Keyword arguments that say where and how values lie."""
+
 Pattern = object
 """A tuple (operator, pattern of each argument), a name that stands for any node, or a number."""
 
@@ -25,6 +28,8 @@ def bind(
         return bound if value == pattern and not isinstance(value, fx.Node) else None
     target, *parts = cast("tuple[Any, ...]", pattern)
     if not isinstance(value, fx.Node) or value.target is not target or len(value.args) != len(parts):
+        return None
+    if value.kwargs.keys() - _ABOUT_MEMORY:  # alpha, rounding_mode: another function
         return None
     for argument, part in zip(value.args, parts, strict=True):
         if bind(argument, part, bound) is None:

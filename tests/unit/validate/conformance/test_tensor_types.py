@@ -97,3 +97,14 @@ def test_a_symbolic_length_proves_nothing() -> None:
 def test_floats_of_an_unknown_kind_prove_nothing() -> None:
     body = "c = Cast <to = 1> (x)\n d = Sqrt (c)"
     assert not exact(types_of(body, size=2))
+
+
+def test_empty_axes_are_every_axis() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 21]>
+        g (uint8[8388608, 4] x) => (float[1, 1] y) <int64[0] axes = {}>
+        { c = Cast <to = 1> (x) y = ReduceSum(c, axes) }"""
+    )
+    graph = read_graph(model)
+    types = tensor_types(graph)
+    assert not types.exact_sum(graph.producer["y"])

@@ -11,6 +11,7 @@ import pytest
 from mixport.validate.interpreter.classify import Classified, classify
 from mixport.validate.interpreter.fusion import Surroundings
 from mixport.validate.interpreter.graph import Node, read_graph
+from mixport.validate.interpreter.interpreter import Interpreter
 from mixport.validate.interpreter.values import Quantisation, TensorInfo
 
 #: `root` and `sum` are the divisors that cannot be 0; `other` is any other float.
@@ -141,3 +142,14 @@ def test_sums_of_dequantised_codes_need_one_power_of_two() -> None:
     infos = (dequantised(2.0**-8), dequantised(0.3), dequantised(2.0**-8, I16), dequantised([0.5, 0.25]))
     found = [classified("ReduceSum", info, INDEX, constants={"q": [1]}).how for info in infos]
     assert found == ["elementwise", "island", "island", "island"]
+
+
+def test_a_pad_with_axes_and_no_filler_gives_zeros() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 21]>
+        g (uint8[2, 3] x) => (uint8[2, 5] y)
+        <uint8 low = {90}, uint8 high = {110}, int64[2] pads = {1, 1}, int64[1] axes = {1}>
+        { c = Clip(x, low, high) y = Pad(c, pads, , axes) }"""
+    )
+    info = Interpreter(model).plan.tensors["y"]
+    assert (info.low, info.high) == (0, 110)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from mixport.records.errors import UnsupportedModelError
 from mixport.validate.interpreter.graph import Array, Node
+from mixport.validate.interpreter.interpreter import Interpreter
 from mixport.validate.interpreter.kernels_movement import JOINS, MOVES
 
 X = np.arange(6, dtype=np.uint8).reshape(2, 3)
@@ -120,3 +122,11 @@ def test_what_is_not_interpreted_is_refused() -> None:
     assert caught.value.hint == "write it as a Slice"
     with pytest.raises(UnsupportedModelError, match=r"n \(MaxPool\): only explicit pads"):
         run("MaxPool", SQUARE, kernel_shape=(2, 2), auto_pad="SAME_UPPER")
+
+
+def test_an_empty_batch_is_flattened() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> g (uint8[n,2,2] x) => (uint8[n,m] y) { y = Flatten(x) }'
+    )
+    got = Interpreter(model).run_feeds({"x": np.zeros((0, 2, 2), np.uint8)}).outputs["y"]
+    assert got is not None and got.shape == (0, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import fx
 
 from mixport.model.programs.fx_graph import aten
@@ -98,3 +99,13 @@ def test_another_operator_does_not_match_and_neither_does_an_input() -> None:
 def test_overloads_are_different_operators() -> None:
     of = Nodes()
     assert bind(of(aten.mul.Scalar, of.x, 2), (aten.mul.Tensor, "x", 2)) is None
+
+
+def test_an_argument_that_changes_the_function_matches_nothing() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    plain = graph.call_function(torch.ops.aten.add.Tensor, (x, 3))
+    doubled = graph.call_function(torch.ops.aten.add.Tensor, (x, 3), {"alpha": 2})
+    placed = graph.call_function(torch.ops.aten.add.Tensor, (x, 3), {"dtype": torch.float32})
+    pattern = (torch.ops.aten.add.Tensor, "x", 3)
+    assert [bind(node, pattern) for node in (plain, doubled, placed)] == [{"x": x}, None, {"x": x}]
