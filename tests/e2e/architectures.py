@@ -56,7 +56,7 @@ class Outcome:
     message: str = ""
 
 
-#: Quick ones of four kinds: these run by default, the others with `pytest -m architectures`.
+#: Quick ones of four kinds: `pytest -m sweep` builds these, `pytest -m architectures` the others.
 QUICK = ("regnetx_002", "mobilenetv3_small_100", "convnext_atto", "vit_tiny_patch16_224")
 
 ARCHITECTURES = (

@@ -12,10 +12,10 @@ from tests.e2e.architectures import ARCHITECTURES, QUICK, SCHEMES, Architecture,
 
 
 def _marks(architecture: Architecture, scheme: str) -> tuple[pytest.MarkDecorator, ...]:
-    """The quickest one runs by default, the other quick ones in the sweep."""
+    """Quick ones are built in the sweep."""
     if scheme != "w4a8" or architecture.name not in QUICK:
         return (pytest.mark.architectures,)
-    return () if architecture.name == QUICK[0] else (pytest.mark.sweep,)
+    return (pytest.mark.sweep,)
 
 
 def _parameters() -> list[object]:

@@ -407,7 +407,13 @@ def test_the_bundle_keeps_the_rules_of_its_target(capsys: Capture, tiny_bundle: 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.sweep),
+    ],
+)
 def test_an_interrupted_build_goes_on_where_it_stopped(
     how: signal.Signals, code: int, tmp_path: Path, repository: Path, tiny_bundle: Path
 ) -> None:

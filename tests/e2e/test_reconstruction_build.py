@@ -94,6 +94,7 @@ def test_mlps_with_relu_are_in_the_bundle(capsys: Capture) -> None:
     )
 
 
+@pytest.mark.sweep
 def test_another_number_of_steps_is_another_build(capsys: Capture) -> None:
     build(capsys, "tests.models:tiny", "--iters", "0")
     nearest = Path("out/model.onnx").read_bytes()
