@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import fx
 
 from mixport.model.programs.fx_graph import (
@@ -17,8 +15,6 @@ from mixport.model.programs.fx_graph import (
 from mixport.quantize.channels.factors import FIXED, Channels, Factors
 from mixport.quantize.graph.roles import Kind
 from mixport.quantize.sites.code_flow import CodeFlow
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,25 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from mixport.validate.interpreter.graph import Graph, Node
-
-How = Literal[
-    "constant",
-    "quantise",
-    "dequantise",
-    "fused",
-    "pass",
-    "move",
-    "join",
-    "elementwise",
-    "source",
-    "shape",
-    "function",
-    "island",
-]
-"""How a node is executed; `pass` is a node that a fused operator has absorbed."""
 
 
 def unflattened(table: Node, graph: Graph) -> str:
