@@ -255,7 +255,8 @@ def test_an_output_folder_that_is_not_a_bundle_stays_as_it_is(sandbox: Sandbox) 
     assert not (sandbox.folder / "calib_cache" / "quantized").exists()
 
 
-@pytest.mark.parametrize("limit", [pytest.param(2_000, marks=pytest.mark.sweep), 20_000])
+@pytest.mark.parametrize("limit", [2_000, 20_000])
+@pytest.mark.sweep
 def test_a_disk_without_room(sandbox: Sandbox, limit: int) -> None:
     # A limit on the size of files fails the same writes as a full disk, and needs no privileges. It holds for
     # a whole process.

@@ -24,7 +24,9 @@ from mixport.validate.proof.prove import prove
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.parametrize("scheme", ["w2a4", "w4a4", "w4a8"])
+@pytest.mark.parametrize(
+    "scheme", ["w2a4", *(pytest.param(scheme, marks=pytest.mark.sweep) for scheme in ("w4a4", "w4a8"))]
+)
 def test_every_low_bit_convolution_is_proved_by_enumeration(
     tmp_path: Path, scheme: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,7 @@ def test_the_bundle_says_what_was_learned(capsys: Capture) -> None:
     assert run(["validate", "out", "--quiet"]) == 0
 
 
+@pytest.mark.sweep
 def test_mlps_with_relu_are_in_the_bundle(capsys: Capture) -> None:
     document, _ = build(capsys, "tests.reconstruction:mlps", "--iters", "2", "--mlp-reconstruction")
     found = document["reconstruction"]

@@ -139,9 +139,8 @@ def check(quantized: QuantizedModel, lowered: LoweredGraph) -> None:
         assert set(read.files) == set(codes)
 
 
-@pytest.mark.parametrize(
-    "program", [False, pytest.param(True, marks=pytest.mark.sweep)], ids=["module", "pt2"]
-)
+@pytest.mark.sweep
+@pytest.mark.parametrize("program", [False, True], ids=["module", "pt2"])
 def test_every_nasty_name_at_once(tmp_path: Path, program: bool) -> None:
     check(*build(tmp_path, list(NASTY), program=program))
 

@@ -23,7 +23,7 @@ from tests.random_modules import HEADS, STEPS, RandomModule, Recipe
 
 EXAMPLES = int(os.environ.get("MIXPORT_RANDOM_MODULES", "30"))
 """Of the sweep."""
-FEW = 6
+FEW = 3
 """How many modules are drawn; a longer run sets it."""
 _LEAST_DB = 0.0
 """Sharp functions (squares of squares, attention on large scores) lose much at 8 bits. Below, nothing is left

@@ -15,7 +15,13 @@ from mixport.model.float_model import load_model
 from mixport.quantize.emit.simulate import open_simulation
 from mixport.quantize.quantizer import quantize
 from mixport.records.calibration_set import CalibrationSet
-from mixport.records.choices.reconstruction_preset import PRESETS, Preset, ReconstructionOptions, find_preset
+from mixport.records.choices.reconstruction_preset import (
+    DEFAULT,
+    PRESETS,
+    Preset,
+    ReconstructionOptions,
+    find_preset,
+)
 from mixport.records.choices.scheme import Scheme
 from mixport.records.choices.search import UnitRecord
 from mixport.records.errors import BadOptionError
@@ -49,7 +55,12 @@ def errors(unit: UnitRecord) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
-    ("model", "preset"), [*(("tiny", preset) for preset in PRESETS), ("transformer", "aphq")]
+    ("model", "preset"),
+    [
+        ("tiny", DEFAULT),
+        ("transformer", "aphq"),
+        *(pytest.param("tiny", one, marks=pytest.mark.sweep) for one in PRESETS if one != DEFAULT),
+    ],
 )
 def test_every_preset_keeps_the_bundle_exact(tmp_path: Path, model: str, preset: str) -> None:
     quantized = learned(tmp_path, model, find_preset(preset))
