@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mixport.model.cifar_resnet import BLOCKS, CifarResNet
+from mixport.model.shipped.cifar_resnet import BLOCKS, CifarResNet
 from training import cifar10
 from training.checkpoint import resume, save_parts
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mixport.model.cifar_resnet import BLOCKS, CifarResNet
+from mixport.model.shipped.cifar_resnet import BLOCKS, CifarResNet
 from training.classifier import MEAN, STD
 
 #: Channels and side of the last stage's output, which latents and denoiser are aligned with.

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mixport.model.cifar_vit import cifar_vit
+from mixport.model.shipped.cifar_vit import cifar_vit
 from training import cifar10
 from training.autoencoder import to_pixels
 from training.checkpoint import resume, save_parts

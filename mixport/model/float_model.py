@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from mixport.model.builtin_models import CIFAR10_CLASSES, builtin_weights, create_builtin
 from mixport.model.class_file import Classes, read_classes
 from mixport.model.load_state import load_into
 from mixport.model.programs.program_file import load_program
 from mixport.model.request import ModelRequest, PreprocessingOverrides
+from mixport.model.shipped.builtin_models import CIFAR10_CLASSES, builtin_weights, create_builtin
 from mixport.model.timm_model import create_timm, merge_branches
 from mixport.model.torchscript import check_eager, is_torchscript
 from mixport.model.weights_file import check_finite, check_plain, read_state_dict

@@ -14,7 +14,7 @@ from mixport.pipeline.options.calibration import CalibrationAsked
 from mixport.records.choices.algorithms import ALGORITHMS, NEAREST, Algorithm
 from mixport.records.choices.reconstruction_preset import ReconstructionOptions
 from mixport.records.choices.scheme import Scheme
-from mixport.records.devices import compute_threads, resolve_device
+from mixport.records.machine import compute_threads, resolve_device
 from mixport.records.runtime import Runtime
 from mixport.records.targets import Target, load_target
 from mixport.release.evaluate import Gate

@@ -28,8 +28,8 @@ from mixport.pipeline.warnings import (
 from mixport.quantize.emit.simulate import open_simulation
 from mixport.records.calibration_set import CalibrationSet
 from mixport.records.decision import BuildWarning
-from mixport.records.environment import describe_environment
 from mixport.records.errors import MixportError, StoreError
+from mixport.records.machine import describe_environment
 from mixport.records.quantized_model import LoweredGraph
 from mixport.records.targets import Target
 from mixport.records.validation_report import ValidationReport

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from mixport.builtin import generator_folder
-from mixport.records.environment import cpu_name, vector_features
+from mixport.records.machine import cpu_name, vector_features
 
 Status = Literal["ok", "warning", "missing"]
 

@@ -98,7 +98,7 @@ def quantize(
             )
         choose = ChooseUnderBudget(inner=choose, smallest_bytes=smallest_bytes)
     batches = CalibrationBatches(model=model, calibration=calibration)
-    context = ChoiceContext(batches=batches, learner=learner, workdir=workdir, progress=progress)
+    context = ChoiceContext(batches=batches, learner=learner, progress=progress)
     return emit(prepared, choose(prepared, context), batches, workdir=workdir)
 
 

@@ -33,7 +33,7 @@ from mixport.calibration.calibrate import calibrate
 from mixport.calibration.prompts.prompts import prompts
 from mixport.calibration.recipe import GeneratorSettings, PromptRecipe, Strategy, parse_calibration
 from mixport.cli.console import Console
-from mixport.model.cifar_resnet import BLOCKS, CifarResNet
+from mixport.model.shipped.cifar_resnet import BLOCKS, CifarResNet
 from mixport.records.calibration_set import Preprocessing
 from mixport.storage.images import normalise
 from mixport.storage.store import Store

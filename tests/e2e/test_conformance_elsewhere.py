@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-from mixport.records.environment import vector_features
 from mixport.records.errors import RuntimeUnavailableError
+from mixport.records.machine import vector_features
 from mixport.records.targets import load_target
 from mixport.validate.conformance.catalogue import choose
 from mixport.validate.conformance.kit import make_kit, run_kit

@@ -31,8 +31,8 @@ from mixport.calibration.generator.open_pipeline import (
 )
 from mixport.calibration.generator.request import DrawingRequest
 from mixport.calibration.prompts.prompts import Prompt, prompts
-from mixport.records.environment import describe_environment
 from mixport.records.errors import BadOptionError
+from mixport.records.machine import describe_environment
 from mixport.records.progress import Progress
 from mixport.storage.store import Store
 

@@ -26,9 +26,9 @@ from mixport.calibration.generator.file_hashes import file_hashes
 from mixport.calibration.generator.resolve import Generator, resolve_generator
 from mixport.calibration.prompts.phrases import ADJECTIVES, DEFAULT_TEMPLATE
 from mixport.calibration.recipe import GeneratorSettings, PromptRecipe
-from mixport.records.devices import resolve_device
 from mixport.records.errors import BadInputError, BadOptionError
 from mixport.records.fingerprint import sha256_json
+from mixport.records.machine import resolve_device
 
 SAFETY_CHECKER = "safety_checker"
 

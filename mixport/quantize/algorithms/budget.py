@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from mixport.quantize.algorithms.context import ChoiceContext, Choose
 from mixport.quantize.budget.auto_widths import Sizes, choose_widths, learned_bytes
@@ -39,7 +40,7 @@ class ChooseUnderBudget:
             target=prepared.target,
             sizes=sizes,
             images=len(images),
-            rounding=round_to_nearest,
+            rounding=partial(round_to_nearest, grid=prepared.rule.grid),
             progress=context.progress,
         )
         return replace(self.inner(prepared.with_widths(widths), context), search=search)

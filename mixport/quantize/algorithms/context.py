@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from mixport.quantize.calibration_batches import CalibrationBatches
@@ -19,13 +18,11 @@ class ChoiceContext:
     Attributes:
         batches: calibration images.
         learner: how codes are learned; None where nothing is.
-        workdir: existing folder for files that are not kept.
         progress: bars.
     """
 
     batches: CalibrationBatches
     learner: LearningSession | None
-    workdir: Path
     progress: Progress
 
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from mixport.arithmetic.scale_grid import ANY_SCALE, ScaleGrid
 from mixport.model.programs.fx_graph import constant, operator_of
 from mixport.quantize.scales.ranges import weight_scales
 from mixport.records.errors import InvariantError
@@ -23,9 +24,11 @@ shape.
 """
 
 
-def round_to_nearest(layer: fx.Node, weight: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
-    """Round to round_to_nearest with the scales that the quantiser would start from."""
-    scales, codes = weight_scales(weight, bits=bits)
+def round_to_nearest(
+    layer: fx.Node, weight: NDArray[np.float32], bits: int, *, grid: ScaleGrid = ANY_SCALE
+) -> NDArray[np.float32]:
+    """Round to nearest with the scales that the quantiser would start from."""
+    scales, codes = weight_scales(weight, bits=bits, grid=grid)
     return codes.astype(np.float32) * scales.reshape(-1, *[1] * (weight.ndim - 1))
 
 

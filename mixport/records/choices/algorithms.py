@@ -26,14 +26,12 @@ class Algorithm:
         title: one line for people.
         entry: `package.module:function` of a `mixport.quantize.algorithms.context.Choose`.
         preset: how it learns unit by unit; None where it does not.
-        differs: what of its publication is not reproduced.
     """
 
     name: str
     title: str
     entry: str
     preset: Preset | None = None
-    differs: str = ""
 
     def load(self) -> Callable[..., Any]:
         """The function itself; imports its module."""
@@ -52,7 +50,6 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
             preset.name: Algorithm(
                 name=preset.name,
                 title=preset.title,
-                differs=preset.differs,
                 entry=_RECONSTRUCTION,
                 preset=preset,
             )

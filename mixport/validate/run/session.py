@@ -13,8 +13,8 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from mixport.records.environment import cpu_name, vector_features
 from mixport.records.errors import BadInputError, UnsupportedModelError
+from mixport.records.machine import cpu_name, vector_features
 from mixport.records.runtime import RuntimeInfo
 from mixport.records.targets import SessionRules
 from mixport.validate.interpreter.graph import Array, load_model

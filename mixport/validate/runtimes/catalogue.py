@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from mixport.records.environment import cpu_name
 from mixport.records.errors import BadInputError, RuntimeUnavailableError
+from mixport.records.machine import cpu_name
 from mixport.records.progress import Progress, SilentProgress
 from mixport.validate.runtimes import board, browser, local, web
 from mixport.validate.runtimes.emulated import (

@@ -28,7 +28,7 @@ from mixport.quantize.learn.units.units import Unit, find_units, merge_units
 from mixport.records.choices.reconstruction_preset import Preset
 from mixport.records.choices.search import Reconstruction, UnitRecord
 from mixport.records.decision import Decision
-from mixport.records.devices import compute_threads
+from mixport.records.machine import compute_threads
 from mixport.records.progress import Advance, Progress
 
 

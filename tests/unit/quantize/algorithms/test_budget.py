@@ -53,7 +53,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
     scheme = Scheme.parse("auto:0.47:a4")
     prepared = prepare(float_model(seeded(Clamped)), calibration, load_target("ort-cpu"), scheme=scheme)
     batches = CalibrationBatches(model=prepared.model, calibration=calibration)
-    context = ChoiceContext(batches=batches, learner=None, workdir=folder, progress=SilentProgress())
+    context = ChoiceContext(batches=batches, learner=None, progress=SilentProgress())
     return prepared, context
 
 

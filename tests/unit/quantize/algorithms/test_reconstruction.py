@@ -57,7 +57,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
         float_model(stack()), calibration, load_target("ort-cpu"), scheme=Scheme.parse("w8a8"), learned=True
     )
     batches = CalibrationBatches(model=prepared.model, calibration=calibration)
-    return prepared, ChoiceContext(batches=batches, learner=None, workdir=folder, progress=SilentProgress())
+    return prepared, ChoiceContext(batches=batches, learner=None, progress=SilentProgress())
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_an_assignment_from_anywhere_is_emitted(
     prepared: Prepared, calibration: CalibrationSet, tmp_path: Path
 ) -> None:
     batches = CalibrationBatches(model=prepared.model, calibration=calibration)
-    context = ChoiceContext(batches=batches, learner=None, workdir=tmp_path, progress=SilentProgress())
+    context = ChoiceContext(batches=batches, learner=None, progress=SilentProgress())
     before = prepared.graph.code
     chosen = choose_nearest(prepared, context)
     assert prepared.graph.code == before, "a choice leaves the graph as it is"

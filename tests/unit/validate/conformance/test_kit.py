@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
-from mixport.records.environment import vector_features
 from mixport.records.errors import BadOptionError, RuntimeUnavailableError
+from mixport.records.machine import vector_features
 from mixport.records.runtime import RuntimeAnswer, RuntimeInfo, RuntimeJob
 from mixport.records.targets import SessionRules, load_target
 from mixport.validate.conformance.catalogue import FORMS, cases_of, choose

@@ -1,4 +1,4 @@
-"""The machine and the versions that a result was made with."""
+"""The machine: what a result was made with, and where torch computes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 import mixport
+from mixport.records.errors import BadOptionError
 
 #: Packages whose versions can change a result.
 _PACKAGES = (
@@ -60,3 +61,25 @@ def _cpuinfo() -> dict[str, str]:
         return {}
     pairs = (line.partition(":") for line in text.split("\n\n", 1)[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def resolve_device(asked: str) -> str:
+    """`cpu` or `cuda` for auto, cpu or cuda. Raises BadOptionError where CUDA is asked for and not there."""
+    if asked == "cpu":
+        return asked
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if asked == "cuda":
+        raise BadOptionError("--device is cuda, and torch finds no CUDA device here", hint="--device cpu")
+    return "cpu"
+
+
+def compute_threads() -> int:
+    """How many threads torch computes with on the CPU: sums are split among them, so float results depend on
+    their number.
+    """
+    import torch
+
+    return torch.get_num_threads()

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from mixport.builtin import weights_file
-from mixport.model.cifar_resnet import BLOCKS, CifarResNet
-from mixport.model.cifar_vit import cifar_vit
+from mixport.model.shipped.cifar_resnet import BLOCKS, CifarResNet
+from mixport.model.shipped.cifar_vit import cifar_vit
 from mixport.records.errors import BadInputError
 
 #: In index order.

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mixport.model import builtin_models
-from mixport.model.builtin_models import CIFAR10_CLASSES, builtin_weights, create_builtin
-from mixport.model.cifar_vit import cifar_vit
 from mixport.model.class_file import read_classes
 from mixport.model.float_model import load_model
 from mixport.model.output_classes import check_class_count
+from mixport.model.shipped import builtin_models
+from mixport.model.shipped.builtin_models import CIFAR10_CLASSES, builtin_weights, create_builtin
+from mixport.model.shipped.cifar_vit import cifar_vit
 from mixport.model.timm_model import create_timm
 from mixport.records.errors import BadInputError
 
@@ -59,11 +59,15 @@ def test_what_is_no_builtin_model() -> None:
 
 def test_preprocessing_that_nobody_states_is_marked(tmp_path: Path) -> None:
     assert load_model("tests.models:tiny").assumed == ()
-    assert load_model("tests.unit.model.test_builtin_models:plain").assumed == ("input_size", "mean", "std")
+    assert load_model("tests.unit.model.shipped.test_builtin_models:plain").assumed == (
+        "input_size",
+        "mean",
+        "std",
+    )
     from mixport.model.request import PreprocessingOverrides
 
     stated = PreprocessingOverrides(input_size=(8, 8), mean=(0, 0, 0))
-    assert load_model("tests.unit.model.test_builtin_models:plain", overrides=stated).assumed == ("std",)
+    assert load_model(f"{__name__}:plain", overrides=stated).assumed == ("std",)
 
 
 def plain() -> torch.nn.Module:

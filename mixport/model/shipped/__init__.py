@@ -1,0 +1,1 @@
+"""The architectures that mixport brings, and the names of the models that ship."""
