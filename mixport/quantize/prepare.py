@@ -29,7 +29,7 @@ from mixport.quantize.kernel_forms.spread_gates import spread_gates
 from mixport.quantize.learn.mlps.reconstruct import ReconstructedMlps
 from mixport.quantize.prepared import Prepared
 from mixport.quantize.scales.ranges import ScaleRule
-from mixport.quantize.sites.planner import make_plan
+from mixport.quantize.sites.planner import QuantizationPlan, make_plan
 from mixport.quantize.sites.widths import scheme_widths
 from mixport.records.calibration_set import CalibrationSet
 from mixport.records.choices.scheme import Scheme
@@ -40,6 +40,11 @@ from mixport.records.progress import Progress, SilentProgress
 from mixport.records.targets import Target
 
 _LEVEL_IMAGES = 256
+_EIGHT_BITS = 8
+_OPERATORS: Mapping[Kind, str] = MappingProxyType(
+    {Kind.ADD: "Add", Kind.MULTIPLY: "Mul", Kind.POOL: "GlobalAveragePool", Kind.PRODUCT: "MatMul"}
+)
+"""ONNX operators that run on the codes of both sides."""
 
 AlterMlps = Callable[[Captured, Scheme], ReconstructedMlps]
 """Alters the MLPs of a captured graph in place, and says which."""
@@ -107,6 +112,7 @@ def prepare(
     )
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
+    _refuse_missing_operators(plan, target)
     if any(kind is Kind.PRODUCT for kind in plan.kinds.values()):
         _refuse_signed_products(target)
     widths = scheme_widths(graph, plan, scheme, table=table)
@@ -144,6 +150,20 @@ def scale_rule(target: Target) -> ScaleRule:
     return ScaleRule(
         zero_point="any" if target.activations.zero_point == "any" else "middle", grid=target.scale_grid
     )
+
+
+def _refuse_missing_operators(plan: QuantizationPlan, target: Target) -> None:
+    """Before hours of learning; what only the file shows, movement of codes, is checked there."""
+    allowed = target.operators.integer
+    for site in plan.sites:
+        operator = _OPERATORS.get(plan.kinds[site.source])
+        wide = site.bits > _EIGHT_BITS or site.base is not None  # 16-bit sums run in float
+        if operator is not None and operator not in allowed and not wide:
+            raise TargetError(
+                f"target {target.name}: operators.integer does not hold what the model needs: "
+                f"{site.name}: integer {operator}, allowed {', '.join(allowed)}",
+                hint="add the operator to the target's [operators] integer, or choose another --target",
+            )
 
 
 def _refuse_signed_products(target: Target) -> None:

@@ -34,7 +34,7 @@ from mixport.pipeline.options.build_options import BuildOptions
 from mixport.quantize.emit.simulate import open_simulation
 from mixport.quantize.quantizer import quantize
 from mixport.records.calibration_set import CalibrationSet
-from mixport.records.choices.reconstruction_preset import ReconstructionOptions, find_preset
+from mixport.records.choices.reconstruction_preset import PRESETS, ReconstructionOptions
 from mixport.records.choices.scheme import Scheme
 from mixport.records.progress import SilentProgress
 from mixport.records.targets import load_target
@@ -224,7 +224,7 @@ def run_case(case: Case, seed: int, *, data: Path, work: Path) -> dict[str, Any]
     recipe = None
     if case.iters:
         recipe = ReconstructionOptions(
-            preset=changed(find_preset(case.preset), **dict(case.changes)), iters=case.iters, seed=seed
+            preset=changed(PRESETS[case.preset], **dict(case.changes)), iters=case.iters, seed=seed
         )
     target = load_target("ort-cpu")
     with TemporaryDirectory() as folder:

@@ -22,7 +22,7 @@ import torch
 from mixport.model.float_model import FloatModel
 from mixport.quantize.quantizer import quantize
 from mixport.records.calibration_set import CalibrationSet
-from mixport.records.choices.reconstruction_preset import DEFAULT, ReconstructionOptions, find_preset
+from mixport.records.choices.reconstruction_preset import DEFAULT, PRESETS, ReconstructionOptions
 from mixport.records.choices.scheme import Scheme
 from mixport.records.progress import Advance, ignore
 from mixport.records.targets import load_target
@@ -61,7 +61,7 @@ def timed(
     """Seconds per 1,000 steps by unit, with this many threads."""
     torch.set_num_threads(threads)
     times = UnitTimes()
-    recipe = ReconstructionOptions(preset=find_preset(preset), iters=steps)
+    recipe = ReconstructionOptions(preset=PRESETS[preset], iters=steps)
     with TemporaryDirectory() as folder:
         quantize(
             model,

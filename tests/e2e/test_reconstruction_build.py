@@ -35,6 +35,7 @@ def build(capsys: Capture, model: str, *words: str) -> tuple[dict[str, Any], str
     return document, captured.err
 
 
+@pytest.mark.sweep
 def test_the_same_command_gives_the_same_bytes_and_another_seed_others(capsys: Capture) -> None:
     files: list[bytes] = []
     for number, seed in enumerate(("0", "0", "1")):

@@ -115,6 +115,7 @@ def test_killed_at_random_moments_it_resumes_to_the_same_bytes(worker: Worker, t
     assert interrupted >= 3, "most of the kills must hit a process that learns"
 
 
+@pytest.mark.sweep
 def test_only_what_was_not_finished_is_learned_again(worker: Worker, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     whole = worker.finish(cache, tmp_path / "whole.json")

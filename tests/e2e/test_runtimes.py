@@ -118,7 +118,14 @@ def test_an_emulated_processor_is_not_the_host_s(
     assert features <= set(info.cpu.split()) and "vnni" not in info.cpu and "QEMU" in info.cpu
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "native"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.sweep if name == "arm64" else ())
+        for name in NAMES
+        if name != "native"
+    ],
+)
 def test_small_models_are_exact(name: str, bundles: dict[tuple[str, str], Path], capsys: Capture) -> None:
     need(name)
     for bundle in bundles.values():

@@ -17,8 +17,6 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from mixport.records.errors import BadOptionError
-
 if TYPE_CHECKING:
     # It computes with numpy, which help must not wait for.
     from mixport.arithmetic.scale_grid import ScaleGrid
@@ -278,15 +276,6 @@ PRESETS = MappingProxyType(
         )
     }
 )
-
-
-def find_preset(name: str) -> Preset:
-    """The preset of this name. Raises BadOptionError."""
-    if name not in PRESETS:
-        raise BadOptionError(
-            f"--reconstruction is {name!r}, allowed {', '.join(PRESETS)}", hint="mixport build --help"
-        )
-    return PRESETS[name]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from mixport.quantize.graph.capture import Captured
 from mixport.quantize.quantizer import quantize
 from mixport.quantize.scales.ranges import ScaleRule
 from mixport.quantize.sites.code_flow import CodeFlow
-from mixport.records.choices.reconstruction_preset import ReconstructionOptions, find_preset
+from mixport.records.choices.reconstruction_preset import PRESETS, ReconstructionOptions
 from mixport.records.choices.scheme import Scheme
 from mixport.records.decision import Decision
 from mixport.records.targets import load_target
@@ -274,14 +274,14 @@ def no_bases(*_: object, **__: object) -> list[Decision]:
     return []
 
 
-@pytest.mark.parametrize("iters", [0, 20])
+@pytest.mark.parametrize("iters", [pytest.param(0, marks=pytest.mark.sweep), 20])
 def test_the_file_is_exact_and_closer_to_the_float_model(
     iters: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = seeded(Mobile, uneven)
     calibration, target = calibration_of(tmp_path, images=64), load_target("ort-cpu")
     images = np.random.default_rng(1).standard_normal((32, 3, 16, 16)).astype(np.float32)
-    recipe = ReconstructionOptions(preset=find_preset("mixport"), iters=iters) if iters else None
+    recipe = ReconstructionOptions(preset=PRESETS["mixport"], iters=iters) if iters else None
 
     def error(folder: Path) -> float:
         folder.mkdir()

@@ -68,7 +68,7 @@ def level(result: Captured, *, scheme: str = "w4a4") -> list[Decision]:
     return decisions
 
 
-@pytest.mark.parametrize("act", [nn.ReLU, nn.ReLU6])
+@pytest.mark.parametrize("act", [nn.ReLU, pytest.param(nn.ReLU6, marks=pytest.mark.sweep)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("pad", [0, 1])
 def test_a_depthwise_layers_input_is_levelled_and_the_function_stays(

@@ -247,6 +247,7 @@ def test_a_model_without_mlps_says_so(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.sweep
 def test_the_file_has_no_gelu_and_is_exact(tmp_path: Path) -> None:
     calibration, model = calibration_of(tmp_path), float_model(mlps())
     target, operators = load_target("ort-cpu"), dict[bool, set[str]]()

@@ -20,11 +20,9 @@ from mixport.records.choices.reconstruction_preset import (
     PRESETS,
     Preset,
     ReconstructionOptions,
-    find_preset,
 )
 from mixport.records.choices.scheme import Scheme
 from mixport.records.choices.search import UnitRecord
-from mixport.records.errors import BadOptionError
 from mixport.records.quantized_model import QuantizedModel
 from mixport.records.targets import load_target
 from mixport.validate.validate import validate
@@ -63,12 +61,12 @@ def errors(unit: UnitRecord) -> tuple[float, float]:
     ],
 )
 def test_every_preset_keeps_the_bundle_exact(tmp_path: Path, model: str, preset: str) -> None:
-    quantized = learned(tmp_path, model, find_preset(preset))
+    quantized = learned(tmp_path, model, PRESETS[preset])
     record = quantized.reconstruction
     assert record is not None
     assert record.preset == preset
     assert all(errors(unit)[1] <= errors(unit)[0] for unit in record.units)
-    stages = find_preset(preset).stages
+    stages = PRESETS[preset].stages
     assert len(record.units) == 3 * len(stages)
     if all(stage.step_lr == 0 for stage in stages):
         assert not any(unit.sites for unit in record.units)
@@ -81,7 +79,7 @@ def test_every_preset_keeps_the_bundle_exact(tmp_path: Path, model: str, preset:
 
 @pytest.mark.parametrize("name", ["mixport", "adaround", "genie-m", "pd-quant", "aphq"])
 def test_faster_rates_make_the_error_smaller_in_a_few_steps(tmp_path: Path, name: str) -> None:
-    preset = find_preset(name)
+    preset = PRESETS[name]
     stages = tuple(replace(stage, rounding_lr=0.1, rounding_weight=0.0) for stage in preset.stages)
     record = learned(tmp_path, "tiny", replace(preset, stages=stages), iters=40).reconstruction
     assert record is not None
@@ -89,7 +87,7 @@ def test_faster_rates_make_the_error_smaller_in_a_few_steps(tmp_path: Path, name
 
 
 def test_stages_learn_weights_first_and_steps_after(tmp_path: Path) -> None:
-    record = learned(tmp_path, "tiny", find_preset("brecq")).reconstruction
+    record = learned(tmp_path, "tiny", PRESETS["brecq"]).reconstruction
     assert record is not None
     weights, steps = record.units[:3], record.units[3:]
     assert all(unit.name.endswith(" (weights)") and not unit.sites for unit in weights)
@@ -97,7 +95,7 @@ def test_stages_learn_weights_first_and_steps_after(tmp_path: Path) -> None:
 
 
 def test_a_share_of_the_steps_is_at_least_one() -> None:
-    weights, steps = find_preset("brecq").stages
+    weights, steps = PRESETS["brecq"].stages
     assert (weights.steps(20_000), steps.steps(20_000), steps.steps(1)) == (20_000, 5_000, 1)
 
 
@@ -108,11 +106,3 @@ def test_published_presets_say_what_they_leave_out() -> None:
             assert "arXiv" in preset.title
             assert "published with" in preset.title
             assert preset.differs
-
-
-def test_a_preset_that_is_none_is_refused_with_those_that_are() -> None:
-    with pytest.raises(
-        BadOptionError, match=r"--reconstruction is 'qdrp', allowed mixport, adaround, .*aphq"
-    ) as refused:
-        find_preset("qdrp")
-    assert refused.value.hint == "mixport build --help"

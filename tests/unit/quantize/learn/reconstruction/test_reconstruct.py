@@ -26,7 +26,7 @@ from mixport.quantize.learn.reconstruction.unit_learner import UnitLearner
 from mixport.quantize.learn.reconstruction.unit_limits import steps_with_room
 from mixport.quantize.learn.units.execute import Executor
 from mixport.quantize.learn.units.units import find_units
-from mixport.records.choices.reconstruction_preset import find_preset
+from mixport.records.choices.reconstruction_preset import PRESETS
 from mixport.records.targets import load_target
 from tests import reconstruction as small
 from tests.reconstruction import DEFAULT, Recorder, changed, learn, task_of
@@ -190,7 +190,7 @@ def test_a_run_goes_on_behind_the_last_finished_unit(stack: tuple[Task, Source],
 
 def test_every_stage_keeps_its_own_units(stack: tuple[Task, Source], tmp_path: Path) -> None:
     task, images = stack
-    preset, checkpoints, heard = find_preset("brecq"), Checkpoints(tmp_path), Recorder()
+    preset, checkpoints, heard = PRESETS["brecq"], Checkpoints(tmp_path), Recorder()
     whole = learn(task, images, tmp_path, preset=preset, checkpoints=checkpoints, progress=heard)
     check_integers(whole, task)
     assert [(unit.name, bool(unit.sites)) for unit in whole.record.units] == [
