@@ -64,6 +64,11 @@ COMMANDS: Mapping[str, _Command] = MappingProxyType(
             help="Quantise a model, lower it to ONNX, validate every code, and write a release bundle.",
             panels=True,
         ),
+        "train": _Command(
+            module="train",
+            help="Train a model for low bits, and write its weights, widths and intervals for the exporter.",
+            panels=True,
+        ),
         "validate": _Command(
             module="validate",
             help=(

@@ -95,6 +95,8 @@ def _model_text(request: ModelRequest, model: FloatModel) -> str:
 
 def _rounding_text(plan: BuildPlan) -> str:
     learned = plan.reconstruction
+    if plan.integers is not None:
+        return f"integers of {plan.integers.folder}, trained by {plan.integers.record.method}"
     if learned is None:
         if plan.algorithm.name != NEAREST:
             return plan.algorithm.title

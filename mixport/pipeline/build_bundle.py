@@ -90,6 +90,8 @@ def build_all(
     plan = resolve(options)
     context = _open_context(plan, progress, note)
     model = stages.load(context, plan.model)
+    if plan.trained is not None:
+        plan.trained.check_model(model)
     recipe = plan.recipe(model)
     folders = plan.folders(model.name)
     for folder in folders:

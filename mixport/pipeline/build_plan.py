@@ -11,9 +11,12 @@ from mixport.model.float_model import FloatModel, ModelRequest
 from mixport.model.request import PreprocessingOverrides
 from mixport.pipeline.options.build_options import BuildOptions, command_line
 from mixport.pipeline.options.calibration import CalibrationAsked
-from mixport.records.choices.algorithms import ALGORITHMS, NEAREST, Algorithm
+from mixport.pipeline.options.model_options import ModelOptions
+from mixport.pipeline.trained_input import TrainedInput, open_table, open_trained
+from mixport.records.choices.algorithms import ALGORITHMS, NEAREST, Algorithm, find_algorithm
 from mixport.records.choices.reconstruction_preset import ReconstructionOptions
 from mixport.records.choices.scheme import Scheme
+from mixport.records.choices.width_table import WidthTable
 from mixport.records.machine import compute_threads, resolve_device
 from mixport.records.runtime import Runtime
 from mixport.records.targets import Target, load_target
@@ -45,6 +48,8 @@ class BuildPlan:
         seed: of everything random.
         command: that repeats the build.
         steps_asked: reconstruction steps as they were asked for; None where nobody did.
+        trained: folder of a training; None without one.
+        table: widths of single layers and sites; None where the scheme says all.
     """
 
     model: ModelRequest
@@ -64,6 +69,8 @@ class BuildPlan:
     seed: int
     command: str
     steps_asked: int | None
+    trained: TrainedInput | None = None
+    table: WidthTable | None = None
 
     def recipe(self, model: FloatModel) -> CalibrationRecipe:
         """The calibration images for this model. Raises BadOptionError where the method needs class names or
@@ -93,6 +100,11 @@ class BuildPlan:
         """The same with nothing learned: how the smallest file under a size budget is made."""
         return replace(self, algorithm=ALGORITHMS[NEAREST], reconstruction=None)
 
+    @property
+    def integers(self) -> TrainedInput | None:
+        """The training whose integers are exported as they are; None where they are chosen here."""
+        return self.trained if self.trained is not None and self.trained.integers else None
+
 
 def resolve(options: BuildOptions) -> BuildPlan:
     """Settle every option, before hours of work and not after them.
@@ -102,12 +114,21 @@ def resolve(options: BuildOptions) -> BuildPlan:
         BadInputError, RuntimeUnavailableError: a runtime that does not exist or cannot run here.
         TargetError: a target that is not known, cannot be read, or does not hold the scheme.
     """
-    scheme = options.parse_scheme()
+    trained = open_trained(options)
+    chosen = None if trained is None else trained.scheme()
+    scheme = options.parse_scheme() if chosen is None else chosen
     read = [load_target(name) for name in options.target]
     targets = tuple(one if options.portable else one.not_portable() for one in read)
     for target in targets:
         target.check_scheme(scheme)
-    algorithm, iters = options.resolve_algorithm()
+    if trained is not None:
+        trained.check_targets(targets)
+    if trained is not None and trained.integers:
+        algorithm, iters = ALGORITHMS[NEAREST], 0
+    elif chosen is not None:
+        algorithm, iters = find_algorithm(options.reconstruction), options.iters or 0
+    else:
+        algorithm, iters = options.resolve_algorithm()
     device = resolve_device(options.device)
     reconstruction = None
     if algorithm.preset is not None:
@@ -123,8 +144,11 @@ def resolve(options: BuildOptions) -> BuildPlan:
         )
     asked, method = options.calibration_asked(), options.calib.strip()
     folder = Path(method.removeprefix("images:")).expanduser() if method.startswith("images:") else None
+    model = model_request(options, seed=options.seed)
+    if trained is not None and trained.weights is not None:
+        model = replace(model, weights=trained.weights, random_weights=False)
     return BuildPlan(
-        model=model_request(options),
+        model=model,
         scheme=scheme,
         targets=targets,
         gates=tuple(options.parse_gates()),
@@ -141,16 +165,18 @@ def resolve(options: BuildOptions) -> BuildPlan:
         seed=options.seed,
         command=command_line(options),
         steps_asked=options.iters,
+        trained=trained,
+        table=open_table(options, trained),
     )
 
 
-def model_request(options: BuildOptions) -> ModelRequest:
+def model_request(options: ModelOptions, *, seed: int) -> ModelRequest:
     """The part of the options that says which float model, and how it is opened."""
     return ModelRequest(
         source=options.model,
         weights=options.weights,
         random_weights=options.random_weights,
-        seed=options.seed,
+        seed=seed,
         args=options.model_arg,
         classes=options.classes,
         overrides=PreprocessingOverrides(

@@ -140,6 +140,7 @@ def build_target(
         environment=describe_environment(),
         reproduce=plan.command,
         timings_s=context.log.seconds,
+        trained=plan.trained,
     )
     bundle = release(
         out=out,

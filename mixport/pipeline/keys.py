@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,9 @@ from mixport.records.calibration_set import CalibrationSet
 from mixport.records.choices.algorithms import Algorithm
 from mixport.records.choices.reconstruction_preset import ReconstructionOptions
 from mixport.records.choices.scheme import Scheme
+from mixport.records.choices.width_table import WidthTable
 from mixport.records.fingerprint import sha256_file, sha256_json
+from mixport.records.machine import compute_threads
 from mixport.records.targets import Target
 
 if TYPE_CHECKING:
@@ -53,12 +56,17 @@ def quantized_key(
     algorithm: Algorithm,
     reconstruction: ReconstructionOptions | None,
     smallest_bytes: int | None = None,
+    table: WidthTable | None = None,
+    trained: str | None = None,
 ) -> str:
     """SHA-256 of everything that decides the integers; `smallest_bytes` is the size that a budget was
-    measured against.
+    measured against, `table` the widths of single tensors, `trained` the hash of a training's record whose
+    integers are taken.
     """
     return sha256_json(
         {
+            "table": table,
+            "trained": trained,
             "model": model,
             "calibration": calibration.content_sha256,
             "target": target.sha256,
@@ -67,6 +75,32 @@ def quantized_key(
             "reconstruction": reconstruction,
             "smallest_bytes": smallest_bytes,
             "code": code_sha256(QUANTIZE_CODE),
+            "packages": _versions(_QUANTIZE_PACKAGES),
+        }
+    )
+
+
+def training_key(
+    *, model: str, teacher: str | None, data: str, target: str | None, settings: Mapping[str, Any]
+) -> str:
+    """SHA-256 of everything that decides the result of a training.
+
+    Args:
+        model: key of the float model.
+        teacher: key of the teacher, None without one.
+        data: SHA-256 of images and labels.
+        target: SHA-256 of the target file, None where no widths are chosen.
+        settings: of method and loop, plain values.
+    """
+    return sha256_json(
+        {
+            "model": model,
+            "teacher": teacher,
+            "data": data,
+            "target": target,
+            "settings": settings,
+            "threads": compute_threads(),
+            "code": code_sha256((*QUANTIZE_CODE, "train")),
             "packages": _versions(_QUANTIZE_PACKAGES),
         }
     )

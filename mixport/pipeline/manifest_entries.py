@@ -12,6 +12,7 @@ import mixport
 from mixport.calibration.details import SetDetails
 from mixport.pipeline.latency import BuildLatency
 from mixport.pipeline.portable_cost import PortableCost
+from mixport.pipeline.trained_input import TrainedInput
 from mixport.records.calibration_set import CalibrationSet, Preprocessing
 from mixport.records.choices.search import TensorKind
 from mixport.records.decision import BuildWarning
@@ -19,7 +20,7 @@ from mixport.records.quantized_model import LoweredGraph, QuantizedModel
 from mixport.records.targets import Target
 from mixport.records.validation_report import ValidationReport
 from mixport.release.calibration_entries import CalibrationEntry, FiltersEntry, GeneratorEntry, PromptsEntry
-from mixport.release.choice_entries import ReconstructionEntry, WidthsEntry
+from mixport.release.choice_entries import ReconstructionEntry, TrainingDataEntry, TrainingEntry, WidthsEntry
 from mixport.release.evaluate import GateResult, Metrics
 from mixport.release.manifest import (
     GateEntry,
@@ -59,6 +60,7 @@ def build_manifest(
     reproduce: str,
     timings_s: Mapping[str, float],
     warnings: Sequence[BuildWarning] = (),
+    trained: TrainedInput | None = None,
 ) -> Manifest:
     """Everything but `files` and `golden_images`, which `release` fills when they exist.
 
@@ -80,6 +82,7 @@ def build_manifest(
         reproduce: the command line.
         timings_s: wall time of each stage, in seconds.
         warnings: what is worth a look, in the order it was seen.
+        trained: training that weights, widths or integers are from.
     """
     scheme, learned = quantized.scheme, quantized.reconstruction
     return Manifest(
@@ -116,6 +119,7 @@ def build_manifest(
         reconstruction=None
         if learned is None
         else ReconstructionEntry.model_validate(learned, from_attributes=True),
+        training=None if trained is None else _training(trained),
         warnings=tuple(WarningEntry.model_validate(one, from_attributes=True) for one in warnings),
         gates=tuple(GateEntry.model_validate(gate, from_attributes=True) for gate in gates),
         decisions=tuple(
@@ -128,6 +132,20 @@ def build_manifest(
         environment=dict(environment),
         reproduce=reproduce,
         timings_s={name: round(seconds, 3) for name, seconds in timings_s.items()},
+    )
+
+
+def _training(trained: TrainedInput) -> TrainingEntry:
+    record = trained.record
+    return TrainingEntry(
+        method=record.method,
+        taken="integers" if trained.integers else "widths" if trained.has_sites else "weights",
+        data=TrainingDataEntry.model_validate(record.data.model_dump()),
+        teacher=record.teacher,
+        budget=record.budget,
+        epochs=len(record.curve),
+        record_sha256=trained.sha256,
+        command=record.command,
     )
 
 

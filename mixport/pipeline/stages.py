@@ -31,6 +31,7 @@ from mixport.pipeline.keys import (
     unit_key,
 )
 from mixport.quantize import quantizer
+from mixport.quantize.algorithms.trained import ChooseTrained
 from mixport.records.calibration_set import CalibrationSet
 from mixport.records.errors import InvariantError, StoreError
 from mixport.records.fingerprint import sha256_arrays
@@ -163,7 +164,10 @@ def quantize(
         algorithm=plan.algorithm,
         reconstruction=plan.reconstruction,
         smallest_bytes=smallest_bytes,
+        table=plan.table,
+        trained=None if plan.integers is None else plan.integers.sha256,
     )
+    trained = plan.integers
 
     def make(workdir: Path) -> None:
         quantizer.quantize(
@@ -172,7 +176,9 @@ def quantize(
             target,
             scheme=plan.scheme,
             reconstruction=plan.reconstruction,
-            choose=plan.algorithm.load(),
+            choose=plan.algorithm.load() if trained is None else ChooseTrained(folder=trained.folder),
+            table=plan.table,
+            level=trained is None,
             smallest_bytes=smallest_bytes,
             workdir=workdir,
             checkpoints=_StoredUnits(store=context.store, quantized=key),

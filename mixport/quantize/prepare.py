@@ -59,6 +59,7 @@ def prepare(
     learned: bool = False,
     alter_mlps: AlterMlps | None = None,
     table: WidthTable | None = None,
+    level: bool = True,
     progress: Progress | None = None,
 ) -> Prepared:
     """Capture the model, rewrite its graph for what is to come, and plan its sites. No integer is chosen
@@ -73,6 +74,9 @@ def prepare(
             weaker.
         alter_mlps: what learns MLPs before anything is quantised; None leaves them.
         table: widths that differ from those of the scheme.
+        level: even out the ranges of channels, as measured on the images; False leaves every weight as it is,
+            so that graph and sites depend on the model, the scheme and the target alone: training moves
+            weights itself.
         progress: bars.
 
     Raises:
@@ -89,14 +93,16 @@ def prepare(
     check_sound(model, captured, batches.pair())
     mlps = ReconstructedMlps() if alter_mlps is None else alter_mlps(captured, scheme)
     rule = scale_rule(target)
-    levelled = _level_channels(
-        captured,
-        batches,
-        levelling_scheme(scheme, target),
-        rule=rule,
-        learned=learned,
-        progress=progress or SilentProgress(),
-    )
+    levelled = list[Decision]()
+    if level:
+        levelled = _level_channels(
+            captured,
+            batches,
+            levelling_scheme(scheme, target),
+            rule=rule,
+            learned=learned,
+            progress=progress or SilentProgress(),
+        )
     reshaped = [
         *widen_few_channels(graph, target),
         *repeat_channels(graph, target),

@@ -40,6 +40,7 @@ def quantize(
     reconstruction: ReconstructionOptions | None = None,
     choose: Choose | None = None,
     table: WidthTable | None = None,
+    level: bool = True,
     smallest_bytes: int | None = None,
     workdir: Path,
     checkpoints: UnitCheckpoints | None = None,
@@ -55,6 +56,7 @@ def quantize(
         reconstruction: how codes are learned; None learns none.
         choose: way to choose; None is reconstruction where its options are given, else rounding to nearest.
         table: widths of single layers and sites that differ from the scheme's.
+        level: see `prepare`; False for integers of a training.
         smallest_bytes: size of the file with the weights of every layer but the edges at the fewest bits of
             `target.budget_widths()`; needed where the scheme has a size budget.
         workdir: existing folder.
@@ -83,9 +85,10 @@ def quantize(
         calibration,
         target,
         scheme=scheme,
-        learned=learner is not None,
+        learned=learner is not None or not level,
         alter_mlps=None if learner is None else learner.mlps,
         table=table,
+        level=level,
         progress=progress,
     )
     if choose is None:

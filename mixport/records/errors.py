@@ -59,6 +59,10 @@ class StoreError(MixportError):
     """A record on disk cannot be read or written."""
 
 
+class TrainingError(MixportError):
+    """A training cannot go on: its loss is no number any more, or nothing is left to learn."""
+
+
 class ValidationFailedError(MixportError):
     """Codes differ, or a gate is not met."""
 

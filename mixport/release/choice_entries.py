@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from mixport.release.manifest_part import Part
 
 
@@ -89,3 +91,30 @@ class ReconstructionEntry(Part):
     units: tuple[UnitEntry, ...]
     mlps: tuple[MlpEntry, ...] = ()
     mlp_iters: int = 0
+
+
+class TrainingDataEntry(Part):
+    """What a training saw: labelled images, or how images without labels were made; SHA-256 of them."""
+
+    method: str
+    source: str
+    sha256: str
+    images: int
+    held_out: int
+    labels: bool
+
+
+class TrainingEntry(Part):
+    """The training that weights, widths or integers are from.
+
+    `taken` says which of them; `record_sha256` is the hash of its training.json, `command` repeats it.
+    """
+
+    method: str
+    taken: Literal["integers", "widths", "weights"]
+    data: TrainingDataEntry
+    teacher: str | None
+    budget: str | None
+    epochs: int
+    record_sha256: str
+    command: str

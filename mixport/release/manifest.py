@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mixport.release.calibration_entries import CalibrationEntry
-from mixport.release.choice_entries import ReconstructionEntry, WidthsEntry
+from mixport.release.choice_entries import ReconstructionEntry, TrainingEntry, WidthsEntry
 from mixport.release.manifest_part import Part
 from mixport.release.validation_entries import DecisionEntry, ValidationEntry
 
@@ -207,6 +207,7 @@ class Manifest(Part):
     portable_cost: PortableCostEntry | None = None
     widths: WidthsEntry | None = None
     reconstruction: ReconstructionEntry | None = None
+    training: TrainingEntry | None = None
 
     def document(self) -> dict[str, Any]:
         """Plain JSON values, as in the file and on stdout with --json."""

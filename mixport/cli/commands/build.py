@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from mixport.cli.console import Console
-from mixport.cli.options.declared import takes_build_options
+from mixport.cli.options.declared import takes_options
 from mixport.cli.options.shared import ConfigOption, JsonFlag, QuietFlag, typed
 from mixport.records.errors import ExitCode
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mixport.release.manifest import Manifest
 
 
-@takes_build_options()
+@takes_options()
 def build(
     context: typer.Context,
     config: ConfigOption = None,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import typer
 
 from mixport.cli.console import Console
-from mixport.cli.options.declared import takes_build_options
+from mixport.cli.options.declared import takes_options
 from mixport.cli.options.shared import ConfigOption, JsonFlag, QuietFlag, typed
 from mixport.pipeline.options.shown import FILTERS, GENERATOR, IMAGES, MODEL, PROMPTS
 
 
-@takes_build_options(panels=(MODEL, IMAGES, PROMPTS, GENERATOR, FILTERS))
+@takes_options(panels=(MODEL, IMAGES, PROMPTS, GENERATOR, FILTERS))
 def generate(
     context: typer.Context,
     config: ConfigOption = None,

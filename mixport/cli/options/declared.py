@@ -11,13 +11,16 @@ import typer
 from pydantic.fields import FieldInfo
 
 from mixport.pipeline.options.build_options import BuildOptions
+from mixport.pipeline.options.model_options import ModelOptions
 from mixport.pipeline.options.shown import PANELS, Shown
 
 Command = Callable[..., Any]
 
 
-def takes_build_options(*, panels: Collection[str] = PANELS) -> Callable[[Command], Command]:
-    """Give a command the options of these panels, behind its context and in front of its own parameters.
+def takes_options(
+    kind: type[ModelOptions] = BuildOptions, *, panels: Collection[str] = PANELS
+) -> Callable[[Command], Command]:
+    """Give a command the options of this record and these panels, behind its context and in front of its own parameters.
 
     Every default is None, so that mixport.toml fills what was not typed; help shows the default that then
     applies. The values are in the context: see `mixport.cli.options.shared.typed`.
@@ -26,7 +29,7 @@ def takes_build_options(*, panels: Collection[str] = PANELS) -> Callable[[Comman
     def decorate(command: Command) -> Command:
         own = inspect.signature(command, eval_str=True)
         first, *rest = (one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD)
-        made = [_parameter(name, *declared) for name, declared in declarations(panels).items()]
+        made = [_parameter(name, *declared) for name, declared in declarations(kind, panels).items()]
         parameters = [
             one.replace(kind=inspect.Parameter.KEYWORD_ONLY) if one is not first else one
             for one in (first, *made, *rest)
@@ -37,11 +40,13 @@ def takes_build_options(*, panels: Collection[str] = PANELS) -> Callable[[Comman
     return decorate
 
 
-def declarations(panels: Collection[str] = PANELS) -> dict[str, tuple[FieldInfo, Shown]]:
+def declarations(
+    kind: type[ModelOptions] = BuildOptions, panels: Collection[str] = PANELS
+) -> dict[str, tuple[FieldInfo, Shown]]:
     """Every option of these panels by name, in the order of help."""
     found = {
         name: (field, shown)
-        for name, field in BuildOptions.model_fields.items()
+        for name, field in kind.model_fields.items()
         for shown in field.metadata
         if isinstance(shown, Shown) and shown.panel in panels
     }

@@ -4,23 +4,20 @@ Python.
 
 from __future__ import annotations
 
-import difflib
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from mixport.calibration.recipe import PromptRecipe, parse_calibration
 from mixport.pipeline.options.calibration import CalibrationAsked, drawn_method
+from mixport.pipeline.options.checked import read_options
 from mixport.pipeline.options.drawing import DrawOptions
 from mixport.pipeline.options.model_options import ModelOptions
 from mixport.pipeline.options.shown import FILES, IMAGES, PROOF, QUANTISATION, Shown
-from mixport.pipeline.options.spelling import (
-    flag,
-    spell,
-)
+from mixport.pipeline.options.spelling import spell
 from mixport.records.calibration_set import Preprocessing
 from mixport.records.choices.algorithms import (
     ALGORITHMS,
@@ -138,6 +135,28 @@ class BuildOptions(ModelOptions):
             metavar="NAME",
         ),
     ] = DEFAULT_ALGORITHM
+    trained: Annotated[
+        Path | None,
+        Shown(
+            help=(
+                "Export what mixport train chose: of nipq its integers (with --iters N its widths, and "
+                "codes reconstructed anew), of other methods its weights."
+            ),
+            panel=QUANTISATION,
+            metavar="FOLDER",
+        ),
+    ] = None
+    sites: Annotated[
+        Path | None,
+        Shown(
+            help=(
+                "Widths of single layers and sites that differ from the scheme's: a training's "
+                "sites.json, or your own."
+            ),
+            panel=QUANTISATION,
+            metavar="FILE.json",
+        ),
+    ] = None
     mlp_reconstruction: Annotated[
         bool | None,
         Shown(
@@ -208,17 +227,7 @@ class BuildOptions(ModelOptions):
         """Check values and fill defaults. Raises BadOptionError that names the option, what it got and what
         is allowed.
         """
-        check_names(values, where="")
-        try:
-            options = cls.model_validate(dict(values))
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = flag(str(first["loc"][0])) if first["loc"] else "options"
-            got = f", got {first['input']!r}" if "input" in first else ""
-            reason = str(first["msg"]).removeprefix("Value error, ")
-            raise BadOptionError(
-                f"{name}: {reason[:1].lower()}{reason[1:]}{got}", hint="mixport build --help"
-            ) from error
+        options = read_options(cls, values, command="build")
         options.check()
         return options
 
@@ -346,26 +355,17 @@ def command_line(options: BuildOptions) -> str:
     """The command that repeats this build: every option that differs from its default, in a shell's
     spelling.
     """
-    words = ["mixport", "build", options.model]
-    own = [
-        name for name in BuildOptions.model_fields if name not in DrawOptions.model_fields and name != "model"
-    ]
+    return spell_command("build", options)
+
+
+def spell_command(command: str, options: ModelOptions) -> str:
+    """The command line of these options: every one that differs from its default, in a shell's spelling."""
+    words, fields = ["mixport", command, options.model], type(options).model_fields
+    own = [name for name in fields if name not in DrawOptions.model_fields and name != "model"]
     for name in (*own, *DrawOptions.model_fields):
         value = getattr(options, name)
-        means_more = name == "generator" and options.given(name)  # typed out it is taken for every model
-        if means_more or value != BuildOptions.model_fields[name].get_default(call_default_factory=True):
+        typed = name in options.model_fields_set
+        means_more = name == "generator" and typed  # typed out it is taken for every model
+        if means_more or value != fields[name].get_default(call_default_factory=True):
             words += spell(name, value)
     return shlex.join(words)
-
-
-def check_names(values: Iterable[str], *, where: str) -> None:
-    """Raise BadOptionError for the first name that is no option of build, with the nearest one that is."""
-    known = [*BuildOptions.model_fields]
-    for name in values:
-        if name in known:
-            continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        raise BadOptionError(
-            f"{where}unknown option {name!r}, allowed: {', '.join(known)}",
-            hint=f"did you mean {near[0]!r}?" if near else "mixport build --help",
-        )

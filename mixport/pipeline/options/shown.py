@@ -9,8 +9,9 @@ from dataclasses import dataclass
 MODEL, QUANTISATION, IMAGES, PROMPTS = "Model", "Quantisation", "Calibration images", "Prompts"
 GENERATOR, FILTERS = "Generator", "Filters of drawn images"
 PROOF, FILES = "Validation and gates", "Files"
+METHOD, LOOP = "Method and data", "Training"
 
-PANELS = (MODEL, QUANTISATION, IMAGES, PROMPTS, GENERATOR, FILTERS, PROOF, FILES)
+PANELS = (MODEL, METHOD, LOOP, QUANTISATION, IMAGES, PROMPTS, GENERATOR, FILTERS, PROOF, FILES)
 """Groups of options, in the order in which help shows them."""
 
 

@@ -13,9 +13,13 @@ from mixport.records.errors import InvariantError
 
 def choose_by_reconstruction(prepared: Prepared, context: ChoiceContext) -> Assignment:
     """Codes, scales, steps and biases learned, as far as the preset learns them; a `Choose`."""
+    return reconstruct_from(choose_nearest(prepared, context), prepared, context)
+
+
+def reconstruct_from(start: Assignment, prepared: Prepared, context: ChoiceContext) -> Assignment:
+    """The same from any choice of scales and integers."""
     if context.learner is None:
         raise InvariantError("reconstruction has no learner")
-    start = choose_nearest(prepared, context)
     learned = context.learner.units(
         Task(
             graph=prepared.graph,

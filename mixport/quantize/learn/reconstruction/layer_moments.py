@@ -60,7 +60,7 @@ def layer_moments(
                 read, (data.quantised_input, data.float_input), (quantised, None), strict=True
             ):
                 executor.run(
-                    front, source.at(part), images=images, quantised=state, watch=(layer, kept.append)
+                    front, source.at(part), images=images, quantised=state, watch={layer: kept.append}
                 )
         wanted = 0
         for both in zip(*(torch.cat(kept).chunk(images) for kept in read), strict=True):

@@ -5,6 +5,7 @@ names.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, cast
 
 import torch
@@ -74,7 +75,7 @@ class Executor:
         *,
         images: int,
         quantised: Quantised | None = None,
-        watch: tuple[fx.Node, Callable[[Tensor], None]] | None = None,
+        watch: Mapping[fx.Node, Callable[[Tensor], None]] = MappingProxyType({}),
     ) -> Tensor:
         """Value of the unit's output before its own quantiser.
 
@@ -83,8 +84,8 @@ class Executor:
             x: value of the unit's input before its quantiser.
             images: how many images x stands for; rows of a tensor may be windows or tokens.
             quantised: None runs the float unit.
-            watch: a layer of the unit, and what is told the tensor it reads; image by image where the batch
-                is fixed.
+            watch: layers of the unit, and what is told the tensor that each reads; image by image where the
+                batch is fixed.
         """
         if images > 1 and not self._dynamic_batch:
             parts = torch.chunk(x, images)
@@ -106,8 +107,8 @@ class Executor:
             if quantised is not None and self.plan.kinds[node] is Kind.LAYER:
                 replaced = quantised.weights(node)
                 args = args if replaced is None else (args[0], *replaced, *args[3:])
-            if watch is not None and watch[0] is node:
-                watch[1](cast("Tensor", args[0]))
+            if node in watch:
+                watch[node](cast("Tensor", args[0]))
             value = _differentiable(operator_of(node))(*args, **self._here(kwargs))
             values[node] = value if node is unit.output else self._read(node, value, quantised)
         return values[unit.output]

@@ -1,0 +1,1 @@
+"""The jobs around training: train a model, and take one weight through many widths."""

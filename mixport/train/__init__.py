@@ -1,0 +1,1 @@
+"""Training for low bits: another way to choose weights, widths and intervals, before the same exporter."""

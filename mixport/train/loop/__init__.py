@@ -1,0 +1,1 @@
+"""The loop that every method shares: epochs, schedule, checkpoints."""

@@ -1,0 +1,173 @@
+"""The prepared graph with real quantisers: what ships, with weights, scales and steps as parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, fx, nn
+
+from mixport.arithmetic.dtypes import IntType
+from mixport.arithmetic.quant_params import QuantParams
+from mixport.quantize.integers.nearest import LayerIntegers, float_weights, read_site
+from mixport.quantize.learn.reconstruction.layer_values import RoundedBias
+from mixport.quantize.learn.reconstruction.steps import FakeQuantise
+from mixport.quantize.prepared import Prepared
+from mixport.quantize.sites.planner import QuantizationPlan, SitePlan
+from mixport.train.network.centres import set_centres
+from mixport.train.network.layers import TrainedLayers
+from mixport.train.network.weight_quantiser import QuantisedWeight
+from mixport.train.network.whole import WholeGraph
+
+_LEAST_FACTOR, _LARGEST_FACTOR = 1 / 16, 16.0
+"""How far a scale or a step may go from its first value: beyond, an interval has collapsed or ran away."""
+
+_SETTLED = 0.45
+"""How far from its code a weight may start, in steps."""
+
+
+class QuantisedNetwork(nn.Module):
+    """Every site behind its real quantiser, straight through (LSQ); an `execute.Quantised`.
+
+    Steps of compute inputs and scales of weights are learned where the target takes any scale. Carriers keep
+    their calibrated parameters: their scales are tied, so that adds stay exact.
+
+    Args:
+        prepared: graph, sites and widths that ship.
+        params: of every site.
+        integers: of every layer, where training starts: a weight keeps its float value where its code is the
+            nearest one, and comes within the code's step where it is not.
+        device: where it runs.
+    """
+
+    held: Tensor
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        params: Mapping[str, QuantParams],
+        integers: Mapping[fx.Node, LayerIntegers],
+        *,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.prepared, self.device = prepared, device
+        self._params = dict(params)
+        self.layers = TrainedLayers(prepared, device=device)
+        free = prepared.rule.grid.moves_freely
+        self.scale = nn.ParameterList(
+            nn.Parameter(torch.tensor(integers[node].scales, device=device), requires_grad=free)
+            for node in self.layers.nodes
+        )
+        self._start_at([integers[node] for node in self.layers.nodes])
+        moves = learned_sites(prepared.plan) if free else frozenset[str]()
+        self._sites = [site.name for site in prepared.plan.sites]
+        self.step = nn.ParameterList(
+            nn.Parameter(
+                torch.tensor(params[name].scale, dtype=torch.float32, device=device),
+                requires_grad=name in moves,
+            )
+            for name in self._sites
+        )
+        self._place = {name: number for number, name in enumerate(self._sites)}
+        self._first_scale = [scale.detach().clone() for scale in self.scale]
+        self._first_step = [step.detach().clone() for step in self.step]
+        self.register_buffer("held", torch.zeros(2, dtype=torch.int64, device=device))
+        self._reads = [self._place[read_site(prepared.plan, node).name] for node in self.layers.nodes]
+        self._graph = WholeGraph(prepared, device=device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs [N, ...] for preprocessed images float32 [N, C, H, W]."""
+        return self._graph.run(x, quantised=self)
+
+    def activation(self, site: SitePlan, value: Tensor) -> Tensor:
+        """See execute.Quantised."""
+        params = self._params[site.name]
+        return FakeQuantise.apply(
+            value,
+            self.step[self._place[site.name]],
+            params.qmin - params.zero_point,
+            params.qmax - params.zero_point,
+            None,
+        )
+
+    def weights(self, layer: fx.Node) -> tuple[Tensor, Tensor | None] | None:
+        """See execute.Quantised; the bias is the one that ships with steps and scales as they are now."""
+        number = self.layers.number(layer)
+        weight = self.shipped_weight(number)
+        bias = self.layers.bias_of(number, weight)
+        if bias is None:
+            return weight, None
+        unit = (self.step[self._reads[number]] * self.scale[number]).detach()
+        return weight, RoundedBias.apply(bias, unit)
+
+    def shipped_weight(self, number: int) -> Tensor:
+        """Weight of a layer as the float values of its codes, float32 [O, ...]."""
+        low, high = code_range(self.layers.widths[number].bits)
+        return QuantisedWeight.apply(self.layers.weight[number], self.scale[number], low, high)
+
+    def centre(self, batches: Iterable[Tensor], *, corrected: bool) -> None:
+        """Let biases follow weights; see mixport.train.network.centres.
+
+        Args:
+            batches: images.
+            corrected: biases are those of float weights, so that each layer's mean output becomes the float
+                one; False leaves outputs as they are, where biases were learned with these codes.
+        """
+        floats = [torch.as_tensor(float_weights(self.prepared.graph, node)[0]) for node in self.layers.nodes]
+        set_centres(
+            self.layers,
+            self._graph,
+            batches,
+            effective=lambda number: (
+                floats[number].to(self.device) if corrected else self.shipped_weight(number)
+            ),
+        )
+
+    def hold(self) -> None:
+        """Bring scales and steps that ran away back to their limits, and count them; after a step."""
+        with torch.no_grad():
+            for kind, (now, first) in enumerate(
+                ((self.scale, self._first_scale), (self.step, self._first_step))
+            ):
+                for value, start in zip(now, first, strict=True):
+                    if value.requires_grad:
+                        inside = torch.minimum(
+                            torch.maximum(value, start * _LEAST_FACTOR), start * _LARGEST_FACTOR
+                        )
+                        self.held[kind] += (inside != value).sum()
+                        value.copy_(inside)
+
+    def _start_at(self, integers: Sequence[LayerIntegers]) -> None:
+        with torch.no_grad():
+            for number, one in enumerate(integers):
+                weight = self.layers.weight[number]
+                scale = self.scale[number].view(-1, *[1] * (weight.dim() - 1))
+                codes = torch.as_tensor(one.codes, dtype=torch.float32, device=self.device)
+                weight.copy_(scale * (codes + (weight / scale - codes).clamp(-_SETTLED, _SETTLED)))
+                if one.bias is not None:
+                    self.layers.bias[number].copy_(torch.as_tensor(one.bias))
+
+    def params(self) -> dict[str, QuantParams]:
+        """Parameters of every site with the steps as they are now."""
+        return {
+            name: replace(self._params[name], scale=float(self.step[self._place[name]].detach()))
+            for name in self._sites
+        }
+
+
+def learned_sites(plan: QuantizationPlan) -> frozenset[str]:
+    """Sites whose step may be learned: compute inputs that no other tensor's scale is tied to."""
+    tied = {name for group in plan.groups for name in group.members}
+    return frozenset(
+        site.name
+        for site in plan.sites
+        if site.role == "compute" and site.name not in tied and not site.chain and site.fixed is None
+    )
+
+
+def code_range(bits: int) -> tuple[int, int]:
+    """Smallest and largest code of a weight of this width."""
+    kind = IntType(bits=bits, signed=True, narrow=bits == 8)
+    return kind.qmin, kind.qmax

@@ -1,0 +1,319 @@
+"""NIPQ from end to end: a noise phase that finds widths, their freezing, and a fine-tune of what ships."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx
+
+from mixport.arithmetic.quant_params import QuantParams
+from mixport.model.float_model import FloatModel
+from mixport.quantize.algorithms.activations import choose_params, site_histograms
+from mixport.quantize.algorithms.context import ChoiceContext
+from mixport.quantize.algorithms.reconstruction import reconstruct_from
+from mixport.quantize.calibration_batches import CalibrationBatches
+from mixport.quantize.integers.nearest import LayerIntegers, nearest_integers
+from mixport.quantize.learn.loop.checkpoints import UnitCheckpoints
+from mixport.quantize.learn.session import LearningSession
+from mixport.quantize.prepare import prepare
+from mixport.quantize.prepared import Assignment, Prepared
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.reconstruction_preset import ReconstructionOptions
+from mixport.records.choices.scheme import EdgeConvention, Scheme
+from mixport.records.choices.width_table import WidthTable
+from mixport.records.decision import Decision
+from mixport.records.errors import InvariantError, TargetError
+from mixport.records.progress import Progress
+from mixport.records.targets import Target
+from mixport.train.loop.loop import Phase
+from mixport.train.loop.trainee import Trainee
+from mixport.train.network.finish import finish
+from mixport.train.network.graph_weights import put_weights
+from mixport.train.network.quantised import QuantisedNetwork
+from mixport.train.nipq.budget import Budget
+from mixport.train.nipq.costs import costs_of
+from mixport.train.nipq.freeze import FrozenWidths, freeze
+from mixport.train.nipq.intervals import learned_params
+from mixport.train.nipq.network import NoisyNetwork, free_sites, tensor_names
+from mixport.train.nipq.noise import NoiseKind
+from mixport.train.nipq.trainees import FinetuneTrainee, NoiseTrainee, describe_widths
+
+_EXTRA_BITS = 2
+"""Widths start so far above the budget, at 8 bits at most: the paper starts at 8 and has 40 epochs to come
+down."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NipqSettings:
+    """What NIPQ learns, and for how long.
+
+    Attributes:
+        budget: of the widths.
+        noise: kind.
+        learn_widths: False keeps every width at the budget's, for comparison; it has to be wWaA then.
+        noise_epochs: with noise.
+        finetune_epochs: with real quantisers.
+        pull: weight of the budget in the loss.
+        edge_bits: of the first and the last layer.
+        edge_convention: what these bits hold for.
+        reconstruction: how codes are reconstructed between the phases; None does not.
+    """
+
+    budget: Budget
+    noise: NoiseKind = "histogram"
+    learn_widths: bool = True
+    noise_epochs: int
+    finetune_epochs: int
+    pull: float = 1.0
+    edge_bits: int = 8
+    edge_convention: EdgeConvention
+    reconstruction: ReconstructionOptions | None = None
+
+
+@dataclass(kw_only=True)
+class Nipq:
+    """The method for one model and one target; makes the phases, and the Assignment from the last one.
+
+    Attributes:
+        model: float model.
+        target: what the widths are for.
+        calibration: images that statistics are taken of.
+        settings: see NipqSettings.
+        workdir: existing folder.
+        checkpoints: of reconstructed units.
+        progress: bars.
+        batch: images a step.
+        fixed_bytes: of the file without the weights whose width is free; for budgets of bytes.
+        decisions: what was held or lowered; grows.
+    """
+
+    model: FloatModel
+    target: Target
+    calibration: CalibrationSet
+    settings: NipqSettings
+    workdir: Path
+    checkpoints: UnitCheckpoints
+    progress: Progress
+    batch: int
+    fixed_bytes: int = 0
+    decisions: list[Decision] = field(default_factory=list[Decision])
+    shipped: Prepared | None = None
+
+    def phases(self) -> list[Phase]:
+        """Noise, then fine-tune; a phase without epochs still hands over."""
+        settings = self.settings
+        return [
+            Phase(name="noise", epochs=settings.noise_epochs, make=self._noise),
+            Phase(name="fine-tune", epochs=settings.finetune_epochs, make=self._finetune),
+        ]
+
+    def assignment(self, trainee: Trainee) -> Assignment:
+        """Integers of the fine-tuned network."""
+        if not isinstance(trainee, FinetuneTrainee) or self.shipped is None:
+            raise InvariantError("the last phase is not the fine-tune")
+        made = finish(trainee.network, self.shipped)
+        self.decisions.extend(made.decisions)
+        return made
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks run."""
+        options = self.settings.reconstruction
+        return torch.device("cpu" if options is None else options.device)
+
+    def scheme(self) -> Scheme:
+        """Widths that the graph is prepared for before any is learned: compute inputs have sites of their
+        own, apart from edges and 8-bit carriers.
+        """
+        budget, settings = self.settings.budget, self.settings
+        activations = [bits for bits in self.target.activations.bits if bits not in (settings.edge_bits, 8)]
+        if not activations:
+            raise TargetError(
+                f"target {self.target.name}: activation bits "
+                f"{', '.join(map(str, self.target.activations.bits))}, nothing for --method nipq to choose",
+                hint="a target with more widths: mixport targets list",
+            )
+        start = min(8.0, (budget.weight_bits or 4.0) + (_EXTRA_BITS if self._learns()[0] else 0))
+        return Scheme(
+            weight_bits=min(self.weight_choices(), key=lambda bits: (abs(bits - start), bits)),
+            activation_bits=min(activations, key=lambda bits: (abs(bits - 4), bits)),
+            edge_bits=settings.edge_bits,
+            edge_convention=settings.edge_convention,
+            spelling=f"nipq:{budget.text}",
+        )
+
+    def weight_choices(self) -> Sequence[int]:
+        """Weight bits that may be chosen: under a budget of bytes the widest of each storage type."""
+        if self.settings.budget.size_bytes is not None:
+            return self.target.budget_widths()
+        return sorted(self.target.held_widths)
+
+    def prepared(self, table: WidthTable | None) -> Prepared:
+        """The graph, as a build with `--trained` prepares it too."""
+        return prepare(
+            self.model,
+            self.calibration,
+            self.target,
+            scheme=self.scheme(),
+            learned=True,
+            table=table,
+            level=False,
+            progress=self.progress,
+        )
+
+    def _learns(self) -> tuple[bool, bool]:
+        """Whether widths of weights and of activations move: not where an average allows only the fewest."""
+        budget, (weights, activations) = self.settings.budget, self._choices()
+        return (
+            self.settings.learn_widths and (budget.weight_bits is None or budget.weight_bits > weights[0]),
+            self.settings.learn_widths
+            and (budget.activation_bits is None or budget.activation_bits > activations[0]),
+        )
+
+    def _choices(self) -> tuple[Sequence[int], Sequence[int]]:
+        return self.weight_choices(), sorted(self.target.activations.bits)
+
+    def _noise(self, previous: Trainee | None) -> Trainee:
+        prepared, settings = self.prepared(None), self.settings
+        params, integers = self._calibrated(prepared)
+        scheme, budget = prepared.scheme, settings.budget
+        first = budget.activation_bits or 8.0
+        if self._learns()[1]:
+            first = min(8.0, first + _EXTRA_BITS)
+        free = free_sites(prepared)
+        network = NoisyNetwork(
+            prepared,
+            params,
+            integers,
+            activation_bits=[first] * len(free),
+            weight_bits=[float(scheme.weight_bits)] * len(prepared.widths),
+            allowed=self._choices(),
+            noise=settings.noise,
+            learn=self._learns(),
+            device=self.device,
+        )
+        network.centre(self._batches(prepared))
+        costs = costs_of(prepared, fixed_bytes=self.fixed_bytes)
+        self._frozen(network, reachable=True)
+        return NoiseTrainee(network, budget=budget, costs=costs, pull=settings.pull, batch=self.batch)
+
+    def _finetune(self, previous: Trainee | None) -> Trainee:
+        if not isinstance(previous, NoiseTrainee):
+            raise InvariantError("the fine-tune follows the noise phase")
+        network = previous.network
+        frozen = self._frozen(network)
+        table = self._table(network, frozen)
+        prepared = self.prepared(table)
+        put_weights(prepared, network.layers.give())
+        params, _ = self._calibrated(prepared, integers=False)
+        params = learned_params(network, prepared, params)
+        integers, _ = nearest_integers(
+            prepared.graph,
+            prepared.plan,
+            prepared.widths,
+            params,
+            pair_limit=prepared.target.accumulator.pair_limit,
+            grid=prepared.rule.grid,
+        )
+        start = Assignment(params=params, widths=prepared.widths, integers=integers)
+        options = self.settings.reconstruction
+        reconstructed = options is not None and options.iters > 0
+        if reconstructed:
+            start = self._reconstructed(start, prepared)
+        self.shipped = prepared
+        made = QuantisedNetwork(prepared, start.params, start.integers, device=self.device)
+        made.centre(self._batches(prepared), corrected=not reconstructed)
+        widths = torch.tensor([float(bits) for bits in frozen.weights])
+        sites = torch.tensor([float(bits) for bits in frozen.activations])
+        return FinetuneTrainee(made, figures=describe_widths(previous.costs, widths, sites))
+
+    def _calibrated(
+        self, prepared: Prepared, *, integers: bool = True
+    ) -> tuple[dict[str, QuantParams], Mapping[fx.Node, LayerIntegers]]:
+        batches = CalibrationBatches(model=self.model, calibration=self.calibration)
+        histograms = site_histograms(prepared, batches, progress=self.progress)
+        params = choose_params(prepared.plan, histograms, prepared.rule)
+        if not integers:
+            return params, {}
+        made, _ = nearest_integers(
+            prepared.graph,
+            prepared.plan,
+            prepared.widths,
+            params,
+            pair_limit=prepared.target.accumulator.pair_limit,
+            grid=prepared.rule.grid,
+        )
+        return params, made
+
+    def _batches(self, prepared: Prepared) -> Iterator[Tensor]:
+        batches = CalibrationBatches(model=self.model, calibration=self.calibration)
+        parts = batches.of(batches.all(), dynamic_batch=prepared.captured.dynamic_batch)
+        return (part.to(self.device) for part in parts)
+
+    def _frozen(self, network: NoisyNetwork, *, reachable: bool = False) -> FrozenWidths:
+        """Whole widths; `reachable` asks only whether the budget can be kept at all."""
+        costs = costs_of(network.prepared, fixed_bytes=self.fixed_bytes)
+        frozen = freeze(
+            self.settings.budget,
+            costs,
+            weights=network.widths.bits().tolist(),
+            activations=network.site_widths.bits().tolist(),
+            allowed=self._choices(),
+        )
+        if not reachable:
+            self._tell(network, frozen)
+        return frozen
+
+    def _tell(self, network: NoisyNetwork, frozen: FrozenWidths) -> None:
+        if frozen.lowered:
+            self.decisions.append(
+                Decision(
+                    where="widths",
+                    what=f"{frozen.lowered} widths lowered below the nearest one",
+                    why=f"--budget {self.settings.budget.text}",
+                )
+            )
+        held = {
+            **dict(zip(network.layers.names, network.widths.held.tolist(), strict=True)),
+            **dict(zip(network.free_sites, network.site_widths.held.tolist(), strict=True)),
+        }
+        self.decisions.extend(
+            Decision(where=name, what="width held at the end of its range", why=f"in {steps} steps")
+            for name, steps in held.items()
+            if steps
+        )
+        if int(network.held):
+            self.decisions.append(
+                Decision(
+                    where="intervals",
+                    what="held at a sixteenth or sixteen times their first length",
+                    why=f"in {int(network.held)} steps one would have collapsed or run away",
+                )
+            )
+
+    def _table(self, network: NoisyNetwork, frozen: FrozenWidths) -> WidthTable:
+        layers = zip(network.layers.widths, frozen.weights, strict=True)
+        tensors = tensor_names(network.prepared)
+        sites = zip(network.free_sites, frozen.activations, strict=True)
+        return WidthTable(
+            weights={width.name: bits for width, bits in layers if not width.fixed},
+            activations={tensors[name]: bits for name, bits in sites},
+        )
+
+    def _reconstructed(self, start: Assignment, prepared: Prepared) -> Assignment:
+        if self.settings.reconstruction is None:
+            return start
+        session = LearningSession(
+            model=self.model,
+            calibration=self.calibration,
+            options=self.settings.reconstruction,
+            workdir=self.workdir,
+            checkpoints=self.checkpoints,
+            progress=self.progress,
+        )
+        batches = CalibrationBatches(model=self.model, calibration=self.calibration)
+        context = ChoiceContext(batches=batches, learner=session, progress=self.progress)
+        return reconstruct_from(start, prepared, context)

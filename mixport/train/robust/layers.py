@@ -1,0 +1,27 @@
+"""Layers whose weights are regularised."""
+
+from __future__ import annotations
+
+from torch import nn
+
+RegularLayer = nn.Conv1d | nn.Conv2d | nn.Linear
+
+
+def regular_layers(module: nn.Module, *, depthwise: bool = False) -> list[tuple[str, RegularLayer]]:
+    """Convolutions and linear layers by name, without depthwise convolutions: regularising those costs
+    accuracy (arXiv 2208.00338, section 4.1).
+
+    Args:
+        module: float model.
+        depthwise: take them all the same, for comparison.
+    """
+    return [
+        (name, layer)
+        for name, layer in module.named_modules()
+        if isinstance(layer, RegularLayer) and (depthwise or not is_depthwise(layer))
+    ]
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """True for a convolution whose every output channel reads one input channel alone."""
+    return isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer.groups > 1 and layer.weight.shape[1] == 1
