@@ -69,6 +69,11 @@ COMMANDS: Mapping[str, _Command] = MappingProxyType(
             help="Train a model for low bits, and write its weights, widths and intervals for the exporter.",
             panels=True,
         ),
+        "sweep": _Command(
+            module="sweep",
+            help="Export one weight at many widths: a validated bundle each, a table and a plot.",
+            panels=True,
+        ),
         "validate": _Command(
             module="validate",
             help=(

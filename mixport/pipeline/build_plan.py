@@ -11,7 +11,7 @@ from mixport.model.float_model import FloatModel, ModelRequest
 from mixport.model.request import PreprocessingOverrides
 from mixport.pipeline.options.build_options import BuildOptions, command_line
 from mixport.pipeline.options.calibration import CalibrationAsked
-from mixport.pipeline.options.model_options import ModelOptions
+from mixport.pipeline.options.train_options import SweepOptions, TrainOptions
 from mixport.pipeline.trained_input import TrainedInput, open_table, open_trained
 from mixport.records.choices.algorithms import ALGORITHMS, NEAREST, Algorithm, find_algorithm
 from mixport.records.choices.reconstruction_preset import ReconstructionOptions
@@ -144,11 +144,8 @@ def resolve(options: BuildOptions) -> BuildPlan:
         )
     asked, method = options.calibration_asked(), options.calib.strip()
     folder = Path(method.removeprefix("images:")).expanduser() if method.startswith("images:") else None
-    model = model_request(options, seed=options.seed)
-    if trained is not None and trained.weights is not None:
-        model = replace(model, weights=trained.weights, random_weights=False)
     return BuildPlan(
-        model=model,
+        model=model_request(options, trained=trained),
         scheme=scheme,
         targets=targets,
         gates=tuple(options.parse_gates()),
@@ -170,13 +167,18 @@ def resolve(options: BuildOptions) -> BuildPlan:
     )
 
 
-def model_request(options: ModelOptions, *, seed: int) -> ModelRequest:
-    """The part of the options that says which float model, and how it is opened."""
+def model_request(
+    options: BuildOptions | TrainOptions | SweepOptions, *, trained: TrainedInput | None = None
+) -> ModelRequest:
+    """The part of the options that says which float model, and how it is opened; a training may have weights
+    of its own for it.
+    """
+    own = None if trained is None else trained.weights
     return ModelRequest(
         source=options.model,
-        weights=options.weights,
-        random_weights=options.random_weights,
-        seed=seed,
+        weights=own or options.weights,
+        random_weights=options.random_weights and own is None,
+        seed=options.seed,
         args=options.model_arg,
         classes=options.classes,
         overrides=PreprocessingOverrides(

@@ -14,6 +14,7 @@ from mixport.pipeline.build_plan import model_request
 from mixport.pipeline.keys import model_key
 from mixport.pipeline.options.build_options import BuildOptions
 from mixport.pipeline.stages import StageContext, StageLog
+from mixport.pipeline.trained_input import open_trained
 from mixport.records.errors import BadInputError, MixportError
 from mixport.records.progress import Progress
 from mixport.release.bundle import ReleaseBundle, read_golden
@@ -55,7 +56,7 @@ def reference_files(
     if not names:
         return {}
     context = StageContext(store=Store(cache), progress=progress, log=StageLog(note))
-    model = _same_model(context, model_request(options), bundle)
+    model = _same_model(context, model_request(options, trained=open_trained(options)), bundle)
     key = model_key(model)
     found = {FLOAT: stages.float_file(context, model, model_key=key)}
     if STATIC in names:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -17,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mixport.records.choices.trained import EpochRecord, SitesFile
 
-_SETTINGS: dict[Any, Any] = {
+SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "training",
     "font.family": "sans-serif",
@@ -37,7 +38,7 @@ def training_plot(curve: Sequence[EpochRecord], sites: SitesFile | None, *, labe
         sites: widths; None for methods that choose none.
         labels: held-out figures are accuracies, else agreements.
     """
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(9.0, 3.0 if sites is None else 6.4), layout="constrained")
         if sites is None:
             _curve(figure.subplots(), curve, labels=labels)
@@ -60,7 +61,7 @@ def _curve(axes: Axes, curve: Sequence[EpochRecord], *, labels: bool) -> None:
     beside = axes.twinx()
     beside.plot(epochs, [100 * one.held_out for one in curve], color=_RIGHT, marker="o", markersize=3)
     beside.set_ylabel(f"held out: {'accuracy' if labels else 'agreement'} (%)", color=_RIGHT)
-    for before, after in zip(curve, curve[1:], strict=False):
+    for before, after in pairwise(curve):
         if before.phase != after.phase:
             axes.axvline(after.epoch - 0.5, color="#868e96", linewidth=0.8, linestyle=":")
             axes.annotate(after.phase, (after.epoch - 0.45, axes.get_ylim()[1]), va="top", fontsize=8)

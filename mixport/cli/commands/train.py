@@ -51,7 +51,7 @@ def train(
         ["loss", f"{last.loss:.4g}"],
         ["held out", f"{100 * last.held_out:.2f} % {watched} on {record.data.held_out} images"],
     ]
-    rows += [[name.replace("_", " "), f"{value:.4g}"] for name, value in last.figures.items()]
+    rows.extend([name.replace("_", " "), f"{value:.4g}"] for name, value in last.figures.items())
     console.table(["", ""], rows)
     for decision in record.decisions:
         console.note(f"{decision['where']}: {decision['what']} ({decision['why']})")

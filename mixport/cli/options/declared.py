@@ -20,7 +20,8 @@ Command = Callable[..., Any]
 def takes_options(
     kind: type[ModelOptions] = BuildOptions, *, panels: Collection[str] = PANELS
 ) -> Callable[[Command], Command]:
-    """Give a command the options of this record and these panels, behind its context and in front of its own parameters.
+    """Give a command the options of this record and these panels, behind its context and in front of its own
+    parameters.
 
     Every default is None, so that mixport.toml fills what was not typed; help shows the default that then
     applies. The values are in the context: see `mixport.cli.options.shared.typed`.

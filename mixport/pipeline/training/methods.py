@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixport.model.float_model import FloatModel
 from mixport.model.load_state import load_into
@@ -22,7 +22,7 @@ from mixport.records.errors import InvariantError, UnsupportedModelError
 from mixport.train.data.batches import BatchSource
 from mixport.train.data.training_images import TrainingImages
 from mixport.train.folder import integers_of, sites_of
-from mixport.train.loop.loop import Phase, train
+from mixport.train.loop.loop import Phase, Trained, train
 from mixport.train.loop.losses import Objective
 from mixport.train.nipq.method import Nipq
 from mixport.train.nipq.trainees import FinetuneTrainee
@@ -73,7 +73,7 @@ class Finished:
     weights: Mapping[str, Tensor]
     sites: SitesFile | None
     integers: Mapping[str, Tensor] | None
-    scheme: Mapping[str, Any] | None
+    scheme: dict[str, Any] | None
     curve: tuple[EpochRecord, ...]
     decisions: tuple[Decision, ...]
 
@@ -112,7 +112,7 @@ def run_robust(job: Job) -> Finished:
     plan, module = job.plan, job.model.module
     if plan.robust is None:
         raise InvariantError("no settings of a robust training")
-    if not isinstance(module, nn.Module) or job.model.source.endswith(".pt2"):
+    if job.model.source.endswith(".pt2"):
         raise UnsupportedModelError(
             f"{job.model.source}: an exported program has no training mode",
             hint="name the factory of its nn.Module, package.module:factory",
@@ -127,10 +127,12 @@ def run_robust(job: Job) -> Finished:
         raise InvariantError("not a robust training")
     state = trained.trainee.result().state_dict()
     load_into(module, dict(state), source="the training")  # what was written can be read back
-    decisions = [
-        Decision(where=name, what=f"weights bounded to {bound:.4g}", why="satnl")
-        for name, bound in trained.trainee.bounds.items()
-    ]
+    bounds = trained.trainee.bounds.values()
+    decisions: list[Decision] = []
+    if bounds:
+        what = f"weights of {len(bounds)} layers bounded to {min(bounds):.3g} ... {max(bounds):.3g}"
+        why = f"satnl, {settings.bound:g} standard deviations of each layer's first weights"
+        decisions.append(Decision(where="weights", what=what, why=why))
     return Finished(
         weights=state,
         sites=None,
@@ -141,7 +143,7 @@ def run_robust(job: Job) -> Finished:
     )
 
 
-def _loop(job: Job, phases: list[Phase]) -> Any:
+def _loop(job: Job, phases: list[Phase]) -> Trained:
     return train(
         phases,
         job.source,

@@ -250,6 +250,7 @@ def _record(
     return TrainingRecord(
         method=plan.method,
         model={"name": model.name, "source": model.source, "sha256": model.sha256},
+        model_options=plan.model_options,
         teacher=None if teacher is None else teacher.source,
         data=data,
         scheme=finished.scheme,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mixport.calibration.recipe import CalibrationRecipe
 from mixport.model.float_model import FloatModel
@@ -24,6 +25,7 @@ from mixport.train.robust.trainee import RobustSettings
 
 NIPQ_RATE, ADAM_RATE, SGD_RATE = 2e-4, 1e-4, 0.01
 """Peak learning rates that are taken where none is typed; chosen on CIFAR-10's ResNet-20."""
+_OPENING = ("model_arg", "classes", "input_size", "mean", "std", "crop")
 _RHO = {"none": 0.05, "sam": 0.05, "asam": 0.5}
 """Radii of the papers (arXiv 2010.01412, section 3; arXiv 2102.11600, section 5)."""
 
@@ -52,6 +54,7 @@ class TrainPlan:
         out: folder; None is one in dist for each model and method.
         cache: folder of stage results.
         command: that repeats the training.
+        model_options: how the model was opened, as plain values; without weights.
     """
 
     method: Method
@@ -73,6 +76,7 @@ class TrainPlan:
     out: Path | None
     cache: Path
     command: str
+    model_options: dict[str, Any]
 
     def recipe(self, model: FloatModel) -> CalibrationRecipe:
         """Images without labels for this model. Raises BadOptionError as `CalibrationAsked.recipe`."""
@@ -114,7 +118,7 @@ def resolve_training(options: TrainOptions) -> TrainPlan:
         teacher = ModelRequest(source=options.teacher, weights=options.teacher_weights, seed=options.seed)
     return TrainPlan(
         method=options.method,
-        model=model_request(options, seed=options.seed),
+        model=model_request(options),
         teacher=teacher,
         teacher_is_model=teaches_itself,
         labelled=options.labelled,
@@ -140,6 +144,11 @@ def resolve_training(options: TrainOptions) -> TrainPlan:
         out=options.out,
         cache=options.cache,
         command=spell_command("train", options),
+        model_options={
+            name: value
+            for name, value in options.model_dump(mode="json", exclude_defaults=True).items()
+            if name in _OPENING
+        },
     )
 
 

@@ -137,6 +137,7 @@ class TrainingRecord(_Record):
         schema_version: of this form.
         method: of training.
         model: name, source and SHA-256 of the float model.
+        model_options: options that it was opened with, but for its weights.
         teacher: source of the teacher, None without one.
         data: what was trained on.
         scheme: widths that the graph was prepared for; None where the method trains plain weights.
@@ -153,6 +154,7 @@ class TrainingRecord(_Record):
     schema_version: Literal[1] = 1
     method: Method
     model: dict[str, str]
+    model_options: dict[str, Any] = Field(default_factory=dict[str, Any])
     teacher: str | None
     data: TrainingData
     scheme: dict[str, Any] | None = None

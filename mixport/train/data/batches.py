@@ -1,5 +1,8 @@
 """Batches of one epoch: every image once, in an order and with an augmentation of the epoch's own."""
 
+# timm gives no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -8,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from timm.data.mixup import Mixup
+from numpy.typing import NDArray
+from timm.data.mixup import Mixup  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 from torch.nn import functional
 
@@ -76,10 +80,9 @@ class BatchSource:
         """Batches of epoch `number`, the same whenever they are asked for."""
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
         mixed = torch.randperm(len(self.data.order), generator=generator).numpy()
-        with torch.random.fork_rng(devices=[]):
-            for step in range(self.steps):
-                places = self.data.order[mixed[step * self.batch : (step + 1) * self.batch]]
-                yield self._batch(np.sort(places), generator)
+        for step in range(self.steps):
+            places = self.data.order[mixed[step * self.batch : (step + 1) * self.batch]]
+            yield self._batch(np.sort(places), generator)
 
     def held_out(self) -> Iterator[Batch]:
         """Images that are only looked at, as they are."""
@@ -88,7 +91,7 @@ class BatchSource:
             labels = None if self.data.labels is None else torch.as_tensor(self.data.labels[places])
             yield Batch(images=self._pixels(np.asarray(self.data.images[places])), targets=labels)
 
-    def _batch(self, places: np.ndarray, generator: torch.Generator) -> Batch:
+    def _batch(self, places: NDArray[np.int64], generator: torch.Generator) -> Batch:
         images = np.asarray(self.data.images[places])
         if self.augmentation != "none":
             images = augment(images, generator=generator, shift=self.augmentation == "flip+crop")
@@ -118,12 +121,12 @@ class BatchSource:
             np.random.set_state(state)
         return Batch(images=images, targets=None if labels is None else targets)
 
-    def _pixels(self, images: np.ndarray) -> Tensor:
+    def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
         pixels = torch.as_tensor(normalise(images, preprocessing=self.preprocessing)).to(self.device)
         return pixels.contiguous(memory_format=torch.channels_last) if self.channels_last else pixels
 
 
-def augment(images: np.ndarray, *, generator: torch.Generator, shift: bool) -> np.ndarray:
+def augment(images: NDArray[np.uint8], *, generator: torch.Generator, shift: bool) -> NDArray[np.uint8]:
     """Each image mirrored with probability one half, and moved by up to an eighth of its side, black where
     nothing comes in.
 

@@ -1,5 +1,8 @@
 """Phases of epochs: the loop over batches, watched, and checkpointed after every epoch."""
 
+# torch leaves some signatures without types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math

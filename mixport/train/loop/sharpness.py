@@ -1,5 +1,8 @@
 """Sharpness-aware minimisation: SAM (arXiv 2010.01412) and ASAM (arXiv 2102.11600)."""
 
+# torch leaves some signatures without types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

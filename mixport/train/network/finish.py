@@ -56,12 +56,8 @@ def finish(network: QuantisedNetwork, prepared: Prepared) -> Assignment:
             )
             decisions += changed
         integers[node] = LayerIntegers(scales=scales, codes=codes, bias=bias)
-    if held := network.held.tolist():
-        decisions += [
-            Decision(
-                where=what, what="held at a sixteenth or sixteen times their first value", why=f"{n} times"
-            )
-            for what, n in zip(("weight scales", "activation steps"), held, strict=True)
-            if n
-        ]
+    for where, times in zip(("weight scales", "activation steps"), network.held, strict=True):
+        if int(times):
+            what = "held at a sixteenth or sixteen times their first value"
+            decisions.append(Decision(where=where, what=what, why=f"{int(times)} times"))
     return Assignment(params=params, widths=prepared.widths, integers=integers, decisions=tuple(decisions))

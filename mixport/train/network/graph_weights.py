@@ -16,7 +16,8 @@ def put_weights(prepared: Prepared, values: Mapping[str, Tensor]) -> None:
 
     Args:
         prepared: graph and names of its layers.
-        values: `weight/NAME` float32 [O, ...] and `bias/NAME` float32 [O] of each layer; an empty bias is none.
+        values: `weight/NAME` float32 [O, ...] and `bias/NAME` float32 [O] of each layer; an empty bias is
+            none.
     """
     graph = prepared.graph
     for node, width in prepared.widths.items():

@@ -259,8 +259,8 @@ class Nipq:
         frozen = freeze(
             self.settings.budget,
             costs,
-            weights=network.widths.bits().tolist(),
-            activations=network.site_widths.bits().tolist(),
+            weights=network.widths.values(),
+            activations=network.site_widths.values(),
             allowed=self._choices(),
         )
         if not reachable:
@@ -277,8 +277,8 @@ class Nipq:
                 )
             )
         held = {
-            **dict(zip(network.layers.names, network.widths.held.tolist(), strict=True)),
-            **dict(zip(network.free_sites, network.site_widths.held.tolist(), strict=True)),
+            **dict(zip(network.layers.names, network.widths.steps_held(), strict=True)),
+            **dict(zip(network.free_sites, network.site_widths.steps_held(), strict=True)),
         }
         self.decisions.extend(
             Decision(where=name, what="width held at the end of its range", why=f"in {steps} steps")

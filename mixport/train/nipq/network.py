@@ -205,5 +205,5 @@ def free_sites(prepared: Prepared) -> tuple[str, ...]:
 
 
 def tensor_names(prepared: Prepared) -> dict[str, str]:
-    """Name of the tensor whose codes each site holds, the name of its first site: the key of a width table."""
+    """Tensor whose codes each site holds, by the name of its first site: the key of a width table."""
     return {site.name: site.base or site.name for site in prepared.plan.sites}

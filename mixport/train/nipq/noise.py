@@ -35,7 +35,7 @@ class NoisePool:
         uniform = torch.rand(largest + places, generator=generator)
         self._uniform = (uniform - 0.5).to(device)
         self._index = (uniform * _QUANTILES).to(torch.int32).clamp_(max=_QUANTILES - 1).to(device)
-        self._offsets = torch.randint(0, places, (_WINDOWS,), generator=generator).tolist()
+        self._offsets = [int(one) for one in torch.randint(0, places, (_WINDOWS,), generator=generator)]
         self._next = 0
 
     def uniform(self, x: Tensor) -> Tensor:

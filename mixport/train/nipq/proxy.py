@@ -36,14 +36,14 @@ class _TensorProxy(torch.autograd.Function):
         low, high = -below * float(interval), (1.0 - below) * float(interval)
         inside = torch.ops.aten.hardtanh_backward(noise, x, low, high)  # noise where low < x < high, else 0
         y = torch.clamp(x, low, high).add_(inside, alpha=float(step))
-        ctx.save_for_backward(x, y, inside, interval, step)
+        ctx.save_for_backward(x, y, inside, interval)
         ctx.below = below
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        x, y, inside, interval, step = ctx.saved_tensors
+        x, y, inside, interval = ctx.saved_tensors
         low, high = -ctx.below * float(interval), (1.0 - ctx.below) * float(interval)
         to_x = torch.ops.aten.hardtanh_backward(grad, x, low, high)
         to_interval = to_step = None

@@ -125,8 +125,8 @@ class FinetuneTrainee:
 def describe_widths(costs: Costs, widths: Tensor, sites: Tensor) -> dict[str, float]:
     """Average bits of free weights and activations, and thousands of millions of bit-operations an image."""
     found = {"gbop": float(bit_operations(costs, widths, sites)) / 1e9}
-    weights = average(widths.tolist(), costs.weights)
-    activations = average(sites.tolist(), costs.activations)
+    weights = average([float(bits) for bits in widths], costs.weights)
+    activations = average([float(bits) for bits in sites], costs.activations)
     if weights is not None:
         found["weight_bits"] = weights
     if activations is not None:

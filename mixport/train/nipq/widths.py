@@ -28,6 +28,8 @@ class LearnedWidths(nn.Module):
     """
 
     held: Tensor
+    fixed: Tensor
+    exact: Tensor
 
     def __init__(self, first: Sequence[float], *, allowed: Sequence[int], fixed: Sequence[bool]) -> None:
         super().__init__()
@@ -43,6 +45,14 @@ class LearnedWidths(nn.Module):
     def bits(self) -> Tensor:
         """Continuous widths, float32 [sites]; fixed ones are the whole numbers they were given."""
         return torch.where(self.fixed, self.exact, _LEAST + _SPAN * torch.sigmoid(self.raw))
+
+    def values(self) -> tuple[float, ...]:
+        """The same as plain numbers."""
+        return tuple(float(bits) for bits in self.bits().detach())
+
+    def steps_held(self) -> tuple[int, ...]:
+        """`held` as plain numbers."""
+        return tuple(int(steps) for steps in self.held)
 
     def rounded(self) -> Tensor:
         """Widths next to the learned ones, straight through."""

@@ -15,11 +15,12 @@ def regular_layers(module: nn.Module, *, depthwise: bool = False) -> list[tuple[
         module: float model.
         depthwise: take them all the same, for comparison.
     """
-    return [
-        (name, layer)
-        for name, layer in module.named_modules()
-        if isinstance(layer, RegularLayer) and (depthwise or not is_depthwise(layer))
-    ]
+    found: list[tuple[str, RegularLayer]] = []
+    for name, layer in module.named_modules():  # pyright: ignore[reportUnknownVariableType]
+        # A layer whose weight is parametrised is an instance of a subclass that torch makes.
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Linear)) and (depthwise or not is_depthwise(layer)):
+            found.append((str(name), layer))
+    return found
 
 
 def is_depthwise(layer: nn.Module) -> bool:

@@ -76,17 +76,20 @@ class RobustTrainee:
 
     def penalty(self) -> Tensor | None:
         """SymReg and KURE, means over their layers."""
-        settings, total = self._settings, None
-        for name, layer in self._layers if settings.symmetry or settings.kurtosis else ():
-            weight, found = layer.weight, None
-            if settings.symmetry:
-                order = self._sorted.order(name, weight)
-                found = settings.symmetry * symmetry_loss(weight, order, pairing=settings.pairing)
-            if settings.kurtosis:
-                pull = settings.kurtosis * kurtosis_loss(weight)
-                found = pull if found is None else found + pull
-            total = found if total is None else total + found  # type: ignore[operator]
-        return None if total is None else total / len(self._layers)
+        settings = self._settings
+        found = [self._pull(name, layer.weight) for name, layer in self._layers]
+        if not found or not (settings.symmetry or settings.kurtosis):
+            return None
+        return torch.stack(found).mean()
+
+    def _pull(self, name: str, weight: Tensor) -> Tensor:
+        settings, total = self._settings, weight.new_zeros(())
+        if settings.symmetry:
+            order = self._sorted.order(name, weight)
+            total = total + settings.symmetry * symmetry_loss(weight, order, pairing=settings.pairing)
+        if settings.kurtosis:
+            total = total + settings.kurtosis * kurtosis_loss(weight)
+        return total
 
     def predict(self, x: Tensor) -> Tensor:
         """See Trainee; norms use their running statistics."""
