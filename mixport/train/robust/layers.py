@@ -1,5 +1,8 @@
 """Layers whose weights are regularised."""
 
+# torch leaves named_modules without types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from torch import nn
@@ -16,7 +19,7 @@ def regular_layers(module: nn.Module, *, depthwise: bool = False) -> list[tuple[
         depthwise: take them all the same, for comparison.
     """
     found: list[tuple[str, RegularLayer]] = []
-    for name, layer in module.named_modules():  # pyright: ignore[reportUnknownVariableType]
+    for name, layer in module.named_modules():
         # A layer whose weight is parametrised is an instance of a subclass that torch makes.
         if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Linear)) and (depthwise or not is_depthwise(layer)):
             found.append((str(name), layer))
