@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.training_cost [--model builtin:cifar10-resnet20] [--batch 128] [--rounds 12]
 
-Methods take turns step by step, so that a slow minute of the machine hits all of them; medians are compared.
-Random images and labels: the time of a step does not depend on what they show. No teacher, which would add the
-same to all.
+Methods take turns step by step, so that a slow minute of the machine hits all of them; medians are
+compared. Random images and labels: the time of a step does not depend on what they show. No teacher, which
+would add the same to all.
 """
 
 from __future__ import annotations
@@ -58,14 +58,7 @@ def main() -> None:
     batch = next(iter(source.epoch(0)))
     with tempfile.TemporaryDirectory() as folder:
         runs = {
-            name: PhaseRun(
-                Phase(name=name, epochs=1, make=lambda _: trainee),
-                trainee,
-                source,
-                Objective(teacher=None),
-                LoopSettings(optimiser="sgd", lr=1e-5, sharpness="sam" if name == "sam" else "none"),
-                first=0,
-            )
+            name: _run(name, trainee, source)
             for name, trainee in _trainees(model, images, options.batch, Path(folder)).items()
         }
         for run in runs.values():
@@ -76,6 +69,12 @@ def main() -> None:
     for name, times in seconds.items():
         middle = statistics.median(times)
         print(f"{name:24} {1000 * middle:8.1f} ms   {middle / plain:5.2f}")
+
+
+def _run(name: str, trainee: Trainee, source: BatchSource) -> PhaseRun:
+    settings = LoopSettings(optimiser="sgd", lr=1e-5, sharpness="sam" if name == "sam" else "none")
+    phase = Phase(name=name, epochs=1, make=lambda _: trainee)
+    return PhaseRun(phase, trainee, source, Objective(teacher=None), settings, first=0)
 
 
 def _trainees(model: FloatModel, images: np.ndarray, batch: int, folder: Path) -> dict[str, Trainee]:

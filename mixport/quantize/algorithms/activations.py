@@ -43,7 +43,8 @@ def given_steps(prepared: Prepared, params: Mapping[str, QuantParams]) -> dict[s
     """Parameters with the steps of the table in the place of calibrated ones.
 
     Raises:
-        BadOptionError: a step whose scale is tied to those of other tensors, or that the target does not have.
+        BadOptionError: a step whose scale is tied to those of other tensors, or that the target does not
+            have.
     """
     made, tied = dict(params), {name for group in prepared.plan.groups for name in group.members}
     for name, (scale, zero_point) in prepared.table.steps.items():

@@ -58,8 +58,8 @@ class NipqSettings:
         pull: weight of the budget in the loss.
         edge_bits: of the first and the last layer.
         edge_convention: what these bits hold for.
-        reconstruction: how MODEL's own weights are reconstructed once their widths are fixed: before the noise
-            phase where the budget leaves no choice, behind it elsewhere; None does not.
+        reconstruction: how MODEL's own weights are reconstructed once their widths are fixed: before the
+            noise phase where the budget leaves no choice, behind it elsewhere; None does not.
     """
 
     budget: Budget

@@ -33,6 +33,7 @@ def test_exit_codes_are_the_ones_scripts_rely_on() -> None:
         ("StoreError", ExitCode.USER),
         ("RuntimeUnavailableError", ExitCode.USER),
         ("SizeBudgetError", ExitCode.USER),
+        ("TrainingError", ExitCode.USER),
         ("ValidationFailedError", ExitCode.FAILED),
         ("InvariantError", ExitCode.BUG),
     ],
