@@ -48,6 +48,7 @@ def test_no_error_is_missing_from_the_table_above() -> None:
         "BadInputError",
         "RuntimeUnavailableError",
         "SizeBudgetError",
+        "TrainingError",
         "BadOptionError",
         "UnsupportedModelError",
         "TargetError",
