@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from mixport.arithmetic.quant_params import QuantParams
 from mixport.model.float_model import FloatModel
 from mixport.quantize.algorithms.context import ChoiceContext
 from mixport.quantize.algorithms.nearest import choose_nearest
@@ -23,7 +21,7 @@ from mixport.records.calibration_set import CalibrationSet
 from mixport.records.choices.scheme import Scheme
 from mixport.records.choices.width_table import WidthTable
 from mixport.records.progress import SilentProgress
-from mixport.records.targets import load_target
+from mixport.records.targets import Target, load_target
 from mixport.train.network.quantised import QuantisedNetwork
 from mixport.train.nipq.network import NoisyNetwork
 from mixport.train.nipq.noise import NoiseKind
@@ -113,7 +111,7 @@ def given_of(
     *,
     module: nn.Module | None = None,
     scheme: str = "w4a4",
-    target: str = "ort-cpu",
+    target: str | Target = "ort-cpu",
     table: WidthTable | None = None,
 ) -> Given:
     """A module prepared as training prepares it, `residual` where none is given; images go to the folder."""
@@ -122,7 +120,7 @@ def given_of(
     prepared = prepare(
         model,
         calibration,
-        load_target(target),
+        load_target(target) if isinstance(target, str) else target,
         scheme=Scheme.parse(scheme, edge_convention="qdrop"),
         learned=True,
         level=False,
@@ -133,12 +131,45 @@ def given_of(
     return Given(model=model, prepared=prepared, batches=batches, start=choose_nearest(prepared, context))
 
 
-def codes_of(value: Tensor, params: QuantParams) -> np.ndarray:
-    """Codes of a site's values, zero point taken off."""
-    return np.rint(value.detach().double().numpy() / params.scale).astype(np.int64)
-
-
 def site_of(prepared: Prepared, name: str) -> SitePlan:
     """The site of a name."""
     (found,) = [site for site in prepared.plan.sites if site.name == name]
     return found
+
+
+def with_target(given: Given, way: str) -> Given:
+    """The same prepared again for a target whose scales are powers of two, or one a weight."""
+    target = given.prepared.target
+    if way == "power-of-two":
+        target = target.model_copy(update={"scale": target.scale.model_copy(update={"form": "power-of-two"})})
+    else:
+        rules = target.weights.model_copy(update={"granularity": "per-tensor"})
+        target = target.model_copy(update={"weights": rules})
+    return given_of(given.batches.calibration.images_path.parent, target=target)
+
+
+def moved(network: QuantisedNetwork, *, seed: int = 1) -> QuantisedNetwork:
+    """The network with every parameter that may move at other values, in place, as training leaves it."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in network.layers.weight:
+            weight.mul_(1.0 + 0.3 * torch.randn(weight.shape, generator=generator))
+        for bias in network.layers.bias:
+            bias.add_(0.1 * torch.randn(bias.shape, generator=generator))
+        for value in (*network.scale, *network.step):
+            if value.requires_grad:
+                value.mul_(0.9 + 0.2 * torch.rand(value.shape, generator=generator))
+    return network
+
+
+def near(got: Tensor, wanted: Tensor) -> None:
+    """Assert that outputs of two ways to sum are the same.
+
+    Float sums differ by a few units in the last place. Where one of them lies right between two codes, a code
+    of one image moves by one step, and that image's outputs with it, by a few in a hundred: allowed in one
+    image of four.
+    """
+    largest = float(wanted.abs().max())
+    off = (got.detach() - wanted.detach()).abs() / largest
+    assert float(off.max()) < 0.05
+    assert float((off < 1e-5).float().mean()) >= 0.75
