@@ -219,7 +219,7 @@ def test_scales_stay_where_the_target_leaves_no_choice(given: Given, way: str) -
 def test_scales_and_steps_that_run_away_are_held(given: Given, network: QuantisedNetwork) -> None:
     body, deep = LAYERS.index("body"), LAYERS.index("deep")
     names = [site.name for site in given.prepared.plan.sites]
-    first, step = network.scale[body].detach().clone(), float(network.step[names.index("body")])
+    first, step = network.scale[body].detach().clone(), float(network.step[names.index("body")].detach())
     with torch.no_grad():
         network.scale[body][:3] *= 100.0
         network.scale[deep][0] *= -1.0
@@ -229,7 +229,7 @@ def test_scales_and_steps_that_run_away_are_held(given: Given, network: Quantise
     assert torch.equal(network.scale[body][:3], first[:3] * 16)
     assert torch.equal(network.scale[body][3:], first[3:]), "those that did not run away stay"
     assert float(network.scale[deep].min()) > 0
-    assert float(network.step[names.index("body")]) == step / 16
+    assert float(network.step[names.index("body")].detach()) == step / 16
     assert network.held.tolist() == [4, 1]
     network.hold()
     assert network.held.tolist() == [4, 1]

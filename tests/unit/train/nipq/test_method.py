@@ -155,6 +155,38 @@ def test_what_is_trained_is_what_ships(tmp_path: Path) -> None:
     near(got, torch.as_tensor(program.codes[record.signature.logits.name]))
 
 
+def test_the_fine_tune_goes_on_from_weights_biases_and_intervals(tmp_path: Path) -> None:
+    method = method_of(tmp_path, "w3a4", learn_widths=False)
+    noise, finetune = method.phases()
+    before = noise.make(None)
+    assert isinstance(before, NoiseTrainee)
+    learned, generator = before.network, torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight in learned.layers.weight:
+            weight.mul_(1.0 + 0.5 * torch.randn(weight.shape, generator=generator))
+        for interval, length in zip(learned.interval, (3.0, 1.7, 2.3, 0.9), strict=True):
+            interval.fill_(length)
+    floats = learned.layers.give()
+    after = finetune.make(before)
+    assert isinstance(after, FinetuneTrainee)
+    params = after.network.params()
+    for name, length in (("stem.a4", 3.0), ("body", 1.7), ("add.a4", 2.3), ("wide", 0.9)):
+        assert params[name].scale == float(np.float32(np.float32(length).item() / 15))
+    for number, name in enumerate(LAYERS):
+        weight, wanted = after.network.layers.weight[number], floats[f"weight/{name}"]
+        bits = 8 if name in {"stem", "head"} else 3
+        scale = after.network.scale[number].detach().view(-1, *[1] * (weight.dim() - 1))
+        inside = wanted.abs() < (2 ** (bits - 1) - 1) * scale
+        # A weight starts at most 0.45 steps from its code, so that it moves by 0.05 at most.
+        assert bool(((weight - wanted).abs() <= 0.051 * scale)[inside].all()) and bool(inside.any())
+        bias = floats[f"bias/{name}"]
+        if bias.numel():
+            # With the trained weights the layer's mean output is the trained one: w x + b at the mean input.
+            got = after.network.layers.bias_of(number, wanted)
+            assert got is not None
+            torch.testing.assert_close(got, bias, rtol=0, atol=1e-5)  # sums of up to 72 products
+
+
 def test_the_fewest_bits_everywhere(tmp_path: Path) -> None:
     """Where an average allows 2 bits alone, no width moves, and noise is that of 2 bits."""
     found = result_of(tmp_path, "w2a4")

@@ -164,6 +164,7 @@ def test_noisy_weights_stay_near_their_own(given: Given) -> None:
             off = (found[0] - weight.clamp(-wide, wide)).abs()
             # Half a step of 2^(bits - 1) - 1 codes on either side, and float32 rounding.
             assert bool((off <= 0.5 * wide / 3 + 1e-6).all())
+            assert float((off / wide).max()) > 0.45 / 3, "and noise reaches that far"
             inside = weight.abs() < wide
             assert bool((off[inside] > 0).float().mean() > 0.9) and not off[~inside].any()
 
