@@ -193,7 +193,9 @@ class NoisyNetwork(nn.Module):
             return QuantisedWeight.apply(weight, bound / high, low, high)
         step = bound / (torch.exp2(self._drawn[0][number] - 1.0) - 1.0)
         wide = (-1, *[1] * (weight.dim() - 1))
-        noise = self._noise(width.name, weight, -bound.view(wide), bound.view(wide), step.view(wide))
+        # A site has the name of the layer that it is made by: their errors are kept apart.
+        name = f"weight/{width.name}"
+        noise = self._noise(name, weight, -bound.view(wide), bound.view(wide), step.view(wide))
         return channel_noise_proxy(weight, bound, step, noise)
 
     def hold(self) -> None:
