@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mixport import lower as lowering
 from mixport.model.float_model import FloatModel
 from mixport.model.load_state import load_into
 from mixport.pipeline.stages import StageContext
@@ -93,6 +94,10 @@ def run_nipq(job: Job) -> Finished:
         progress=job.context.progress,
         batch=job.source.batch,
     )
+    if plan.nipq.budget.size_bytes is not None:
+        with job.context.log.stage("smallest file"):
+            smallest = lowering.lower(method.smallest(), plan.target, workdir=job.workdir)
+            method.fixed_bytes = method.room(smallest.model_path.stat().st_size)
     trained = _loop(job, method.phases())
     assignment = method.assignment(trained.trainee)
     if method.shipped is None or not isinstance(trained.trainee, FinetuneTrainee):

@@ -31,9 +31,9 @@ EXPONENTS = (0.5, 1.0)
 and add up when layers err alike; divergences themselves add up when they err independently.
 """
 
-_LENGTH_BYTES = 8
+LENGTH_BYTES = 8
 """Room for the lengths of a wider tensor and of what holds it (protobuf varints), a layer."""
-_BOUND_BYTES = 32
+BOUND_BYTES = 32
 """Room for one more scalar initialiser, about 18 bytes, and for its longer name in the node that reads it."""
 
 
@@ -58,7 +58,7 @@ def learned_bytes(plan: QuantizationPlan) -> int:
 
     Sites whose codes end alike share one initialiser in the file.
     """
-    return _BOUND_BYTES * sum(
+    return BOUND_BYTES * sum(
         site.bounds is not None and site.bounds[1] is not None and site.bits <= WIDEST_LEARNED
         for site in plan.sites
     )
@@ -182,7 +182,7 @@ class _Bounds:
     def extra(self, node: fx.Node) -> tuple[int, ...]:
         """What each option of a layer adds to the smallest file."""
         first = self.file_bytes[node][0]
-        return tuple(size - first + (_LENGTH_BYTES if size > first else 0) for size in self.file_bytes[node])
+        return tuple(size - first + (LENGTH_BYTES if size > first else 0) for size in self.file_bytes[node])
 
     def of(self, choice: Sequence[int]) -> int:
         """Of the file with these options, one a free layer."""

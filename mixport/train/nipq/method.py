@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,9 @@ from mixport.model.float_model import FloatModel
 from mixport.quantize.algorithms.context import ChoiceContext
 from mixport.quantize.algorithms.nearest import choose_nearest
 from mixport.quantize.algorithms.reconstruction import reconstruct_from
+from mixport.quantize.budget.auto_widths import BOUND_BYTES, LENGTH_BYTES, learned_bytes
 from mixport.quantize.calibration_batches import CalibrationBatches
+from mixport.quantize.emit.emit import emit
 from mixport.quantize.learn.loop.checkpoints import UnitCheckpoints
 from mixport.quantize.learn.session import LearningSession
 from mixport.quantize.prepare import prepare
@@ -25,6 +27,7 @@ from mixport.records.choices.width_table import WidthTable
 from mixport.records.decision import Decision
 from mixport.records.errors import InvariantError, TargetError
 from mixport.records.progress import Progress
+from mixport.records.quantized_model import QuantizedModel
 from mixport.records.targets import Target
 from mixport.train.loop.loop import Phase
 from mixport.train.loop.trainee import Trainee
@@ -151,13 +154,30 @@ class Nipq:
             return self.target.budget_widths()
         return sorted(self.target.held_widths)
 
-    def prepared(self, table: WidthTable | None) -> Prepared:
+    def smallest(self) -> QuantizedModel:
+        """Every free layer at the fewest bits, rounded to nearest: shows how much of a file is no weights."""
+        narrow = replace(self.scheme(), weight_bits=self.weight_choices()[0])
+        prepared = self.prepared(None, scheme=narrow)
+        return emit(prepared, self._nearest(prepared), self._calibration, workdir=self.workdir)
+
+    def room(self, smallest_bytes: int) -> int:
+        """Bytes of the file without the weights whose width is free, from above.
+
+        Args:
+            smallest_bytes: of the file that `smallest` gives.
+        """
+        prepared = self.prepared(None)
+        costs, fewest = costs_of(prepared), self.weight_choices()[0]
+        spare = LENGTH_BYTES * len(prepared.widths) + BOUND_BYTES * len(costs.activations)
+        return smallest_bytes + spare + learned_bytes(prepared.plan) - sum(costs.weights) * fewest // 8
+
+    def prepared(self, table: WidthTable | None, *, scheme: Scheme | None = None) -> Prepared:
         """The graph, as a build with `--trained` prepares it too."""
         return prepare(
             self.model,
             self.calibration,
             self.target,
-            scheme=self.scheme(),
+            scheme=scheme or self.scheme(),
             learned=True,
             table=table,
             level=False,

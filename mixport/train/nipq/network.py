@@ -98,7 +98,7 @@ class NoisyNetwork(nn.Module):
         )
         # Behind a Relu a zero point in the middle leaves the upper half of the codes.
         middle = prepared.rule.zero_point == "middle"
-        self.half = [middle and one.qmin == one.zero_point for one in spans]
+        self.upper_half = [middle and one.qmin == one.zero_point for one in spans]
         self.below = [(one.zero_point - one.qmin) / (one.qmax - one.qmin) for one in spans]
         self._first = [value.detach().clone() for value in (*self.bound, *self.interval)]
         self.register_buffer("held", torch.zeros((), dtype=torch.int64, device=device))
@@ -149,14 +149,14 @@ class NoisyNetwork(nn.Module):
             levels = self.steps_of(number, round(self.site_widths.values()[number]))
             zero = round(below * levels)
             return FakeQuantise.apply(value, interval / levels, -zero, levels - zero, None)
-        step = interval / (torch.exp2(self._drawn[1][number] - float(self.half[number])) - 1.0)
+        step = interval / (torch.exp2(self._drawn[1][number] - float(self.upper_half[number])) - 1.0)
         low, high = -below * interval, (1.0 - below) * interval
         noise = self._noise(site.name, value, low, high, step)
         return noise_proxy(value, interval, step, noise, below=below)
 
     def steps_of(self, number: int, bits: int) -> int:
         """Steps that the interval of a free site has at a whole width."""
-        return 2 ** (bits - self.half[number]) - 1
+        return 2 ** (bits - self.upper_half[number]) - 1
 
     def weights(self, layer: fx.Node) -> tuple[Tensor, Tensor | None] | None:
         """See execute.Quantised."""
