@@ -47,7 +47,7 @@ class TrainOptions(ModelOptions):
     teacher: Annotated[
         str | None,
         Shown(
-            help="Imitate the outputs of a float model: self is MODEL, else as MODEL is named.",
+            help="Imitate the outputs of a float model: self is MODEL, none is none, else as MODEL is named.",
             panel=METHOD,
             metavar="self|MODEL",
             default="self without labels, none with labels",
@@ -232,6 +232,15 @@ class TrainOptions(ModelOptions):
             raise BadOptionError(
                 f"--data {self.data} has no labels and --teacher none: nothing to learn from",
                 hint="leave --teacher out",
+            )
+        taught = self.teacher_weight > 0 and (
+            self.teacher not in (None, "none") if self.labelled is not None else True
+        )
+        if not taught and not (self.labelled is not None and self.label_weight > 0):
+            raise BadOptionError(
+                f"--label-weight {self.label_weight:g} and --teacher-weight {self.teacher_weight:g} leave "
+                f"nothing to learn from {self.data}",
+                hint="--label-weight counts with labels, --teacher-weight with a --teacher",
             )
         self.check_drawing("noise" if self.labelled is not None else self.data)
 
