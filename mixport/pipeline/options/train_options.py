@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import Field, field_validator
 
@@ -307,9 +307,13 @@ class SweepOptions(ModelOptions):
     @field_validator("schemes", "iters", mode="before")
     @classmethod
     def _read_list(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return (value,) if isinstance(value, int) else value
+        if isinstance(value, (str, int)):
+            value = (value,)
+        if not isinstance(value, (list, tuple)):
+            return value
+        words = [one.split(",") if isinstance(one, str) else [one] for one in cast("Sequence[object]", value)]
+        parts = [one.strip() if isinstance(one, str) else one for word in words for one in word]
+        return tuple(one for one in parts if one != "")
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> Self:

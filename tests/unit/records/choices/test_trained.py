@@ -34,7 +34,7 @@ RECORD = TrainingRecord(
     model_options={"input_size": [32, 32]},
     teacher=None,
     data=TrainingData(method="labelled", source="d.npz", sha256="cd", images=39, held_out=1, labels=True),
-    scheme={"weight_bits": 4},
+    scheme={"weight_bits": 4, "activation_bits": 4, "spelling": "nipq:w3a4"},
     target={"name": "ort-cpu", "sha256": "ef"},
     budget="w3a4",
     settings={"loop": {"lr": 1 / 3}},
@@ -143,6 +143,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"surprise": 1}, "surprise"),
         ({"data": None}, "data"),
         ({"command": None}, "command"),
+        ({"model": {"name": "tiny"}}, "model: Value error, source, sha256 missing"),
+        ({"target": {"name": "tiny"}}, "target: Value error, sha256 missing"),
+        ({"scheme": {"weight_bits": 4}}, "scheme: Value error, no fields of a scheme: .*activation_bits"),
+        ({"scheme": {"weight_bits": 4, "activation_bits": 4, "magic": 1}}, "scheme: .*magic"),
     ],
 )
 def test_a_record_that_is_wrong_is_refused_by_field(
