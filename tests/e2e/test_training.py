@@ -208,6 +208,7 @@ def test_a_sweep_of_a_robust_weight_writes_table_and_plot(trainings: Trainings, 
     folder = trainings.folder("symreg+satnl")
     words = ["--schemes", "w8a8,w4a4", "--calib", "noise", "--images", "8", "--eval", str(trainings.data)]
     cache = ("--cache", str(trainings.cache))
+    capsys.readouterr()  # what the training said
     assert run(["sweep", str(folder), *words, *cache, "--out", "swept", "--json"]) == 0
     captured = capsys.readouterr()
     found = json.loads(captured.out)
