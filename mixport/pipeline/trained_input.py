@@ -125,8 +125,10 @@ def open_trained(options: BuildOptions) -> TrainedInput | None:
 
 
 def open_table(options: BuildOptions, trained: TrainedInput | None) -> WidthTable | None:
-    """Widths of single layers and sites, from a training or from `--sites`. Raises BadInputError."""
+    """Widths of single layers and sites, from a training or, with scales, from `--sites`. Raises
+    BadInputError.
+    """
     found = trained.sites() if trained is not None else None
-    if found is None and options.sites is not None:
-        found = read_sites(options.sites)
-    return None if found is None else found.table()
+    if found is not None:
+        return found.widths()
+    return None if options.sites is None else read_sites(options.sites).table()

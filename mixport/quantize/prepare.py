@@ -138,6 +138,7 @@ def prepare(
         rule=rule,
         plan=plan,
         widths=widths,
+        table=table or WidthTable(),
         mlps=mlps.records,
         mlp_iters=mlps.iters,
         decisions=(

@@ -5,7 +5,7 @@ target allows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
@@ -18,6 +18,7 @@ from mixport.quantize.sites.planner import QuantizationPlan
 from mixport.quantize.sites.widths import LayerWidths
 from mixport.records.choices.scheme import Scheme
 from mixport.records.choices.search import MlpRecord, Reconstruction, WidthSearch
+from mixport.records.choices.width_table import WidthTable
 from mixport.records.decision import Decision
 from mixport.records.signature import Signature
 from mixport.records.targets import Target
@@ -36,6 +37,7 @@ class Prepared:
         rule: scales and zero points that the target allows.
         plan: sites with their widths, in graph order; what each node is.
         widths: of each layer's weights.
+        table: widths and scales that were given for single layers and sites.
         mlps: MLPs that were altered before anything is quantised.
         mlp_iters: steps of each, 0 without any.
         decisions: what was done so far, and why.
@@ -49,6 +51,7 @@ class Prepared:
     rule: ScaleRule
     plan: QuantizationPlan
     widths: LayerWidths
+    table: WidthTable = field(default_factory=WidthTable)
     mlps: tuple[MlpRecord, ...] = ()
     mlp_iters: int = 0
     decisions: tuple[Decision, ...] = ()

@@ -107,7 +107,10 @@ class TrainOptions(ModelOptions):
     iters: Annotated[
         int,
         Shown(
-            help="Of nipq: reconstruction steps per unit between noise and fine-tune.",
+            help=(
+                "Of nipq: reconstruction steps per unit, as in build, once the widths of weights are known; "
+                "the fine-tune starts from there."
+            ),
             panel=METHOD,
             metavar="N",
         ),

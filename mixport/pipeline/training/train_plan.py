@@ -23,7 +23,7 @@ from mixport.train.nipq.budget import Budget
 from mixport.train.nipq.method import NipqSettings
 from mixport.train.robust.trainee import RobustSettings
 
-NIPQ_RATE, ADAM_RATE, SGD_RATE = 2e-4, 1e-4, 0.01
+NIPQ_RATE, ADAM_RATE, SGD_RATE = 5e-5, 1e-4, 0.01
 """Peak learning rates that are taken where none is typed; chosen on CIFAR-10's ResNet-20."""
 _OPENING = ("model_arg", "classes", "input_size", "mean", "std", "crop")
 _RHO = {"none": 0.05, "sam": 0.05, "asam": 0.5}

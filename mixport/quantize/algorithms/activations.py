@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 from torch import fx
 
 from mixport.arithmetic.quant_params import QuantParams
@@ -13,16 +14,68 @@ from mixport.quantize.scales.carriers import group_params
 from mixport.quantize.scales.gate_params import settle_gates
 from mixport.quantize.scales.histograms import Histogram, HistogramObserver, collect
 from mixport.quantize.scales.pool_scales import widen_pool_scales
-from mixport.quantize.scales.ranges import ATTENTION_P, OUTPUT_MARGIN, P, ScaleRule, activation_params
+from mixport.quantize.scales.ranges import (
+    ATTENTION_P,
+    OUTPUT_MARGIN,
+    P,
+    ScaleRule,
+    activation_params,
+    finish_carrier,
+)
 from mixport.quantize.sites.planner import QuantizationPlan
+from mixport.records.errors import BadOptionError
 from mixport.records.progress import Progress
 
 
 def calibrated_params(
     prepared: Prepared, batches: CalibrationBatches, *, progress: Progress
 ) -> dict[str, QuantParams]:
-    """Parameters of every site by name: statistics are streamed over the images once."""
-    return choose_params(prepared.plan, site_histograms(prepared, batches, progress=progress), prepared.rule)
+    """Parameters of every site by name: statistics are streamed over the images once. Steps that were given
+    are taken. Raises BadOptionError where one cannot be.
+    """
+    params = choose_params(
+        prepared.plan, site_histograms(prepared, batches, progress=progress), prepared.rule
+    )
+    return given_steps(prepared, params)
+
+
+def given_steps(prepared: Prepared, params: Mapping[str, QuantParams]) -> dict[str, QuantParams]:
+    """Parameters with the steps of the table in the place of calibrated ones.
+
+    Raises:
+        BadOptionError: a step whose scale is tied to those of other tensors, or that the target does not
+            have.
+    """
+    made, tied = dict(params), {name for group in prepared.plan.groups for name in group.members}
+    for name, (scale, zero_point) in prepared.table.steps.items():
+        wanted = float(np.float32(scale))
+        if not prepared.rule.grid.holds(wanted):
+            raise BadOptionError(
+                f"width table: site {name} has scale {scale!r}, allowed powers of two",
+                hint=f"mixport targets show {prepared.target.name}",
+            )
+        readers = [
+            site
+            for site in prepared.plan.sites
+            if name == (site.base or site.name) and site.role == "compute"
+        ]
+        if not readers or any(site.name in tied for site in readers):
+            raise BadOptionError(
+                f"width table: the scale of site {name} is tied to those of other tensors, allowed: its bits",
+                hint=f"leave the scale of {name} out",
+            )
+        for site in readers:
+            try:
+                made[site.name] = finish_carrier(
+                    scale=wanted,
+                    zero_point=zero_point,
+                    bits=site.bits,
+                    storage=made[site.name].storage,
+                    bounds=site.bounds,
+                )
+            except ValueError as error:
+                raise BadOptionError(f"width table: site {name}: {error}", hint="--sites FILE") from error
+    return made
 
 
 def site_histograms(

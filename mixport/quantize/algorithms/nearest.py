@@ -18,5 +18,6 @@ def choose_nearest(prepared: Prepared, context: ChoiceContext) -> Assignment:
         params,
         pair_limit=prepared.target.accumulator.pair_limit,
         grid=prepared.rule.grid,
+        given=prepared.table.weight_scales,
     )
     return Assignment(params=params, widths=prepared.widths, integers=integers, decisions=tuple(raised))

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import fx
 
+from mixport.arithmetic.dtypes import IntType
 from mixport.arithmetic.quant_params import QuantParams
 from mixport.arithmetic.scale_grid import ANY_SCALE, ScaleGrid
 from mixport.model.programs.fx_graph import constant, groups_of, tensor_arg, tensor_list_arg
@@ -18,9 +20,9 @@ from mixport.quantize.graph.roles import Kind
 from mixport.quantize.integers.settle import keep_pair_bound
 from mixport.quantize.scales.ranges import weight_scales
 from mixport.quantize.sites.planner import QuantizationPlan, SitePlan
-from mixport.quantize.sites.widths import LayerWidths
+from mixport.quantize.sites.widths import LayerWidth, LayerWidths
 from mixport.records.decision import Decision
-from mixport.records.errors import InvariantError
+from mixport.records.errors import BadOptionError, InvariantError
 
 _BIAS_LIMIT = 2.0**29
 """Bias codes stay below this, so that bias plus the largest weight sum fits int32."""
@@ -53,6 +55,7 @@ def nearest_integers(
     *,
     pair_limit: int | None,
     grid: ScaleGrid = ANY_SCALE,
+    given: Mapping[str, tuple[float, ...]] = MappingProxyType({}),
 ) -> tuple[dict[fx.Node, LayerIntegers], list[Decision]]:
     """Every layer rounded to nearest, at scales of least L_p error, with room for its bias and within the
     pair bound.
@@ -64,13 +67,20 @@ def nearest_integers(
         params: of every site.
         pair_limit: of the target's accumulator.
         grid: of the target's scales.
+        given: scales by layer, which are taken in the place of those of least error.
+
+    Raises:
+        BadOptionError: given scales of another number than output channels, or off the grid.
     """
     found: dict[fx.Node, LayerIntegers] = {}
     decisions: list[Decision] = []
     for node, width in widths.items():
         weight, bias = float_weights(graph, node)
         x = read_params(plan, node, params)
-        scales, codes = weight_scales(weight, bits=width.bits, grid=grid)
+        if width.name in given:
+            scales, codes = _at_scales(width, weight, given[width.name], grid=grid)
+        else:
+            scales, codes = weight_scales(weight, bits=width.bits, grid=grid)
         scales, codes, raised = room_for_bias(weight, bias, scales, codes, x_scale=x.scale, grid=grid)
         if raised:
             why = "their bias would not fit int32"
@@ -92,6 +102,22 @@ def nearest_integers(
             decisions += changed
         found[node] = LayerIntegers(scales=scales, codes=codes, bias=bias)
     return found, decisions
+
+
+def _at_scales(
+    width: LayerWidth, weight: Float, given: tuple[float, ...], *, grid: ScaleGrid
+) -> tuple[Float, NDArray[np.int8]]:
+    scales = np.array(given, np.float32)
+    if scales.shape != weight.shape[:1] or not grid.holds_weights(scales):
+        raise BadOptionError(
+            f"width table: layer {width.name} has {len(scales)} scales, allowed {len(weight)}, as the target "
+            "has them",
+            hint=f"leave the scale of {width.name} out",
+        )
+    kind = IntType(bits=width.bits, signed=True, narrow=width.bits == 8)
+    wide = scales.astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
+    codes = np.clip(np.rint(weight.astype(np.float64) / wide), kind.qmin, kind.qmax)
+    return scales, codes.astype(np.int8)
 
 
 def float_weights(graph: fx.GraphModule, node: fx.Node) -> tuple[Float, Float | None]:

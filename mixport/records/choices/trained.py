@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -100,11 +101,25 @@ class SitesFile(_Record):
     carriers: dict[str, SiteChoice] = Field(default_factory=dict[str, SiteChoice])
     source: str = ""
 
-    def table(self) -> WidthTable:
+    def widths(self) -> WidthTable:
         """The widths alone."""
         return WidthTable(
             weights={name: choice.bits for name, choice in self.layers.items()},
             activations={name: choice.bits for name, choice in self.sites.items()},
+        )
+
+    def table(self) -> WidthTable:
+        """Widths, and scales where there are some; carriers are left out, since theirs are tied."""
+        return replace(
+            self.widths(),
+            weight_scales={
+                name: choice.scale for name, choice in self.layers.items() if choice.scale is not None
+            },
+            steps={
+                name: (choice.scale, choice.zero_point or 0)
+                for name, choice in self.sites.items()
+                if choice.scale is not None
+            },
         )
 
     def text(self) -> str:

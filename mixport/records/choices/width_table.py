@@ -1,4 +1,4 @@
-"""Bit widths tensor by tensor, from whatever chose them: a search, training, a file."""
+"""Bit widths and scales tensor by tensor, from whatever chose them: a search, training, a file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ class WidthTable:
         weights: bits by layer, under the names that layers have in the manifest.
         activations: bits of the codes that layers and products read, by the name of the tensor's site.
             Carriers (tensors that meet at an add, a concat, a multiply or a pool) keep their own.
+        weight_scales: scales by layer, one for each output channel; others are chosen.
+        steps: (scale, zero point) by the same names as `activations`; others are calibrated.
     """
 
     weights: Mapping[str, int] = field(default_factory=dict[str, int])
     activations: Mapping[str, int] = field(default_factory=dict[str, int])
+    weight_scales: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    steps: Mapping[str, tuple[float, int]] = field(default_factory=dict[str, tuple[float, int]])
 
     def check(
         self,
@@ -35,6 +39,15 @@ class WidthTable:
         Raises:
             BadOptionError: the first of them, with what is allowed.
         """
+        for what, named, known in (
+            ("layer", self.weight_scales, self.weights),
+            ("site", self.steps, self.activations),
+        ):
+            if missing := named.keys() - known.keys():
+                raise BadOptionError(
+                    f"width table: {what} {min(missing)} has a scale and no bits, allowed both or bits alone",
+                    hint="add its bits",
+                )
         for what, table, known, allowed in (
             ("layer", self.weights, layers, weight_bits),
             ("site", self.activations, sites, activation_bits),

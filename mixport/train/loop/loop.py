@@ -87,7 +87,7 @@ def train(
     total = sum(phase.epochs for phase in phases) * source.steps
     with in_float32(source.device), progress.track("train", total=total, unit="steps") as advance:
         for phase in phases:
-            run = _PhaseRun(phase, phase.make(previous), source, objective, settings, first=first)
+            run = PhaseRun(phase, phase.make(previous), source, objective, settings, first=first)
             done = _resumed(run, checkpoints, curve)
             if done:
                 advance(done * source.steps, f"{phase.name}, from the cache")
@@ -108,7 +108,7 @@ def train(
     return Trained(trainee=previous, curve=tuple(curve))
 
 
-def _resumed(run: _PhaseRun, checkpoints: UnitCheckpoints, curve: list[EpochRecord]) -> int:
+def _resumed(run: PhaseRun, checkpoints: UnitCheckpoints, curve: list[EpochRecord]) -> int:
     """Epochs of the phase that are finished; their last state is put back."""
     for epoch in range(run.phase.epochs - 1, -1, -1):
         folder = checkpoints.find(f"epoch-{run.first + epoch}")
@@ -120,7 +120,7 @@ def _resumed(run: _PhaseRun, checkpoints: UnitCheckpoints, curve: list[EpochReco
     return 0
 
 
-class _PhaseRun:
+class PhaseRun:
     """One phase under way."""
 
     def __init__(
@@ -154,7 +154,7 @@ class _PhaseRun:
         steps, losses = self._source.steps, 0.0
         for step, batch in enumerate(self._source.epoch(whole)):
             self._set_rates(number * steps + step)
-            loss = float(self._step(batch))
+            loss = float(self.step(batch))
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"the loss is {loss} in step {step} of epoch {whole} ({self.phase.name}), allowed finite "
@@ -178,7 +178,8 @@ class _PhaseRun:
         self._swap()
         self.average = []
 
-    def _step(self, batch: Batch) -> Tensor:
+    def step(self, batch: Batch) -> Tensor:
+        """One step on one batch; gives the loss."""
         taught = self._objective.taught(batch.images)
 
         def closure() -> Tensor:

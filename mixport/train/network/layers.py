@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, fx, nn
 
 from mixport.model.programs.fx_graph import groups_of
-from mixport.quantize.integers.nearest import float_weights
+from mixport.quantize.integers.nearest import LayerIntegers, float_weights
 from mixport.quantize.prepared import Prepared
 from mixport.quantize.sites.widths import LayerWidth
+
+_SETTLED = 0.45
+"""How far from its code a weight may start, in steps."""
 
 
 class TrainedLayers(nn.Module):
@@ -64,6 +69,19 @@ class TrainedLayers(nn.Module):
         if not bias.numel():
             return None
         return bias if weight is None else bias - (weight * self.centre[number]).flatten(1).sum(1)
+
+    def start_at(self, integers: Mapping[fx.Node, LayerIntegers]) -> None:
+        """Weights and biases of these integers, layer by layer: a weight keeps its float value where its code
+        is the nearest one, and comes within the code's step where it is not, so that a gradient reaches it.
+        """
+        with torch.no_grad():
+            for number, node in enumerate(self.nodes):
+                one, weight = integers[node], self.weight[number]
+                scale = torch.as_tensor(one.scales, device=weight.device).view(-1, *[1] * (weight.dim() - 1))
+                codes = torch.as_tensor(one.codes, dtype=torch.float32, device=weight.device)
+                weight.copy_(scale * (codes + (weight / scale - codes).clamp(-_SETTLED, _SETTLED)))
+                if one.bias is not None:
+                    self.bias[number].copy_(torch.as_tensor(one.bias))
 
     def give(self) -> dict[str, Tensor]:
         """Float weights, and biases of inputs as they are: `weight/NAME` and `bias/NAME`."""

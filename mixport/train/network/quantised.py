@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from mixport.arithmetic.dtypes import IntType
 from mixport.arithmetic.quant_params import QuantParams
-from mixport.quantize.integers.nearest import LayerIntegers, float_weights, read_site
+from mixport.quantize.integers.nearest import LayerIntegers, read_site
 from mixport.quantize.learn.reconstruction.layer_values import RoundedBias
 from mixport.quantize.learn.reconstruction.steps import FakeQuantise
 from mixport.quantize.prepared import Prepared
@@ -23,9 +23,6 @@ from mixport.train.network.whole import WholeGraph
 _LEAST_FACTOR, _LARGEST_FACTOR = 1 / 16, 16.0
 """How far a scale or a step may go from its first value: beyond, an interval has collapsed or ran away."""
 
-_SETTLED = 0.45
-"""How far from its code a weight may start, in steps."""
-
 
 class QuantisedNetwork(nn.Module):
     """Every site behind its real quantiser, straight through (LSQ); an `execute.Quantised`.
@@ -36,8 +33,7 @@ class QuantisedNetwork(nn.Module):
     Args:
         prepared: graph, sites and widths that ship.
         params: of every site.
-        integers: of every layer, where training starts: a weight keeps its float value where its code is the
-            nearest one, and comes within the code's step where it is not.
+        integers: of every layer, where training starts; see `TrainedLayers.start_at`.
         device: where it runs.
     """
 
@@ -60,7 +56,7 @@ class QuantisedNetwork(nn.Module):
             nn.Parameter(torch.tensor(integers[node].scales, device=device), requires_grad=free)
             for node in self.layers.nodes
         )
-        self._start_at([integers[node] for node in self.layers.nodes])
+        self.layers.start_at(integers)
         moves = learned_sites(prepared.plan) if free else frozenset[str]()
         self._sites = [site.name for site in prepared.plan.sites]
         self.step = nn.ParameterList(
@@ -107,23 +103,9 @@ class QuantisedNetwork(nn.Module):
         low, high = code_range(self.layers.widths[number].bits)
         return QuantisedWeight.apply(self.layers.weight[number], self.scale[number], low, high)
 
-    def centre(self, batches: Iterable[Tensor], *, corrected: bool) -> None:
-        """Let biases follow weights; see mixport.train.network.centres.
-
-        Args:
-            batches: images.
-            corrected: biases are those of float weights, so that each layer's mean output becomes the float
-                one; False leaves outputs as they are, where biases were learned with these codes.
-        """
-        floats = [torch.as_tensor(float_weights(self.prepared.graph, node)[0]) for node in self.layers.nodes]
-        set_centres(
-            self.layers,
-            self._graph,
-            batches,
-            effective=lambda number: (
-                floats[number].to(self.device) if corrected else self.shipped_weight(number)
-            ),
-        )
+    def centre(self, batches: Iterable[Tensor]) -> None:
+        """Let biases follow weights; see mixport.train.network.centres."""
+        set_centres(self.layers, self._graph, batches, effective=self.shipped_weight)
 
     def hold(self) -> None:
         """Bring scales and steps that ran away back to their limits, and count them; after a step."""
@@ -138,16 +120,6 @@ class QuantisedNetwork(nn.Module):
                         )
                         self.held[kind] += (inside != value).sum()
                         value.copy_(inside)
-
-    def _start_at(self, integers: Sequence[LayerIntegers]) -> None:
-        with torch.no_grad():
-            for number, one in enumerate(integers):
-                weight = self.layers.weight[number]
-                scale = self.scale[number].view(-1, *[1] * (weight.dim() - 1))
-                codes = torch.as_tensor(one.codes, dtype=torch.float32, device=self.device)
-                weight.copy_(scale * (codes + (weight / scale - codes).clamp(-_SETTLED, _SETTLED)))
-                if one.bias is not None:
-                    self.layers.bias[number].copy_(torch.as_tensor(one.bias))
 
     def params(self) -> dict[str, QuantParams]:
         """Parameters of every site with the steps as they are now."""

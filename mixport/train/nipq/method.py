@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from mixport.arithmetic.quant_params import QuantParams
 from mixport.model.float_model import FloatModel
-from mixport.quantize.algorithms.activations import choose_params, site_histograms
 from mixport.quantize.algorithms.context import ChoiceContext
+from mixport.quantize.algorithms.nearest import choose_nearest
 from mixport.quantize.algorithms.reconstruction import reconstruct_from
 from mixport.quantize.calibration_batches import CalibrationBatches
-from mixport.quantize.integers.nearest import LayerIntegers, nearest_integers
 from mixport.quantize.learn.loop.checkpoints import UnitCheckpoints
 from mixport.quantize.learn.session import LearningSession
 from mixport.quantize.prepare import prepare
@@ -33,7 +31,7 @@ from mixport.train.loop.trainee import Trainee
 from mixport.train.network.finish import finish
 from mixport.train.network.graph_weights import put_weights
 from mixport.train.network.quantised import QuantisedNetwork
-from mixport.train.nipq.budget import Budget
+from mixport.train.nipq.budget import Budget, Costs
 from mixport.train.nipq.costs import costs_of
 from mixport.train.nipq.freeze import FrozenWidths, freeze
 from mixport.train.nipq.intervals import learned_params
@@ -41,6 +39,7 @@ from mixport.train.nipq.network import NoisyNetwork, free_sites, tensor_names
 from mixport.train.nipq.noise import NoiseKind
 from mixport.train.nipq.trainees import FinetuneTrainee, NoiseTrainee, describe_widths
 
+_WIDEST = 8.0
 _EXTRA_BITS = 2
 """Widths start so far above the budget, at 8 bits at most: the paper starts at 8 and has 40 epochs to come
 down."""
@@ -59,7 +58,8 @@ class NipqSettings:
         pull: weight of the budget in the loss.
         edge_bits: of the first and the last layer.
         edge_convention: what these bits hold for.
-        reconstruction: how codes are reconstructed between the phases; None does not.
+        reconstruction: how MODEL's own weights are reconstructed once their widths are fixed: before the
+            noise phase where the budget leaves no choice, behind it elsewhere; None does not.
     """
 
     budget: Budget
@@ -136,7 +136,7 @@ class Nipq:
                 f"{', '.join(map(str, self.target.activations.bits))}, nothing for --method nipq to choose",
                 hint="a target with more widths: mixport targets list",
             )
-        start = min(8.0, (budget.weight_bits or 4.0) + (_EXTRA_BITS if self._learns()[0] else 0))
+        start = min(_WIDEST, (budget.weight_bits or 4.0) + (_EXTRA_BITS if self._learns()[0] else 0))
         return Scheme(
             weight_bits=min(self.weight_choices(), key=lambda bits: (abs(bits - start), bits)),
             activation_bits=min(activations, key=lambda bits: (abs(bits - 4), bits)),
@@ -167,10 +167,10 @@ class Nipq:
     def _learns(self) -> tuple[bool, bool]:
         """Whether widths of weights and of activations move: not where an average allows only the fewest."""
         budget, (weights, activations) = self.settings.budget, self._choices()
+        learns = self.settings.learn_widths and self.settings.noise_epochs > 0
         return (
-            self.settings.learn_widths and (budget.weight_bits is None or budget.weight_bits > weights[0]),
-            self.settings.learn_widths
-            and (budget.activation_bits is None or budget.activation_bits > activations[0]),
+            learns and (budget.weight_bits is None or budget.weight_bits > weights[0]),
+            learns and (budget.activation_bits is None or budget.activation_bits > activations[0]),
         )
 
     def _choices(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -178,16 +178,18 @@ class Nipq:
 
     def _noise(self, previous: Trainee | None) -> Trainee:
         prepared, settings = self.prepared(None), self.settings
-        params, integers = self._calibrated(prepared)
         scheme, budget = prepared.scheme, settings.budget
-        first = budget.activation_bits or 8.0
+        start = self._nearest(prepared)
+        if self._reconstructs and not self._learns()[0]:
+            start = self._reconstructed(start, prepared)
+        first = budget.activation_bits or _WIDEST
         if self._learns()[1]:
-            first = min(8.0, first + _EXTRA_BITS)
+            first = min(_WIDEST, first + _EXTRA_BITS)
         free = free_sites(prepared)
         network = NoisyNetwork(
             prepared,
-            params,
-            integers,
+            start.params,
+            start.integers,
             activation_bits=[first] * len(free),
             weight_bits=[float(scheme.weight_bits)] * len(prepared.widths),
             allowed=self._choices(),
@@ -197,75 +199,82 @@ class Nipq:
         )
         network.centre(self._batches(prepared))
         costs = costs_of(prepared, fixed_bytes=self.fixed_bytes)
-        self._frozen(network, reachable=True)
+        self._check_reachable(costs, network)
         return NoiseTrainee(network, budget=budget, costs=costs, pull=settings.pull, batch=self.batch)
 
     def _finetune(self, previous: Trainee | None) -> Trainee:
         if not isinstance(previous, NoiseTrainee):
             raise InvariantError("the fine-tune follows the noise phase")
         network = previous.network
-        frozen = self._frozen(network)
-        table = self._table(network, frozen)
-        prepared = self.prepared(table)
-        put_weights(prepared, network.layers.give())
-        params, _ = self._calibrated(prepared, integers=False)
-        params = learned_params(network, prepared, params)
-        integers, _ = nearest_integers(
-            prepared.graph,
-            prepared.plan,
-            prepared.widths,
-            params,
-            pair_limit=prepared.target.accumulator.pair_limit,
-            grid=prepared.rule.grid,
-        )
-        start = Assignment(params=params, widths=prepared.widths, integers=integers)
-        options = self.settings.reconstruction
-        reconstructed = options is not None and options.iters > 0
-        if reconstructed:
-            start = self._reconstructed(start, prepared)
-        self.shipped = prepared
-        made = QuantisedNetwork(prepared, start.params, start.integers, device=self.device)
-        made.centre(self._batches(prepared), corrected=not reconstructed)
-        widths = torch.tensor([float(bits) for bits in frozen.weights])
-        sites = torch.tensor([float(bits) for bits in frozen.activations])
-        return FinetuneTrainee(made, figures=describe_widths(previous.costs, widths, sites))
-
-    def _calibrated(
-        self, prepared: Prepared, *, integers: bool = True
-    ) -> tuple[dict[str, QuantParams], Mapping[fx.Node, LayerIntegers]]:
-        batches = CalibrationBatches(model=self.model, calibration=self.calibration)
-        histograms = site_histograms(prepared, batches, progress=self.progress)
-        params = choose_params(prepared.plan, histograms, prepared.rule)
-        if not integers:
-            return params, {}
-        made, _ = nearest_integers(
-            prepared.graph,
-            prepared.plan,
-            prepared.widths,
-            params,
-            pair_limit=prepared.target.accumulator.pair_limit,
-            grid=prepared.rule.grid,
-        )
-        return params, made
-
-    def _batches(self, prepared: Prepared) -> Iterator[Tensor]:
-        batches = CalibrationBatches(model=self.model, calibration=self.calibration)
-        parts = batches.of(batches.all(), dynamic_batch=prepared.captured.dynamic_batch)
-        return (part.to(self.device) for part in parts)
-
-    def _frozen(self, network: NoisyNetwork, *, reachable: bool = False) -> FrozenWidths:
-        """Whole widths; `reachable` asks only whether the budget can be kept at all."""
-        costs = costs_of(network.prepared, fixed_bytes=self.fixed_bytes)
         frozen = freeze(
             self.settings.budget,
-            costs,
+            previous.costs,
             weights=network.widths.values(),
             activations=network.site_widths.values(),
             allowed=self._choices(),
         )
-        if not reachable:
-            self._tell(network, frozen)
-        return frozen
+        self._tell(network, frozen)
+        prepared = self.prepared(self._table(network, frozen))
+        if self._reconstructs and self._learns()[0]:
+            start = self._reconstructed(self._nearest(prepared), prepared)
+        else:
+            start = self._handed_over(network, frozen, prepared)
+        self.shipped = prepared
+        made = QuantisedNetwork(prepared, start.params, start.integers, device=self.device)
+        made.centre(self._batches(prepared))
+        widths = torch.tensor([float(bits) for bits in frozen.weights])
+        sites = torch.tensor([float(bits) for bits in frozen.activations])
+        return FinetuneTrainee(made, figures=describe_widths(previous.costs, widths, sites))
+
+    def _handed_over(self, network: NoisyNetwork, frozen: FrozenWidths, prepared: Prepared) -> Assignment:
+        """Weights, bounds and intervals of the noise phase at whole widths; carriers are calibrated with
+        these weights.
+        """
+        integers = dict(zip(prepared.widths, network.integers(frozen.weights).values(), strict=True))
+        values: dict[str, Tensor] = {}
+        for node, width in prepared.widths.items():
+            one = integers[node]
+            wide = one.scales.reshape(-1, *[1] * (one.codes.ndim - 1))
+            values[f"weight/{width.name}"] = torch.as_tensor(one.codes * wide)
+            values[f"bias/{width.name}"] = torch.as_tensor([] if one.bias is None else one.bias)
+        put_weights(prepared, values)
+        calibrated = self._nearest(prepared).params
+        floats = network.layers.give()
+        put_weights(prepared, {**values, **{k: v for k, v in floats.items() if k.startswith("weight/")}})
+        params = learned_params(network, prepared, calibrated)
+        return Assignment(params=params, widths=prepared.widths, integers=integers)
+
+    def _nearest(self, prepared: Prepared) -> Assignment:
+        context = ChoiceContext(batches=self._calibration, learner=None, progress=self.progress)
+        return choose_nearest(prepared, context)
+
+    @property
+    def _calibration(self) -> CalibrationBatches:
+        return CalibrationBatches(model=self.model, calibration=self.calibration)
+
+    @property
+    def _reconstructs(self) -> bool:
+        options = self.settings.reconstruction
+        return options is not None and options.iters > 0
+
+    def _batches(self, prepared: Prepared) -> Iterator[Tensor]:
+        batches = self._calibration
+        parts = batches.of(batches.all(), dynamic_batch=prepared.captured.dynamic_batch)
+        return (part.to(self.device) for part in parts)
+
+    def _check_reachable(self, costs: Costs, network: NoisyNetwork) -> None:
+        """Raise SizeBudgetError before hours of training where the fewest bits are too many."""
+        weights, activations = self._choices()
+        freeze(
+            self.settings.budget,
+            costs,
+            weights=[
+                float(weights[0]) if count else bits
+                for bits, count in zip(network.widths.values(), costs.weights, strict=True)
+            ],
+            activations=[float(activations[0])] * len(costs.activations),
+            allowed=self._choices(),
+        )
 
     def _tell(self, network: NoisyNetwork, frozen: FrozenWidths) -> None:
         if frozen.lowered:
@@ -314,6 +323,5 @@ class Nipq:
             checkpoints=self.checkpoints,
             progress=self.progress,
         )
-        batches = CalibrationBatches(model=self.model, calibration=self.calibration)
-        context = ChoiceContext(batches=batches, learner=session, progress=self.progress)
+        context = ChoiceContext(batches=self._calibration, learner=session, progress=self.progress)
         return reconstruct_from(start, prepared, context)

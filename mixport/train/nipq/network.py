@@ -1,4 +1,6 @@
-"""The prepared graph with noise in the place of rounding: weights, intervals and widths are parameters."""
+"""The prepared graph with noise in the place of rounding, where a width is learned: weights, intervals and
+widths are parameters.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,15 @@ _REFRESH = 16
 
 
 class NoisyNetwork(nn.Module):
-    """Free sites and layers behind their noise proxies, all others behind their real quantisers; an
-    `execute.Quantised`.
+    """Sites and layers whose width is learned behind their noise proxies, all others behind their real
+    quantisers; an `execute.Quantised`.
+
+    Noise is there for the width's sake: where that is fixed, rounding itself is the better teacher.
 
     Args:
         prepared: graph and sites; compute inputs have sites of their own.
         params: of every site, calibrated.
-        integers: of every layer, rounded to nearest: where the bounds of weights start.
+        integers: of every layer, where training starts; see `TrainedLayers.start_at`.
         activation_bits: first width of each free site, in the order of `free_sites`.
         weight_bits: first width of each layer, in graph order.
         allowed: (weight bits, activation bits) of the target.
@@ -69,6 +73,7 @@ class NoisyNetwork(nn.Module):
         self.prepared, self.device, self.noise = prepared, device, noise
         self.layers = TrainedLayers(prepared, device=device)
         self._params = dict(params)
+        self.layers.start_at(integers)
         self.free_sites = free_sites(prepared)
         self._place = {name: number for number, name in enumerate(self.free_sites)}
         fixed = [width.fixed or not learn[0] for width in self.layers.widths]
@@ -137,8 +142,8 @@ class NoisyNetwork(nn.Module):
             low, high = params.qmin - params.zero_point, params.qmax - params.zero_point
             return FakeQuantise.apply(value, self._fixed_steps[site.name], low, high, None)
         interval, below = self.interval[number], self.below[number]
-        if self._drawn is None:
-            levels = 2 ** round(float(self.site_widths.bits()[number])) - 1
+        if self._drawn is None or bool(self.site_widths.fixed[number]):
+            levels = 2 ** round(self.site_widths.values()[number]) - 1
             zero = round(below * levels)
             return FakeQuantise.apply(value, interval / levels, -zero, levels - zero, None)
         step = interval / (torch.exp2(self._drawn[1][number]) - 1.0)
@@ -154,18 +159,43 @@ class NoisyNetwork(nn.Module):
 
     def centre(self, batches: Iterable[Tensor]) -> None:
         """Let biases follow weights; see mixport.train.network.centres."""
-        weight = self.layers.weight
-        set_centres(self.layers, self._graph, batches, effective=lambda number: weight[number])
+
+        def effective(number: int) -> Tensor:
+            fixed = bool(self.widths.fixed[number])
+            return self._weight(number).detach() if fixed else self.layers.weight[number]
+
+        set_centres(self.layers, self._graph, batches, effective=effective)
+
+    def integers(self, bits: Sequence[int]) -> dict[fx.Node, LayerIntegers]:
+        """Codes within the learned bounds at whole widths, and biases that keep the mean of each output.
+
+        Args:
+            bits: of each layer, in graph order.
+        """
+        found: dict[fx.Node, LayerIntegers] = {}
+        for number, node in enumerate(self.layers.nodes):
+            low, high = code_range(bits[number])
+            scale = (self.bound[number] / high).detach()
+            wide = scale.view(-1, *[1] * (self.layers.weight[number].dim() - 1))
+            codes = torch.round(self.layers.weight[number].detach() / wide).clamp(low, high)
+            bias = self.layers.bias_of(number, codes * wide)
+            found[node] = LayerIntegers(
+                scales=scale.cpu().numpy(),
+                codes=codes.to(torch.int8).cpu().numpy(),
+                bias=None if bias is None else bias.detach().cpu().numpy(),
+            )
+        return found
 
     def _weight(self, number: int) -> Tensor:
         weight, bound, width = self.layers.weight[number], self.bound[number], self.layers.widths[number]
-        if width.fixed or self._drawn is None:
-            bits = width.bits if width.fixed else round(float(self.widths.bits()[number]))
-            low, high = code_range(bits)
+        if self._drawn is None or bool(self.widths.fixed[number]):
+            low, high = code_range(round(self.widths.values()[number]))
             return QuantisedWeight.apply(weight, bound / high, low, high)
         step = bound / (torch.exp2(self._drawn[0][number] - 1.0) - 1.0)
         wide = (-1, *[1] * (weight.dim() - 1))
-        noise = self._noise(width.name, weight, -bound.view(wide), bound.view(wide), step.view(wide))
+        # A site has the name of the layer that it is made by: their errors are kept apart.
+        name = f"weight/{width.name}"
+        noise = self._noise(name, weight, -bound.view(wide), bound.view(wide), step.view(wide))
         return channel_noise_proxy(weight, bound, step, noise)
 
     def hold(self) -> None:

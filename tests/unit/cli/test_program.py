@@ -35,7 +35,19 @@ from mixport.records.errors import (
 )
 from mixport.storage.store import Store
 
-COMMANDS = ["build", "validate", "inspect", "bench", "conformance", "doctor", "calib", "targets", "runtimes"]
+COMMANDS = [
+    "build",
+    "train",
+    "sweep",
+    "validate",
+    "inspect",
+    "bench",
+    "conformance",
+    "doctor",
+    "calib",
+    "targets",
+    "runtimes",
+]
 SUBCOMMANDS = [
     ["calib", "generate"],
     ["calib", "list"],

@@ -56,6 +56,8 @@ def test_defaults_are_those_of_the_contract() -> None:
         "device": "auto",
         "iters": None,
         "reconstruction": "mixport",
+        "trained": None,
+        "sites": None,
         "mlp_reconstruction": None,
         "eval": None,
         "validation_images": None,
