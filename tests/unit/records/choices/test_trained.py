@@ -68,8 +68,17 @@ def test_a_record_is_read_back_exactly(tmp_path: Path) -> None:
     assert read_training(tmp_path) == RECORD
 
 
-def test_a_table_is_the_widths_of_layers_and_sites_alone() -> None:
-    assert SITES.table() == WidthTable(weights={"conv1": 3, "fc": 8}, activations={"relu": 4})
+def test_widths_are_those_of_layers_and_sites_alone() -> None:
+    assert SITES.widths() == WidthTable(weights={"conv1": 3, "fc": 8}, activations={"relu": 4})
+
+
+def test_a_table_has_the_scales_that_are_given_too() -> None:
+    assert SITES.table() == WidthTable(
+        weights={"conv1": 3, "fc": 8},
+        activations={"relu": 4},
+        weight_scales={"conv1": (0.1, 1 / 3, 1e-30)},
+        steps={"relu": (2 / 3, 0)},
+    )
 
 
 def test_a_file_by_hand_needs_the_widths_alone(tmp_path: Path) -> None:
