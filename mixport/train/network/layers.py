@@ -36,6 +36,7 @@ class TrainedLayers(nn.Module):
         self.widths: tuple[LayerWidth, ...] = tuple(prepared.widths.values())
         self.groups = tuple(groups_of(node) for node in self.nodes)
         found = [float_weights(prepared.graph, node) for node in self.nodes]
+        self._float = [torch.tensor(weight) for weight, _ in found]
         self.weight = nn.ParameterList(
             nn.Parameter(torch.tensor(weight, device=device)) for weight, _ in found
         )
@@ -52,6 +53,10 @@ class TrainedLayers(nn.Module):
     def names(self) -> tuple[str, ...]:
         """Of the layers, as in the manifest."""
         return tuple(width.name for width in self.widths)
+
+    def float_weight(self, number: int) -> Tensor:
+        """Weight of a layer in the graph, float32 [O, ...]."""
+        return self._float[number].to(self.weight[number].device)
 
     def number(self, node: fx.Node) -> int:
         """Position of a layer."""

@@ -10,13 +10,14 @@ from torch import Tensor, fx, nn
 
 from mixport.arithmetic.dtypes import IntType
 from mixport.arithmetic.quant_params import QuantParams
-from mixport.quantize.integers.nearest import LayerIntegers, read_site
+from mixport.quantize.integers.nearest import LayerIntegers, read_params, read_site
 from mixport.quantize.learn.reconstruction.layer_values import RoundedBias
 from mixport.quantize.learn.reconstruction.steps import FakeQuantise
 from mixport.quantize.prepared import Prepared
 from mixport.quantize.sites.planner import QuantizationPlan, SitePlan
 from mixport.train.network.centres import set_centres
 from mixport.train.network.layers import TrainedLayers
+from mixport.train.network.pair_limits import pair_limit_of
 from mixport.train.network.weight_quantiser import QuantisedWeight
 from mixport.train.network.whole import WholeGraph
 
@@ -71,6 +72,16 @@ class QuantisedNetwork(nn.Module):
         self._first_step = [step.detach().clone() for step in self.step]
         self.register_buffer("held", torch.zeros(2, dtype=torch.int64, device=device))
         self._reads = [self._place[read_site(prepared.plan, node).name] for node in self.layers.nodes]
+        self._pairs = [
+            pair_limit_of(
+                tuple(self.layers.weight[number].shape),
+                largest_weight=max(map(abs, code_range(width.bits))),
+                groups=self.layers.groups[number],
+                x=read_params(prepared.plan, node, params),
+                limit=prepared.target.accumulator.pair_limit,
+            )
+            for number, (node, width) in enumerate(zip(self.layers.nodes, self.layers.widths, strict=True))
+        ]
         self._graph = WholeGraph(prepared, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,12 +114,21 @@ class QuantisedNetwork(nn.Module):
         low, high = code_range(self.layers.widths[number].bits)
         return QuantisedWeight.apply(self.layers.weight[number], self.scale[number], low, high)
 
-    def centre(self, batches: Iterable[Tensor]) -> None:
-        """Let biases follow weights; see mixport.train.network.centres."""
-        set_centres(self.layers, self._graph, batches, effective=self.shipped_weight)
+    def centre(self, batches: Iterable[Tensor], *, corrected: bool) -> None:
+        """Let biases follow weights; see mixport.train.network.centres.
+
+        Args:
+            batches: images.
+            corrected: biases are those of the graph's float weights, so that each layer's mean output becomes
+                the float one; False leaves outputs as they are, where biases belong to these codes.
+        """
+        effective = self.layers.float_weight if corrected else self.shipped_weight
+        set_centres(self.layers, self._graph, batches, effective=effective)
 
     def hold(self) -> None:
-        """Bring scales and steps that ran away back to their limits, and count them; after a step."""
+        """Bring scales and steps that ran away back to their limits, and count them; keep pairs of weights
+        within their bound. After a step.
+        """
         with torch.no_grad():
             for kind, (now, first) in enumerate(
                 ((self.scale, self._first_scale), (self.step, self._first_step))
@@ -120,6 +140,10 @@ class QuantisedNetwork(nn.Module):
                         )
                         self.held[kind] += (inside != value).sum()
                         value.copy_(inside)
+            for number, limit in enumerate(self._pairs):
+                if limit is not None:
+                    weight = self.layers.weight[number]
+                    weight.copy_(limit.hold(weight, self.scale[number]))
 
     def params(self) -> dict[str, QuantParams]:
         """Parameters of every site with the steps as they are now."""

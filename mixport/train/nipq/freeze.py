@@ -37,8 +37,8 @@ def freeze(
     activations: Sequence[float],
     allowed: tuple[Sequence[int], Sequence[int]],
 ) -> FrozenWidths:
-    """The nearest allowed widths; while a part of the budget is exceeded, the one that was rounded up most
-    goes down.
+    """The nearest allowed widths; while a part of the budget is exceeded, the one goes down that comes least
+    further from its learned width for what it saves.
 
     Args:
         budget: what is allowed.
@@ -58,19 +58,24 @@ def freeze(
         for wanted, choice, is_free in zip(learned, choices, free, strict=True)
     ]
     nearest, split = list(bits), len(weights)
-    while (over := _over(budget, costs, bits, split)) is not None:
-        lower = {
-            number: max(one for one in choices[number] if one < bits[number])
-            for number in range(len(bits))
-            if free[number] and bits[number] > choices[number][0] and _counts(over, number, split)
-        }
-        if not lower:
+    while (over := _excess(budget, costs, bits, split)) > 0.0:
+        gains: dict[int, tuple[float, int]] = {}
+        for number in range(len(bits)):
+            narrower = [one for one in choices[number] if one < bits[number]]
+            if not free[number] or not narrower:
+                continue
+            lowered = [*bits[:number], narrower[-1], *bits[number + 1 :]]
+            saved = over - _excess(budget, costs, lowered, split)
+            if saved > 0.0:
+                gains[number] = (_regret(learned[number], bits[number], narrower[-1]) / saved, narrower[-1])
+        if not gains:
             raise SizeBudgetError(
                 f"--budget {budget.text}: the fewest bits of every site are too many",
                 hint="a larger --budget, or a target with fewer bits",
             )
-        number = min(lower, key=lambda one: _regret(learned[one], bits[one], lower[one]))
-        bits[number] = lower[number]
+        number = min(gains, key=lambda one: gains[one][0])
+        bits[number] = gains[number][1]
+    _raise_again(budget, costs, bits, nearest, choices, split)
     return FrozenWidths(
         weights=tuple(bits[:split]),
         activations=tuple(bits[split:]),
@@ -78,19 +83,33 @@ def freeze(
     )
 
 
-def _over(budget: Budget, costs: Costs, bits: Sequence[int], split: int) -> str | None:
-    """Which part of the budget is exceeded: weights, activations or both together."""
+def _raise_again(
+    budget: Budget,
+    costs: Costs,
+    bits: list[int],
+    nearest: Sequence[int],
+    choices: Sequence[Sequence[int]],
+    split: int,
+) -> None:
+    """Use what the last lowering left over: widths go up again while they fit, those furthest down first."""
+    for number in sorted(range(len(bits)), key=lambda one: bits[one] - nearest[one]):
+        for wider in [one for one in choices[number] if bits[number] < one <= nearest[number]]:
+            raised = [*bits[:number], wider, *bits[number + 1 :]]
+            if _excess(budget, costs, raised, split) > 0.0:
+                break
+            bits[number] = wider
+
+
+def _excess(budget: Budget, costs: Costs, bits: Sequence[int], split: int) -> float:
+    """What is spent beyond the budget, in bits on average, over all its parts."""
     found = parts(
         budget,
         costs,
         torch.tensor(bits[:split], dtype=torch.float64),
         torch.tensor(bits[split:], dtype=torch.float64),
     )
-    return next((name for name, spent, most, _ in found if float(spent) > most * (1.0 + _ROOM)), None)
-
-
-def _counts(part: str, number: int, split: int) -> bool:
-    return part == "both" or (part == "weights") == (number < split)
+    over = [(float(spent) - most * (1.0 + _ROOM)) / bit for _, spent, most, bit in found]
+    return sum(max(0.0, one) for one in over)
 
 
 def _regret(learned: float, now: int, lower: int) -> float:

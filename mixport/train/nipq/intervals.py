@@ -30,10 +30,10 @@ def learned_params(
         place = number.get(site.base or site.name)
         if place is None or site.name not in moves:
             continue
-        levels = 2**site.bits - 1
+        levels = network.steps_of(place, site.bits)
         scale = float(rule.grid.snap(float(network.interval[place].detach()) / levels))
         middle = rule.zero_point == "middle"
-        zero_point = (levels + 1) // 2 if middle else round(network.below[place] * levels)
+        zero_point = 2 ** (site.bits - 1) if middle else round(network.below[place] * levels)
         made[site.name] = finish_carrier(
             scale=scale,
             zero_point=zero_point,

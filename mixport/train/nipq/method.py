@@ -180,7 +180,8 @@ class Nipq:
         prepared, settings = self.prepared(None), self.settings
         scheme, budget = prepared.scheme, settings.budget
         start = self._nearest(prepared)
-        if self._reconstructs and not self._learns()[0]:
+        reconstructs = self._reconstructs and not self._learns()[0]
+        if reconstructs:
             start = self._reconstructed(start, prepared)
         first = budget.activation_bits or _WIDEST
         if self._learns()[1]:
@@ -197,7 +198,7 @@ class Nipq:
             learn=self._learns(),
             device=self.device,
         )
-        network.centre(self._batches(prepared))
+        network.centre(self._batches(prepared), corrected=not reconstructs)
         costs = costs_of(prepared, fixed_bytes=self.fixed_bytes)
         self._check_reachable(costs, network)
         return NoiseTrainee(network, budget=budget, costs=costs, pull=settings.pull, batch=self.batch)
@@ -221,7 +222,7 @@ class Nipq:
             start = self._handed_over(network, frozen, prepared)
         self.shipped = prepared
         made = QuantisedNetwork(prepared, start.params, start.integers, device=self.device)
-        made.centre(self._batches(prepared))
+        made.centre(self._batches(prepared), corrected=False)
         widths = torch.tensor([float(bits) for bits in frozen.weights])
         sites = torch.tensor([float(bits) for bits in frozen.activations])
         return FinetuneTrainee(made, figures=describe_widths(previous.costs, widths, sites))

@@ -96,6 +96,9 @@ class NoisyNetwork(nn.Module):
         self.interval = nn.ParameterList(
             nn.Parameter(torch.tensor(one.scale * (one.qmax - one.qmin), device=device)) for one in spans
         )
+        # Behind a Relu a zero point in the middle leaves the upper half of the codes.
+        middle = prepared.rule.zero_point == "middle"
+        self.half = [middle and one.qmin == one.zero_point for one in spans]
         self.below = [(one.zero_point - one.qmin) / (one.qmax - one.qmin) for one in spans]
         self._first = [value.detach().clone() for value in (*self.bound, *self.interval)]
         self.register_buffer("held", torch.zeros((), dtype=torch.int64, device=device))
@@ -143,13 +146,17 @@ class NoisyNetwork(nn.Module):
             return FakeQuantise.apply(value, self._fixed_steps[site.name], low, high, None)
         interval, below = self.interval[number], self.below[number]
         if self._drawn is None or bool(self.site_widths.fixed[number]):
-            levels = 2 ** round(self.site_widths.values()[number]) - 1
+            levels = self.steps_of(number, round(self.site_widths.values()[number]))
             zero = round(below * levels)
             return FakeQuantise.apply(value, interval / levels, -zero, levels - zero, None)
-        step = interval / (torch.exp2(self._drawn[1][number]) - 1.0)
+        step = interval / (torch.exp2(self._drawn[1][number] - float(self.half[number])) - 1.0)
         low, high = -below * interval, (1.0 - below) * interval
         noise = self._noise(site.name, value, low, high, step)
         return noise_proxy(value, interval, step, noise, below=below)
+
+    def steps_of(self, number: int, bits: int) -> int:
+        """Steps that the interval of a free site has at a whole width."""
+        return 2 ** (bits - self.half[number]) - 1
 
     def weights(self, layer: fx.Node) -> tuple[Tensor, Tensor | None] | None:
         """See execute.Quantised."""
@@ -157,12 +164,17 @@ class NoisyNetwork(nn.Module):
         weight = self._weight(number)
         return weight, self.layers.bias_of(number, weight)
 
-    def centre(self, batches: Iterable[Tensor]) -> None:
-        """Let biases follow weights; see mixport.train.network.centres."""
+    def centre(self, batches: Iterable[Tensor], *, corrected: bool = True) -> None:
+        """Let biases follow weights; see mixport.train.network.centres.
+
+        Args:
+            batches: images.
+            corrected: as in `QuantisedNetwork.centre`; layers behind noise always are.
+        """
 
         def effective(number: int) -> Tensor:
-            fixed = bool(self.widths.fixed[number])
-            return self._weight(number).detach() if fixed else self.layers.weight[number]
+            kept = bool(self.widths.fixed[number]) and not corrected
+            return self._weight(number).detach() if kept else self.layers.float_weight(number)
 
         set_centres(self.layers, self._graph, batches, effective=effective)
 
