@@ -505,9 +505,10 @@ def epochs_of(folder: Path) -> int:
 
 
 KILLED = {
-    "nipq": ["--method", "nipq", "--optimiser", "adam", "--noise-epochs", "2"],
-    "robust": ["--method", "symreg+satnl", "--optimiser", "adam", "--ema", "0.5", "--mix", "mixup"],
+    "nipq": (["--method", "nipq", "--optimiser", "adam", "--noise-epochs", "2"], 3),
+    "robust": (["--method", "symreg+satnl", "--optimiser", "adam", "--ema", "0.5", "--mix", "mixup"], 1),
 }
+"""Options, and after how many of four epochs: of NIPQ in its second phase."""
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -515,19 +516,19 @@ KILLED = {
 def test_killed_within_an_epoch_the_same_command_gives_the_same_bytes(
     case: str, worker: Worker, tmp_path: Path
 ) -> None:
+    options, before = KILLED[case]
     write_images(tmp_path / "data.npz", count=130)
-    words = ["train", TINY, *KILLED[case], "--data", "../data.npz", "--epochs", "4", "--batch", "4"]
+    words = ["train", TINY, *options, "--data", "../data.npz", "--epochs", "4", "--batch", "4"]
     words += ["--out", "trained", "--quiet"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     worker.finish(whole, words)
     assert epochs_of(whole) == 4
     process = worker.start(broken, words)
-    while epochs_of(broken) < 3 and is_alive(process):
+    while epochs_of(broken) < before and is_alive(process):
         time.sleep(0.001)
     os.kill(process, signal.SIGKILL)
     wait_for_the_end(process)
-    done = epochs_of(broken)
-    assert done == 3 and not (broken / "trained").exists(), "killed in the last epoch"
+    assert before <= epochs_of(broken) < 4 and not (broken / "trained").exists(), "killed within an epoch"
     worker.finish(broken, words)
     names = {path.name for path in (whole / "trained").iterdir()}
     assert names == {path.name for path in (broken / "trained").iterdir()}
