@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import Field, field_validator
 
@@ -47,7 +47,7 @@ class TrainOptions(ModelOptions):
     teacher: Annotated[
         str | None,
         Shown(
-            help="Imitate the outputs of a float model: self is MODEL, else as MODEL is named.",
+            help="Imitate the outputs of a float model: self is MODEL, none is none, else as MODEL is named.",
             panel=METHOD,
             metavar="self|MODEL",
             default="self without labels, none with labels",
@@ -236,6 +236,15 @@ class TrainOptions(ModelOptions):
                 f"--data {self.data} has no labels and --teacher none: nothing to learn from",
                 hint="leave --teacher out",
             )
+        taught = self.teacher_weight > 0 and (
+            self.teacher not in (None, "none") if self.labelled is not None else True
+        )
+        if not taught and not (self.labelled is not None and self.label_weight > 0):
+            raise BadOptionError(
+                f"--label-weight {self.label_weight:g} and --teacher-weight {self.teacher_weight:g} leave "
+                f"nothing to learn from {self.data}",
+                hint="--label-weight counts with labels, --teacher-weight with a --teacher",
+            )
         self.check_drawing("noise" if self.labelled is not None else self.data)
 
     @property
@@ -301,9 +310,13 @@ class SweepOptions(ModelOptions):
     @field_validator("schemes", "iters", mode="before")
     @classmethod
     def _read_list(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return (value,) if isinstance(value, int) else value
+        if isinstance(value, (str, int)):
+            value = (value,)
+        if not isinstance(value, (list, tuple)):
+            return value
+        words = [one.split(",") if isinstance(one, str) else [one] for one in cast("Sequence[object]", value)]
+        parts = [one.strip() if isinstance(one, str) else one for word in words for one in word]
+        return tuple(one for one in parts if one != "")
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> Self:

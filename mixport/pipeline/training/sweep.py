@@ -149,9 +149,16 @@ def _shared(options: SweepOptions) -> tuple[dict[str, object], str]:
         for name in (*ModelOptions.model_fields, *DrawOptions.model_fields, *_SHARED)
         if name in options.model_fields_set or name in _SHARED
     }
+    if options.trained is not None:
+        given["trained"] = options.trained
     folder = Path(options.model)
     if not folder.is_dir():
         return {**given, "model": options.model}, options.model
+    if options.trained is not None:
+        raise BadOptionError(
+            f"--trained {options.trained} has no effect with MODEL {folder}, a training's folder itself",
+            hint="leave one of them out",
+        )
     if not (folder / RECORD_FILE).is_file():
         raise BadInputError(
             f"MODEL is the folder {folder}, which holds no {RECORD_FILE}",

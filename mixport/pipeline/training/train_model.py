@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping
@@ -120,7 +121,7 @@ def run_training(
                 device=device,
             ),
             objective=Objective(
-                teacher=None if teacher is None else teacher.module.to(device),
+                teacher=None if teacher is None else copy.deepcopy(teacher.module).to(device),
                 teacher_weight=plan.teacher_weight,
                 label_weight=plan.label_weight,
             ),

@@ -114,7 +114,7 @@ def resolve_training(options: TrainOptions) -> TrainPlan:
     )
     teaches_itself = options.teacher == "self" or (options.teacher is None and options.labelled is None)
     teacher = None
-    if options.teacher is not None and options.teacher != "self":
+    if options.teacher not in (None, "none", "self"):
         teacher = ModelRequest(source=options.teacher, weights=options.teacher_weights, seed=options.seed)
     return TrainPlan(
         method=options.method,

@@ -60,6 +60,12 @@ def _params(sites: SitesFile, site: SitePlan, folder: Path) -> QuantParams:
             f"{folder / SITES_FILE}: site {site.name} lacks scale, zero_point, lowest or highest",
             hint="--sites takes widths alone, --trained a training's whole folder",
         )
+    if highest - lowest >= 2**site.bits:
+        raise BadInputError(
+            f"{folder / SITES_FILE}: site {site.name}: codes [{lowest}, {highest}], allowed "
+            f"{2**site.bits} of {site.bits} bits",
+            hint=_HINT,
+        )
     try:
         return QuantParams(
             scale=float(np.float32(scale)),

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from mixport.records.choices.scheme import Scheme
 from mixport.records.choices.width_table import WidthTable
 from mixport.records.errors import BadInputError
 
@@ -26,6 +27,26 @@ METHODS: tuple[Method, ...] = ("nipq", "symreg", "satnl", "symreg+satnl", "plain
 _Bits = Annotated[int, Field(ge=2, le=16)]
 _Code = Annotated[int, Field(ge=-32768, le=32767)]
 _Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _with(*names: str) -> AfterValidator:
+    """These keys are there."""
+
+    def check(value: dict[str, str]) -> dict[str, str]:
+        missing = [name for name in names if name not in value]
+        if missing:
+            raise ValueError(f"{', '.join(missing)} missing")
+        return value
+
+    return AfterValidator(check)
+
+
+def _makes_a_scheme(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        Scheme(**value)
+    except TypeError as error:
+        raise ValueError(f"no fields of a scheme: {error}") from error
+    return value
 
 
 class _Record(BaseModel):
@@ -168,12 +189,12 @@ class TrainingRecord(_Record):
 
     schema_version: Literal[1] = 1
     method: Method
-    model: dict[str, str]
+    model: Annotated[dict[str, str], _with("name", "source", "sha256")]
     model_options: dict[str, Any] = Field(default_factory=dict[str, Any])
     teacher: str | None
     data: TrainingData
-    scheme: dict[str, Any] | None = None
-    target: dict[str, str] | None = None
+    scheme: Annotated[dict[str, Any], AfterValidator(_makes_a_scheme)] | None = None
+    target: Annotated[dict[str, str], _with("name", "sha256")] | None = None
     budget: str | None = None
     settings: dict[str, Any]
     curve: tuple[EpochRecord, ...]

@@ -46,9 +46,10 @@ def read_state(
     tensors: dict[str, Tensor] = load_file(folder / _TENSORS)
     module.load_state_dict(_under(tensors, "module/"))
     states: dict[int, dict[str, Any]] = {}
+    parameters = [one for group in optimiser.param_groups for one in group["params"]]
     for name, value in _under(tensors, "optimiser/").items():
         number, _, key = name.partition("/")
-        states.setdefault(int(number), {})[key] = value
+        states.setdefault(int(number), {})[key] = _laid_out(value, parameters[int(number)])
     optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
     with torch.no_grad():
         for number, value in enumerate(average):
@@ -59,6 +60,13 @@ def read_state(
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """A momentum in the memory order of its parameter: fused optimisers walk memory, not indices."""
+    if value.shape != like.shape:
+        return value
+    return torch.empty_like(like, dtype=value.dtype).copy_(value)
 
 
 def _plain(value: Tensor) -> Tensor:

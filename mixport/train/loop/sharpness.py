@@ -38,12 +38,14 @@ class SharpnessAware:
         loss = closure()
         with torch.no_grad():
             moves = self._moves()
+            # Taking a move away again would round: weights would drift.
+            homes = [parameter.detach().clone() for parameter, _ in moves]
             for parameter, move in moves:
                 parameter.add_(move)
         closure()
         with torch.no_grad():
-            for parameter, move in moves:
-                parameter.sub_(move)
+            for (parameter, _), home in zip(moves, homes, strict=True):
+                parameter.copy_(home)
         return loss
 
     def _moves(self) -> list[tuple[nn.Parameter, Tensor]]:

@@ -6,6 +6,8 @@ deviation of the layer's first weights (our reconstruction).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -14,6 +16,9 @@ from mixport.train.robust.layers import regular_layers
 
 _REACH = 0.995
 """Share of the bound beyond which a weight starts at this share: its own value has no inverse."""
+
+
+_OF_EVERY_CLASS = ("__dict__", "__weakref__")
 
 
 class SatNL(nn.Module):
@@ -61,4 +66,10 @@ def unbind_weights(module: nn.Module) -> None:
     """Leave the bounded weights as plain parameters, in place."""
     for layer in module.modules():
         if parametrize.is_parametrized(layer, "weight"):
+            # torch made a class for the layer and takes the weight out of it here, but a copy of the layer
+            # shares it: the layer that was copied would lose its weight.
+            shared = type(layer)
+            inside = {name: value for name, value in vars(shared).items() if name not in _OF_EVERY_CLASS}
+            own: Any = type(shared.__name__, shared.__bases__, inside)
+            layer.__class__ = own
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)

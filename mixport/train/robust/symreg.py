@@ -25,6 +25,8 @@ def symmetry_loss(weight: Tensor, order: Tensor, *, pairing: Pairing) -> Tensor:
     """
     ordered = weight.reshape(-1)[order]
     half = len(order) // 2
+    if half == 0:
+        return ordered.sum() * 0.0  # a weight alone has no partner
     sums = ordered[:half] + ordered[-half:].flip(0)
     if pairing == "2:2" and half >= 2:
         sums = sums[: half // 2 * 2].view(-1, 2).sum(1) / 2

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mixport.pipeline.options.config_file import merge, read_config
+from mixport.pipeline.options.train_options import SweepOptions, TrainOptions
 from mixport.records.errors import BadInputError, BadOptionError
 
 
@@ -86,3 +87,38 @@ def test_a_bad_file_is_refused(tmp_path: Path, text: str, error: type[Exception]
 def test_a_named_file_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"absent\.toml cannot be read"):
         read_config(tmp_path / "absent.toml")
+
+
+def test_each_command_has_a_table_of_its_own(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        (
+            '[build]\nseed = 1\n[train]\nmethod = "plain"\nseed = 2\nweight-decay = 0.5\n[sweep]\nschemes = '
+            '["w4a4", "w2a4"]\niters = [0, 5]\n'
+        ),
+    )
+    assert merge(read_config(path), {}).seed == 1
+    train = merge(read_config(path, command="train"), {"seed": 3, "lr": None}, TrainOptions)
+    assert (train.method, train.seed, train.weight_decay, train.lr) == ("plain", 3, 0.5, None)
+    sweep = merge(read_config(path, command="sweep"), {}, SweepOptions)
+    assert (sweep.schemes, sweep.iters) == (("w4a4", "w2a4"), (0, 5))
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "message"),
+    [
+        ("train", "[train]\nscheme = 'w4a8'\n", "unknown option 'scheme', allowed: .*budget"),
+        ("sweep", "[sweep]\nmethod = 'nipq'\n", "unknown option 'method'"),
+        (
+            "train",
+            "[trian]\n",
+            r"unknown table or key 'trian' at the top, allowed: \[build\], \[train\], \[sweep\]",
+        ),
+        ("train", "build = 3\n", "build is a value"),
+    ],
+)
+def test_a_table_of_another_command_does_not_help(
+    tmp_path: Path, command: str, text: str, message: str
+) -> None:
+    with pytest.raises(BadOptionError, match=message):
+        read_config(write(tmp_path, text), command=command)

@@ -1,0 +1,75 @@
+"""What is done to the float graph before integers are chosen, with and without levelled channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import fx, nn
+
+from mixport.quantize.prepare import prepare
+from mixport.quantize.prepared import Prepared
+from mixport.records.calibration_set import CalibrationSet
+from mixport.records.choices.scheme import Scheme
+from mixport.records.targets import load_target
+from tests.reconstruction import Stack, calibration_of, float_model, seeded
+
+
+def uneven(m: Stack) -> None:
+    """One channel two hundred times as wide as its neighbours, undone in the layer that reads it."""
+    m.second.weight[0] *= 200.0
+    m.third.weight[:, 0] /= 200.0
+
+
+@pytest.fixture
+def calibration(tmp_path: Path) -> CalibrationSet:
+    return calibration_of(tmp_path)
+
+
+def prepared(calibration: CalibrationSet, **options: Any) -> tuple[nn.Module, Prepared]:
+    module = seeded(Stack, uneven)
+    found = prepare(
+        float_model(module), calibration, load_target("ort-cpu"), scheme=Scheme.parse("w4a4"), **options
+    )
+    return module, found
+
+
+def moved(module: nn.Module, found: Prepared) -> set[str]:
+    """Layers that read another weight than the model's."""
+    names: set[str] = set()
+    for node, width in found.widths.items():
+        source = node.args[1]
+        assert isinstance(source, fx.Node)
+        held = (
+            found.graph.get_parameter(str(source.target))
+            if source.target in dict(found.graph.named_parameters())
+            else found.graph.get_buffer(str(source.target))
+        )
+        if not torch.equal(held, module.get_parameter(f"{width.name}.weight")):
+            names.add(width.name)
+    return names
+
+
+def test_without_levelling_every_weight_is_the_model_s(calibration: CalibrationSet) -> None:
+    module, found = prepared(calibration, level=False, learned=True)
+    assert {width.name for width in found.widths.values()} == {"first", "second", "third", "head"}
+    assert moved(module, found) == set()
+    assert found.decisions == ()
+
+
+def test_levelling_moves_them(calibration: CalibrationSet) -> None:
+    module, found = prepared(calibration, learned=True)
+    assert moved(module, found) == {"second", "third"}
+
+
+def test_without_levelling_the_images_decide_nothing(calibration: CalibrationSet, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = calibration_of(tmp_path / "other", images=3)
+    (_, one), (_, two) = (prepared(images, level=False, learned=True) for images in (calibration, other))
+    assert one.graph.code == two.graph.code
+    assert [(site.name, site.bits) for site in one.plan.sites] == [
+        (site.name, site.bits) for site in two.plan.sites
+    ]
+    assert one.decisions == two.decisions
