@@ -106,6 +106,7 @@ def _trainees(model: FloatModel, images: np.ndarray, batch: int, folder: Path) -
             checkpoints=NoCheckpoints(),
             progress=SilentProgress(),
             batch=batch,
+            steps=1,
         )
         first, second = method.phases()
         made = first.make(None)

@@ -16,7 +16,16 @@ from mixport.records.choices.scheme import DEFAULT_EDGE_CONVENTION, EdgeConventi
 from mixport.records.choices.trained import Method
 from mixport.records.errors import BadOptionError
 
-_ONLY_NIPQ = ("budget", "noise", "noise_epochs", "learn_widths", "iters", "target")
+_ONLY_NIPQ = (
+    "budget",
+    "noise",
+    "noise_epochs",
+    "learn_widths",
+    "iters",
+    "target",
+    "edge_bits",
+    "edge_convention",
+)
 _ONLY_ROBUST = ("symmetry", "symmetry_pairing", "bound", "kurtosis", "regularise_depthwise")
 
 
@@ -219,13 +228,16 @@ class TrainOptions(ModelOptions):
             raise BadOptionError(
                 "--random-weights and --weights contradict each other", hint="leave one of them out"
             )
-        wrong = _ONLY_ROBUST if self.method == "nipq" else _ONLY_NIPQ
-        for name in wrong:
+        for name, why in self._without_effect().items():
             if name in self.model_fields_set:
                 raise BadOptionError(
-                    f"--{name.replace('_', '-')} has no effect with --method {self.method}",
-                    hint="leave one of them out",
+                    f"--{name.replace('_', '-')} has no effect {why}", hint="leave one of them out"
                 )
+        if self.warmup_epochs >= self.epochs:
+            raise BadOptionError(
+                f"--warmup-epochs is {self.warmup_epochs:g}, allowed less than --epochs {self.epochs}",
+                hint="a larger --epochs",
+            )
         if self.noise_epochs is not None and self.noise_epochs > self.epochs:
             raise BadOptionError(
                 f"--noise-epochs is {self.noise_epochs}, allowed up to --epochs {self.epochs}",
@@ -246,6 +258,24 @@ class TrainOptions(ModelOptions):
                 hint="--label-weight counts with labels, --teacher-weight with a --teacher",
             )
         self.check_drawing("noise" if self.labelled is not None else self.data)
+
+    def _without_effect(self) -> dict[str, str]:
+        """Options that this training does not read, and why."""
+        method, parts = f"with --method {self.method}", self.method.split("+")
+        other: tuple[str, ...] = _ONLY_ROBUST if self.method == "nipq" else _ONLY_NIPQ
+        found: dict[str, str] = dict.fromkeys(other, method)
+        if self.method != "nipq":
+            if "symreg" not in parts:
+                found |= dict.fromkeys(("symmetry", "symmetry_pairing"), method)
+            if "satnl" not in parts:
+                found["bound"] = method
+        if self.sharpness == "none":
+            found["rho"] = "without --sharpness"
+        if self.teacher in (None, "self", "none"):
+            found["teacher_weights"] = "without a --teacher MODEL"
+        if self.labelled is not None:
+            found["images"] = f"with --data {self.data}, whose images are all taken"
+        return found
 
     @property
     def labelled(self) -> Path | None:

@@ -15,7 +15,6 @@ from mixport.model.float_model import FloatModel
 from mixport.model.load_state import load_into
 from mixport.pipeline.stages import StageContext
 from mixport.pipeline.training.train_plan import TrainPlan
-from mixport.quantize.learn.loop.checkpoints import UnitCheckpoints
 from mixport.records.calibration_set import CalibrationSet
 from mixport.records.choices.trained import EpochRecord, SitesFile
 from mixport.records.decision import Decision
@@ -23,6 +22,7 @@ from mixport.records.errors import InvariantError, UnsupportedModelError
 from mixport.train.data.batches import BatchSource
 from mixport.train.data.training_images import TrainingImages
 from mixport.train.folder import integers_of, sites_of
+from mixport.train.loop.checkpoints import EpochCheckpoints
 from mixport.train.loop.loop import Phase, Trained, train
 from mixport.train.loop.losses import Objective
 from mixport.train.nipq.method import Nipq
@@ -53,7 +53,7 @@ class Job:
     data: TrainingImages
     source: BatchSource
     objective: Objective
-    checkpoints: UnitCheckpoints
+    checkpoints: EpochCheckpoints
     context: StageContext
     workdir: Path
 
@@ -93,6 +93,7 @@ def run_nipq(job: Job) -> Finished:
         checkpoints=job.checkpoints,
         progress=job.context.progress,
         batch=job.source.batch,
+        steps=job.source.steps,
     )
     if plan.nipq.budget.size_bytes is not None:
         with job.context.log.stage("smallest file"):

@@ -158,7 +158,9 @@ class _StoredEpochs:
         return self.store.create(_KIND, unit_key(quantized=self.training, place=place))
 
     def forget(self, place: int | str) -> None:
-        self.store.remove(_KIND, unit_key(quantized=self.training, place=place))
+        key = unit_key(quantized=self.training, place=place)
+        if self.store.get(_KIND, key) is not None:
+            self.store.remove(_KIND, key)
 
 
 def _images(

@@ -58,7 +58,7 @@ def _params(sites: SitesFile, site: SitePlan, folder: Path) -> QuantParams:
     if scale is None or zero_point is None or lowest is None or highest is None:
         raise BadInputError(
             f"{folder / SITES_FILE}: site {site.name} lacks scale, zero_point, lowest or highest",
-            hint="--sites takes widths alone, --trained a training's whole folder",
+            hint="--sites takes what is there, --trained a training's whole folder",
         )
     if highest - lowest >= 2**site.bits:
         raise BadInputError(

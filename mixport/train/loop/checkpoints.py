@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mixport.quantize.learn.loop.checkpoints import UnitCheckpoints
 from mixport.records.choices.trained import EpochRecord
 
 _TENSORS, _RECORD = "state.safetensors", "state.json"
+
+
+class EpochCheckpoints(UnitCheckpoints, Protocol):
+    """Where finished epochs wait for a training that goes on."""
+
+    def forget(self, place: int | str) -> None:
+        """What stands at this place is not needed any more."""
+        ...
 
 
 def write_state(

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from mixport.quantize.learn.loop.checkpoints import UnitCheckpoints
 from mixport.quantize.learn.loop.float32 import in_float32
 from mixport.records.choices.trained import EpochRecord
 from mixport.records.errors import TrainingError
 from mixport.records.progress import Progress
 from mixport.train.data.batches import Batch, BatchSource
-from mixport.train.loop.checkpoints import read_state, write_state
+from mixport.train.loop.checkpoints import EpochCheckpoints, read_state, write_state
 from mixport.train.loop.losses import Objective
 from mixport.train.loop.settings import LoopSettings
 from mixport.train.loop.sharpness import SharpnessAware
@@ -65,7 +64,7 @@ def train(
     objective: Objective,
     settings: LoopSettings,
     *,
-    checkpoints: UnitCheckpoints,
+    checkpoints: EpochCheckpoints,
     progress: Progress,
 ) -> Trained:
     """Run all phases; epochs that are finished already are taken from their checkpoints.
@@ -101,6 +100,8 @@ def train(
                         average=run.average,
                         curve=curve,
                     )
+                if epoch > 0:  # the last one of each phase stays: the next phase starts from it
+                    checkpoints.forget(f"epoch-{first + epoch - 1}")
             run.finish()
             previous, first = run.trainee, first + phase.epochs
     if previous is None:
@@ -108,7 +109,7 @@ def train(
     return Trained(trainee=previous, curve=tuple(curve))
 
 
-def _resumed(run: PhaseRun, checkpoints: UnitCheckpoints, curve: list[EpochRecord]) -> int:
+def _resumed(run: PhaseRun, checkpoints: EpochCheckpoints, curve: list[EpochRecord]) -> int:
     """Epochs of the phase that are finished; their last state is put back."""
     for epoch in range(run.phase.epochs - 1, -1, -1):
         folder = checkpoints.find(f"epoch-{run.first + epoch}")
@@ -138,7 +139,10 @@ class PhaseRun:
         self.optimiser = _optimiser(trainee, settings, lr=settings.lr * phase.lr_factor)
         self._parameters = [one for group in self.optimiser.param_groups for one in group["params"]]
         self._peaks = [float(group["lr"]) for group in self.optimiser.param_groups]
-        self.average = [one.detach().clone() for one in self._parameters] if settings.ema > 0 else []
+        # Running statistics belong to the weights: they are averaged with them.
+        buffers = [one for one in trainee.module.buffers() if one.is_floating_point()]
+        self._averaged_values = [*self._parameters, *buffers]
+        self.average = [one.detach().clone() for one in self._averaged_values] if settings.ema > 0 else []
         self._merge = get_ema_multi_avg_fn(settings.ema)
         self._sharpness = (
             None
@@ -195,7 +199,7 @@ class PhaseRun:
         self.trainee.after_step()
         if self.average:
             with torch.no_grad():
-                self._merge(self.average, [one.detach() for one in self._parameters], 1)
+                self._merge(self.average, [one.detach() for one in self._averaged_values], 1)
         return loss
 
     def _set_rates(self, step: int) -> None:
@@ -229,7 +233,7 @@ class PhaseRun:
 
     def _swap(self) -> None:
         with torch.no_grad():
-            for parameter, average in zip(self._parameters, self.average, strict=bool(self.average)):
+            for parameter, average in zip(self._averaged_values, self.average, strict=bool(self.average)):
                 kept = parameter.detach().clone()
                 parameter.copy_(average)
                 average.copy_(kept)
@@ -253,7 +257,13 @@ def _optimiser(trainee: Trainee, settings: LoopSettings, *, lr: float) -> Optimi
     for rates in trainee.groups(weight_decay=settings.weight_decay):
         moved: list[nn.Parameter] = [one for one in rates.parameters if one.requires_grad and one.numel()]
         if moved:
-            groups.append({"params": moved, "lr": lr * rates.factor, "weight_decay": rates.decay})
+            groups.append(
+                {
+                    "params": moved,
+                    "lr": lr * rates.factor if rates.rate is None else rates.rate,
+                    "weight_decay": rates.decay,
+                }
+            )
     if settings.optimiser == "adam":
         return AdamW(groups, fused=True)
     return SGD(groups, momentum=_MOMENTUM, nesterov=True)

@@ -12,17 +12,19 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Learning rate of one group of parameters, in units of the training's own.
+    """Peak learning rate of one group of parameters.
 
     Attributes:
         parameters: of the group.
         factor: of the learning rate.
         decay: weight decay; 0 for biases, scales, intervals and widths.
+        rate: the learning rate itself, whatever the training's is; None takes the factor.
     """
 
     parameters: Sequence[nn.Parameter]
     factor: float = 1.0
     decay: float = 0.0
+    rate: float | None = None
 
 
 class Trainee(Protocol):

@@ -89,6 +89,7 @@ class Nipq:
         checkpoints: of reconstructed units.
         progress: bars.
         batch: images a step.
+        steps: of an epoch.
         fixed_bytes: of the file without the weights whose width is free; for budgets of bytes.
         decisions: what was held or lowered; grows.
     """
@@ -101,6 +102,7 @@ class Nipq:
     checkpoints: UnitCheckpoints
     progress: Progress
     batch: int
+    steps: int
     fixed_bytes: int = 0
     decisions: list[Decision] = field(default_factory=list[Decision])
     shipped: Prepared | None = None
@@ -221,7 +223,14 @@ class Nipq:
         network.centre(self._batches(prepared), corrected=not reconstructs)
         costs = costs_of(prepared, fixed_bytes=self.fixed_bytes)
         self._check_reachable(costs, network)
-        return NoiseTrainee(network, budget=budget, costs=costs, pull=settings.pull, batch=self.batch)
+        return NoiseTrainee(
+            network,
+            budget=budget,
+            costs=costs,
+            pull=settings.pull,
+            batch=self.batch,
+            steps=self.steps * settings.noise_epochs,
+        )
 
     def _finetune(self, previous: Trainee | None) -> Trainee:
         if not isinstance(previous, NoiseTrainee):

@@ -12,9 +12,11 @@ from mixport.train.network.quantised import QuantisedNetwork
 from mixport.train.nipq.budget import Budget, Costs, average, bit_operations, excess
 from mixport.train.nipq.network import NoisyNetwork
 
-INTERVAL_RATE, WIDTH_RATE = 0.1, 10.0
-"""Learning rates of intervals, scales and steps, and of raw widths, in units of that of the weights. With
-AdamW a raw width moves by its rate a step, and a bit is a third of a unit of it."""
+INTERVAL_RATE = 0.1
+"""Learning rate of intervals, scales and steps, in units of that of the weights."""
+_TRAVEL = 6.0
+"""What a raw width could move by in the noise phase at its peak rate, which AdamW moves it by in each step: a
+bit is a third of a unit, so that every width can be reached however few steps there are."""
 
 
 class NoiseTrainee:
@@ -26,11 +28,20 @@ class NoiseTrainee:
         costs: of the sites.
         pull: weight of the budget in the loss.
         batch: images a step.
+        steps: of the whole phase.
     """
 
     def __init__(
-        self, network: NoisyNetwork, *, budget: Budget, costs: Costs, pull: float, batch: int
+        self,
+        network: NoisyNetwork,
+        *,
+        budget: Budget,
+        costs: Costs,
+        pull: float,
+        batch: int,
+        steps: int,
     ) -> None:
+        self._steps = max(1, steps)
         self.network, self.budget, self.costs = network, budget, costs
         self._pull, self._largest = pull, batch * network.largest
         self._generator = torch.Generator()
@@ -47,7 +58,7 @@ class NoiseTrainee:
             Rates(parameters=list(network.layers.weight), decay=weight_decay),
             Rates(parameters=list(network.layers.bias)),
             Rates(parameters=[*network.bound, *network.interval], factor=INTERVAL_RATE),
-            Rates(parameters=[network.widths.raw, network.site_widths.raw], factor=WIDTH_RATE),
+            Rates(parameters=[network.widths.raw, network.site_widths.raw], rate=_TRAVEL / self._steps),
         ]
 
     def start_epoch(self, generator: torch.Generator) -> None:

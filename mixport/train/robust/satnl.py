@@ -6,8 +6,6 @@ deviation of the layer's first weights (our reconstruction).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -16,9 +14,6 @@ from mixport.train.robust.layers import regular_layers
 
 _REACH = 0.995
 """Share of the bound beyond which a weight starts at this share: its own value has no inverse."""
-
-
-_OF_EVERY_CLASS = ("__dict__", "__weakref__")
 
 
 class SatNL(nn.Module):
@@ -44,7 +39,8 @@ class SatNL(nn.Module):
 
 
 def bound_weights(module: nn.Module, *, deviations: float) -> dict[str, float]:
-    """Put SatNL in front of the weight of every convolution and linear layer but depthwise ones, in place.
+    """Put SatNL in front of the weight of every convolution and linear layer, in place. Depthwise ones are
+    left out, and those whose weight is parametrised already.
 
     Args:
         module: float model.
@@ -56,20 +52,7 @@ def bound_weights(module: nn.Module, *, deviations: float) -> dict[str, float]:
     bounds: dict[str, float] = {}
     for name, layer in regular_layers(module):
         bound = deviations * float(layer.weight.detach().std())
-        if bound > 0:
+        if bound > 0 and not parametrize.is_parametrized(layer, "weight"):
             bounds[name] = bound
             parametrize.register_parametrization(layer, "weight", SatNL(bound))
     return bounds
-
-
-def unbind_weights(module: nn.Module) -> None:
-    """Leave the bounded weights as plain parameters, in place."""
-    for layer in module.modules():
-        if parametrize.is_parametrized(layer, "weight"):
-            # torch made a class for the layer and takes the weight out of it here, but a copy of the layer
-            # shares it: the layer that was copied would lose its weight.
-            shared = type(layer)
-            inside = {name: value for name, value in vars(shared).items() if name not in _OF_EVERY_CLASS}
-            own: Any = type(shared.__name__, shared.__bases__, inside)
-            layer.__class__ = own
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)

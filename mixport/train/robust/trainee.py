@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mixport.train.loop.trainee import Rates
 from mixport.train.robust.kure import kurtosis_loss
 from mixport.train.robust.layers import regular_layers
-from mixport.train.robust.satnl import bound_weights, unbind_weights
+from mixport.train.robust.satnl import bound_weights
 from mixport.train.robust.symreg import Pairing, SortedWeights, symmetry_loss
 
 
@@ -47,6 +47,7 @@ class RobustTrainee:
     """
 
     def __init__(self, module: nn.Module, settings: RobustSettings, *, device: torch.device) -> None:
+        self._plain = module
         made = copy.deepcopy(module).requires_grad_(True).to(device)
         self.bounds = {} if settings.bound is None else bound_weights(made, deviations=settings.bound)
         self._module = made.to(memory_format=torch.channels_last)
@@ -121,7 +122,15 @@ class RobustTrainee:
                 child.eval()
 
     def result(self) -> nn.Module:
-        """The trained model with bounded weights as plain ones, in eval mode, on the CPU."""
-        made = copy.deepcopy(self._module).cpu()
-        unbind_weights(made)
+        """The trained model with bounded weights as plain ones, in eval mode, on the CPU.
+
+        Values are read, not parametrisations taken off: a copied layer shares the class that torch made for
+        the parametrised one, and taking them off changes that class.
+        """
+        made = copy.deepcopy(self._plain)
+        state: dict[str, Tensor] = {}
+        for name in made.state_dict():
+            owner, _, leaf = name.rpartition(".")
+            state[name] = getattr(self._module.get_submodule(owner), leaf).detach().cpu()
+        made.load_state_dict(state)
         return made.eval().requires_grad_(False)

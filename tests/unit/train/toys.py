@@ -105,10 +105,13 @@ class Scalar(nn.Module):
 
 
 class Folders:
-    """Checkpoints in a folder."""
+    """Checkpoints in a folder. Those that are not needed any more are noted and stay, so that a training can
+    be broken off anywhere.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.forgotten: list[int | str] = []
         root.mkdir(exist_ok=True)
 
     def find(self, place: int | str) -> Path | None:
@@ -121,6 +124,9 @@ class Folders:
         beside.mkdir()
         yield beside
         beside.rename(self.root / str(place))
+
+    def forget(self, place: int | str) -> None:
+        self.forgotten.append(place)
 
     def names(self) -> list[str]:
         return sorted(path.name for path in self.root.iterdir())

@@ -49,6 +49,9 @@ class NoCheckpoints:
         with TemporaryDirectory() as folder:
             yield Path(folder)
 
+    def forget(self, place: int | str) -> None:
+        """There is nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedUnit:

@@ -69,12 +69,12 @@ def test_the_record_says_what_was_trained_on_what(data: Path) -> None:
 
 def test_one_epoch_is_one_entry_and_a_second_run_takes_them_all(data: Path) -> None:
     first = plain(data)
-    assert len(epochs(data)) == 2
+    assert len(epochs(data)) == 1, "the last one is all that is needed"
     told = Told()
     again = plain(data, out=data.parent / "again", progress=told)
     assert told.reused == told.done == told.total == 4
     assert again.record.curve == first.record.curve
-    assert len(epochs(data)) == 2
+    assert len(epochs(data)) == 1
 
 
 @pytest.mark.parametrize(

@@ -304,6 +304,7 @@ class NipqRun:
             checkpoints=NoCheckpoints(),
             progress=SilentProgress(),
             batch=4,
+            steps=2,
         )
 
     def train(self, kept: Folders, told: Told) -> tuple[Nipq, Trained, Assignment]:

@@ -55,7 +55,9 @@ def test_pairs_inside_stay_bit_by_bit_and_those_outside_shrink_alike() -> None:
     assert torch.equal(held[0, :2], weight[0, :2]), "60 + 60 codes times 255 stay below 32767"
     assert torch.equal(held[0, 6:], weight[0, 6:]), "opposite signs never add up"
     assert float(held[0, 2]) == float(held[0, 3]), "equal weights stay equal"
-    assert abs(float(held[0, 2] + held[0, 3]) / 0.01 - 127.0) < 1e-3  # 32767 // 255 = 128, less one for rounding
+    assert (
+        abs(float(held[0, 2] + held[0, 3]) / 0.01 - 127.0) < 1e-3
+    )  # 32767 // 255 = 128, less one for rounding
     torch.testing.assert_close(held[0, 4] / held[0, 5], weight[0, 4] / weight[0, 5], rtol=1e-6, atol=0)
 
 

@@ -42,7 +42,7 @@ CLASSES = 5
 
 
 def method_of(folder: Path, budget: str, *, target: str = "ort-cpu", **changes: Any) -> Nipq:
-    own = {name: changes.pop(name) for name in ("fixed_bytes",) if name in changes}
+    own = {name: changes.pop(name) for name in ("fixed_bytes", "steps") if name in changes}
     settings: dict[str, Any] = {"noise_epochs": 1, "finetune_epochs": 1, "edge_convention": "qdrop"}
     return Nipq(
         model=float_model(residual()),
@@ -53,7 +53,7 @@ def method_of(folder: Path, budget: str, *, target: str = "ort-cpu", **changes: 
         checkpoints=NoCheckpoints(),
         progress=SilentProgress(),
         batch=4,
-        **own,
+        **{"steps": 2, **own},
     )
 
 
@@ -247,7 +247,7 @@ def test_without_epochs_it_still_gives_integers(tmp_path: Path) -> None:
 
 
 def test_what_was_held_is_said(tmp_path: Path) -> None:
-    found = result_of(tmp_path, "w2.1a2.1", lr=0.5)
+    found = result_of(tmp_path, "w2.1a2.1", lr=0.5, steps=1)
     held = [one for one in found.method.decisions if one.what == "width held at the end of its range"]
     names = {one.where for one in held}
     assert names & set(LAYERS[1:5]) and names & {"stem.a4", "body", "add.a4", "wide"}

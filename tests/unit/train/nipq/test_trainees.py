@@ -28,7 +28,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
 
 def noise_of(given: Given, network: NoisyNetwork, *, budget: str = "w4a4", pull: float = 1.0) -> NoiseTrainee:
     costs = costs_of(given.prepared)
-    return NoiseTrainee(network, budget=Budget.parse(budget), costs=costs, pull=pull, batch=12)
+    return NoiseTrainee(network, budget=Budget.parse(budget), costs=costs, pull=pull, batch=12, steps=6)
 
 
 def finetune_of(given: Given) -> FinetuneTrainee:
@@ -36,9 +36,13 @@ def finetune_of(given: Given) -> FinetuneTrainee:
 
 
 def rates_of(groups: list[Rates], module: nn.Module) -> dict[str, tuple[float, float]]:
-    """(factor, decay) of each parameter by name, which has one rate alone."""
+    """(rate, or factor of the training's, decay) of each parameter by name, which has one rate alone."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
-    found = [(names[id(one)], (group.factor, group.decay)) for group in groups for one in group.parameters]
+    found = [
+        (names[id(one)], (group.rate or group.factor, group.decay))
+        for group in groups
+        for one in group.parameters
+    ]
     assert max(Counter(name for name, _ in found).values()) == 1
     return dict(found)
 
@@ -55,7 +59,7 @@ def test_every_parameter_of_the_noise_phase_moves_at_its_rate(given: Given) -> N
         elif name.startswith(("bound", "interval")):
             wanted[name] = (0.1, 0.0)
         elif not name.startswith("layers.centre"):
-            wanted[name] = (10.0, 0.0)
+            wanted[name] = (1.0, 0.0)  # 6 units of a raw width in the phase's 6 steps
     assert found == wanted
     assert {"widths.raw", "site_widths.raw"} <= found.keys()
 
