@@ -99,6 +99,9 @@ def test_every_method_is_exported_and_validated(method: str, trainings: Training
     assert entry["data"]["method"] == "labelled" and entry["data"]["source"] == str(trainings.data)
     assert (entry["data"]["images"], entry["data"]["held_out"], entry["data"]["labels"]) == (39, 1, True)
     assert manifest["reconstruction"] is None
+    report = Path("out/report.html").read_text(encoding="utf-8")
+    assert f"of a training by <b>{method}</b>" in report
+    assert ("rounded to its nearest code" in report) == (entry["taken"] == "weights")
     wanted = {"training.json", "training.svg", "weights.safetensors"}
     if method == "nipq":
         wanted |= {"integers.safetensors", "sites.json"}
