@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from mixport.records.errors import UnsupportedModelError
+from mixport.storage.npz import ARCHIVE_DAMAGE
 
 
 def check_eager(module: nn.Module, *, source: str) -> None:
@@ -39,7 +40,7 @@ def is_torchscript(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             inner = [name.partition("/")[2] for name in archive.namelist()]
-    except (OSError, zipfile.BadZipFile):
+    except ARCHIVE_DAMAGE:
         return False
     return "constants.pkl" in inner and any(name.startswith("code/") for name in inner)
 

@@ -30,8 +30,7 @@ _MAX_HEADER_BYTES = 1 << 16
 _CHUNK_BYTES = 1 << 20
 _NUMBER_KINDS = "biuf"
 _SAVE_HINT = "save it with numpy.savez_compressed(FILE, NAME=array)"
-#: What zipfile, zlib and NumPy raise on damaged or hostile files.
-_DAMAGE = (
+ARCHIVE_DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
@@ -41,6 +40,9 @@ _DAMAGE = (
     RuntimeError,
     SyntaxError,
 )
+"""What zipfile, zlib and NumPy raise on damaged or hostile archives: a flipped bit may say that a member is
+encrypted, or packed in a way that nobody knows.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,7 @@ class NpzReader:
 def _explained(path: Path, hint: str) -> Generator[None]:
     try:
         yield
-    except _DAMAGE as error:
+    except ARCHIVE_DAMAGE as error:
         raise BadInputError(f"{path}: not a whole .npz file: {error}", hint=hint) from error
 
 

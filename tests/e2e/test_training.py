@@ -131,8 +131,10 @@ def test_the_file_holds_exactly_the_codes_of_the_training(trainings: Trainings) 
     assert sites["carriers"].keys() <= own.keys()
     for name, choice in sites["carriers"].items():
         # The range in the manifest is what a function reaches, which may be less.
-        got = (own[name]["scale"], own[name]["zero_point"])
-        assert got == (choice["scale"], choice["zero_point"]), name
+        assert own[name]["zero_point"] == choice["zero_point"], name
+        # That of a table may move by units in the last place, so that every machine gives its entries.
+        moved = 2.0**-18 if own[name]["role"] == "table" else 0.0
+        assert own[name]["scale"] == pytest.approx(choice["scale"], rel=moved, abs=0.0), name
     assert widths_of(manifest) == {name: one["bits"] for name, one in sites["layers"].items()}
 
 
@@ -503,15 +505,19 @@ def worker(repository: Path) -> Iterator[Worker]:
         process.stdin.close()
 
 
+def entries_of(folder: Path) -> set[str]:
+    return {path.parent.name for path in (folder / "calib_cache" / "training").glob("*/entry.json")}
+
+
 def epochs_of(folder: Path) -> int:
-    return len(list((folder / "calib_cache" / "training").glob("*/entry.json")))
+    return len(entries_of(folder))
 
 
 KILLED = {
-    "nipq": (["--method", "nipq", "--optimiser", "adam", "--noise-epochs", "2"], 3),
-    "robust": (["--method", "symreg+satnl", "--optimiser", "adam", "--ema", "0.5", "--mix", "mixup"], 1),
+    "nipq": (["--method", "nipq", "--optimiser", "adam", "--noise-epochs", "2"], 3, 2),
+    "robust": (["--method", "symreg+satnl", "--optimiser", "adam", "--ema", "0.5", "--mix", "mixup"], 1, 1),
 }
-"""Options, and after how many of four epochs: of NIPQ in its second phase."""
+"""Options, after how many of four epochs (of NIPQ in its second phase), and the number of phases."""
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -519,19 +525,22 @@ KILLED = {
 def test_killed_within_an_epoch_the_same_command_gives_the_same_bytes(
     case: str, worker: Worker, tmp_path: Path
 ) -> None:
-    options, before = KILLED[case]
+    options, before, phases = KILLED[case]
     write_images(tmp_path / "data.npz", count=130)
     words = ["train", TINY, *options, "--data", "../data.npz", "--epochs", "4", "--batch", "4"]
     words += ["--out", "trained", "--quiet"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     worker.finish(whole, words)
-    assert epochs_of(whole) == 4
+    assert epochs_of(whole) == phases, "the last one of each phase"
     process = worker.start(broken, words)
-    while epochs_of(broken) < before and is_alive(process):
+    seen: set[str] = set()
+    while len(seen) < before and is_alive(process):
+        seen |= entries_of(broken)
         time.sleep(0.001)
     os.kill(process, signal.SIGKILL)
     wait_for_the_end(process)
-    assert before <= epochs_of(broken) < 4 and not (broken / "trained").exists(), "killed within an epoch"
+    assert before <= len(seen | entries_of(broken)) < 4, "killed within an epoch"
+    assert not (broken / "trained").exists()
     worker.finish(broken, words)
     names = {path.name for path in (whole / "trained").iterdir()}
     assert names == {path.name for path in (broken / "trained").iterdir()}

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mixport.records.fingerprint import sha256_arrays, sha256_bytes, sha256_file
 from mixport.storage.images import Pixels
+from mixport.storage.npz import ARCHIVE_DAMAGE
 
 _NOTES_FILE = "notes.json"
 _MAX_SHARD_BYTES = 4 << 30
@@ -127,16 +128,7 @@ def read_shard(path: Path, *, first: int, count: int, sha256: str | None = None)
         images, notes = _unpack(data, first=first, count=count)
         record = ShardRecord(first=first, count=count, bytes=len(data), sha256=got, **notes)
     # Pillow raises SyntaxError for a damaged chunk of a PNG.
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        SyntaxError,
-        zipfile.BadZipFile,
-        NotImplementedError,
-        EOFError,
-    ) as error:
+    except (*ARCHIVE_DAMAGE, KeyError, TypeError, SyntaxError) as error:
         raise BadShardError(
             f"cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}"
         ) from error

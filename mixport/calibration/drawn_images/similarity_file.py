@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixport.records.fingerprint import sha256_bytes
+from mixport.storage.npz import ARCHIVE_DAMAGE
 
 SIMILARITY_FILE = "similarity.npz"
 
@@ -46,7 +46,7 @@ def read_similarity(folder: Path) -> tuple[NDArray[np.float32] | None, str | Non
             found: NDArray[np.float32] = archive["cosine"]
     except FileNotFoundError:
         return None, None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (*ARCHIVE_DAMAGE, KeyError) as error:
         return None, f"cannot be read: {(str(error).splitlines() or [''])[0]}"
     square = found.dtype == np.float32 and found.ndim == 2 and found.shape[0] == found.shape[1]
     return (found, None) if square else (None, f"holds {found.dtype} {list(found.shape)}")

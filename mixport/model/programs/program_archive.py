@@ -17,6 +17,7 @@ import torch
 
 from mixport.model.torchscript import is_torchscript
 from mixport.records.errors import BadInputError
+from mixport.storage.npz import ARCHIVE_DAMAGE
 
 PLAIN_HINT = (
     "torch.export.save(torch.export.export(model, (image,)), 'model.pt2') with a plain module writes a "
@@ -96,7 +97,7 @@ def check_archive(path: Path) -> None:
                 torch.load(io.BytesIO(archive.read(members[_EXAMPLES])), weights_only=True)
     except pickle.UnpicklingError as error:
         raise refused(path, "its example inputs would run code when read") from error
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError, RecursionError) as error:
+    except (*ARCHIVE_DAMAGE, RecursionError) as error:
         raise BadInputError(
             f"program {path} is damaged or not a .pt2 archive: {error}", hint=PLAIN_HINT
         ) from error

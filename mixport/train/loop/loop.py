@@ -191,8 +191,9 @@ class PhaseRun:
             loss = self._objective(self.trainee.outputs(batch.images), batch.targets, taught)
             penalty = self.trainee.penalty()
             whole = loss if penalty is None else loss + penalty
-            whole.backward()  # pyright: ignore[reportUnknownMemberType]
-            return whole.detach()
+            whole.backward()
+            # What is shown is the loss of the data; a penalty that is no number must not hide behind it.
+            return loss.detach() if bool(torch.isfinite(whole)) else whole.detach()
 
         loss = closure() if self._sharpness is None else self._sharpness(closure)
         self.optimiser.step()
