@@ -38,7 +38,7 @@ def freeze(
     allowed: tuple[Sequence[int], Sequence[int]],
 ) -> FrozenWidths:
     """The nearest allowed widths; while a part of the budget is exceeded, the one goes down that comes least
-    further from its learned width for what it saves.
+    further from its learned width for what it saves. What is left over then is spent.
 
     Args:
         budget: what is allowed.
@@ -75,7 +75,7 @@ def freeze(
             )
         number = min(gains, key=lambda one: gains[one][0])
         bits[number] = gains[number][1]
-    _raise_again(budget, costs, bits, nearest, choices, split)
+    _fill(budget, costs, bits, learned, choices, free, split)
     return FrozenWidths(
         weights=tuple(bits[:split]),
         activations=tuple(bits[split:]),
@@ -83,21 +83,30 @@ def freeze(
     )
 
 
-def _raise_again(
+def _fill(
     budget: Budget,
     costs: Costs,
     bits: list[int],
-    nearest: Sequence[int],
+    learned: Sequence[float],
     choices: Sequence[Sequence[int]],
+    free: Sequence[bool],
     split: int,
 ) -> None:
-    """Use what the last lowering left over: widths go up again while they fit, those furthest down first."""
-    for number in sorted(range(len(bits)), key=lambda one: bits[one] - nearest[one]):
-        for wider in [one for one in choices[number] if bits[number] < one <= nearest[number]]:
-            raised = [*bits[:number], wider, *bits[number + 1 :]]
-            if _excess(budget, costs, raised, split) > 0.0:
-                break
-            bits[number] = wider
+    """Use what is left over: widths go up one by one while they fit, those first whose next width is least
+    above the learned one.
+    """
+    raised = True
+    while raised:
+        raised = False
+        wider = {
+            number: min(one for one in choices[number] if one > bits[number])
+            for number in range(len(bits))
+            if free[number] and bits[number] < choices[number][-1]
+        }
+        for number, wanted in sorted(wider.items(), key=lambda one: one[1] - learned[one[0]]):
+            tried = [*bits[:number], wanted, *bits[number + 1 :]]
+            if _excess(budget, costs, tried, split) <= 0.0:
+                bits[number], raised = wanted, True
 
 
 def _excess(budget: Budget, costs: Costs, bits: Sequence[int], split: int) -> float:

@@ -101,11 +101,17 @@ def test_the_budget_is_kept_with_allowed_widths(case: Case) -> None:
     got = (list(found.weights), list(found.activations))
     assert case.keeps(*got)
     for kind, costs in enumerate((case.costs.weights, case.costs.activations)):
-        for bits, cost, near in zip(got[kind], costs, nearest[kind], strict=True):
-            assert bits <= near if cost else bits == near
-            assert not cost or bits in case.allowed[kind]
+        for place, (bits, cost, near) in enumerate(zip(got[kind], costs, nearest[kind], strict=True)):
+            if not cost:
+                assert bits == near
+                continue
+            assert bits in case.allowed[kind]
+            wider = [one for one in sorted(case.allowed[kind]) if one > bits][:1]
+            more = [list(got[0]), list(got[1])]
+            more[kind][place] = wider[0] if wider else bits
+            assert not wider or not case.keeps(*more), "what is left over is spent"
     if case.keeps(*nearest):
-        assert got == nearest and found.lowered == 0
+        assert found.lowered == 0
     lower = [now < near for kind in (0, 1) for now, near in zip(got[kind], nearest[kind], strict=True)]
     assert found.lowered == sum(lower)
 
@@ -137,7 +143,8 @@ def case_of(
 
 @pytest.mark.parametrize(("bits", "wanted"), [(2.5, 2), (3.5, 3), (3.5000001, 4), (7.5, 7), (7.9, 8)])
 def test_right_between_two_widths_the_lower_one_is_taken(bits: float, wanted: int) -> None:
-    assert case_of("w8a8", [bits]).frozen() == FrozenWidths(weights=(wanted,), activations=(), lowered=0)
+    budget = f"w{wanted}a8"  # nothing is left over
+    assert case_of(budget, [bits]).frozen() == FrozenWidths(weights=(wanted,), activations=(), lowered=0)
 
 
 def test_the_one_that_was_rounded_up_most_goes_down() -> None:
@@ -149,6 +156,12 @@ def test_all_right_between_two_widths_keep_the_budget() -> None:
     found = case_of("w3.5a3.5", [3.51] * 6, [3.51] * 4).frozen()
     assert sorted(found.weights) == [3, 3, 3, 4, 4, 4] and sorted(found.activations) == [3, 3, 4, 4]
     assert found.lowered == 5
+
+
+def test_what_is_left_over_is_spent_next_to_what_was_learned() -> None:
+    found = case_of("w4a8", [2.4, 3.4, 2.1]).frozen()
+    assert found == FrozenWidths(weights=(4, 5, 3), activations=(), lowered=0)
+    assert case_of("w3a8", [2.4, 3.4, 2.1]).frozen().weights == (3, 4, 2)
 
 
 def test_widths_at_the_budget_stay() -> None:
