@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,4 +17,6 @@ def __getattr__(name: str) -> object:
         from mixport.pipeline.build_bundle import build
 
         return build
+    if name == "train":  # a package that can be called
+        return import_module("mixport.train")
     raise AttributeError(f"module 'mixport' has no attribute {name!r}")

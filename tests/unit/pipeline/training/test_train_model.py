@@ -153,3 +153,20 @@ def test_an_exported_program_has_no_training_mode(data: Path) -> None:
 def test_options_are_checked_first() -> None:
     with pytest.raises(BadOptionError, match="unknown option 'epoch'"):
         train(TINY, epoch=3)
+
+
+def test_the_public_door_is_the_package_of_its_name(data: Path) -> None:
+    import mixport
+
+    result = mixport.train(
+        TINY,
+        method="plain",
+        data=str(data),
+        epochs=1,
+        batch=8,
+        out=data.parent / "door",
+        cache=data.parent / "c",
+    )
+    assert result.path == data.parent / "door" and len(result.record.curve) == 1
+    again = mixport.train  # the same after the package was imported for good
+    assert callable(again) and again.__name__ == "mixport.train"
