@@ -12,7 +12,7 @@ from mixport.model.request import PreprocessingOverrides
 from mixport.pipeline.options.build_options import BuildOptions, command_line
 from mixport.pipeline.options.calibration import CalibrationAsked
 from mixport.pipeline.options.train_options import SweepOptions, TrainOptions
-from mixport.pipeline.trained_input import TrainedInput, open_table, open_trained
+from mixport.pipeline.options.trained_input import TrainedInput, open_table, open_trained
 from mixport.records.choices.algorithms import ALGORITHMS, NEAREST, Algorithm, find_algorithm
 from mixport.records.choices.reconstruction_preset import ReconstructionOptions
 from mixport.records.choices.scheme import Scheme

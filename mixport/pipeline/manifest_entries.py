@@ -11,8 +11,8 @@ from pydantic import BaseModel
 import mixport
 from mixport.calibration.details import SetDetails
 from mixport.pipeline.latency import BuildLatency
+from mixport.pipeline.options.trained_input import TrainedInput
 from mixport.pipeline.portable_cost import PortableCost
-from mixport.pipeline.trained_input import TrainedInput
 from mixport.records.calibration_set import CalibrationSet, Preprocessing
 from mixport.records.choices.search import TensorKind
 from mixport.records.decision import BuildWarning

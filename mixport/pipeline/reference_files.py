@@ -13,8 +13,8 @@ from mixport.pipeline import stages
 from mixport.pipeline.build_plan import model_request
 from mixport.pipeline.keys import model_key
 from mixport.pipeline.options.build_options import BuildOptions
+from mixport.pipeline.options.trained_input import open_trained
 from mixport.pipeline.stages import StageContext, StageLog
-from mixport.pipeline.trained_input import open_trained
 from mixport.records.errors import BadInputError, MixportError
 from mixport.records.progress import Progress
 from mixport.release.bundle import ReleaseBundle, read_golden

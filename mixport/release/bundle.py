@@ -21,6 +21,7 @@ from mixport.records.quantized_model import LoweredGraph
 from mixport.release.manifest import SCHEMA_VERSION, Manifest
 from mixport.storage import atomic
 from mixport.storage.npz import read_npz, write_npz
+from mixport.storage.out_folder import is_free
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
@@ -121,7 +122,7 @@ def release(
             atomic.sync_tree(folder)
             # Somebody may have used the place meanwhile.
             check_replaceable(out)
-            _put(folder, out)
+            atomic.put(folder, out)
     return ReleaseBundle(path=out, manifest=whole)
 
 
@@ -130,11 +131,7 @@ def check_replaceable(out: Path) -> None:
     it.
     """
     hint = "choose another folder with --out DIR"
-    if not out.name:
-        raise BadInputError(f"--out {out} has no name of its own", hint=hint)
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise BadInputError(f"--out {out} exists and is not a folder", hint=hint)
-    if not out.is_dir() or not any(out.iterdir()):
+    if is_free(out, hint=hint):
         return
     try:
         read_bundle(out)
@@ -244,14 +241,6 @@ def _hash_problem(folder: Path, name: str, wanted: str) -> str | None:
         )
     except OSError as error:
         return f"{name}: cannot be read: {error.strerror or error}"
-
-
-def _put(folder: Path, out: Path) -> None:
-    if out.is_dir() and any(out.iterdir()):
-        atomic.swap(folder, out)
-    else:
-        folder.rename(out)
-    atomic.sync_folder(out.parent)
 
 
 def _read_small(path: Path, limit: int) -> bytes:

@@ -82,6 +82,17 @@ def sync_folder(folder: Path) -> None:
         _sync(folder)
 
 
+def put(new: Path, out: Path) -> None:
+    """A filled temporary folder takes the place of `out`, which is free, an empty folder, or one to replace.
+    Raises OSError.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        swap(new, out)
+    else:
+        new.rename(out)
+    sync_folder(out.parent)
+
+
 def swap(new: Path, old: Path) -> None:
     """Exchange two folders of one file system; `old` never disappears where the system can exchange names.
     Raises OSError.

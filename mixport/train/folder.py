@@ -27,6 +27,7 @@ from mixport.records.choices.trained import (
 from mixport.records.errors import BadInputError, MixportError, StoreError
 from mixport.records.fingerprint import sha256_file
 from mixport.storage import atomic
+from mixport.storage.out_folder import is_free
 
 
 def write_folder(
@@ -72,11 +73,7 @@ def write_folder(
             (folder / RECORD_FILE).write_text(whole.text(), encoding="utf-8")
             atomic.sync_tree(folder)
             check_out(out)
-            if out.is_dir() and any(out.iterdir()):
-                atomic.swap(folder, out)
-            else:
-                folder.rename(out)
-            atomic.sync_folder(out.parent)
+            atomic.put(folder, out)
     except OSError as error:
         raise StoreError(
             f"folder {out} cannot be written: {error.strerror or error}",
@@ -88,11 +85,7 @@ def write_folder(
 def check_out(out: Path) -> None:
     """Raise BadInputError unless `out` is free, an empty folder, or a training's folder and nothing else."""
     hint = "choose another folder with --out FOLDER"
-    if not out.name:
-        raise BadInputError(f"--out {out} has no name of its own", hint=hint)
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise BadInputError(f"--out {out} exists and is not a folder", hint=hint)
-    if not out.is_dir() or not any(out.iterdir()):
+    if is_free(out, hint=hint):
         return
     try:
         read_training(out)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import typer
 
 from mixport.cli.console import Console
 from mixport.cli.options.declared import takes_options
-from mixport.cli.options.shared import ConfigOption, JsonFlag, QuietFlag, typed
+from mixport.cli.options.shared import ConfigOption, JsonFlag, QuietFlag, stage_note, typed
 from mixport.records.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -44,14 +43,7 @@ def build(
         if not json:
             console.note(plan.text())
 
-    def note(text: str) -> None:
-        # An interrupt that arrives inside a library's callback is dropped there: the next stage must not
-        # start.
-        if isinstance(context.obj, threading.Event) and context.obj.is_set():
-            raise KeyboardInterrupt
-        console.note(text)
-
-    outcomes = build_all(options, progress=console, note=note, on_start=show_plan)
+    outcomes = build_all(options, progress=console, note=stage_note(context, console), on_start=show_plan)
     for outcome in outcomes:
         _print_outcome(console, outcome)
     if json:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-
 import typer
 
 from mixport.cli.console import Console
 from mixport.cli.options.declared import takes_options
-from mixport.cli.options.shared import ConfigOption, JsonFlag, QuietFlag, typed
+from mixport.cli.options.shared import ConfigOption, JsonFlag, QuietFlag, stage_note, typed
 from mixport.pipeline.options.train_options import SweepOptions
 from mixport.records.errors import ExitCode
 
@@ -34,12 +32,7 @@ def sweep(
     # After the options, so that a mistake in them is answered at once: the pipeline imports torch.
     from mixport.pipeline.training.sweep import run_sweep
 
-    def note(text: str) -> None:
-        if isinstance(context.obj, threading.Event) and context.obj.is_set():
-            raise KeyboardInterrupt
-        console.note(text)
-
-    made = run_sweep(options, progress=console, note=note)
+    made = run_sweep(options, progress=console, note=stage_note(context, console))
     if json:
         console.document(made.document())
     else:

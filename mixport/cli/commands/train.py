@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-
 import typer
 
 from mixport.cli.console import Console
 from mixport.cli.options.declared import takes_options
-from mixport.cli.options.shared import ConfigOption, JsonFlag, QuietFlag, typed
+from mixport.cli.options.shared import ConfigOption, JsonFlag, QuietFlag, stage_note, typed
 from mixport.pipeline.options.train_options import TrainOptions
 
 
@@ -33,12 +31,9 @@ def train(
     # After the options, so that a mistake in them is answered at once: the pipeline imports torch.
     from mixport.pipeline.training.train_model import run_training
 
-    def note(text: str) -> None:
-        if isinstance(context.obj, threading.Event) and context.obj.is_set():
-            raise KeyboardInterrupt
-        console.note(text)
-
-    result = run_training(options, progress=console, note=note, on_start=None if json else console.note)
+    result = run_training(
+        options, progress=console, note=stage_note(context, console), on_start=None if json else console.note
+    )
     record = result.record
     if json:
         console.document({"path": str(result.path), **record.model_dump()})

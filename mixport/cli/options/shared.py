@@ -4,10 +4,14 @@ them.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from mixport.cli.console import Console
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress, no notes: only results and errors.")]
@@ -34,3 +38,16 @@ def typed(context: typer.Context) -> dict[str, object]:
     nothing was typed.
     """
     return {name: value for name, value in context.params.items() if name not in _OWN}
+
+
+def stage_note(context: typer.Context, console: Console) -> Callable[[str], None]:
+    """What the stages of a job tell people by. An interrupt that arrives inside a library's callback is
+    dropped there: the next stage must not start.
+    """
+
+    def note(text: str) -> None:
+        if isinstance(context.obj, threading.Event) and context.obj.is_set():
+            raise KeyboardInterrupt
+        console.note(text)
+
+    return note

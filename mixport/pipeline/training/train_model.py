@@ -22,6 +22,7 @@ from mixport.pipeline.stages import StageContext, StageLog
 from mixport.pipeline.training.methods import Finished, Job, run_nipq, run_robust
 from mixport.pipeline.training.train_plan import TrainPlan, resolve_training
 from mixport.records.choices.trained import TrainingData, TrainingRecord
+from mixport.records.errors import BadInputError
 from mixport.records.fingerprint import sha256_arrays
 from mixport.records.machine import describe_environment
 from mixport.records.progress import Progress, SilentProgress
@@ -191,8 +192,6 @@ def _images(
 
 
 def _check_teacher(teacher: FloatModel | None, model: FloatModel, *, classes: int) -> None:
-    from mixport.records.errors import BadInputError
-
     if teacher is None or teacher is model:
         return
     if output_classes(teacher) != classes or teacher.preprocessing != model.preprocessing:

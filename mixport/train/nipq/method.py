@@ -354,4 +354,6 @@ class Nipq:
             progress=self.progress,
         )
         context = ChoiceContext(batches=self._calibration, learner=session, progress=self.progress)
-        return reconstruct_from(start, prepared, context)
+        made = reconstruct_from(start, prepared, context)
+        self.decisions.extend(made.decisions)
+        return made

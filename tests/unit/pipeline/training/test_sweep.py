@@ -14,7 +14,7 @@ from mixport.pipeline.options.train_options import SweepOptions
 from mixport.pipeline.training import sweep
 from mixport.pipeline.training.sweep import SweepRow, run_sweep
 from mixport.records.errors import BadInputError, BadOptionError, StoreError
-from tests.unit.pipeline.test_trained_input import NIPQ, write
+from tests.unit.pipeline.options.test_trained_input import NIPQ, write
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 
 from mixport.pipeline.build_plan import BuildPlan, resolve
 from mixport.pipeline.options.build_options import BuildOptions
-from mixport.pipeline.trained_input import TrainedInput, open_table, open_trained
+from mixport.pipeline.options.trained_input import TrainedInput, open_table, open_trained
 from mixport.records.choices.scheme import Scheme
 from mixport.records.choices.trained import (
     EpochRecord,

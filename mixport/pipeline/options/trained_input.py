@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mixport.model.float_model import FloatModel
 from mixport.pipeline.options.build_options import BuildOptions
 from mixport.records.choices.scheme import Scheme
 from mixport.records.choices.trained import (
@@ -22,6 +22,9 @@ from mixport.records.choices.width_table import WidthTable
 from mixport.records.errors import BadInputError, BadOptionError, TargetError
 from mixport.records.fingerprint import sha256_file
 from mixport.records.targets import Target
+
+if TYPE_CHECKING:
+    from mixport.model.float_model import FloatModel
 
 _CHOSEN = ("scheme", "edge_bits", "edge_convention", "sites", "reconstruction", "mlp_reconstruction")
 """Options that a training of widths has decided already."""
