@@ -110,7 +110,7 @@ class TrainOptions(ModelOptions):
             help="Of nipq: epochs with noise; the others fine-tune what ships.",
             panel=METHOD,
             metavar="N",
-            default="half of --epochs",
+            default="half of --epochs where widths are learned, else 0",
         ),
     ] = Field(default=None, ge=0)
     iters: Annotated[
@@ -175,11 +175,21 @@ class TrainOptions(ModelOptions):
         default=1e-4, ge=0.0, allow_inf_nan=False
     )
     warmup_epochs: Annotated[
-        float, Shown(help="Epochs in which the rate rises.", panel=LOOP, metavar="X")
+        float, Shown(help="Epochs in which the rate rises, at the start of a phase.", panel=LOOP, metavar="X")
     ] = Field(default=0.25, ge=0.0, allow_inf_nan=False)
     ema: Annotated[
         float, Shown(help="Decay of the average of the weights, 0 for none.", panel=LOOP, metavar="X")
     ] = Field(default=0.0, ge=0.0, lt=1.0)
+    amp: Annotated[
+        bool,
+        Shown(
+            help=(
+                "On CUDA: passes of float models in bfloat16. What ships is trained in float32: of nipq, the "
+                "teacher alone."
+            ),
+            panel=LOOP,
+        ),
+    ] = False
     augment: Annotated[Literal["flip+crop", "flip", "none"], Shown(help="Of single images.", panel=LOOP)] = (
         "flip+crop"
     )

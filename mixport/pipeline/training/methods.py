@@ -126,7 +126,7 @@ def run_robust(job: Job) -> Finished:
     settings = plan.robust
 
     def make(_: object) -> RobustTrainee:
-        return RobustTrainee(module, settings, device=job.source.device)
+        return RobustTrainee(module, settings, device=job.source.device, amp=plan.loop.amp)
 
     trained = _loop(job, [Phase(name=plan.method, epochs=plan.epochs, make=make)])
     if not isinstance(trained.trainee, RobustTrainee):

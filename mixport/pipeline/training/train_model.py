@@ -125,6 +125,7 @@ def run_training(
                 teacher=None if teacher is None else copy.deepcopy(teacher.module).to(device),
                 teacher_weight=plan.teacher_weight,
                 label_weight=plan.label_weight,
+                amp=plan.loop.amp,
             ),
             checkpoints=_StoredEpochs(store=context.store, training=key),
             context=context,

@@ -15,6 +15,7 @@ from mixport.pipeline.options.calibration import CalibrationAsked
 from mixport.pipeline.options.train_options import TrainOptions
 from mixport.records.choices.reconstruction_preset import DEFAULT, PRESETS, ReconstructionOptions
 from mixport.records.choices.trained import Method
+from mixport.records.errors import BadOptionError
 from mixport.records.machine import compute_threads, resolve_device
 from mixport.records.targets import Target, load_target
 from mixport.train.data.batches import Augmentation, PixelMix
@@ -111,7 +112,12 @@ def resolve_training(options: TrainOptions) -> TrainPlan:
         rho=options.rho if options.rho is not None else _RHO[options.sharpness],
         seed=options.seed,
         device=device,
+        amp=options.amp,
     )
+    if options.amp and device != "cuda":
+        raise BadOptionError(
+            f"--amp on {device}, allowed on cuda alone", hint="leave --amp out, or --device cuda"
+        )
     teaches_itself = options.teacher == "self" or (options.teacher is None and options.labelled is None)
     teacher = None
     if options.teacher not in (None, "none", "self"):
@@ -153,7 +159,9 @@ def resolve_training(options: TrainOptions) -> TrainPlan:
 
 
 def _nipq(options: TrainOptions, *, device: str) -> NipqSettings:
-    noise = options.noise_epochs if options.noise_epochs is not None else options.epochs // 2
+    noise = options.noise_epochs
+    if noise is None:  # noise is there for the widths' sake
+        noise = options.epochs // 2 if options.learn_widths else 0
     return NipqSettings(
         budget=Budget.parse(options.budget),
         noise=options.noise,

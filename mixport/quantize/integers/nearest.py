@@ -141,12 +141,16 @@ def read_params(plan: QuantizationPlan, layer: fx.Node, params: Mapping[str, Qua
 
 
 def read_site(plan: QuantizationPlan, layer: fx.Node) -> SitePlan:
-    """The site whose codes a layer reads: the one made for it, else the first of the tensor behind its
-    operand.
+    """The site whose codes a layer reads; see `operand_site`."""
+    return operand_site(plan, layer, tensor_arg(layer, 0))
+
+
+def operand_site(plan: QuantizationPlan, reader: fx.Node, operand: fx.Node) -> SitePlan:
+    """The site whose codes a layer or a product reads as one operand: the one made for it, else the first of
+    the tensor behind the operand.
     """
-    operand = tensor_arg(layer, 0)
     for site in plan.sites:
-        if (layer, operand) in site.consumers:
+        if (reader, operand) in site.consumers:
             return site
     while True:
         for site in plan.sites:
@@ -157,7 +161,7 @@ def read_site(plan: QuantizationPlan, layer: fx.Node) -> SitePlan:
         elif plan.kinds[operand] is Kind.MOVE:
             operand = tensor_arg(operand, 0)
         else:
-            raise InvariantError(f"layer {layer.name} reads no quantised activation")
+            raise InvariantError(f"{reader.name} reads no quantised activation")
 
 
 def room_for_bias(

@@ -204,9 +204,11 @@ class PhaseRun:
         return loss
 
     def _set_rates(self, step: int) -> None:
-        """Linear warm-up in the first phase, then half a cosine down to a thousandth."""
+        """Linear warm-up, then half a cosine down to a thousandth, in each phase: its optimiser is new, and the
+        first steps of AdamW, whose second moments are still empty, are as large as its rate.
+        """
         total = self.phase.epochs * self._source.steps
-        warm = round(self._settings.warmup_epochs * self._source.steps) if self.first == 0 else 0
+        warm = min(round(self._settings.warmup_epochs * self._source.steps), total // 2)
         if step < warm:
             share = _FIRST_RATE + (1.0 - _FIRST_RATE) * step / warm
         else:

@@ -17,18 +17,22 @@ class Objective:
         teacher: gives outputs to imitate, in eval mode; None without one.
         teacher_weight: of the divergence.
         label_weight: of the cross entropy; without labels it counts nothing.
+        amp: the teacher passes in bfloat16.
     """
 
     teacher: nn.Module | None
     teacher_weight: float = 1.0
     label_weight: float = 1.0
+    amp: bool = False
 
     def taught(self, images: Tensor) -> Tensor | None:
         """Log probabilities of the teacher, None without one."""
         if self.teacher is None:
             return None
         with torch.no_grad():
-            return functional.log_softmax(self.teacher(images).flatten(1).float(), dim=1)
+            with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.amp):
+                outputs = self.teacher(images)
+            return functional.log_softmax(outputs.flatten(1).float(), dim=1)
 
     def __call__(self, outputs: Tensor, targets: Tensor | None, taught: Tensor | None) -> Tensor:
         """Scalar loss.

@@ -17,12 +17,14 @@ class LoopSettings:
         optimiser: SGD with Nesterov momentum 0.9, or AdamW.
         lr: peak learning rate of the weights; falls to a thousandth by half a cosine in each phase.
         weight_decay: of weights alone.
-        warmup_epochs: of the first phase, from a tenth of the rate.
+        warmup_epochs: of each phase, half of it at most, from a tenth of the rate.
         ema: decay of the average of the parameters that is kept beside them, 0 for none.
         sharpness: sharpness-aware minimisation, which doubles the cost.
         rho: radius of its neighbourhood.
         seed: of everything random.
         device: cpu or cuda.
+        amp: float models pass in bfloat16 (torch.autocast); their parameters, and quantised networks, stay
+            float32.
     """
 
     optimiser: OptimiserName = "sgd"
@@ -34,3 +36,4 @@ class LoopSettings:
     rho: float = 0.05
     seed: int = 0
     device: str = "cpu"
+    amp: bool = False

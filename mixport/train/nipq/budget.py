@@ -80,6 +80,21 @@ def _check_average(text: str, bits: float) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Product:
+    """A matrix product of two activations: attention.
+
+    Attributes:
+        macs: for one image.
+        reads: number of the compute input that each operand reads, -1 for none of them.
+        read_bits: of each operand where it is none of them.
+    """
+
+    macs: int
+    reads: tuple[int, int]
+    read_bits: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Costs:
     """What one bit costs at each site.
 
@@ -89,6 +104,7 @@ class Costs:
         macs: of each layer, for one image.
         reads: of each layer: number of the compute input that it reads, -1 where it reads none of them.
         read_bits: bits of what it reads where that is none of them.
+        products: of two activations; they count in bit-operations alone.
         fixed_bytes: of the file without the weights whose width is free.
     """
 
@@ -97,6 +113,7 @@ class Costs:
     macs: tuple[int, ...]
     reads: tuple[int, ...]
     read_bits: tuple[int, ...]
+    products: tuple[Product, ...] = ()
     fixed_bytes: int = 0
 
 
@@ -143,11 +160,32 @@ def parts(
 
 
 def bit_operations(costs: Costs, weights: Tensor, activations: Tensor) -> Tensor:
-    """MACs * weight bits * activation bits, summed over all layers, for one image (NIPQ, BOPs loss)."""
-    reads = torch.tensor(costs.reads, device=weights.device)
-    own = weights.new_tensor(costs.read_bits)
-    read = torch.where(reads >= 0, activations[reads.clamp_min(0)], own) if len(activations) else own
-    return (weights.new_tensor(costs.macs) * weights * read).sum()
+    """MACs * weight bits * activation bits, summed over all layers, for one image (NIPQ, BOPs loss); a product
+    of two activations counts MACs * the bits of both.
+    """
+    total = (
+        weights.new_tensor(costs.macs) * weights * _read(costs.reads, costs.read_bits, activations)
+    ).sum()
+    if costs.products:
+        left, right = (
+            _read(
+                [one.reads[side] for one in costs.products],
+                [one.read_bits[side] for one in costs.products],
+                activations,
+            )
+            for side in (0, 1)
+        )
+        total = total + (weights.new_tensor([one.macs for one in costs.products]) * left * right).sum()
+    return total
+
+
+def _read(reads: Sequence[int], read_bits: Sequence[int], activations: Tensor) -> Tensor:
+    """Bits of what is read: a compute input's where there is a number, else those that are fixed."""
+    own = activations.new_tensor(read_bits)
+    if not len(activations):
+        return own
+    places = torch.tensor(reads, device=activations.device, dtype=torch.int64)
+    return torch.where(places >= 0, activations[places.clamp_min(0)], own)
 
 
 def average(bits: Sequence[float], counts: Sequence[int]) -> float | None:

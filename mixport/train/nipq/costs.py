@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 
+from torch import fx
+
 from mixport.model.programs.fx_graph import shape_of, tensor_arg
-from mixport.quantize.integers.nearest import read_site
+from mixport.quantize.graph.roles import Kind
+from mixport.quantize.integers.nearest import operand_site, read_site
 from mixport.quantize.prepared import Prepared
-from mixport.train.nipq.budget import Costs
+from mixport.train.nipq.budget import Costs, Product
 from mixport.train.nipq.network import free_sites
 
 
@@ -37,5 +40,21 @@ def costs_of(prepared: Prepared, *, fixed_bytes: int = 0) -> Costs:
         macs=tuple(macs),
         reads=tuple(reads),
         read_bits=tuple(bits),
+        products=tuple(
+            _product(prepared, node, places, batch=batch)
+            for node, kind in prepared.plan.kinds.items()
+            if kind is Kind.PRODUCT
+        ),
         fixed_bytes=fixed_bytes,
+    )
+
+
+def _product(prepared: Prepared, node: fx.Node, places: dict[str, int], *, batch: int) -> Product:
+    """Cost of a product [..., M, K] x [..., K, N] of two activations."""
+    left, right = (operand_site(prepared.plan, node, tensor_arg(node, place)) for place in (0, 1))
+    depth = shape_of(tensor_arg(node, 0))[-1]
+    return Product(
+        macs=math.prod(shape_of(node)) // batch * depth,
+        reads=(places.get(left.name, -1), places.get(right.name, -1)),
+        read_bits=(left.bits, right.bits),
     )

@@ -44,10 +44,13 @@ class RobustTrainee:
         module: in eval mode; stays as it is.
         settings: of the regularisers.
         device: where it trains.
+        amp: training passes are in bfloat16; parameters, and what is looked at, stay float32.
     """
 
-    def __init__(self, module: nn.Module, settings: RobustSettings, *, device: torch.device) -> None:
-        self._plain = module
+    def __init__(
+        self, module: nn.Module, settings: RobustSettings, *, device: torch.device, amp: bool = False
+    ) -> None:
+        self._plain, self._amp = module, amp
         made = copy.deepcopy(module).requires_grad_(True).to(device)
         self.bounds = {} if settings.bound is None else bound_weights(made, deviations=settings.bound)
         self._module = made.to(memory_format=torch.channels_last)
@@ -73,7 +76,8 @@ class RobustTrainee:
 
     def outputs(self, x: Tensor) -> Tensor:
         """See Trainee."""
-        return self._module(x)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._amp):
+            return self._module(x)
 
     def penalty(self) -> Tensor | None:
         """SymReg and KURE, means over their layers."""

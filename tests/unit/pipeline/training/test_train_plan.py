@@ -52,7 +52,13 @@ def test_the_radius_is_that_of_its_paper(given: dict[str, Any], rho: float) -> N
 
 @pytest.mark.parametrize(
     ("given", "noise", "finetune"),
-    [({}, 5, 5), ({"epochs": 5}, 2, 3), ({"epochs": 1}, 0, 1), ({"noise_epochs": 10}, 10, 0)],
+    [
+        ({}, 5, 5),
+        ({"epochs": 5}, 2, 3),
+        ({"epochs": 1}, 0, 1),
+        ({"noise_epochs": 10}, 10, 0),
+        ({"learn_widths": False}, 0, 10),
+    ],
 )
 def test_nipq_halves_its_epochs(given: dict[str, Any], noise: int, finetune: int) -> None:
     found = plan(**given)
@@ -128,3 +134,10 @@ def test_what_does_not_exist_is_refused_at_once() -> None:
         plan(target="nowhere")
     with pytest.raises(BadOptionError, match="--budget"):
         plan(budget="small")
+
+
+def test_amp_is_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadOptionError, match="--amp on cpu, allowed on cuda alone"):
+        plan(amp=True)
+    monkeypatch.setattr("mixport.pipeline.training.train_plan.resolve_device", lambda asked: asked)
+    assert plan(amp=True, device="cuda").loop.amp and not plan(device="cuda").loop.amp

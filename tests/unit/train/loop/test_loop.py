@@ -95,8 +95,9 @@ def test_rates_rise_and_fall_by_half_a_cosine_in_each_phase() -> None:
     falling = [0.01 * (1e-3 + 0.999 * (1 + math.cos(math.pi * step / 10)) / 2) for step in range(10)]
     # p is near 1, where float32 has steps of 2 ** -24: a difference of two is right within 2 ** -23.
     assert rates(made[0]) == pytest.approx([*rising, *falling], abs=2.0**-23)
-    # No warm-up in a later phase; its own factor, and that of the group.
-    later = [0.0005 * (1e-3 + 0.999 * (1 + math.cos(math.pi * step / 10)) / 2) for step in range(10)]
+    # The same in a later phase; its own factor, and that of the group.
+    later = [0.0005 * (0.1 + 0.9 * step / 5) for step in range(5)]
+    later += [0.0005 * (1e-3 + 0.999 * (1 + math.cos(math.pi * step / 5)) / 2) for step in range(5)]
     assert rates(scalar_of(trained)) == pytest.approx(later, abs=2.0**-23)
 
 
@@ -113,14 +114,17 @@ def test_sgd_has_nesterov_momentum_and_decays_what_it_is_told_to() -> None:
     assert scalar_of(trained).seen == pytest.approx(wanted, abs=STEPS * 2.0**-23)
 
 
-def test_a_first_phase_without_epochs_leaves_its_warm_up_to_the_next() -> None:
+def test_a_short_phase_warms_up_in_its_first_half() -> None:
     adam = LoopSettings(optimiser="adam", warmup_epochs=1.0, **RATE)
     phases = [
         Phase(name="none", epochs=0, make=one()),
         Phase(name="next", epochs=1, make=one()),
     ]
     trained = run(phases, adam)
-    assert rates(scalar_of(trained))[0] == pytest.approx(0.001, abs=2.0**-23)
+    assert STEPS == 5, "two steps of warm-up, three of the cosine"
+    wanted = [0.01 * share for share in (0.1, 0.55)]
+    wanted += [0.01 * (1e-3 + 0.999 * (1 + math.cos(math.pi * step / 3)) / 2) for step in range(3)]
+    assert rates(scalar_of(trained)) == pytest.approx(wanted, abs=2.0**-23)
     assert [epoch.phase for epoch in trained.curve] == ["next"]
 
 

@@ -92,3 +92,19 @@ def test_outputs_with_empty_axes_are_classes_all_the_same() -> None:
     labels = torch.tensor([2, 0])
     wide = OUTPUTS[:, :, None, None]
     assert loss_of(Objective(teacher=None), labels, wide) == loss_of(Objective(teacher=None), labels)
+
+
+def test_amp_passes_the_teacher_in_bfloat16() -> None:
+    """Outputs are values that bfloat16 has; what they are compared in is float32."""
+    torch.manual_seed(0)
+    teacher, images = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), torch.randn(2, 3, 4, 4)
+    plain = Objective(teacher=teacher).taught(images)
+    fast = Objective(teacher=teacher, amp=True).taught(images)
+    assert plain is not None and fast is not None
+    assert fast.dtype == torch.float32 and not torch.equal(plain, fast)
+    layer = teacher[1]
+    assert isinstance(layer, nn.Linear)
+    low = nn.functional.linear(
+        images.flatten(1).bfloat16(), layer.weight.bfloat16(), layer.bias.bfloat16()
+    ).float()
+    assert torch.equal(fast, nn.functional.log_softmax(low, dim=1))

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mixport.records.errors import BadOptionError
-from mixport.train.nipq.budget import Budget, Costs, average, bit_operations, excess, parts
+from mixport.train.nipq.budget import Budget, Costs, Product, average, bit_operations, excess, parts
 
 TWO = Costs(weights=(30, 10), activations=(6,), macs=(100, 200), reads=(-1, 0), read_bits=(8, 4))
 """Two layers: the first reads 8 bits of the image, the second one the only free site."""
@@ -87,6 +89,16 @@ def test_bit_operations_by_hand() -> None:
     assert float(found) == 100 * 3 * 8 + 200 * 5 * 6
     alone = Costs(weights=(30,), activations=(), macs=(100,), reads=(-1,), read_bits=(7,))
     assert float(bit_operations(alone, torch.tensor([3.0]), torch.zeros(0))) == 100 * 3 * 7
+
+
+def test_a_product_of_activations_counts_both_widths() -> None:
+    attention = replace(TWO, products=(Product(macs=50, reads=(0, -1), read_bits=(8, 7)),))
+    found = bit_operations(attention, torch.tensor([3.0, 5.0]), torch.tensor([6.0]))
+    assert float(found) == 100 * 3 * 8 + 200 * 5 * 6 + 50 * 6 * 7
+    both = replace(TWO, products=(Product(macs=50, reads=(0, 0), read_bits=(8, 8)),))
+    bits = torch.tensor([6.0], requires_grad=True)
+    bit_operations(both, torch.tensor([3.0, 5.0]), bits).backward()
+    assert bits.grad is not None and float(bits.grad) == 200 * 5 + 2 * 50 * 6
 
 
 def test_an_average_is_weighted() -> None:

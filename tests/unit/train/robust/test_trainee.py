@@ -212,3 +212,16 @@ def test_the_report_is_the_mean_over_layers_relative_to_the_weights() -> None:
         net.get_parameter("1.weight").copy_(torch.tensor([[-2.0], [2.0]]))
     # |1 + 3| / 2 = 2, and 0.
     assert trainee(net=net).report() == {"asymmetry": pytest.approx(1.0, rel=1e-6)}
+
+
+def test_amp_trains_in_bfloat16_and_shows_and_leaves_float32() -> None:
+    made, fast = started(), RobustTrainee(toy_net(), RobustSettings(), device=CPU, amp=True)
+    fast.start_epoch(torch.Generator())
+    assert made.outputs(pixels()).dtype == torch.float32
+    outputs = fast.outputs(pixels())
+    assert outputs.dtype == torch.bfloat16
+    outputs.float().square().mean().backward()
+    assert all(one.grad is None or one.grad.dtype == torch.float32 for one in fast.module.parameters())
+    with torch.no_grad():
+        assert fast.predict(pixels()).dtype == torch.float32
+    assert {value.dtype for value in fast.result().state_dict().values()} <= {torch.float32, torch.int64}
