@@ -204,8 +204,8 @@ class PhaseRun:
         return loss
 
     def _set_rates(self, step: int) -> None:
-        """Linear warm-up, then half a cosine down to a thousandth, in each phase: its optimiser is new, and the
-        first steps of AdamW, whose second moments are still empty, are as large as its rate.
+        """Linear warm-up, then half a cosine down to a thousandth, in each phase: its optimiser is new, and
+        the first steps of AdamW, whose second moments are still empty, are as large as its rate.
         """
         total = self.phase.epochs * self._source.steps
         warm = min(round(self._settings.warmup_epochs * self._source.steps), total // 2)

@@ -160,8 +160,8 @@ def parts(
 
 
 def bit_operations(costs: Costs, weights: Tensor, activations: Tensor) -> Tensor:
-    """MACs * weight bits * activation bits, summed over all layers, for one image (NIPQ, BOPs loss); a product
-    of two activations counts MACs * the bits of both.
+    """MACs * weight bits * activation bits, summed over all layers, for one image (NIPQ, BOPs loss); a
+    product of two activations counts MACs * the bits of both.
     """
     total = (
         weights.new_tensor(costs.macs) * weights * _read(costs.reads, costs.read_bits, activations)
