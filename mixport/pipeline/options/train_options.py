@@ -21,6 +21,7 @@ _ONLY_NIPQ = (
     "noise",
     "noise_epochs",
     "learn_widths",
+    "block_weight",
     "iters",
     "target",
     "edge_bits",
@@ -70,6 +71,14 @@ class TrainOptions(ModelOptions):
         float,
         Shown(help="Of the divergence from the teacher in the loss.", panel=METHOD, metavar="X"),
     ] = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    temperature: Annotated[
+        float,
+        Shown(
+            help="Divides the outputs before the divergence from the teacher: high, small outputs count too.",
+            panel=METHOD,
+            metavar="X",
+        ),
+    ] = Field(default=1.0, gt=0.0, allow_inf_nan=False)
     label_weight: Annotated[
         float,
         Shown(help="Of the cross entropy with the labels in the loss.", panel=METHOD, metavar="X"),
@@ -124,6 +133,17 @@ class TrainOptions(ModelOptions):
             metavar="N",
         ),
     ] = Field(default=0, ge=0)
+    block_weight: Annotated[
+        float,
+        Shown(
+            help=(
+                "Of nipq: weight in the loss of how far what each block hands on is from the float model's, "
+                "relative to its size."
+            ),
+            panel=METHOD,
+            metavar="X",
+        ),
+    ] = Field(default=0.0, ge=0.0, allow_inf_nan=False)
     symmetry: Annotated[
         float,
         Shown(help="Of symreg: weight of the symmetry loss.", panel=METHOD, metavar="X"),

@@ -124,6 +124,7 @@ def run_training(
             objective=Objective(
                 teacher=None if teacher is None else copy.deepcopy(teacher.module).to(device),
                 teacher_weight=plan.teacher_weight,
+                temperature=plan.temperature,
                 label_weight=plan.label_weight,
                 amp=plan.loop.amp,
             ),
@@ -215,6 +216,7 @@ def _deciding(plan: TrainPlan) -> Mapping[str, Any]:
         "augmentation",
         "mix",
         "teacher_weight",
+        "temperature",
         "label_weight",
     )
     return {name: _plain(getattr(plan, name)) for name in names}

@@ -51,6 +51,7 @@ class TrainPlan:
         augmentation: of single images.
         mix: of the pixels of two images.
         teacher_weight: of the divergence.
+        temperature: of the divergence.
         label_weight: of the cross entropy.
         out: folder; None is one in dist for each model and method.
         cache: folder of stage results.
@@ -73,6 +74,7 @@ class TrainPlan:
     augmentation: Augmentation
     mix: PixelMix
     teacher_weight: float
+    temperature: float
     label_weight: float
     out: Path | None
     cache: Path
@@ -146,6 +148,7 @@ def resolve_training(options: TrainOptions) -> TrainPlan:
         augmentation=options.augment,
         mix=options.mix,
         teacher_weight=options.teacher_weight,
+        temperature=options.temperature,
         label_weight=options.label_weight,
         out=options.out,
         cache=options.cache,
@@ -166,6 +169,7 @@ def _nipq(options: TrainOptions, *, device: str) -> NipqSettings:
         budget=Budget.parse(options.budget),
         noise=options.noise,
         learn_widths=options.learn_widths,
+        block_weight=options.block_weight,
         noise_epochs=noise,
         finetune_epochs=options.epochs - noise,
         edge_bits=options.edge_bits,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,6 +16,7 @@ from mixport.quantize.learn.reconstruction.layer_values import RoundedBias
 from mixport.quantize.learn.reconstruction.steps import FakeQuantise
 from mixport.quantize.prepared import Prepared
 from mixport.quantize.sites.planner import QuantizationPlan, SitePlan
+from mixport.train.network.block_distance import Watch
 from mixport.train.network.centres import set_centres
 from mixport.train.network.layers import TrainedLayers
 from mixport.train.network.pair_limits import pair_limit_of
@@ -84,9 +86,14 @@ class QuantisedNetwork(nn.Module):
         ]
         self._graph = WholeGraph(prepared, device=device)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Outputs [N, ...] for preprocessed images float32 [N, C, H, W]."""
-        return self._graph.run(x, quantised=self)
+    def forward(self, x: Tensor, *, watch: Watch = MappingProxyType({})) -> Tensor:
+        """Outputs [N, ...] for preprocessed images float32 [N, C, H, W].
+
+        Args:
+            x: images.
+            watch: see `Executor.run`.
+        """
+        return self._graph.run(x, quantised=self, watch=watch)
 
     def activation(self, site: SitePlan, value: Tensor) -> Tensor:
         """See execute.Quantised."""

@@ -31,6 +31,7 @@ from mixport.records.quantized_model import QuantizedModel
 from mixport.records.targets import Target
 from mixport.train.loop.loop import Phase
 from mixport.train.loop.trainee import Trainee
+from mixport.train.network.block_distance import BlockDistance
 from mixport.train.network.finish import finish
 from mixport.train.network.graph_weights import put_weights
 from mixport.train.network.quantised import QuantisedNetwork
@@ -59,6 +60,7 @@ class NipqSettings:
         noise_epochs: with noise.
         finetune_epochs: with real quantisers.
         pull: weight of the budget in the loss.
+        block_weight: of the distance of blocks from the float model's in the loss; 0 does not look at them.
         edge_bits: of the first and the last layer.
         edge_convention: what these bits hold for.
         reconstruction: how MODEL's own weights are reconstructed once their widths are fixed: before the
@@ -71,6 +73,7 @@ class NipqSettings:
     noise_epochs: int
     finetune_epochs: int
     pull: float = 1.0
+    block_weight: float = 0.0
     edge_bits: int = 8
     edge_convention: EdgeConvention
     reconstruction: ReconstructionOptions | None = None
@@ -230,6 +233,7 @@ class Nipq:
             pull=settings.pull,
             batch=self.batch,
             steps=self.steps * settings.noise_epochs,
+            blocks=self._blocks(),
         )
 
     def _finetune(self, previous: Trainee | None) -> Trainee:
@@ -254,7 +258,16 @@ class Nipq:
         made.centre(self._batches(prepared), corrected=False)
         widths = torch.tensor([float(bits) for bits in frozen.weights])
         sites = torch.tensor([float(bits) for bits in frozen.activations])
-        return FinetuneTrainee(made, figures=describe_widths(previous.costs, widths, sites))
+        return FinetuneTrainee(
+            made, figures=describe_widths(previous.costs, widths, sites), blocks=self._blocks()
+        )
+
+    def _blocks(self) -> BlockDistance | None:
+        """The float model's blocks to compare with, on a graph of their own."""
+        weight = self.settings.block_weight
+        if weight == 0.0:
+            return None
+        return BlockDistance(self.prepared(None), weight=weight, device=self.device)
 
     def _handed_over(self, network: NoisyNetwork, frozen: FrozenWidths, prepared: Prepared) -> Assignment:
         """Weights, bounds and intervals of the noise phase at whole widths; carriers are calibrated with

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,6 +17,7 @@ from mixport.quantize.integers.nearest import LayerIntegers
 from mixport.quantize.learn.reconstruction.steps import FakeQuantise
 from mixport.quantize.prepared import Prepared
 from mixport.quantize.sites.planner import SitePlan
+from mixport.train.network.block_distance import Watch
 from mixport.train.network.centres import set_centres
 from mixport.train.network.layers import TrainedLayers
 from mixport.train.network.quantised import code_range, learned_sites
@@ -122,20 +124,27 @@ class NoisyNetwork(nn.Module):
         self._pool = NoisePool(largest=largest, generator=generator, device=self.device)
         self._quantiles, self._steps = {}, 0
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        watch: Watch = MappingProxyType({}),
+    ) -> Tensor:
         """Outputs [N, ...] for preprocessed images float32 [N, C, H, W].
 
         Args:
             x: images.
             generator: of the stochastic widths; None runs every site behind its real quantiser, at the
                 nearest width.
+            watch: see `Executor.run`.
         """
         if generator is None:
             self._drawn = None
         else:
             self._drawn = (self.widths.sampled(generator), self.site_widths.sampled(generator))
             self._steps += 1
-        return self._graph.run(x, quantised=self)
+        return self._graph.run(x, quantised=self, watch=watch)
 
     def activation(self, site: SitePlan, value: Tensor) -> Tensor:
         """See execute.Quantised."""

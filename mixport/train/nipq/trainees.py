@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from mixport.quantize.prepared import Prepared
 from mixport.train.loop.trainee import Rates
+from mixport.train.network.block_distance import BlockDistance, Watch
 from mixport.train.network.quantised import QuantisedNetwork
 from mixport.train.nipq.budget import Budget, Costs, average, bit_operations, excess
 from mixport.train.nipq.network import NoisyNetwork
@@ -29,6 +31,7 @@ class NoiseTrainee:
         pull: weight of the budget in the loss.
         batch: images a step.
         steps: of the whole phase.
+        blocks: their distance from the float model's joins the loss; None does not look at them.
     """
 
     def __init__(
@@ -40,8 +43,10 @@ class NoiseTrainee:
         pull: float,
         batch: int,
         steps: int,
+        blocks: BlockDistance | None = None,
     ) -> None:
         self._steps = max(1, steps)
+        self._blocks = _Watched(blocks)
         self.network, self.budget, self.costs = network, budget, costs
         self._pull, self._largest = pull, batch * network.largest
         self._generator = torch.Generator()
@@ -68,12 +73,15 @@ class NoiseTrainee:
 
     def outputs(self, x: Tensor) -> Tensor:
         """See Trainee."""
-        return self.network(x, self._generator)
+        network = self.network
+        return self._blocks.run(x, network.prepared, lambda watch: network(x, self._generator, watch=watch))
 
     def penalty(self) -> Tensor | None:
-        """How far the widths are from the budget."""
+        """How far the widths are from the budget, and blocks from the float model's."""
         widths, sites = self.network.widths.rounded(), self.network.site_widths.rounded()
-        return self._pull * excess(self.budget, self.costs, widths, sites)
+        over = self._pull * excess(self.budget, self.costs, widths, sites)
+        distance = self._blocks.take()
+        return over if distance is None else over + distance
 
     def predict(self, x: Tensor) -> Tensor:
         """Real quantisers at the nearest widths."""
@@ -90,10 +98,22 @@ class NoiseTrainee:
 
 
 class FinetuneTrainee:
-    """Fine-tune phase: whole widths, real quantisers; a `Trainee`."""
+    """Fine-tune phase: whole widths, real quantisers; a `Trainee`.
 
-    def __init__(self, network: QuantisedNetwork, *, figures: Mapping[str, float]) -> None:
-        self.network, self._figures = network, dict(figures)
+    Args:
+        network: with real quantisers.
+        figures: of its widths.
+        blocks: as in NoiseTrainee.
+    """
+
+    def __init__(
+        self,
+        network: QuantisedNetwork,
+        *,
+        figures: Mapping[str, float],
+        blocks: BlockDistance | None = None,
+    ) -> None:
+        self.network, self._figures, self._blocks = network, dict(figures), _Watched(blocks)
 
     @property
     def module(self) -> nn.Module:
@@ -114,11 +134,12 @@ class FinetuneTrainee:
 
     def outputs(self, x: Tensor) -> Tensor:
         """See Trainee."""
-        return self.network(x)
+        network = self.network
+        return self._blocks.run(x, network.prepared, lambda watch: network(x, watch=watch))
 
     def penalty(self) -> Tensor | None:
-        """None."""
-        return None
+        """How far blocks are from the float model's, None where nobody looks."""
+        return self._blocks.take()
 
     def predict(self, x: Tensor) -> Tensor:
         """What ships."""
@@ -131,6 +152,24 @@ class FinetuneTrainee:
     def report(self) -> Mapping[str, float]:
         """Average bits."""
         return self._figures
+
+
+class _Watched:
+    """The distance of blocks in the last pass, until it is taken."""
+
+    def __init__(self, blocks: BlockDistance | None) -> None:
+        self._blocks = blocks
+        self._last: Tensor | None = None
+
+    def run(self, x: Tensor, prepared: Prepared, student: Callable[[Watch], Tensor]) -> Tensor:
+        if self._blocks is None:
+            return student({})
+        outputs, self._last = self._blocks.run(x, prepared=prepared, student=student)
+        return outputs
+
+    def take(self) -> Tensor | None:
+        last, self._last = self._last, None
+        return last
 
 
 def describe_widths(costs: Costs, widths: Tensor, sites: Tensor) -> dict[str, float]:
