@@ -1,8 +1,8 @@
 """How far the blocks of a quantised network are from those of the float model: hints for training.
 
-Images that a model was trained on it knows by heart: its outputs there are nearly one-hot and say little, and a
-network that is trained on them forgets what it does elsewhere. What its blocks hand on says more (FitNets, arXiv
-1412.6550, equation 3; there of one block, here of all, relative to their size).
+Images that a model was trained on it knows by heart: its outputs there are nearly one-hot and say little, and
+a network that is trained on them forgets what it does elsewhere. What its blocks hand on says more (FitNets,
+arXiv 1412.6550, equation 3; there of one block, here of all, relative to their size).
 """
 
 from __future__ import annotations
