@@ -119,6 +119,7 @@ def prepare(
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
     _refuse_missing_operators(plan, target)
+    _refuse_narrow_middles(plan, target)
     if any(kind is Kind.PRODUCT for kind in plan.kinds.values()):
         _refuse_signed_products(target)
     widths = scheme_widths(graph, plan, scheme, table=table)
@@ -171,6 +172,17 @@ def _refuse_missing_operators(plan: QuantizationPlan, target: Target) -> None:
                 f"{site.name}: integer {operator}, allowed {', '.join(allowed)}",
                 hint="add the operator to the target's [operators] integer, or choose another --target",
             )
+
+
+def _refuse_narrow_middles(plan: QuantizationPlan, target: Target) -> None:
+    """Narrow codes start at the smallest code of their storage type: their middle is not its 0."""
+    narrow = [site for site in plan.sites if site.bits < _EIGHT_BITS]
+    if target.activations.zero_point == "zero" and narrow:
+        raise TargetError(
+            f"target {target.name}: activations.zero_point 'zero' with {narrow[0].bits} bits for "
+            f"{narrow[0].name}, allowed 8 bits: narrow codes have another zero point",
+            hint="a scheme with a8, or a target with zero_point 'any'",
+        )
 
 
 def _refuse_signed_products(target: Target) -> None:

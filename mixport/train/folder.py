@@ -114,6 +114,9 @@ def sites_of(assignment: Assignment, prepared: Prepared, *, source: str) -> Site
             sites[tensor] = choice
         else:
             carriers[site.name] = choice
+            if tensor in free and site.base is None:
+                # Layers read the carrier's own codes: it has their width, and no other scale.
+                sites.setdefault(tensor, SiteChoice(bits=site.bits))
     layers = {
         width.name: LayerChoice(bits=width.bits, scale=tuple(assignment.integers[node].scales.tolist()))
         for node, width in prepared.widths.items()

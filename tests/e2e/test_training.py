@@ -259,6 +259,43 @@ def test_the_same_training_again_comes_from_the_cache_to_the_same_bytes(
         assert (out / name).read_bytes() == (first / name).read_bytes()
 
 
+@pytest.mark.parametrize("budget", ["6KB:a4", "9KB", "6MBOP", "9MBOP"])
+def test_budgets_of_bytes_and_of_bit_operations_hold_in_the_file(
+    budget: str, trainings: Trainings, capsys: Capture
+) -> None:
+    """Where every activation may have 8 bits, layers read the codes of 8-bit carriers."""
+    cache = ("--cache", str(trainings.cache), "--quiet")
+    words = ["--data", str(trainings.data), "--epochs", "2", "--batch", "16", "--budget", budget]
+    assert run(["train", TINY, *words, *cache, "--out", "trained"]) == 0, capsys.readouterr().err
+    figures = document(Path("trained/training.json"))["curve"][-1]["figures"]
+    assert run(["build", TINY, "--trained", "trained", *BUILD, *cache, "--out", "out"]) == 0
+    manifest = document(Path("out/manifest.json"))
+    assert manifest["validation"]["verdict"] == "exact"
+    assert widths_of(manifest) == {
+        name: one["bits"] for name, one in document(Path("trained/sites.json"))["layers"].items()
+    }
+    if budget.endswith("BOP"):
+        most = float(budget.removesuffix("MBOP"))
+        assert most / 2 < figures["gbop"] * 1000 <= most
+    else:
+        assert Path("out/model.onnx").stat().st_size <= 1000 * float(budget.partition("KB")[0])
+        assert figures["activation_bits"] <= (4.0 if budget.endswith(":a4") else 8.0)
+
+
+def test_widths_and_scales_of_a_training_are_taken_as_a_file_by_hand(trainings: Trainings) -> None:
+    sites = trainings.folder("nipq") / "sites.json"
+    words = ["--sites", str(sites), "--scheme", "w4a4", "--iters", "0", *BUILD, "--quiet"]
+    assert run(["build", TINY, *words, "--cache", str(trainings.cache), "--out", "out"]) == 0
+    manifest, given = document(Path("out/manifest.json")), document(sites)
+    assert manifest["validation"]["verdict"] == "exact" and manifest["training"] is None
+    assert widths_of(manifest) == {name: one["bits"] for name, one in given["layers"].items()}
+    held = {one.name: numpy_helper.to_array(one) for one in onnx.load("out/model.onnx").graph.initializer}
+    for layer, choice in given["layers"].items():
+        np.testing.assert_allclose(
+            held[f"{layer}.weight/scale"], np.float32(choice["scale"]), rtol=2.0**-20, atol=0
+        )
+
+
 # Refused.
 
 

@@ -281,7 +281,8 @@ class TrainOptions(ModelOptions):
         taught = self.teacher_weight > 0 and (
             self.teacher not in (None, "none") if self.labelled is not None else True
         )
-        if not taught and not (self.labelled is not None and self.label_weight > 0):
+        labelled = self.labelled is not None and self.label_weight > 0
+        if not (taught or labelled or self.block_weight > 0):
             raise BadOptionError(
                 f"--label-weight {self.label_weight:g} and --teacher-weight {self.teacher_weight:g} leave "
                 f"nothing to learn from {self.data}",
@@ -303,6 +304,8 @@ class TrainOptions(ModelOptions):
             found["rho"] = "without --sharpness"
         if self.teacher in (None, "self", "none"):
             found["teacher_weights"] = "without a --teacher MODEL"
+        if self.labelled is not None and self.teacher in (None, "none"):
+            found |= dict.fromkeys(("teacher_weight", "temperature"), "without a --teacher")
         if self.labelled is not None:
             found["images"] = f"with --data {self.data}, whose images are all taken"
         return found

@@ -8,7 +8,7 @@ from mixport.arithmetic.quant_params import QuantParams
 from mixport.quantize.prepared import Prepared
 from mixport.quantize.scales.ranges import finish_carrier
 from mixport.train.network.quantised import learned_sites
-from mixport.train.nipq.network import NoisyNetwork, tensor_names
+from mixport.train.nipq.network import NoisyNetwork, steps_of, tensor_names
 
 
 def learned_params(
@@ -30,13 +30,11 @@ def learned_params(
         place = number.get(site.base or site.name)
         if place is None or site.name not in moves:
             continue
-        levels = network.steps_of(place, site.bits)
+        levels = steps_of(site.bits)
         scale = float(rule.grid.snap(float(network.interval[place].detach()) / levels))
-        middle = rule.zero_point == "middle"
-        zero_point = 2 ** (site.bits - 1) if middle else round(network.below[place] * levels)
         made[site.name] = finish_carrier(
             scale=scale,
-            zero_point=zero_point,
+            zero_point=round(network.below[place] * levels),
             bits=site.bits,
             storage=params[site.name].storage,
             bounds=site.bounds,

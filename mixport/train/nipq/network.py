@@ -98,9 +98,6 @@ class NoisyNetwork(nn.Module):
         self.interval = nn.ParameterList(
             nn.Parameter(torch.tensor(one.scale * (one.qmax - one.qmin), device=device)) for one in spans
         )
-        # Behind a Relu a zero point in the middle leaves the upper half of the codes.
-        middle = prepared.rule.zero_point == "middle"
-        self.upper_half = [middle and one.qmin == one.zero_point for one in spans]
         self.below = [(one.zero_point - one.qmin) / (one.qmax - one.qmin) for one in spans]
         self._first = [value.detach().clone() for value in (*self.bound, *self.interval)]
         self.register_buffer("held", torch.zeros((), dtype=torch.int64, device=device))
@@ -155,17 +152,13 @@ class NoisyNetwork(nn.Module):
             return FakeQuantise.apply(value, self._fixed_steps[site.name], low, high, None)
         interval, below = self.interval[number], self.below[number]
         if self._drawn is None or bool(self.site_widths.fixed[number]):
-            levels = self.steps_of(number, round(self.site_widths.values()[number]))
+            levels = steps_of(round(self.site_widths.values()[number]))
             zero = round(below * levels)
             return FakeQuantise.apply(value, interval / levels, -zero, levels - zero, None)
-        step = interval / (torch.exp2(self._drawn[1][number] - float(self.upper_half[number])) - 1.0)
+        step = interval / (torch.exp2(self._drawn[1][number]) - 1.0)
         low, high = -below * interval, (1.0 - below) * interval
         noise = self._noise(site.name, value, low, high, step)
         return noise_proxy(value, interval, step, noise, below=below)
-
-    def steps_of(self, number: int, bits: int) -> int:
-        """Steps that the interval of a free site has at a whole width."""
-        return 2 ** (bits - self.upper_half[number]) - 1
 
     def weights(self, layer: fx.Node) -> tuple[Tensor, Tensor | None] | None:
         """See execute.Quantised."""
@@ -240,6 +233,11 @@ class NoisyNetwork(nn.Module):
             quantiles = error_quantiles(value.detach(), low=low, high=high, step=step)
             self._quantiles[name] = (self._steps, quantiles)
         return pool.drawn(value, quantiles)
+
+
+def steps_of(bits: int) -> int:
+    """Steps that the interval of a free site has at a whole width: `prepare` lets narrow codes start at 0."""
+    return 2**bits - 1
 
 
 def free_sites(prepared: Prepared) -> tuple[str, ...]:

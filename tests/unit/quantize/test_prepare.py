@@ -13,6 +13,7 @@ from mixport.quantize.prepare import prepare
 from mixport.quantize.prepared import Prepared
 from mixport.records.calibration_set import CalibrationSet
 from mixport.records.choices.scheme import Scheme
+from mixport.records.errors import TargetError
 from mixport.records.targets import load_target
 from tests.reconstruction import Stack, calibration_of, float_model, seeded
 
@@ -73,3 +74,18 @@ def test_without_levelling_the_images_decide_nothing(calibration: CalibrationSet
         (site.name, site.bits) for site in two.plan.sites
     ]
     assert one.decisions == two.decisions
+
+
+@pytest.mark.parametrize("scheme", ["w4a8", "w4a4"])
+def test_narrow_codes_do_not_have_their_middle_at_zero(scheme: str, calibration: CalibrationSet) -> None:
+    """Refused before anything is learned, not by the file's own check at the end."""
+    target = load_target("onnx-int8")
+    rules = target.activations.model_copy(update={"storage": "int8", "zero_point": "zero"})
+    target = target.model_copy(update={"activations": rules})
+    given = (float_model(seeded(Stack)), calibration, target)
+    if scheme == "w4a8":
+        assert prepare(*given, scheme=Scheme.parse(scheme)).plan.sites
+        return
+    with pytest.raises(TargetError, match=r"zero_point 'zero' with 4 bits for .*allowed 8 bits") as caught:
+        prepare(*given, scheme=Scheme.parse(scheme))
+    assert caught.value.hint

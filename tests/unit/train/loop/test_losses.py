@@ -94,6 +94,17 @@ def test_outputs_with_empty_axes_are_classes_all_the_same() -> None:
     assert loss_of(Objective(teacher=None), labels, wide) == loss_of(Objective(teacher=None), labels)
 
 
+def test_the_temperature_divides_outputs_and_its_square_multiplies_the_divergence() -> None:
+    """At temperature 2 the outputs are half as large."""
+    taught = torch.tensor([[0.0, 2.0, 0.0], [1.0, 1.0, 3.0]])
+    warm = loss_of(Objective(teacher=Teacher(taught), temperature=2.0, teacher_weight=0.5), None)
+    half = loss_of(Objective(teacher=Teacher(taught / 2)), None, OUTPUTS / 2)
+    assert warm == pytest.approx(0.5 * 4.0 * half, abs=8 * TOLERANCE)
+    labels = torch.tensor([2, 0])
+    plain = loss_of(Objective(teacher=None, temperature=2.0), labels)
+    assert plain == loss_of(Objective(teacher=None), labels), "labels know no temperature"
+
+
 def test_amp_passes_the_teacher_in_bfloat16() -> None:
     """Outputs are values that bfloat16 has; what they are compared in is float32."""
     torch.manual_seed(0)

@@ -6,18 +6,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from mixport.train.loop.trainee import Rates, Trainee
+from mixport.train.network.block_distance import BlockDistance
 from mixport.train.network.quantised import QuantisedNetwork
 from mixport.train.nipq.budget import Budget, excess
 from mixport.train.nipq.costs import costs_of
 from mixport.train.nipq.network import NoisyNetwork
 from mixport.train.nipq.trainees import FinetuneTrainee, NoiseTrainee, describe_widths
-from tests.trained_nets import Given, given_of
+from tests.trained_nets import CPU, Given, given_of
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,30 @@ def test_the_penalty_counts_whole_widths(given: Given) -> None:
 
 def test_the_fine_tune_has_no_penalty(given: Given) -> None:
     assert finetune_of(given).penalty() is None
+
+
+def test_blocks_join_the_penalty_of_both_phases(given: Given) -> None:
+    blocks = BlockDistance(given.prepared, weight=2.0, device=CPU)
+    finetune = FinetuneTrainee(given.quantised(), figures={}, blocks=blocks)
+    assert finetune.penalty() is None, "no pass before"
+    outputs = finetune.outputs(given.images[:4])
+    assert torch.equal(outputs, given.quantised()(given.images[:4]))
+    pull = finetune.penalty()
+    assert pull is not None and float(pull.detach()) > 0.0
+    assert finetune.penalty() is None, "each pass counts once"
+
+    network = given.noisy()
+    costs = costs_of(given.prepared)
+    shared: Any = {"budget": Budget.parse("w4a4"), "costs": costs, "pull": 1.0, "batch": 4, "steps": 1}
+    plain, watched = NoiseTrainee(network, **shared), NoiseTrainee(network, **shared, blocks=blocks)
+    found = []
+    for made in (plain, watched):
+        made.start_epoch(torch.Generator().manual_seed(1))
+        made.outputs(given.images[:4])
+        penalty = made.penalty()
+        assert penalty is not None
+        found.append(float(penalty.detach()))
+    assert found[1] > found[0]
 
 
 def test_noise_while_training_and_real_quantisers_to_look(given: Given) -> None:
