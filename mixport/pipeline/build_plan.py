@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mixport.arithmetic.definitions import ONNXRUNTIME
 from mixport.calibration.recipe import CalibrationRecipe
 from mixport.model.float_model import FloatModel, ModelRequest
 from mixport.model.request import PreprocessingOverrides
@@ -155,7 +156,9 @@ def resolve(options: BuildOptions) -> BuildPlan:
         calibration_folder=folder,
         labelled=options.eval,
         validation_images=options.validation_images,
-        runtimes=tuple(open_runtimes([name for name in options.runtime if name != "native"])),
+        runtimes=tuple(
+            open_runtimes([name for name in options.runtime if name != "native"], arithmetic=ONNXRUNTIME.name)
+        ),
         runtime_names=options.runtime,
         out=options.out,
         cache=options.cache,

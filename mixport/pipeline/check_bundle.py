@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from mixport.arithmetic.definitions import ONNXRUNTIME
 from mixport.records.progress import Progress, SilentProgress
 from mixport.records.targets import SessionRules
 from mixport.records.validation_report import Divergence, Localisation, RuntimeResult
@@ -61,7 +62,7 @@ def check_bundle(
         RuntimeUnavailableError: a runtime is not installed, does not start, or breaks off.
     """
     # Before any work: a runtime that is not installed is told at once.
-    chosen = {one.name: one for one in open_runtimes(runtimes)}
+    chosen = {one.name: one for one in open_runtimes(runtimes, arithmetic=ONNXRUNTIME.name)}
     bundle = read_bundle(path)
     problems = verify_hashes(path)
     if problems:

@@ -44,6 +44,7 @@ def conformance(
     """
     console = Console(json=json, quiet=quiet)
 
+    from mixport.arithmetic.definitions import ONNXRUNTIME
     from mixport.records.targets import load_target
     from mixport.validate.conformance.catalogue import choose
     from mixport.validate.conformance.kit import make_kit, run_kit
@@ -54,7 +55,7 @@ def conformance(
     if list_:
         _list(console, [(one.name, one.family, one.emitted, one.about) for one in forms])
         return ExitCode.DONE
-    opened = open_runtimes(runtime or ("native",))
+    opened = open_runtimes(runtime or ("native",), arithmetic=ONNXRUNTIME.name)
     _make_folder(out, runtimes=len(opened))
     kit = make_kit(forms, progress=console)
     console.note(f"{kit.graphs} graphs, {kit.values} values, {len(kit.forms)} forms")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
+from mixport.arithmetic.definitions import ONNXRUNTIME, Definition
 from mixport.arithmetic.float_functions import FLOAT_FUNCTIONS, FloatFunction
 from mixport.validate.interpreter.classify import classify
 from mixport.validate.interpreter.exponentials import unproved_pairs
@@ -125,7 +126,7 @@ class ExecutionPlan:
 
 
 class _Planner:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, definition: Definition) -> None:
         self.graph = graph
         self.constants: dict[str, Value] = dict(graph.constants)
         self.tensors: dict[str, TensorInfo] = {
@@ -134,7 +135,9 @@ class _Planner:
         self.sites: list[Site] = []
         self.absorbed: dict[int, Step] = {}
         self.cones: dict[int, Cone] = {}
-        self.around = Surroundings(graph=graph, tensors=self.tensors, constants=self.constants)
+        self.around = Surroundings(
+            graph=graph, tensors=self.tensors, constants=self.constants, definition=definition
+        )
         for port in graph.inputs:
             dtype = _port_dtype(port.elem_type)
             self.tensors[port.name] = TensorInfo(kind="float")
@@ -367,9 +370,14 @@ class _Planner:
         return Step(node=node, how="function", function=function, pairs=fault is not None)
 
 
-def build_plan(graph: Graph) -> ExecutionPlan:
-    """Decide how every node is executed. Nothing is computed but what all inputs share."""
-    return _Planner(graph).plan()
+def build_plan(graph: Graph, definition: Definition = ONNXRUNTIME) -> ExecutionPlan:
+    """Decide how every node is executed. Nothing is computed but what all inputs share.
+
+    Args:
+        graph: of the file.
+        definition: arithmetic of the device.
+    """
+    return _Planner(graph, definition).plan()
 
 
 def _constant_info(array: Array) -> TensorInfo:

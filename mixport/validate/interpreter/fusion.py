@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from mixport.arithmetic import integer
+from mixport.arithmetic.definitions import ONNXRUNTIME, Definition, Operand, Output
 from mixport.arithmetic.dtypes import STORAGE_RANGE
 from mixport.validate.interpreter.graph import Array, Graph, Node
 from mixport.validate.interpreter.values import CODE_TYPES, Saturation, TensorInfo, Value
@@ -65,11 +65,14 @@ class NotFused:
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What the rules look at: the graph, what is known of the tensors before the node, and the constants."""
+    """What the rules look at: the graph, what is known of the tensors before the node, the constants, and the
+    arithmetic of the device.
+    """
 
     graph: Graph
     tensors: Mapping[str, TensorInfo]
     constants: Mapping[str, Value]
+    definition: Definition = ONNXRUNTIME
 
     def constant(self, name: str) -> Array | None:
         """A constant array, None when the tensor is not one."""
@@ -107,7 +110,11 @@ def fuse(node: Node, around: Surroundings) -> Fused | NotFused:
         return NotFused(reason=problem)
     absorbed = _towards_quantiser(node, around.graph)
     if isinstance(absorbed, NotFused):
-        may_be_float = node.op in ("Gemm", "MatMul") and not _blocks_float_output(node, around.graph)
+        may_be_float = (
+            around.definition.float_products
+            and node.op in ("Gemm", "MatMul")
+            and not _blocks_float_output(node, around.graph)
+        )
         return Fused(saturation=None, warning=_bias_warning(node, around)) if may_be_float else absorbed
     saturation = saturation_of(absorbed[-1], around)
     if isinstance(saturation, NotFused):
@@ -134,16 +141,35 @@ def _check_output(
             )
         )
     if node.op == "Add":
-        for name in node.inputs:
-            quantisation = around.tensors[name].quantisation
-            assert quantisation is not None
-            if integer.add_ratio(float(quantisation.one_scale), float(saturation.scale)) is None:
-                return NotFused(
-                    reason=f"scale {quantisation.one_scale!s} of {name} is not an integer multiple of the "
-                    "output scale "
-                    f"{saturation.scale!s}, and runtimes round such sums differently"
-                )
+        refused = around.definition.refused_add(
+            _operand(node.input(0), around), _operand(node.input(1), around), _output(saturation)
+        )
+        if refused:
+            return NotFused(reason=f"{' + '.join(node.inputs)}: {refused}")
     return Fused(saturation=saturation, absorbed=absorbed, warning=_bias_warning(node, around))
+
+
+def _operand(name: str, around: Surroundings) -> Operand:
+    """Scale and zero point of codes that are not there yet."""
+    info = around.tensors[name]
+    quantisation = info.quantisation
+    assert quantisation is not None and info.dtype is not None
+    return Operand(
+        codes=np.zeros(0, info.dtype),
+        scale=quantisation.one_scale,
+        zero_point=quantisation.one_zero_point,
+        lowest=code_range(info.dtype)[0],
+    )
+
+
+def _output(saturation: Saturation) -> Output:
+    return Output(
+        scale=saturation.scale,
+        zero_point=saturation.zero_point,
+        low=saturation.low,
+        high=saturation.high,
+        lowest=code_range(saturation.dtype)[0],
+    )
 
 
 def _bias_warning(node: Node, around: Surroundings) -> str:

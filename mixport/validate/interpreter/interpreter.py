@@ -13,13 +13,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from mixport.arithmetic.definitions import ONNXRUNTIME, Definition
 from mixport.records.errors import BadInputError, UnsupportedModelError
 from mixport.validate.interpreter.execution_plan import ExecutionPlan, Step, build_plan
 from mixport.validate.interpreter.float_tables import evaluate_function
 from mixport.validate.interpreter.fused_units import FusedUnit, fused_units
+from mixport.validate.interpreter.fusion import EIGHT_BIT
 from mixport.validate.interpreter.graph import Array, infer_shapes, read_graph
 from mixport.validate.interpreter.kernels_elementwise import ELEMENTWISE, SOURCES, shape_of
-from mixport.validate.interpreter.kernels_integer import FUSED, quantise
+from mixport.validate.interpreter.kernels_integer import FUSED, quantise, rescale
 from mixport.validate.interpreter.kernels_movement import JOINS, MOVES
 from mixport.validate.interpreter.kernels_reduce import REDUCTIONS
 from mixport.validate.interpreter.values import UNKNOWN, Dequantised, Unknown, Value, as_array
@@ -61,17 +63,25 @@ class Interpreter:
         units: fused units that can be cut out of the file.
     """
 
-    def __init__(self, model: Path | str | onnx.ModelProto, *, watch: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: Path | str | onnx.ModelProto,
+        *,
+        watch: Sequence[str] = (),
+        definition: Definition = ONNXRUNTIME,
+    ) -> None:
         """Read and plan; nothing runs.
 
         Args:
             model: path, or a model in memory.
             watch: more code tensors to record besides the sites.
+            definition: arithmetic of the device.
 
         Raises:
             BadInputError: unreadable file.
         """
-        self.plan: ExecutionPlan = build_plan(read_graph(model))
+        self.plan: ExecutionPlan = build_plan(read_graph(model), definition)
+        self._definition = definition
         self.sites = tuple(site.name for site in self.plan.sites)
         self.entry_sites = tuple(site.name for site in self.plan.sites if site.entry)
         self.island_reasons: Mapping[str, str] = {
@@ -157,7 +167,7 @@ class Interpreter:
             return (UNKNOWN,) * len(step.node.outputs)
         known = [arg for arg in args if not isinstance(arg, Unknown)]
         try:
-            return _STEPS[step.how](step, known)
+            return _STEPS[step.how](self._definition, step, known)
         except (ValueError, IndexError, KeyError, TypeError) as error:
             shapes = [getattr(getattr(arg, "codes", arg), "shape", None) for arg in known]
             raise UnsupportedModelError(
@@ -191,22 +201,25 @@ class Interpreter:
 Known = Sequence["Array | Dequantised | None"]
 
 
-def _quantise_step(step: Step, args: Known) -> tuple[Value, ...]:
-    assert step.saturation is not None and args[0] is not None
-    return (quantise(as_array(args[0]), step.saturation),)
+def _quantise_step(definition: Definition, step: Step, args: Known) -> tuple[Value, ...]:
+    x, saturation = args[0], step.saturation
+    assert saturation is not None and x is not None
+    if isinstance(x, Dequantised) and x.quantisation.per_tensor and saturation.dtype in EIGHT_BIT:
+        return (rescale(definition, x, saturation),)
+    return (quantise(as_array(x), saturation),)
 
 
-def _fused_step(step: Step, args: Known) -> tuple[Value, ...]:
+def _fused_step(definition: Definition, step: Step, args: Known) -> tuple[Value, ...]:
     assert step.kernel is not None
-    return (FUSED[step.kernel](step.node, step.saturation, args),)
+    return (FUSED[step.kernel](definition, step.node, step.saturation, args),)
 
 
-def _pass_step(step: Step, args: Known) -> tuple[Value, ...]:
+def _pass_step(_: Definition, step: Step, args: Known) -> tuple[Value, ...]:
     assert args[0] is not None
     return (args[0],)
 
 
-def _move_step(step: Step, args: Known) -> tuple[Value, ...]:
+def _move_step(_: Definition, step: Step, args: Known) -> tuple[Value, ...]:
     data = args[0]
     kernel = MOVES[step.node.op]
     rest = _arrays(args[1:])
@@ -216,24 +229,24 @@ def _move_step(step: Step, args: Known) -> tuple[Value, ...]:
     return kernel(step.node, [*_arrays([data]), *rest])
 
 
-def _dequantise_step(step: Step, args: Known) -> tuple[Value, ...]:
+def _dequantise_step(_: Definition, step: Step, args: Known) -> tuple[Value, ...]:
     codes = args[0]
     assert step.quantisation is not None and isinstance(codes, np.ndarray)
     return (Dequantised(codes=codes, quantisation=step.quantisation),)
 
 
-def _function_step(step: Step, args: Known) -> tuple[Value, ...]:
+def _function_step(_: Definition, step: Step, args: Known) -> tuple[Value, ...]:
     assert step.function is not None and args[0] is not None
     return (evaluate_function(step.function, as_array(args[0])),)
 
 
-def _array_step(step: Step, args: Known) -> tuple[Value, ...]:
+def _array_step(_: Definition, step: Step, args: Known) -> tuple[Value, ...]:
     op = step.node.op
     kernel = JOINS.get(op) or ELEMENTWISE.get(op) or REDUCTIONS.get(op) or SOURCES[op]
     return kernel(step.node, _arrays(args))
 
 
-_STEPS: Mapping[str, Callable[[Step, Known], tuple[Value, ...]]] = MappingProxyType(
+_STEPS: Mapping[str, Callable[[Definition, Step, Known], tuple[Value, ...]]] = MappingProxyType(
     {
         "quantise": _quantise_step,
         "dequantise": _dequantise_step,

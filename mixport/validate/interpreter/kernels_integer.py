@@ -1,17 +1,17 @@
-"""The fused integer operators, each a few calls into mixport.arithmetic.integer: codes in, codes out (or the
-exact floats of the sums).
+"""The fused integer operators: exact sums by mixport.arithmetic.integer, their codes by a definition of
+mixport.arithmetic.definitions (or the exact floats of the sums).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixport.arithmetic import integer
+from mixport.arithmetic.definitions import Definition, Layer, Operand, Output
 from mixport.records.errors import UnsupportedModelError
 from mixport.validate.interpreter.graph import Array, Node
 from mixport.validate.interpreter.values import Dequantised, Saturation
@@ -19,13 +19,12 @@ from mixport.validate.interpreter.values import Dequantised, Saturation
 #: Images are convolved in chunks whose float64 working set stays near this many elements.
 _CHUNK_ELEMENTS = 1 << 24
 
-FusedKernel = Callable[[Node, Saturation | None, Sequence["Array | Dequantised | None"]], Array]
+Args = Sequence["Array | Dequantised | None"]
+FusedKernel = Callable[[Definition, Node, Saturation | None, Args], Array]
 
 
-def convolution(
-    node: Node, saturation: Saturation | None, args: Sequence[Array | Dequantised | None]
-) -> Array:
-    """QLinearConv, 1-D and 2-D."""
+def convolution(definition: Definition, node: Node, saturation: Saturation | None, args: Args) -> Array:
+    """Conv, 1-D and 2-D."""
     assert saturation is not None
     x, w, bias = _dequantised(args[0]), _dequantised(args[1]), _bias(args, 2)
     rank = w.codes.ndim - 2
@@ -33,14 +32,19 @@ def convolution(
     strides = attributes.get("strides", (1,) * rank)
     dilations = attributes.get("dilations", (1,) * rank)
     pads = attributes.get("pads", (0,) * 2 * rank)
+    groups = attributes.get("group", 1)
     weights = _centred_weights(w)
     codes = x.codes
     if rank == 1:
         codes, weights = codes[:, :, None, :], weights[:, :, None, :]
         strides, dilations, pads = (1, *strides), (1, *dilations), (0, pads[0], 0, pads[1])
-    multiplier = integer.conv_multiplier(
-        x.quantisation.one_scale, w.quantisation.scale, saturation.scale
-    ).reshape(1, -1, 1, 1)
+    layer = Layer(
+        x_scale=x.quantisation.one_scale,
+        w_scale=w.quantisation.scale.reshape(-1),
+        bias=bias,
+        axis=1,
+        strided_depthwise=weights.shape[1] == 1 and groups > 1 and max(strides) > 1,
+    )
     per_image = max(
         1, int(np.prod(codes.shape[1:])) * 2 + weights.shape[0] * codes.shape[2] * codes.shape[3] * 2
     )
@@ -54,70 +58,48 @@ def convolution(
             strides=(strides[0], strides[1]),
             pads=(pads[0], pads[1], pads[2], pads[3]),
             dilations=(dilations[0], dilations[1]),
-            groups=attributes.get("group", 1),
+            groups=groups,
         )
         acc = acc if bias is None else acc + bias.reshape(1, -1, 1, 1)
-        parts.append(_finish(node, acc, saturation, multiplier=multiplier))
+        _check(node, acc)
+        parts.append(definition.layer(acc, layer, output_of(saturation)).astype(saturation.dtype))
     result = np.concatenate(parts)
     return result[:, :, 0, :] if rank == 1 else result
 
 
-def gemm(node: Node, saturation: Saturation | None, args: Sequence[Array | Dequantised | None]) -> Array:
-    """QGemm: codes, or float32(acc) * float32(x_scale * w_scale) where no quantiser follows."""
+def gemm(definition: Definition, node: Node, saturation: Saturation | None, args: Args) -> Array:
+    """Gemm: codes, or float32(acc) * float32(x_scale * w_scale) where no quantiser follows."""
     x, w, bias = _dequantised(args[0]), _dequantised(args[1]), _bias(args, 2)
     weights = _centred_weights(w)
     right = weights.T if node.attributes.get("transB", 0) else weights
     acc = integer.matmul_accumulate(x.codes, right, a_zero_point=x.quantisation.one_zero_point)
     acc = acc if bias is None else acc + bias
-    return _finish_product(node, acc, saturation, x.quantisation.one_scale, w.quantisation.scale)
+    return _finish_product(definition, node, acc, saturation, x, w, bias)
 
 
-def matmul(node: Node, saturation: Saturation | None, args: Sequence[Array | Dequantised | None]) -> Array:
-    """QLinearMatMul and MatMulIntegerToFloat: two code tensors, either of them may be constant."""
+def matmul(definition: Definition, node: Node, saturation: Saturation | None, args: Args) -> Array:
+    """MatMul: two code tensors, either of them may be constant; codes, or floats as `gemm`."""
     a, b = _dequantised(args[0]), _dequantised(args[1])
     acc = integer.matmul_accumulate(a.codes, _centred_weights(b), a_zero_point=a.quantisation.one_zero_point)
-    return _finish_product(node, acc, saturation, a.quantisation.one_scale, b.quantisation.scale)
+    return _finish_product(definition, node, acc, saturation, a, b, None)
 
 
-def add(node: Node, saturation: Saturation | None, args: Sequence[Array | Dequantised | None]) -> Array:
-    """QLinearAdd with integer ratios."""
+def add(definition: Definition, node: Node, saturation: Saturation | None, args: Args) -> Array:
+    """Add of two code tensors."""
     assert saturation is not None
-    a, b = _dequantised(args[0]), _dequantised(args[1])
-    ratios = [integer.add_ratio(float(v.quantisation.one_scale), float(saturation.scale)) for v in (a, b)]
-    assert ratios[0] is not None and ratios[1] is not None
-    return integer.add(
-        a.codes,
-        b.codes,
-        a_zero_point=a.quantisation.one_zero_point,
-        b_zero_point=b.quantisation.one_zero_point,
-        a_ratio=ratios[0],
-        b_ratio=ratios[1],
-        zero_point=saturation.zero_point,
-        qmin=saturation.low,
-        qmax=saturation.high,
-    ).astype(saturation.dtype)
+    a, b = (operand_of(_dequantised(arg)) for arg in args[:2])
+    return definition.add(a, b, output_of(saturation)).astype(saturation.dtype)
 
 
-def multiply(node: Node, saturation: Saturation | None, args: Sequence[Array | Dequantised | None]) -> Array:
-    """QLinearMul."""
+def multiply(definition: Definition, node: Node, saturation: Saturation | None, args: Args) -> Array:
+    """Mul of two code tensors."""
     assert saturation is not None
-    a, b = _dequantised(args[0]), _dequantised(args[1])
-    return integer.multiply(
-        a.codes,
-        b.codes,
-        a_zero_point=a.quantisation.one_zero_point,
-        b_zero_point=b.quantisation.one_zero_point,
-        multiplier=integer.conv_multiplier(
-            a.quantisation.one_scale, b.quantisation.one_scale, saturation.scale
-        ),
-        zero_point=saturation.zero_point,
-        qmin=saturation.low,
-        qmax=saturation.high,
-    ).astype(saturation.dtype)
+    a, b = (operand_of(_dequantised(arg)) for arg in args[:2])
+    return definition.multiply(a, b, output_of(saturation)).astype(saturation.dtype)
 
 
-def average(node: Node, saturation: Saturation | None, args: Sequence[Array | Dequantised | None]) -> Array:
-    """QLinearGlobalAveragePool over the two last axes of [N, C, H, W]."""
+def average(definition: Definition, node: Node, saturation: Saturation | None, args: Args) -> Array:
+    """GlobalAveragePool over the two last axes of [N, C, H, W]."""
     assert saturation is not None
     x = _dequantised(args[0])
     if x.codes.ndim != 4:
@@ -125,13 +107,14 @@ def average(node: Node, saturation: Saturation | None, args: Sequence[Array | De
             f"node {node.name} (GlobalAveragePool): input has {x.codes.ndim} axes, allowed 4"
         )
     acc = integer.spatial_sum(x.codes, x_zero_point=x.quantisation.one_zero_point)
-    count = x.codes.shape[2] * x.codes.shape[3]
-    return _finish(
-        node,
+    _check(node, acc)
+    codes = definition.average(
         acc,
-        saturation,
-        multiplier=integer.average_multiplier(x.quantisation.one_scale, saturation.scale, count),
+        count=x.codes.shape[2] * x.codes.shape[3],
+        x_scale=x.quantisation.one_scale,
+        output=output_of(saturation),
     )
+    return codes.astype(saturation.dtype)
 
 
 def quantise(x: Array, saturation: Saturation) -> Array:
@@ -140,6 +123,32 @@ def quantise(x: Array, saturation: Saturation) -> Array:
         x, scale=saturation.scale, zero_point=saturation.zero_point, qmin=saturation.low, qmax=saturation.high
     )
     return codes.astype(saturation.dtype)
+
+
+def rescale(definition: Definition, x: Dequantised, saturation: Saturation) -> Array:
+    """DequantizeLinear and QuantizeLinear with nothing but movement between them."""
+    return definition.rescale(operand_of(x), output_of(saturation)).astype(saturation.dtype)
+
+
+def operand_of(value: Dequantised) -> Operand:
+    """Codes of one scale as a definition reads them."""
+    return Operand(
+        codes=value.codes,
+        scale=value.quantisation.one_scale,
+        zero_point=value.quantisation.one_zero_point,
+        lowest=int(np.iinfo(value.codes.dtype).min),
+    )
+
+
+def output_of(saturation: Saturation) -> Output:
+    """A quantiser as a definition reads it."""
+    return Output(
+        scale=saturation.scale,
+        zero_point=saturation.zero_point,
+        low=saturation.low,
+        high=saturation.high,
+        lowest=int(np.iinfo(saturation.dtype).min),
+    )
 
 
 FUSED: Mapping[str, FusedKernel] = MappingProxyType(
@@ -175,33 +184,20 @@ def _centred_weights(w: Dequantised) -> NDArray[np.int64]:
 
 
 def _finish_product(
+    definition: Definition,
     node: Node,
     acc: integer.Accumulator,
     saturation: Saturation | None,
-    x_scale: np.float32,
-    w_scale: NDArray[Any],
+    x: Dequantised,
+    w: Dequantised,
+    bias: NDArray[np.int64] | None,
 ) -> Array:
-    scale = w_scale if w_scale.size > 1 else np.float32(w_scale.reshape(-1)[0])
+    _check(node, acc)
+    scale = w.quantisation.scale.reshape(-1)
     if saturation is not None:
-        return _finish(
-            node, acc, saturation, multiplier=integer.conv_multiplier(x_scale, scale, saturation.scale)
-        )
-    _check(node, acc)
-    return acc.astype(np.float32) * np.asarray(x_scale * scale, np.float32)
-
-
-def _finish(
-    node: Node, acc: integer.Accumulator, saturation: Saturation, *, multiplier: integer.Float
-) -> Array:
-    _check(node, acc)
-    codes = integer.requantise(
-        acc,
-        multiplier=multiplier,
-        zero_point=saturation.zero_point,
-        qmin=saturation.low,
-        qmax=saturation.high,
-    )
-    return codes.astype(saturation.dtype)
+        layer = Layer(x_scale=x.quantisation.one_scale, w_scale=scale, bias=bias, axis=-1)
+        return definition.layer(acc, layer, output_of(saturation)).astype(saturation.dtype)
+    return acc.astype(np.float32) * np.asarray(x.quantisation.one_scale * scale, np.float32)
 
 
 def _check(node: Node, acc: integer.Accumulator) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 from mixport.records.errors import BadInputError, RuntimeUnavailableError
 from mixport.records.machine import cpu_name
 from mixport.records.progress import Progress, SilentProgress
-from mixport.validate.runtimes import board, browser, local, web
+from mixport.validate.runtimes import board, browser, local, qnn, web
 from mixport.validate.runtimes.emulated import (
     ARM64,
     QEMU_FOLDER,
@@ -23,15 +24,24 @@ from mixport.validate.runtimes.emulated import (
 from mixport.validate.runtimes.fetching import wheel
 from mixport.validate.runtimes.fetching.cache_folder import kept
 from mixport.validate.runtimes.folder_runtime import FolderRuntime
-from mixport.validate.runtimes.names import CHROMIUM, NAMES, NATIVE, WASM, split_name
-from mixport.validate.runtimes.pins import ONNXRUNTIME, ONNXRUNTIME_WEB
+from mixport.validate.runtimes.names import CHROMIUM, NAMES, NATIVE, QNN, WASM, split_name
+from mixport.validate.runtimes.pins import ONNXRUNTIME, ONNXRUNTIME_OF_QNN, ONNXRUNTIME_QNN, ONNXRUNTIME_WEB
 from mixport.validate.runtimes.processes import find_program
 
 FORMS = (*NAMES, "NAME@VERSION", "ssh:HOST", "command:LINE")
 """What `--runtime` takes, for messages."""
 
 # Measured on Debian 12: package lists are 10 MB of the first two each.
-_QEMU_MB, _ROOT_MB, _WEB_MB, _WHEEL_MB = 73, 63, 35, 25
+_QEMU_MB, _ROOT_MB, _WEB_MB, _WHEEL_MB, _QNN_MB = 73, 63, 35, 25, 120
+
+
+def _open_qnn(name: str, version: str | None) -> FolderRuntime:
+    if version is not None:
+        raise BadInputError(
+            f"runtime {name} has one version, onnxruntime-qnn {ONNXRUNTIME_QNN}", hint=f"--runtime {name}"
+        )
+    return qnn.open_qnn(name)
+
 
 _OPENERS: Mapping[str, Callable[[str | None], FolderRuntime]] = MappingProxyType(
     {
@@ -40,6 +50,7 @@ _OPENERS: Mapping[str, Callable[[str | None], FolderRuntime]] = MappingProxyType
         ARM64.name: lambda version: open_emulated(ARM64, version),
         WASM: web.open_wasm,
         CHROMIUM: browser.open_chromium,
+        **{name: partial(_open_qnn, name) for name in QNN},
     }
 )
 
@@ -82,15 +93,27 @@ def check_names(names: Iterable[str]) -> None:
             )
 
 
-def open_runtimes(names: Sequence[str]) -> tuple[FolderRuntime, ...]:
+def open_runtimes(names: Sequence[str], *, arithmetic: str | None = None) -> tuple[FolderRuntime, ...]:
     """Runtimes by name, ready to run; nothing is started, and onnxruntime is not imported.
 
+    Args:
+        names: of runtimes.
+        arithmetic: whose codes a file is made for; None opens every runtime.
+
     Raises:
-        BadInputError: an unknown name.
+        BadInputError: an unknown name, or a runtime that computes other codes by design.
         RuntimeUnavailableError: one that is not installed; the hint says how to get it.
     """
     check_names(names)
-    return tuple(_open(name) for name in dict.fromkeys(names))
+    opened = tuple(_open(name) for name in dict.fromkeys(names))
+    for one in opened:
+        if arithmetic not in (None, one.arithmetic):
+            raise BadInputError(
+                f"runtime {one.name} computes the codes of {one.arithmetic}, the file is made for those of "
+                f"{arithmetic}: they differ, and say nothing of each other",
+                hint="mixport runtimes list",
+            )
+    return opened
 
 
 def _open(name: str) -> FolderRuntime:
@@ -119,6 +142,9 @@ def _look_at(name: str) -> RuntimeEntry:
         at_home = machine is None or machine.at_home
         runtime = f"onnxruntime {version or (wheel.own_version() or '' if at_home else ONNXRUNTIME)}".rstrip()
         where = cpu_name() if machine is None else f"{machine.qemu} -cpu max"
+    elif base in QNN:
+        runtime = f"onnxruntime {ONNXRUNTIME_OF_QNN}, onnxruntime-qnn {ONNXRUNTIME_QNN}"
+        where = f"Qualcomm HTP simulator, arch {qnn.ARCHES[base]}"
     else:
         runtime = f"onnxruntime-web {version or ONNXRUNTIME_WEB}"
         programs = ("node", "nodejs") if base == WASM else browser.BROWSERS
@@ -189,6 +215,9 @@ def _parts(names: Sequence[str]) -> list[_Part]:
                 parts[wheel.folder_of(name.version)] = _Part(
                     steps=1, megabytes=_WHEEL_MB, fetch=_wheel(name.version)
                 )
+        elif name.base in QNN:
+            if not qnn.is_here():
+                parts[qnn.folder_of()] = _Part(steps=1, megabytes=_QNN_MB, fetch=qnn.install_qnn)
         elif web.find_dist(name.version) is None:
             parts[web.folder_of(name.version)] = _Part(steps=1, megabytes=_WEB_MB, fetch=_web(name.version))
     return list(parts.values())

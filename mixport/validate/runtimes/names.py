@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from mixport.records.errors import BadInputError
 
 NATIVE, WASM, CHROMIUM = "native", "wasm", "wasm-chromium"
-NAMES = (NATIVE, "x64-avx2", "arm64", WASM, CHROMIUM)
+QNN = ("qnn-htp68", "qnn-htp73")
+NAMES = (NATIVE, "x64-avx2", "arm64", WASM, CHROMIUM, *QNN)
 """Runtimes with a name of their own, in the order they are listed."""
 
 #: It becomes part of a folder's name and of what pip and npm are asked for.

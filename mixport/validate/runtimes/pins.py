@@ -9,6 +9,9 @@ ONNXRUNTIME = "1.32.0"
 #: The last version of every older minor one that pyproject.toml allows: results of the conformance kit are
 #: kept of these too.
 OLDER_ONNXRUNTIME = ("1.31.1",)
+#: Qualcomm's execution provider with its simulator, and the onnxruntime that was measured with it.
+ONNXRUNTIME_QNN = "2.7.0"
+ONNXRUNTIME_OF_QNN = "1.31.1"
 #: NumPy beside it.
 NUMPY = "2.4.6"
 #: The npm package; WASM builds follow the native ones some weeks later.

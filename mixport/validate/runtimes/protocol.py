@@ -17,6 +17,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -88,7 +89,12 @@ class _Document(_Part):
 
 
 def write_job(
-    folder: Path, jobs: Sequence[RuntimeJob], *, policy: SessionRules, timing: TimingRules | None = None
+    folder: Path,
+    jobs: Sequence[RuntimeJob],
+    *,
+    policy: SessionRules,
+    timing: TimingRules | None = None,
+    provider: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[str, ...]:
     """Fill an empty folder with jobs and both runners.
 
@@ -97,6 +103,7 @@ def write_job(
         jobs: models, inputs and the outputs wanted.
         policy: session policy.
         timing: ask for the times of the models, on the first run of each job, in the place of its outputs.
+        provider: of an accelerator that the whole of each model has to run on; empty for the CPU.
 
     Returns:
         names of the files that a runner needs, the runners among them.
@@ -116,6 +123,8 @@ def write_job(
             ]
             documents.append({"model": model, "runs": runs, "outputs": list(job.outputs)})
     document = {"protocol": PROTOCOL, "policy": policy.model_dump(mode="json"), "jobs": documents}
+    if provider:
+        document["provider"] = dict(provider)
     if timing is not None:
         document["timing"] = asdict(timing)
     (folder / JOB).write_text(json.dumps(document), encoding="utf-8")

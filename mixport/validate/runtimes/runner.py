@@ -61,7 +61,8 @@ def main(folder: Path) -> None:
         if document.get("timing"):
             answers = time_jobs(folder, document, source)
         else:
-            answers = [answer(folder, job, document["policy"], source, sink) for job in document["jobs"]]
+            policy = {**document["policy"], "provider": document.get("provider")}
+            answers = [answer(folder, job, policy, source, sink) for job in document["jobs"]]
         sink.flush()
         os.fsync(sink.fileno())
     runtime = {"name": "onnxruntime", "version": str(_ort.__version__), "cpu": describe_cpu()}
@@ -143,7 +144,30 @@ def open_session(path: Path, policy: dict[str, Any]) -> Any:
     options.log_severity_level = 3
     for key, value in policy["config"].items():
         options.add_session_config_entry(key, value)
-    return _ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    provider = policy.get("provider")
+    if provider is None:
+        return _ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    if provider["name"] != "qnn-htp":
+        raise ValueError(f"provider {provider['name']!r}, this runner knows qnn-htp")
+    # A model that needs the CPU beside the accelerator is refused, not split.
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    devices, backend = htp()
+    settings = {"backend_path": backend, "htp_arch": provider["arch"]}
+    options.add_provider_for_devices(devices[:1], settings)
+    return _ort.InferenceSession(str(path), options)
+
+
+@functools.cache
+def htp() -> tuple[Any, str]:
+    """Devices of onnxruntime-qnn, and the path of its HTP backend: the simulator on x86-64."""
+    import onnxruntime_qnn  # pyright: ignore[reportMissingImports] - in this runtime's own folder
+
+    package: Any = onnxruntime_qnn
+    _ort.register_execution_provider_library("QNNExecutionProvider", package.get_library_path())
+    devices = [one for one in _ort.get_ep_devices() if one.ep_name == "QNNExecutionProvider"]
+    if not devices:
+        raise RuntimeError("onnxruntime-qnn offers no device")
+    return devices, package.get_qnn_htp_path()
 
 
 def read(tensor: dict[str, Any], source: BinaryIO) -> Any:

@@ -34,6 +34,7 @@ from mixport.records.errors import (
     ValidationFailedError,
 )
 from mixport.storage.store import Store
+from mixport.validate.runtimes.names import NAMES
 
 COMMANDS = [
     "build",
@@ -405,7 +406,7 @@ def test_runtimes_list_says_what_is_present_and_how_to_get_the_rest(
     monkeypatch.setenv("MIXPORT_RUNTIMES", str(tmp_path / "none"))
     assert run(["runtimes", "list", "--json"]) == 0
     found = {item["name"]: item for item in json.loads(capsys.readouterr().out)}
-    assert list(found) == ["native", "x64-avx2", "arm64", "wasm", "wasm-chromium"]
+    assert list(found) == list(NAMES)
     assert found["native"]["present"] and found["native"]["hint"] is None
     assert not found["wasm"]["present"] and found["wasm"]["download_mb"] > 0
     assert run(["runtimes", "list"]) == 0

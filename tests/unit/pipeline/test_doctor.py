@@ -57,4 +57,4 @@ def test_runtimes_that_are_missing_do_not_stop_a_build(
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     one = found(tmp_path)["runtimes"]
     assert (one.status, one.value, one.hint) == ("ok", "native", None)
-    assert "arm64, wasm, wasm-chromium (mixport runtimes list)" in one.note
+    assert "arm64, wasm, wasm-chromium, qnn-htp68, qnn-htp73 (mixport runtimes list)" in one.note

@@ -18,7 +18,7 @@ FEW = ["--form", "mul", "--form", "max-pool", "--form", "add.ties"]
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        runtimes, "open_runtimes", lambda names: tuple(InProcess(name=name) for name in names)
+        runtimes, "open_runtimes", lambda names, arithmetic: tuple(InProcess(name=name) for name in names)
     )
 
 
@@ -41,7 +41,7 @@ def test_a_form_that_lowering_writes_must_be_exact(
             name: array ^ np.uint8(1) for name, array in outputs.items() if array.dtype == np.uint8
         }
     )
-    monkeypatch.setattr(runtimes, "open_runtimes", lambda names: (wrong,))
+    monkeypatch.setattr(runtimes, "open_runtimes", lambda names, arithmetic: (wrong,))
     assert run(["conformance", "--form", "max-pool", "--json"]) == ExitCode.FAILED
     captured = capsys.readouterr()
     assert json.loads(captured.out)["failed"] == ["max-pool"]
