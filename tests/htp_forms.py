@@ -63,14 +63,16 @@ def convolution(
     cout: int = 16,
     bias: int = 0,
     dtype: str = "uint8",
+    fine: bool = False,
     per_tensor: bool = False,
     relu: bool = False,
     limit: int = 127,
     **attributes: Any,
 ) -> QdqBuilder:
-    """Conv with constant weights; `bias` is the largest bias code."""
-    b = _started(rng, (1, cin, 12, 12), dtype=dtype)
+    """Conv with constant weights; `bias` is the largest bias code, and `fine` shows every unit of it."""
+    b = _started(rng, (1, cin, 16, 16), dtype=dtype)
     codes = rng.integers(-limit, limit + 1, (cout, cin // group, kernel, kernel))
+    codes = np.ones_like(codes) if fine else codes
     scale = (rng.uniform(0.2, 1.0, cout) * 0.01).astype(np.float32)
     scale = np.full(cout, scale[0]) if per_tensor else scale
     x_scale = b.quantisation["x"][0]
@@ -79,6 +81,7 @@ def convolution(
         inputs.append(b.bias(rng.integers(-bias, bias + 1, cout), x_scale, scale))
     y = b.node("Conv", inputs, group=group, pads=[kernel // 2] * 4, **attributes)
     spread = np.sqrt(codes[0].size * _VARIANCE * limit * limit / 3)
+    spread = 60 * 6.7 if fine else spread
     lowest = int(np.iinfo(dtype).min)
     how: dict[str, Any] = {"zero_point": lowest} if relu else {}
     y = b.node("Relu", [y]) if relu else y
@@ -143,6 +146,12 @@ FORMS: Mapping[str, Callable[[np.random.Generator], QdqBuilder]] = MappingProxyT
         "conv 3x3, 4-bit codes": lambda rng: convolution(rng, limit=7),
         "conv 3x3, int8": lambda rng: convolution(rng, dtype="int8"),
         "conv 3x3, bias": lambda rng: convolution(rng, bias=20_000),
+        "conv 1x1, every unit of a bias": lambda rng: convolution(
+            rng, kernel=1, cin=1, cout=64, bias=600, fine=True
+        ),
+        "conv 1x1, per tensor, every unit of a bias": lambda rng: convolution(
+            rng, kernel=1, cin=1, cout=64, bias=600, fine=True, per_tensor=True
+        ),
         "depthwise": lambda rng: convolution(rng, group=16),
         "depthwise, stride 2": lambda rng: convolution(rng, group=16, strides=[2, 2]),
         "gemm": lambda rng: product(rng, op="Gemm"),

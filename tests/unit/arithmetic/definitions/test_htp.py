@@ -134,6 +134,31 @@ def test_int8_codes_are_uint8_codes_less_128(arch: int) -> None:
     )
 
 
+def biased(bias: list[int], *, w_scale: list[float] | None = None) -> list[int]:
+    """What arch 73 adds, seen where one unit is one code."""
+    scale = np.asarray(w_scale or [1.0], f32)
+    layer = Layer(x_scale=f32(0.02), w_scale=scale, bias=np.asarray(bias, np.int64), axis=-1)
+    plain = Layer(x_scale=f32(0.02), w_scale=scale, bias=None, axis=-1)
+    output = Output(scale=f32(0.02 * float(scale.max())), zero_point=0, low=-(2**31), high=2**31 - 1)
+    sums = np.asarray([bias], np.int64)
+    shift = Htp(73).layer(sums, layer, output) - Htp(73).layer(sums, plain, output)
+    return shift[0].tolist()
+
+
+def test_biases_of_73_come_nearer_to_zero_where_the_largest_is_no_power_of_two() -> None:
+    assert biased([1, -3, 7, 100, 1024]) == [0, 0, 0, 0, 0]
+    found = biased([*range(-999, 1000), 1000])
+    assert {-1, 0, 1} == set(found)
+    for code, moved in zip(range(-999, 1000), found, strict=False):
+        assert moved == 0 or moved == (-1 if code > 0 else 1), code
+        assert moved == -found[999 - code], "the sign decides nothing"
+    assert found[999] == 0, "no bias stays none"
+
+
+def test_a_layer_whose_biases_are_all_zero_adds_none() -> None:
+    assert biased([0, 0]) == [0, 0]
+
+
 def test_scales_far_apart_are_refused() -> None:
     a = Operand(codes=np.zeros(1, np.uint8), scale=f32(1.0), zero_point=0)
     with pytest.raises(ValueError, match="too large"):
