@@ -89,6 +89,24 @@ def convolution(
     return b
 
 
+def near_ties(rng: np.random.Generator) -> QdqBuilder:
+    """Conv whose zero point, in units of the sums, lies within some float32 steps of a half in every channel,
+    and biases.
+    """
+    b = _started(rng, (1, 1, 16, 16))
+    x_scale, scale, zero_point = b.quantisation["x"][0], float(rng.uniform(0.004, 0.01)), 120
+    y_scale = float(np.float32(x_scale * scale * 6.7))
+    whole = zero_point * y_scale / float(x_scale)
+    halves = np.floor(rng.uniform(1.02, 1.9, 64) * whole / scale) + 0.5
+    scales = (whole / halves).astype(np.float32)
+    for step in (1.0, 0.0):
+        scales = np.where(rng.random(64) < 0.4, np.nextafter(scales, np.float32(step)), scales)
+    bias = b.bias(rng.integers(-500, 501, 64), x_scale, scales)
+    y = b.node("Conv", [b.dequantise("x"), b.weight(np.ones((64, 1, 1, 1), np.int64), scales), bias])
+    _finished(b, y, rng, scale=y_scale, zero_point=zero_point)
+    return b
+
+
 def product(rng: np.random.Generator, *, op: str) -> QdqBuilder:
     """Gemm or MatMul with constant weights."""
     b = _started(rng, (4, 48))
@@ -152,6 +170,7 @@ FORMS: Mapping[str, Callable[[np.random.Generator], QdqBuilder]] = MappingProxyT
         "conv 1x1, per tensor, every unit of a bias": lambda rng: convolution(
             rng, kernel=1, cin=1, cout=64, bias=600, fine=True, per_tensor=True
         ),
+        "conv 1x1, zero points next to ties": near_ties,
         "depthwise": lambda rng: convolution(rng, group=16),
         "depthwise, stride 2": lambda rng: convolution(rng, group=16, strides=[2, 2]),
         "gemm": lambda rng: product(rng, op="Gemm"),

@@ -5,8 +5,8 @@ The simulator computes one set of codes for htp_arch 68 and 69, another for 73, 
 fixed-point: M = m * 2^-n with 1 <= m < 2, and m is kept to some fraction bits. floor(v + 1/2) rounds
 throughout.
 
-Not exact: on arch 68, with a bias, the zero point of about one channel in 40 of those whose zero point lies
-on a tie.
+Predicted so: every code of ResNet-20 on 16 images on both (4,933,792 each), every unit of the biases of 6,144
+channels on 73, and the zero points of 15,764 channels on 68 that were drawn next to a tie.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ class Htp:
 
         Arch 68: z = round(zero point / M) joins the sum; t = floor((sum + z) / 2^(n-4));
         code = floor(t * m_10 / 16 + 1/2). Arch 73: t = floor(sum / 2^(n-4));
-        code = floor((t + 1/2) * m_11 / 16 + 1/2) + zero point, with the biases of `_carried_bias`. A
-        depthwise convolution with a stride is more exact on both: floor((sum + z) * m_14 / 2^n + 1/2).
+        code = floor((t + 1/2) * m_11 / 16 + 1/2) + zero point, with biases that are cut towards 0
+        as they are carried. A depthwise convolution with a stride is more exact on both:
+        floor((sum + z) * m_14 / 2^n + 1/2).
         """
         rank = sums.ndim
         m, n = _split(_product(layer.x_scale, layer.w_scale, output.scale))
@@ -74,7 +75,8 @@ class Htp:
             found = (_shifted(sums + z, shift - 4) * mantissa(10) + (1 << 13)) >> 14
         else:
             if layer.bias is not None:
-                sums = sums + layer.along(_carried_bias(layer) - layer.bias, rank=rank)
+                cut = np.trunc(_carried_bias(layer)).astype(np.int64)
+                sums = sums + layer.along(cut - layer.bias, rank=rank)
             half_steps = 2 * _shifted(sums, shift - 4) + 1
             found = ((half_steps * mantissa(11) + (1 << 15)) >> 16) + zero
         return np.clip(found + output.lowest, output.low, output.high)
@@ -164,10 +166,10 @@ def _half(shift: Any) -> Any:
     return np.where(shift > 0, np.left_shift(np.int64(1), np.maximum(shift - 1, 0)), np.int64(0))
 
 
-def _carried_bias(layer: Layer) -> NDArray[np.int64]:
-    """Bias codes as arch 73 adds them: at the scale of the layer's largest weight scale they are divided by
-    the largest of them, rounded to 28 bits, and brought back by a division that is cut towards 0. In float32
-    throughout, so that some come one unit nearer to 0; none do where the largest is a power of two.
+def _carried_bias(layer: Layer) -> NDArray[np.float32]:
+    """Bias codes as HTP carries them: at the scale of the layer's largest weight scale they are divided by
+    the largest of them, rounded to 28 bits, and divided by the scale again, all in float32. Where the
+    largest is no power of two, some come out next to their integer.
     """
     assert layer.bias is not None
     one = np.float32
@@ -175,15 +177,16 @@ def _carried_bias(layer: Layer) -> NDArray[np.int64]:
     real = (layer.bias.astype(np.float32) * unit).astype(np.float32)
     largest = one(np.abs(real).max(initial=0.0))
     if largest == 0.0:
-        return layer.bias
+        return real
     step = one(largest / one(2.0**28))
     steps = np.rint((real * one(one(1.0) / step)).astype(np.float32))
-    return np.trunc(((steps * step).astype(np.float32) / unit).astype(np.float32)).astype(np.int64)
+    return ((steps * step).astype(np.float32) / unit).astype(np.float32)
 
 
 def _zero_in_sums(layer: Layer, output: Output, zero: int) -> NDArray[np.int64]:
     """The zero point in units of the sums, by the simulator's own float32 chain: one factor for the layer, at
-    its largest weight scale, times each channel's share of it. With a bias the two are rounded together.
+    its largest weight scale, times each channel's share of it. With a bias the two are rounded together, ties
+    away from 0.
     """
     one = np.float32
     largest = one(layer.w_scale.max())
@@ -191,4 +194,5 @@ def _zero_in_sums(layer: Layer, output: Output, zero: int) -> NDArray[np.int64]:
     z = one(zero) / (whole * (layer.w_scale / largest).astype(np.float32)).astype(np.float32)
     if layer.bias is None:
         return _rounded(z)
-    return _rounded((z + layer.bias.astype(np.float32)).astype(np.float32)) - layer.bias
+    total = (z + _carried_bias(layer)).astype(np.float32).astype(np.float64)
+    return (np.sign(total) * np.floor(np.abs(total) + 0.5)).astype(np.int64) - layer.bias
