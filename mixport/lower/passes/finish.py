@@ -1,11 +1,14 @@
 """Last touches on the file: names, versions, and nothing that does not belong in a release.
 
-Sites, layers and weights keep names that people can read, the rest gets short ones; no name is given twice,
-to a node or to a tensor. Opset and IR version are the target's.
+Sites, layers and weights keep names that people can read, the rest gets short ones. Every node and every
+tensor has a name, and no name is given twice, to a node or to a tensor: readers that call an unnamed node by
+its output refuse a file where another node has that name ("Duplicate node name", tract 0.23.9). Opset and IR
+version are the target's.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import MutableMapping, Sequence
 from typing import cast
 
@@ -20,7 +23,8 @@ from mixport.records.targets import Target
 _IR_OF_OPSET = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
 """IR version that first came with each opset (onnx/VERSIONS)."""
 
-_NAMED_BY_OUTPUT = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Cast"})
+_NUMBERED = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Cast"})
+"""Quantisers and moves are known by what they give: repeating it would cost a tenth of a 2-bit file."""
 
 _DEFAULTS: dict[str, dict[str, object]] = {
     "auto_pad": {"Conv": "NOTSET", "MaxPool": "NOTSET"},
@@ -83,14 +87,14 @@ class FinishPass(InPlacePass):
         ports = (*self.signature.inputs, *self.signature.outputs)
         names = _Names({*(port.name for port in ports), *self.sites})
         names.claim(graph.initializers)
-        count = 0
         for n in graph:
             n.metadata_props.clear()
             n.doc_string = None
             _drop_defaults(n)
-            # Quantisers and moves are named by their output; repeating it would cost a tenth of a 2-bit file.
             n.name = (
-                "" if n.op_type in _NAMED_BY_OUTPUT else names.take(_layer_name(n) or n.name or n.op_type)
+                names.number("n")
+                if n.op_type in _NUMBERED
+                else names.take(_layer_name(n) or n.name or n.op_type)
             )
         for value in (v for n in graph for v in n.outputs):
             value.metadata_props.clear()
@@ -98,12 +102,7 @@ class FinishPass(InPlacePass):
                 continue
             value.type, value.shape = None, None  # value_info of intermediates: readers infer it
             site = marked(value, SITE)
-            if site in self.sites:
-                value.name = site
-                continue
-            while (name := f"t{count}") in names.used:
-                count += 1
-            value.name, count = name, count + 1
+            value.name = site if site in self.sites else names.number("t")
         for value in (*kept.values(), *graph.initializers.values()):
             value.metadata_props.clear()
             value.doc_string = None
@@ -112,12 +111,11 @@ class FinishPass(InPlacePass):
 
 
 class _Names:
-    """Names given so far. Nodes and values share them: a reader that calls an unnamed node by its output
-    would find two of one name.
-    """
+    """Names given so far. Nodes and values share them."""
 
     def __init__(self, used: set[str]) -> None:
         self.used = used
+        self._numbers: Counter[str] = Counter()
 
     def take(self, wanted: str) -> str:
         """`wanted`, numbered from 2 where it is taken."""
@@ -125,6 +123,13 @@ class _Names:
         while name in self.used:
             n += 1
             name = f"{wanted}_{n}"
+        self.used.add(name)
+        return name
+
+    def number(self, letter: str) -> str:
+        """The first of `t0`, `t1` ... that is free."""
+        while (name := f"{letter}{self._numbers[letter]}") in self.used:
+            self._numbers[letter] += 1
         self.used.add(name)
         return name
 
