@@ -15,13 +15,11 @@ from typing import cast
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from mixport.lower.onnx_graph import LAYER, SITE, marked, remove_dead
+from mixport.lower.onnx_graph import LAYER, SITE, marked, remove_dead, storages
 from mixport.records.errors import TargetError
+from mixport.records.opsets import IR_VERSION
 from mixport.records.signature import Signature
 from mixport.records.targets import Target
-
-_IR_OF_OPSET = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
-"""IR version that first came with each opset (onnx/VERSIONS)."""
 
 _NUMBERED = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Cast"})
 """Quantisers and moves are known by what they give: repeating it would cost a tenth of a 2-bit file."""
@@ -51,12 +49,7 @@ class FinishPass(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         """Always modifies."""
         remove_dead(model.graph)
-        storages = {
-            v.const_value.dtype.name.lower()
-            for v in model.graph.initializers.values()
-            if v.const_value is not None
-        }
-        opset = self.target.opset_for(storages)
+        opset = self.target.opset_for(storages(model.graph))
         if opset > self.target.graph.opset_max:
             raise TargetError(
                 (
@@ -66,7 +59,7 @@ class FinishPass(InPlacePass):
                 hint="choose wider weights",
             )
         model.opset_imports[""] = opset
-        model.ir_version = min(_IR_OF_OPSET[opset], self.target.graph.ir_version_max)
+        model.ir_version = min(IR_VERSION[opset], self.target.graph.ir_version_max)
         model.producer_name, model.producer_version, model.doc_string = "mixport", None, None
         model.metadata_props.clear()
         model.graph.name = "model"

@@ -11,6 +11,10 @@ ONNXRUNTIME = "1.32.0"
 OLDER_ONNXRUNTIME = ("1.31.1",)
 #: NumPy beside it.
 NUMPY = "2.4.6"
+#: The last NumPy before 2, for onnxruntime before FIRST_WITH_NUMPY_2: those wheels are built for NumPy 1, and
+#: 1.16.3 and 1.18.1 cannot be imported beside NumPy 2 (measured; 1.19.0 and 1.20.1 can).
+NUMPY_1 = "1.26.4"
+FIRST_WITH_NUMPY_2 = (1, 19)
 #: The npm package; WASM builds follow the native ones some weeks later.
 ONNXRUNTIME_WEB = "1.30.0"
 
