@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from mixport.model.float_model import FloatModel
 from mixport.model.output_classes import signature_of
-from mixport.model.programs.fx_graph import clean, record_shapes
+from mixport.model.programs.fx_graph import clean, module_path, record_shapes
 from mixport.quantize.budget.auto_widths import levelling_scheme
 from mixport.quantize.calibration_batches import CalibrationBatches
 from mixport.quantize.channels.bottlenecks import change_bases
@@ -21,6 +21,7 @@ from mixport.quantize.channels.shared_weights import layers_with_shared_weights
 from mixport.quantize.channels.uneven import level_uneven
 from mixport.quantize.graph.capture import Captured, capture
 from mixport.quantize.graph.roles import Kind
+from mixport.quantize.graph.softmax_rows import numerator_bits
 from mixport.quantize.graph.soundness import check_sound
 from mixport.quantize.kernel_forms.few_channels import widen_few_channels
 from mixport.quantize.kernel_forms.late_division import divide_after_product
@@ -81,7 +82,8 @@ def prepare(
 
     Raises:
         UnsupportedModelError: torch.export cannot capture the model, or it has nothing to quantise.
-        TargetError: the target has no such widths, or no safe form for a product of activations.
+        TargetError: the target has no such widths, or no form for what the model needs, as a safe one for a
+            product of activations.
         BadOptionError: the table names a tensor that is not there, or a width that the target does not have.
     """
     target.check_scheme(scheme)
@@ -120,6 +122,7 @@ def prepare(
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
     _refuse_missing_operators(plan, target)
     _refuse_narrow_middles(plan, target)
+    _refuse_wide_softmaxes(graph, target)
     if any(kind is Kind.PRODUCT for kind in plan.kinds.values()):
         _refuse_signed_products(target)
     widths = scheme_widths(graph, plan, scheme, table=table)
@@ -183,6 +186,20 @@ def _refuse_narrow_middles(plan: QuantizationPlan, target: Target) -> None:
             f"{narrow[0].name}, allowed 8 bits: narrow codes have another zero point",
             hint="a scheme with a8, or a target with zero_point 'any'",
         )
+
+
+def _refuse_wide_softmaxes(graph: fx.GraphModule, target: Target) -> None:
+    """A softmax that is not divided behind a product has numerators of more than 8 bits."""
+    if not target.portable or max(target.activations.stream_bits) > _EIGHT_BITS:
+        return
+    for node in graph.graph.nodes:
+        bits = numerator_bits(node)
+        if bits is not None and bits > _EIGHT_BITS:
+            raise TargetError(
+                f"target {target.name}: activations.stream_bits does not hold what the model needs: "
+                f"{module_path(node) or node.name}: numerators of a softmax of {bits} bits, allowed 8",
+                hint="add 16 to the target's [activations] stream_bits, or choose another --target",
+            )
 
 
 def _refuse_signed_products(target: Target) -> None:
