@@ -77,11 +77,25 @@ def _show_learned(console: Console, found: ReconstructionEntry) -> None:
             console.table(head, rows)
 
 
+def _show_oldest(console: Console, file: Path) -> None:
+    """The oldest onnxruntime that is known to give the codes of a file of mixport's, and why."""
+    from mixport.validate.interpreter.graph import read_graph
+    from mixport.validate.oldest_runtime import contents_of, oldest_onnxruntime
+
+    contents = contents_of(read_graph(file))
+    if contents is not None:
+        oldest = oldest_onnxruntime(contents)
+        console.line("")
+        console.line(f"oldest onnxruntime known to give the same codes: {oldest.version} ({oldest.why})")
+
+
 def inspect(
     model: Annotated[Path, typer.Argument(help="ONNX file or bundle.", metavar="MODEL.onnx|BUNDLE")],
     json: JsonFlag = False,
 ) -> None:
     """Show every node: integer or float, bits, accumulator bound, portability class, and why.
+
+    Also the oldest onnxruntime that is known to give the same codes, from what is in the file.
 
     Of a bundle whose rounding was learned, also the error of each unit before and after, and of each MLP that
     has ReLU for GELU.
@@ -105,6 +119,7 @@ def inspect(
         console.document([asdict(node) for node in nodes])
         return
     show_nodes(console, nodes)
+    _show_oldest(console, file)
     learned = _reconstruction(model)
     if learned is not None:
         _show_learned(console, learned)
