@@ -180,7 +180,7 @@ class Manifest(Part):
     it. Bundles of older versions have no `signature`: they hold classifiers.
 
     `oldest_onnxruntime` is the oldest version that is known to give the same codes for a file of this kind,
-    on x64; None in bundles of older versions. mixport.validate.oldest_runtime says from what.
+    on x64; None in bundles of older versions. mixport.validate.conformance.oldest_runtime says from what.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION

@@ -4,7 +4,7 @@ to MLPs and units.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +18,7 @@ from mixport.records.errors import BadInputError
 
 if TYPE_CHECKING:
     from mixport.release.choice_entries import ReconstructionEntry
+    from mixport.validate.conformance.used_forms import UsedForm
 
 
 def model_file(path: Path) -> Path:
@@ -77,12 +78,12 @@ def _show_learned(console: Console, found: ReconstructionEntry) -> None:
             console.table(head, rows)
 
 
-def _show_oldest(console: Console, file: Path) -> None:
+def _show_oldest(console: Console, file: Path, used: Iterable[UsedForm]) -> None:
     """The oldest onnxruntime that is known to give the codes of a file of mixport's, and why."""
+    from mixport.validate.conformance.oldest_runtime import contents_of, oldest_onnxruntime
     from mixport.validate.interpreter.graph import read_graph
-    from mixport.validate.oldest_runtime import contents_of, oldest_onnxruntime
 
-    contents = contents_of(read_graph(file))
+    contents = contents_of(read_graph(file), used)
     if contents is not None:
         oldest = oldest_onnxruntime(contents)
         console.line("")
@@ -119,7 +120,7 @@ def inspect(
         console.document([asdict(node) for node in nodes])
         return
     show_nodes(console, nodes)
-    _show_oldest(console, file)
+    _show_oldest(console, file, used)
     learned = _reconstruction(model)
     if learned is not None:
         _show_learned(console, learned)
