@@ -37,11 +37,13 @@ from mixport.records.choices.scheme import Scheme
 from mixport.records.choices.width_table import WidthTable
 from mixport.records.decision import Decision
 from mixport.records.errors import TargetError, UnsupportedModelError
+from mixport.records.opsets import WIDE_CODES_OPSET
 from mixport.records.progress import Progress, SilentProgress
 from mixport.records.targets import Target
 
 _LEVEL_IMAGES = 256
 _EIGHT_BITS = 8
+_NORM_OPSET = 17
 _OPERATORS: Mapping[Kind, str] = MappingProxyType(
     {Kind.ADD: "Add", Kind.MULTIPLY: "Mul", Kind.POOL: "GlobalAveragePool", Kind.PRODUCT: "MatMul"}
 )
@@ -123,6 +125,7 @@ def prepare(
     _refuse_missing_operators(plan, target)
     _refuse_narrow_middles(plan, target)
     _refuse_wide_softmaxes(graph, target)
+    _refuse_own_norms(plan, target)
     if any(kind is Kind.PRODUCT for kind in plan.kinds.values()):
         _refuse_signed_products(target)
     widths = scheme_widths(graph, plan, scheme, table=table)
@@ -198,8 +201,23 @@ def _refuse_wide_softmaxes(graph: fx.GraphModule, target: Target) -> None:
             raise TargetError(
                 f"target {target.name}: activations.stream_bits does not hold what the model needs: "
                 f"{module_path(node) or node.name}: numerators of a softmax of {bits} bits, allowed 8",
-                hint="add 16 to the target's [activations] stream_bits, or choose another --target",
+                hint="add 16 to the target's [activations] stream_bits, or choose another --target"
+                if target.graph.opset >= WIDE_CODES_OPSET
+                else f"choose another --target: 16-bit codes came with opset {WIDE_CODES_OPSET}",
             )
+
+
+def _refuse_own_norms(plan: QuantizationPlan, target: Target) -> None:
+    """A target that is not portable keeps ONNX's LayerNormalization; what else its opset lacks only the file
+    shows.
+    """
+    norm = next((node for node, kind in plan.kinds.items() if kind is Kind.NORM), None)
+    if norm is not None and not target.portable and target.graph.opset < _NORM_OPSET:
+        raise TargetError(
+            f"target {target.name}: graph.opset {target.graph.opset} does not have what the model needs: "
+            f"{module_path(norm) or norm.name}: LayerNormalization, which came with opset {_NORM_OPSET}",
+            hint="--portable writes it with older operators; or choose another --target",
+        )
 
 
 def _refuse_signed_products(target: Target) -> None:

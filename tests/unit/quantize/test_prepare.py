@@ -97,6 +97,21 @@ def test_a_softmax_of_more_bits_than_the_target_s_is_refused(form: str, tmp_path
         prepare(*given, scheme=Scheme.parse("w8a8"))
 
 
+@pytest.mark.parametrize("name", ["onnx-opset13", "onnx-opset17"])
+def test_a_normalisation_that_stays_one_needs_its_opset(name: str, tmp_path: Path) -> None:
+    model = load_model("tests.models:transformer")
+    size = model.input_shape[-1]
+    np.save(tmp_path / "sized.npy", np.random.default_rng(0).integers(0, 256, (12, size, size, 3), np.uint8))
+    calibration = replace(calibration_of(tmp_path), images_path=tmp_path / "sized.npy")
+    given = (model, calibration, load_target(name).not_portable())
+    if name == "onnx-opset17":
+        assert prepare(*given, scheme=Scheme.parse("w8a8")).plan.sites
+        return
+    with pytest.raises(TargetError, match="norm1: LayerNormalization, which came with opset 17") as caught:
+        prepare(*given, scheme=Scheme.parse("w8a8"))
+    assert caught.value.hint is not None and "--portable" in caught.value.hint
+
+
 @pytest.mark.parametrize("scheme", ["w4a8", "w4a4"])
 def test_narrow_codes_do_not_have_their_middle_at_zero(scheme: str, calibration: CalibrationSet) -> None:
     """Refused before anything is learned, not by the file's own check at the end."""
