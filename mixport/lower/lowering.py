@@ -21,9 +21,11 @@ from mixport.lower.expand_placeholders import ExpandPlaceholdersPass
 from mixport.lower.onnx_graph import constant_of
 from mixport.lower.operators.attention_softmax import gives_exponents
 from mixport.lower.operators.tables import is_own_quantiser
+from mixport.lower.opset_check import require_opset
 from mixport.lower.passes.finish import FinishPass
 from mixport.lower.passes.float_weights import KeepFloatWeightsPass
 from mixport.lower.passes.movement import CancelRequantizePass, FoldPadPass, SinkDequantizePass
+from mixport.lower.passes.older_forms import OlderFormsPass
 from mixport.lower.passes.reshapes import JoinReshapesPass
 from mixport.lower.passes.separate_pairs import SeparatePairsPass
 from mixport.lower.passes.share import ShareInitializersPass
@@ -56,6 +58,7 @@ def passes(
         KeepFloatWeightsPass(),
         SeparatePairsPass(),
         ShareInitializersPass(),
+        OlderFormsPass(target),
         FinishPass(target, sites, signature),
     )
 
@@ -65,6 +68,7 @@ def lower(quantized: QuantizedModel, target: Target, *, workdir: Path) -> Lowere
 
     Raises:
         UnsupportedModelError: an operator has no ONNX form.
+        TargetError: the model needs what the target's opset does not have.
         InvariantError: a pass broke its promise, or an integer of the file differs from the program's.
     """
     model = translate(quantized, opset=_EXPORT_OPSET)
@@ -75,6 +79,7 @@ def lower(quantized: QuantizedModel, target: Target, *, workdir: Path) -> Lowere
     except PassError as error:
         raise InvariantError(f"lowering failed: {error.__cause__ or error}") from error
     check_sites(result.model, quantized)
+    require_opset(ir.to_proto(result.model), target)
     path = workdir / _MODEL
     ir.save(result.model, path)
     onnx.checker.check_model(str(path), full_check=False)

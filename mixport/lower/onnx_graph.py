@@ -121,6 +121,15 @@ def quantization_of(qdq: ir.Node) -> Quantization | None:
     return Quantization(scale=float(scale), zero_point=int(zero_point), storage=str(zero_point.dtype))
 
 
+def storages(graph: ir.Graph) -> set[str]:
+    """Types of the initialisers, e.g. int4."""
+    return {
+        value.const_value.dtype.name.lower()
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    }
+
+
 def remove_dead(graph: ir.Graph) -> None:
     """Remove nodes whose results nobody reads, and initialisers that nobody reads."""
     kept = {id(v) for v in graph.outputs}

@@ -39,7 +39,9 @@ from mixport.release.manifest import ModelEntry
 from mixport.release.report import StripImage, render, strip_images
 from mixport.storage.images import LabelledImages, normalise
 from mixport.validate.conformance.evidence import with_evidence
-from mixport.validate.conformance.used_forms import used_forms
+from mixport.validate.conformance.oldest_runtime import contents_of, oldest_onnxruntime
+from mixport.validate.conformance.used_forms import UsedForm, used_forms
+from mixport.validate.interpreter.graph import read_graph
 from mixport.validate.proof.prove import prove
 from mixport.validate.run.golden import golden
 from mixport.validate.run.predict import predict
@@ -141,6 +143,7 @@ def build_target(
         reproduce=plan.command,
         timings_s=context.log.seconds,
         trained=plan.trained,
+        oldest_onnxruntime=_oldest_onnxruntime(lowered, used),
     )
     bundle = release(
         out=out,
@@ -152,6 +155,11 @@ def build_target(
         report_html=render(manifest, strip=_strip(inputs)),
     )
     return BuildOutcome(bundle=bundle, failures=_failures(report, results))
+
+
+def _oldest_onnxruntime(lowered: LoweredGraph, used: Sequence[UsedForm]) -> str | None:
+    contents = contents_of(read_graph(lowered.model_path), used)
+    return None if contents is None else oldest_onnxruntime(contents).version
 
 
 def _latency(

@@ -61,6 +61,7 @@ def build_manifest(
     timings_s: Mapping[str, float],
     warnings: Sequence[BuildWarning] = (),
     trained: TrainedInput | None = None,
+    oldest_onnxruntime: str | None = None,
 ) -> Manifest:
     """Everything but `files` and `golden_images`, which `release` fills when they exist.
 
@@ -83,6 +84,7 @@ def build_manifest(
         timings_s: wall time of each stage, in seconds.
         warnings: what is worth a look, in the order it was seen.
         trained: training that weights, widths or integers are from.
+        oldest_onnxruntime: version that is known to give the same codes.
     """
     scheme, learned = quantized.scheme, quantized.reconstruction
     return Manifest(
@@ -129,6 +131,7 @@ def build_manifest(
         preprocessing=PreprocessingEntry.model_validate(preprocessing, from_attributes=True),
         class_names=None if class_names is None else tuple(class_names),
         graph=GraphEntry(opset=lowered.opset, ir_version=lowered.ir_version),
+        oldest_onnxruntime=oldest_onnxruntime,
         environment=dict(environment),
         reproduce=reproduce,
         timings_s={name: round(seconds, 3) for name, seconds in timings_s.items()},

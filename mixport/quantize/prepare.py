@@ -28,23 +28,19 @@ from mixport.quantize.kernel_forms.repeated_channels import repeat_channels
 from mixport.quantize.kernel_forms.spread_gates import spread_gates
 from mixport.quantize.learn.mlps.reconstruct import ReconstructedMlps
 from mixport.quantize.prepared import Prepared
+from mixport.quantize.refusals import refuse_what_is_missing
 from mixport.quantize.scales.ranges import ScaleRule
-from mixport.quantize.sites.planner import QuantizationPlan, make_plan
+from mixport.quantize.sites.planner import make_plan
 from mixport.quantize.sites.widths import scheme_widths
 from mixport.records.calibration_set import CalibrationSet
 from mixport.records.choices.scheme import Scheme
 from mixport.records.choices.width_table import WidthTable
 from mixport.records.decision import Decision
-from mixport.records.errors import TargetError, UnsupportedModelError
+from mixport.records.errors import UnsupportedModelError
 from mixport.records.progress import Progress, SilentProgress
 from mixport.records.targets import Target
 
 _LEVEL_IMAGES = 256
-_EIGHT_BITS = 8
-_OPERATORS: Mapping[Kind, str] = MappingProxyType(
-    {Kind.ADD: "Add", Kind.MULTIPLY: "Mul", Kind.POOL: "GlobalAveragePool", Kind.PRODUCT: "MatMul"}
-)
-"""ONNX operators that run on the codes of both sides."""
 
 AlterMlps = Callable[[Captured, Scheme], ReconstructedMlps]
 """Alters the MLPs of a captured graph in place, and says which."""
@@ -81,7 +77,8 @@ def prepare(
 
     Raises:
         UnsupportedModelError: torch.export cannot capture the model, or it has nothing to quantise.
-        TargetError: the target has no such widths, or no safe form for a product of activations.
+        TargetError: the target has no such widths, or no form for what the model needs, as a safe one for a
+            product of activations.
         BadOptionError: the table names a tensor that is not there, or a width that the target does not have.
     """
     target.check_scheme(scheme)
@@ -118,10 +115,7 @@ def prepare(
     )
     if not any(kind is Kind.LAYER for kind in plan.kinds.values()):
         raise UnsupportedModelError(f"{model.source}: no convolution or linear layer to quantise")
-    _refuse_missing_operators(plan, target)
-    _refuse_narrow_middles(plan, target)
-    if any(kind is Kind.PRODUCT for kind in plan.kinds.values()):
-        _refuse_signed_products(target)
+    refuse_what_is_missing(graph, plan, target)
     widths = scheme_widths(graph, plan, scheme, table=table)
     if table is not None:
         table.check(
@@ -158,44 +152,6 @@ def scale_rule(target: Target) -> ScaleRule:
     return ScaleRule(
         zero_point="any" if target.activations.zero_point == "any" else "middle", grid=target.scale_grid
     )
-
-
-def _refuse_missing_operators(plan: QuantizationPlan, target: Target) -> None:
-    """Before hours of learning; what only the file shows, movement of codes, is checked there."""
-    allowed = target.operators.integer
-    for site in plan.sites:
-        operator = _OPERATORS.get(plan.kinds[site.source])
-        wide = site.bits > _EIGHT_BITS or site.base is not None  # 16-bit sums run in float
-        if operator is not None and operator not in allowed and not wide:
-            raise TargetError(
-                f"target {target.name}: operators.integer does not hold what the model needs: "
-                f"{site.name}: integer {operator}, allowed {', '.join(allowed)}",
-                hint="add the operator to the target's [operators] integer, or choose another --target",
-            )
-
-
-def _refuse_narrow_middles(plan: QuantizationPlan, target: Target) -> None:
-    """Narrow codes start at the smallest code of their storage type: their middle is not its 0."""
-    narrow = [site for site in plan.sites if site.bits < _EIGHT_BITS]
-    if target.activations.zero_point == "zero" and narrow:
-        raise TargetError(
-            f"target {target.name}: activations.zero_point 'zero' with {narrow[0].bits} bits for "
-            f"{narrow[0].name}, allowed 8 bits: narrow codes have another zero point",
-            hint="a scheme with a8, or a target with zero_point 'any'",
-        )
-
-
-def _refuse_signed_products(target: Target) -> None:
-    """Pairs of int8 x int8 products leave int16 whatever the codes are chosen to be: weights can be repaired,
-    activations cannot.
-    """
-    limit = target.accumulator.pair_limit
-    if target.activations.storage == "int8" and limit is not None:
-        raise TargetError(
-            f"target {target.name}: activations.storage int8 with accumulator.pair_limit {limit}: the model "
-            "multiplies activations by activations (attention), whose pairs of products could leave that",
-            hint="a target with storage uint8, or without pair_limit where every machine sums in 32 bits",
-        )
 
 
 def _level_channels(

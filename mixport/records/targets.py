@@ -17,6 +17,7 @@ from mixport.arithmetic.scale_grid import ScaleGrid
 from mixport.records.choices.scheme import AUTO_WIDTHS, Scheme
 from mixport.records.errors import TargetError
 from mixport.records.fingerprint import sha256_bytes
+from mixport.records.opsets import FIRST_OPSET, IR_VERSION, LAST_OPSET, STORAGE_OPSET, WIDE_CODES_OPSET
 
 _MAX_BYTES = 1 << 20
 _INT8_ALLOWED = "session.qdqisint8allowed"
@@ -93,23 +94,24 @@ class GraphRules(_Table):
     """Limits of the ONNX file.
 
     Attributes:
-        opset: of the file; 21 is the first with 16-bit codes and INT4, 26 the last that is written.
-        opset_int2: of a file with INT2 weights.
+        opset: of the file; 13 is the first with a scale for each channel, 21 the first with 16-bit codes and
+            INT4.
+        opset_int2: of a file with INT2 weights; None where the target stores none.
         opset_max: the target reads up to this one.
-        ir_version_max: the target reads up to this one; 10 came with opset 21.
+        ir_version_max: the target reads up to this one; 7 came with opset 13, 10 with opset 21.
         shapes: any batch, or one image.
     """
 
-    opset: int = Field(ge=21, le=26)
-    opset_int2: int = Field(ge=25, le=26)
-    opset_max: int = Field(ge=21)
-    ir_version_max: int = Field(ge=10)
+    opset: int = Field(ge=FIRST_OPSET, le=LAST_OPSET)
+    opset_int2: int | None = Field(default=None, ge=STORAGE_OPSET["int2"], le=LAST_OPSET)
+    opset_max: int = Field(ge=FIRST_OPSET)
+    ir_version_max: int = Field(ge=IR_VERSION[FIRST_OPSET])
     shapes: Literal["dynamic-batch", "static"]
 
     @model_validator(mode="after")
     def _reachable(self) -> GraphRules:
         for name in ("opset", "opset_int2"):
-            if getattr(self, name) > self.opset_max:
+            if (getattr(self, name) or 0) > self.opset_max:
                 raise ValueError(f"{name} is {getattr(self, name)}, allowed up to opset_max {self.opset_max}")
         return self
 
@@ -255,6 +257,21 @@ class Target(_Table):
             self.session.config[_INT8_ALLOWED] = "1"
         return self
 
+    @model_validator(mode="after")
+    def _opset_has_all(self) -> Target:
+        """What a field asks for is in the opset that the file is written with."""
+        kinds = set(self.weights.storage.values())
+        if "int2" in kinds and self.graph.opset_int2 is None:
+            raise ValueError("weights.storage has int2, and graph.opset_int2 is missing")
+        needs = {f"weights.storage {kind}": STORAGE_OPSET[kind] for kind in sorted(kinds - {"int2"})}
+        if 16 in self.activations.stream_bits:
+            needs["activations.stream_bits 16"] = WIDE_CODES_OPSET
+        needs |= {f"functions.float {name}": FLOAT_FUNCTIONS[name].opset for name in self.functions.float}
+        for what, opset in needs.items():
+            if opset > self.graph.opset:
+                raise ValueError(f"{what} needs opset {opset}, and graph.opset is {self.graph.opset}")
+        return self
+
     @property
     def scale_grid(self) -> ScaleGrid:
         """Scales that are allowed: every writer of a scale asks it."""
@@ -328,7 +345,7 @@ class Target(_Table):
 
     def opset_for(self, storages: set[str]) -> int:
         """Opset of a file whose initialisers have these types (INT2 needs opset 25)."""
-        return self.graph.opset_int2 if "int2" in storages else self.graph.opset
+        return (self.graph.opset_int2 or self.graph.opset) if "int2" in storages else self.graph.opset
 
 
 def shipped_targets() -> dict[str, Path]:
@@ -370,7 +387,9 @@ def load_target(name_or_file: str) -> Target:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "(top level)"
+        # A rule over several fields names them; their whole table says no more.
+        got = "" if isinstance(first.get("input"), dict) else f" (got {first.get('input')!r})"
         raise TargetError(
-            f"target file {path}: {where}: {first['msg']} (got {first.get('input')!r})",
+            f"target file {path}: {where}: {first['msg']}{got}",
             hint="mixport targets show ort-cpu",
         ) from error

@@ -178,6 +178,9 @@ class LatencyEntry(Part):
 class Manifest(Part):
     """The whole of manifest.json. `files` maps every other file of the bundle to its SHA-256; `release` fills
     it. Bundles of older versions have no `signature`: they hold classifiers.
+
+    `oldest_onnxruntime` is the oldest version that is known to give the same codes for a file of this kind,
+    on x64; None in bundles of older versions. mixport.validate.conformance.oldest_runtime says from what.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -201,6 +204,7 @@ class Manifest(Part):
     class_names: tuple[str, ...] | None = None
     signature: SignatureEntry | None = None
     graph: GraphEntry | None = None
+    oldest_onnxruntime: str | None = None
     golden_images: int | None = None
     timings_s: dict[str, float] = Field(default_factory=dict)
     latency: LatencyEntry | None = None

@@ -89,6 +89,31 @@ def test_learned_codes_keep_the_grid(name: str, tmp_path: Path, capsys: Capture)
     assert "weight scales kept as calibrated" in {one["what"] for one in found["decisions"]}
 
 
+@pytest.mark.parametrize(
+    ("name", "header"), [("onnx-opset13", (13, 7)), ("onnx-opset17", (17, 8)), ("onnx-int8", (21, 10))]
+)
+@pytest.mark.parametrize("model", ["tests.models:tiny", "tests.models:transformer"])
+def test_a_file_has_the_header_of_its_target_and_nothing_newer(
+    name: str, header: tuple[int, int], model: str, tmp_path: Path, capsys: Capture
+) -> None:
+    found = build(model, shipped_targets()[name], tmp_path, capsys, "--scheme", "w8a8")
+    assert found["validation"]["verdict"] == "exact"
+    file = onnx.load(tmp_path / "out" / "model.onnx")
+    assert (file.opset_import[0].version, file.ir_version) == header
+    assert (found["graph"]["opset"], found["graph"]["ir_version"]) == header
+    onnx.checker.check_model(file, full_check=True)
+    transformer = model == "tests.models:transformer"
+    expected = "1.16.3" if name != "onnx-int8" else "1.20.0" if transformer else "1.18.0"
+    assert found["oldest_onnxruntime"] == expected
+    assert f"onnxruntime from <b>{expected}</b>" in (tmp_path / "out" / "report.html").read_text()
+    assert run(["inspect", str(tmp_path / "out")]) == 0
+    assert f"oldest onnxruntime known to give the same codes: {expected} (" in capsys.readouterr().out
+    names = [node.name for node in file.graph.node]
+    tensors = {output for node in file.graph.node for output in node.output}
+    tensors |= {one.name for one in (*file.graph.input, *file.graph.initializer)}
+    assert all(names) and len(set(names)) == len(names) and not tensors & set(names)
+
+
 def test_a_file_for_another_target_is_told_apart(tmp_path: Path, capsys: Capture) -> None:
     plain = target(tmp_path, base="ort-cpu", name="plain", changes={})
     build("tests.models:tiny", plain, tmp_path, capsys, "--iters", "0")

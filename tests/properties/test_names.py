@@ -35,6 +35,9 @@ OUR_OWN = (
     "t1",
     "t2",
     "t5",
+    "n0",
+    "n1",
+    "n7",
     "uint8/128",
     "int8/0",
     "zeros/4",
@@ -123,7 +126,7 @@ def check(quantized: QuantizedModel, lowered: LoweredGraph) -> None:
     every = [
         *values,
         *(port.name for port in (*graph.input, *graph.initializer)),
-        *(node.name for node in graph.node if node.name),
+        *(node.name for node in graph.node),
     ]
     assert all(every)
     assert {name: count for name, count in Counter(every).items() if count > 1} == {}

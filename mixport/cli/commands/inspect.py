@@ -4,7 +4,7 @@ to MLPs and units.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +18,7 @@ from mixport.records.errors import BadInputError
 
 if TYPE_CHECKING:
     from mixport.release.choice_entries import ReconstructionEntry
+    from mixport.validate.conformance.used_forms import UsedForm
 
 
 def model_file(path: Path) -> Path:
@@ -77,11 +78,25 @@ def _show_learned(console: Console, found: ReconstructionEntry) -> None:
             console.table(head, rows)
 
 
+def _show_oldest(console: Console, file: Path, used: Iterable[UsedForm]) -> None:
+    """The oldest onnxruntime that is known to give the codes of a file of mixport's, and why."""
+    from mixport.validate.conformance.oldest_runtime import contents_of, oldest_onnxruntime
+    from mixport.validate.interpreter.graph import read_graph
+
+    contents = contents_of(read_graph(file), used)
+    if contents is not None:
+        oldest = oldest_onnxruntime(contents)
+        console.line("")
+        console.line(f"oldest onnxruntime known to give the same codes: {oldest.version} ({oldest.why})")
+
+
 def inspect(
     model: Annotated[Path, typer.Argument(help="ONNX file or bundle.", metavar="MODEL.onnx|BUNDLE")],
     json: JsonFlag = False,
 ) -> None:
     """Show every node: integer or float, bits, accumulator bound, portability class, and why.
+
+    Also the oldest onnxruntime that is known to give the same codes, from what is in the file.
 
     Of a bundle whose rounding was learned, also the error of each unit before and after, and of each MLP that
     has ReLU for GELU.
@@ -105,6 +120,7 @@ def inspect(
         console.document([asdict(node) for node in nodes])
         return
     show_nodes(console, nodes)
+    _show_oldest(console, file, used)
     learned = _reconstruction(model)
     if learned is not None:
         _show_learned(console, learned)

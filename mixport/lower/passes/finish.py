@@ -1,26 +1,28 @@
 """Last touches on the file: names, versions, and nothing that does not belong in a release.
 
-Sites, layers and weights keep names that people can read, the rest gets short ones; no name is given twice,
-to a node or to a tensor. Opset and IR version are the target's.
+Sites, layers and weights keep names that people can read, the rest gets short ones. Every node and every
+tensor has a name, and no name is given twice, to a node or to a tensor: readers that call an unnamed node by
+its output refuse a file where another node has that name ("Duplicate node name", tract 0.23.9). Opset and IR
+version are the target's.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import MutableMapping, Sequence
 from typing import cast
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from mixport.lower.onnx_graph import LAYER, SITE, marked, remove_dead
+from mixport.lower.onnx_graph import LAYER, SITE, marked, remove_dead, storages
 from mixport.records.errors import TargetError
+from mixport.records.opsets import IR_VERSION
 from mixport.records.signature import Signature
 from mixport.records.targets import Target
 
-_IR_OF_OPSET = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
-"""IR version that first came with each opset (onnx/VERSIONS)."""
-
-_NAMED_BY_OUTPUT = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Cast"})
+_NUMBERED = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Cast"})
+"""Quantisers and moves are known by what they give: repeating it would cost a tenth of a 2-bit file."""
 
 _DEFAULTS: dict[str, dict[str, object]] = {
     "auto_pad": {"Conv": "NOTSET", "MaxPool": "NOTSET"},
@@ -47,12 +49,7 @@ class FinishPass(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         """Always modifies."""
         remove_dead(model.graph)
-        storages = {
-            v.const_value.dtype.name.lower()
-            for v in model.graph.initializers.values()
-            if v.const_value is not None
-        }
-        opset = self.target.opset_for(storages)
+        opset = self.target.opset_for(storages(model.graph))
         if opset > self.target.graph.opset_max:
             raise TargetError(
                 (
@@ -62,7 +59,7 @@ class FinishPass(InPlacePass):
                 hint="choose wider weights",
             )
         model.opset_imports[""] = opset
-        model.ir_version = min(_IR_OF_OPSET[opset], self.target.graph.ir_version_max)
+        model.ir_version = min(IR_VERSION[opset], self.target.graph.ir_version_max)
         model.producer_name, model.producer_version, model.doc_string = "mixport", None, None
         model.metadata_props.clear()
         model.graph.name = "model"
@@ -83,14 +80,14 @@ class FinishPass(InPlacePass):
         ports = (*self.signature.inputs, *self.signature.outputs)
         names = _Names({*(port.name for port in ports), *self.sites})
         names.claim(graph.initializers)
-        count = 0
         for n in graph:
             n.metadata_props.clear()
             n.doc_string = None
             _drop_defaults(n)
-            # Quantisers and moves are named by their output; repeating it would cost a tenth of a 2-bit file.
             n.name = (
-                "" if n.op_type in _NAMED_BY_OUTPUT else names.take(_layer_name(n) or n.name or n.op_type)
+                names.number("n")
+                if n.op_type in _NUMBERED
+                else names.take(_layer_name(n) or n.name or n.op_type)
             )
         for value in (v for n in graph for v in n.outputs):
             value.metadata_props.clear()
@@ -98,12 +95,7 @@ class FinishPass(InPlacePass):
                 continue
             value.type, value.shape = None, None  # value_info of intermediates: readers infer it
             site = marked(value, SITE)
-            if site in self.sites:
-                value.name = site
-                continue
-            while (name := f"t{count}") in names.used:
-                count += 1
-            value.name, count = name, count + 1
+            value.name = site if site in self.sites else names.number("t")
         for value in (*kept.values(), *graph.initializers.values()):
             value.metadata_props.clear()
             value.doc_string = None
@@ -112,12 +104,11 @@ class FinishPass(InPlacePass):
 
 
 class _Names:
-    """Names given so far. Nodes and values share them: a reader that calls an unnamed node by its output
-    would find two of one name.
-    """
+    """Names given so far. Nodes and values share them."""
 
     def __init__(self, used: set[str]) -> None:
         self.used = used
+        self._numbers: Counter[str] = Counter()
 
     def take(self, wanted: str) -> str:
         """`wanted`, numbered from 2 where it is taken."""
@@ -125,6 +116,13 @@ class _Names:
         while name in self.used:
             n += 1
             name = f"{wanted}_{n}"
+        self.used.add(name)
+        return name
+
+    def number(self, letter: str) -> str:
+        """The first of `t0`, `t1` ... that is free."""
+        while (name := f"{letter}{self._numbers[letter]}") in self.used:
+            self._numbers[letter] += 1
         self.used.add(name)
         return name
 

@@ -11,11 +11,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from mixport.arithmetic.portable_float import softmax_bits
 from mixport.arithmetic.torch_ops import OPS
 from mixport.model.programs.fx_graph import (
     add_constant,
-    argument,
     arguments,
     aten,
     call,
@@ -29,6 +27,7 @@ from mixport.quantize.emit.fixed_exponents import fix_exponent
 from mixport.quantize.emit.insert import code_params
 from mixport.quantize.graph.marks import short_op
 from mixport.quantize.graph.roles import Kind
+from mixport.quantize.graph.softmax_rows import numerator_bits
 from mixport.quantize.sites.planner import QuantizationPlan
 from mixport.records.decision import Decision
 from mixport.records.errors import InvariantError
@@ -107,17 +106,8 @@ def _bits_behind(numerators: fx.Node) -> int:
 
 
 def _softmax(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
-    shape = shape_of(node)
-    dtype = argument(node, 2, "dtype")
-    if (
-        not shape
-        or int(argument(node, 1, "dim")) % len(shape) != len(shape) - 1
-        or dtype not in {None, torch.float32}
-    ):
-        return None
-    try:
-        bits = softmax_bits(shape[-1])
-    except ValueError:
+    bits = numerator_bits(node)
+    if bits is None:
         return None
     return call(graph, OPS.softmax.default, tensor_arg(node, 0), bits, before=node, like=node)
 

@@ -4,6 +4,7 @@ tensor.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,9 @@ _NARROW = {onnx.TensorProto.INT4, onnx.TensorProto.INT2}
 _NARROW_UNSIGNED = {onnx.TensorProto.UINT4, onnx.TensorProto.UINT2}
 _NOTHING: Mapping[str, Any] = {}
 
+_NUMBER = re.compile(r"n\d+")
+"""Names that lowering gives to quantisers and moves: the tensor that they give says more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
@@ -33,7 +37,7 @@ class Node:
 
     Attributes:
         index: position in the file, which is a topological order.
-        name: the node's name, or its first output where the file gives none.
+        name: the node's name, or its first output where the file gives none, or a mere number.
         op: operator type; operators of other domains are spelt `domain::op`.
         inputs: tensor names, empty where an optional input is absent.
         outputs: tensor names.
@@ -212,9 +216,10 @@ def _array(tensor: onnx.TensorProto) -> Array:
 def _node(index: int, node: onnx.NodeProto) -> Node:
     attributes: dict[str, Any] = {a.name: _attribute(a) for a in node.attribute}
     foreign = node.domain not in ("", "ai.onnx")
+    own_name = "" if _NUMBER.fullmatch(node.name) else node.name
     return Node(
         index=index,
-        name=node.name or next((o for o in node.output if o), f"node{index}"),
+        name=own_name or next((o for o in node.output if o), node.name or f"node{index}"),
         op=f"{node.domain}::{node.op_type}" if foreign else node.op_type,
         inputs=tuple(node.input),
         outputs=tuple(node.output),

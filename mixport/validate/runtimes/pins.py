@@ -14,6 +14,10 @@ ONNXRUNTIME_QNN = "2.7.0"
 ONNXRUNTIME_OF_QNN = "1.31.1"
 #: NumPy beside it.
 NUMPY = "2.4.6"
+#: The last NumPy before 2, for onnxruntime before FIRST_WITH_NUMPY_2: those wheels are built for NumPy 1, and
+#: 1.16.3 and 1.18.1 cannot be imported beside NumPy 2 (measured; 1.19.0 and 1.20.1 can).
+NUMPY_1 = "1.26.4"
+FIRST_WITH_NUMPY_2 = (1, 19)
 #: The npm package; WASM builds follow the native ones some weeks later.
 ONNXRUNTIME_WEB = "1.30.0"
 

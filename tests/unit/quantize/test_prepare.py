@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import fx, nn
 
+from mixport.model.float_model import load_model
 from mixport.quantize.prepare import prepare
 from mixport.quantize.prepared import Prepared
 from mixport.records.calibration_set import CalibrationSet
@@ -74,6 +77,39 @@ def test_without_levelling_the_images_decide_nothing(calibration: CalibrationSet
         (site.name, site.bits) for site in two.plan.sites
     ]
     assert one.decisions == two.decisions
+
+
+@pytest.mark.parametrize("form", ["float32", "power-of-two"])
+def test_a_softmax_of_more_bits_than_the_target_s_is_refused(form: str, tmp_path: Path) -> None:
+    """Powers of two have no attention that divides behind its product: its softmax stays one."""
+    target = load_target("onnx-opset17")
+    target = target.model_copy(update={"scale": target.scale.model_copy(update={"form": form})})
+    model = load_model("tests.models:transformer")
+    size = model.input_shape[-1]
+    np.save(tmp_path / "sized.npy", np.random.default_rng(0).integers(0, 256, (12, size, size, 3), np.uint8))
+    given = (model, replace(calibration_of(tmp_path), images_path=tmp_path / "sized.npy"), target)
+    if form == "float32":
+        assert prepare(*given, scheme=Scheme.parse("w8a8")).plan.sites
+        return
+    with pytest.raises(
+        TargetError, match=r"activations\.stream_bits does not hold .*softmax of 16 bits, allowed 8"
+    ):
+        prepare(*given, scheme=Scheme.parse("w8a8"))
+
+
+@pytest.mark.parametrize("name", ["onnx-opset13", "onnx-opset17"])
+def test_a_normalisation_that_stays_one_needs_its_opset(name: str, tmp_path: Path) -> None:
+    model = load_model("tests.models:transformer")
+    size = model.input_shape[-1]
+    np.save(tmp_path / "sized.npy", np.random.default_rng(0).integers(0, 256, (12, size, size, 3), np.uint8))
+    calibration = replace(calibration_of(tmp_path), images_path=tmp_path / "sized.npy")
+    given = (model, calibration, load_target(name).not_portable())
+    if name == "onnx-opset17":
+        assert prepare(*given, scheme=Scheme.parse("w8a8")).plan.sites
+        return
+    with pytest.raises(TargetError, match="norm1: LayerNormalization, which came with opset 17") as caught:
+        prepare(*given, scheme=Scheme.parse("w8a8"))
+    assert caught.value.hint is not None and "--portable" in caught.value.hint
 
 
 @pytest.mark.parametrize("scheme", ["w4a8", "w4a4"])

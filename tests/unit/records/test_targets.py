@@ -88,7 +88,10 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         ('"Conv", "Gemm"', '"Conv2D", "Gemm"', "operators.integer.*unknown operator 'Conv2D'"),
         ('"Conv", "Gemm", "MatMul", ', "", "operators.integer.*no operator that layers run on"),
         ("opset = 21\n", "opset = 27\n", "graph.opset: .*less than or equal to 26"),
-        ("opset = 21\n", "opset = 20\n", "graph.opset: .*greater than or equal to 21"),
+        ("opset = 21\n", "opset = 12\n", "graph.opset: .*greater than or equal to 13"),
+        ("opset = 21\n", "opset = 20\n", "weights.storage int4 needs opset 21, and graph.opset is 20$"),
+        ("opset_int2 = 25\n", "", "weights.storage has int2, and graph.opset_int2 is missing$"),
+        ("ir_version_max = 13", "ir_version_max = 6", "graph.ir_version_max: .*greater than or equal to 7"),
         ("opset_int2 = 25\n", "opset_int2 = 24\n", "graph.opset_int2: .*greater than or equal to 25"),
         ("opset_max = 26\n", "opset_max = 24\n", "graph: .*opset_int2 is 25, allowed up to opset_max 24"),
         ('form = "float32"', 'form = "float16"', "scale.form"),
@@ -103,6 +106,39 @@ def test_a_damaged_target_file_is_refused_with_the_field(
         load_target(str(path))
     assert str(path) in str(caught.value)
     assert caught.value.hint == "mixport targets show ort-cpu"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("stream_bits = [8]", "stream_bits = [8, 16]", "activations.stream_bits 16 needs opset 21"),
+        ("float = [", 'float = ["HardSwish", ', "functions.float HardSwish needs opset 14"),
+        ("float = [", 'float = ["Gelu", ', "functions.float Gelu needs opset 20"),
+        ('4 = "int8"', '4 = "int4"', "weights.storage int4 needs opset 21"),
+        ('2 = "int8"', '2 = "int2"', "weights.storage has int2, and graph.opset_int2 is missing"),
+        ("opset = 13\n", "opset = 17\n", "graph: .*opset is 17, allowed up to opset_max 13"),
+    ],
+)
+def test_a_target_asks_for_nothing_that_its_opset_does_not_have(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    text = shipped_targets()["onnx-opset13"].read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    (tmp_path / "mine.toml").write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(TargetError, match=message):
+        load_target(str(tmp_path / "mine.toml"))
+
+
+@pytest.mark.parametrize(("name", "opset", "ir_version"), [("onnx-opset13", 13, 7), ("onnx-opset17", 17, 8)])
+def test_targets_of_older_opsets(name: str, opset: int, ir_version: int) -> None:
+    target = load_target(name)
+    assert (target.graph.opset, target.graph.opset_max, target.graph.ir_version_max) == (
+        opset,
+        opset,
+        ir_version,
+    )
+    assert set(target.weights.storage.values()) == {"int8"}
+    assert target.activations.stream_bits == (8,)
 
 
 def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:

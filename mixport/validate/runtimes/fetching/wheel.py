@@ -1,5 +1,5 @@
-"""Another version of onnxruntime for this Python: the wheel alone, in the cache folder, found before the
-installed one.
+"""Another version of onnxruntime for this Python: the wheel alone, or with the NumPy that an old one needs,
+in the cache folder, found before the installed one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from importlib import metadata
 
 from mixport.records.errors import RuntimeUnavailableError
 from mixport.validate.runtimes.fetching.cache_folder import installing, kept
+from mixport.validate.runtimes.pins import FIRST_WITH_NUMPY_2, NUMPY_1
 from mixport.validate.runtimes.processes import run_program
 
 _PIP_TIMEOUT_S = 1800.0
@@ -30,9 +31,19 @@ def is_here(version: str | None) -> bool:
     return version in (None, own_version()) or kept(folder_of(version)) is not None
 
 
+def numpy_beside(version: str | None) -> str | None:
+    """Version of NumPy that is fetched with this onnxruntime; None where the installed one does."""
+    if version is None:
+        return None
+    major, minor = version.split(".")[:2]
+    return None if (int(major), int(minor)) >= FIRST_WITH_NUMPY_2 else NUMPY_1
+
+
 def folder_of(version: str | None) -> str:
     """Name of the wheel's folder in the cache: a wheel is made for one Python and one processor."""
-    return f"{sys.implementation.cache_tag}-{platform.machine().lower()}-onnxruntime-{version}"
+    numpy = numpy_beside(version)
+    beside = "" if numpy is None else f"-numpy-{numpy}"
+    return f"{sys.implementation.cache_tag}-{platform.machine().lower()}-onnxruntime-{version}{beside}"
 
 
 def environment_of(version: str | None, *, runtime: str) -> Mapping[str, str]:
@@ -59,11 +70,13 @@ def environment_of(version: str | None, *, runtime: str) -> Mapping[str, str]:
 
 def install_wheel(version: str, step: Callable[[int], None]) -> None:
     """Fetch the wheel for this Python. Raises RuntimeUnavailableError."""
+    numpy = numpy_beside(version)
+    wanted = (f"onnxruntime=={version}", *(() if numpy is None else (f"numpy=={numpy}",)))
     with installing(folder_of(version)) as folder:
         fetch_wheels(
-            (f"onnxruntime=={version}",),
+            wanted,
             ("--target", str(folder / "site")),
-            what=f"fetching onnxruntime {version}",
+            what=f"fetching {' and '.join(wanted)} for this Python",
         )
     step(1)
 
@@ -89,5 +102,6 @@ def fetch_wheels(wanted: tuple[str, ...], options: tuple[str, ...], *, what: str
         ],
         what=what,
         timeout_s=_PIP_TIMEOUT_S,
-        hint="check that pip works here: python -m pip --version",
+        hint="check that pip works here, and finds that version for this Python: python -m pip download "
+        f"--no-deps {wanted[0]}",
     )

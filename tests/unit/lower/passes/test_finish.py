@@ -6,6 +6,8 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mixport.lower.onnx_graph import LAYER, SITE, mark
 from mixport.lower.passes.finish import FinishPass
@@ -54,12 +56,12 @@ def convolution(inits: str = WIDE) -> ir.Model:
 def test_sites_and_layers_keep_their_names_and_the_rest_gets_short_ones() -> None:
     model = finish(convolution(), sites=("stem",))
     assert names(model) == [
-        ("Cast", "", "t0"),
-        ("DequantizeLinear", "", "t1"),
+        ("Cast", "n0", "t0"),
+        ("DequantizeLinear", "n1", "t1"),
         ("Conv", "stem.conv/Conv", "t2"),
-        ("QuantizeLinear", "", "t3"),
-        ("Clip", "", "stem"),
-        ("DequantizeLinear", "", "t4"),
+        ("QuantizeLinear", "n2", "t3"),
+        ("Clip", "n3", "stem"),
+        ("DequantizeLinear", "n4", "t4"),
         ("Relu", "Relu", "t5"),
         ("Flatten", "Flatten", "output"),
     ]
@@ -89,6 +91,32 @@ def test_no_name_is_given_twice() -> None:
     assert [name for _, name, _ in names(done)] == ["Mul", "Mul_2", "Relu", "Relu_2", "Flatten"]
     assert sorted(done.graph.initializers) == ["input_2", "stem_2"]
     assert [tensor.name for tensor in ir.to_proto(done).graph.initializer] == list(done.graph.initializers)
+
+
+OUR_OWN = [*(f"{letter}{i}" for letter in "nt" for i in range(6)), "Relu", "Flatten", "k", "k/Conv"]
+
+
+@given(
+    site=st.sampled_from(OUR_OWN),
+    layer=st.sampled_from([*OUR_OWN, "output"]),
+    weight=st.sampled_from([*OUR_OWN, "output"]),
+)
+def test_every_node_has_a_name_that_no_tensor_and_no_other_node_has(
+    site: str, layer: str, weight: str
+) -> None:
+    model = parse(BODY, inits=f"{WIDE}, {SCALARS}")
+    mark(value(model, "k"), SITE, site)
+    mark(value(model, "wf"), LAYER, layer)
+    model.graph.initializers["w"].name = weight
+    graph = ir.to_proto(finish(model, sites=(site,))).graph
+    values = {*(name for n in graph.node for name in n.output), *(v.name for v in graph.input)}
+    values |= {tensor.name for tensor in graph.initializer}
+    nodes = [n.name for n in graph.node]
+    assert all(nodes)
+    assert len(set(nodes)) == len(nodes)
+    assert not values & set(nodes)
+    assert len(values) == sum(len(n.output) for n in graph.node) + len(graph.input) + len(graph.initializer)
+    assert site in values
 
 
 def test_what_nobody_reads_goes() -> None:

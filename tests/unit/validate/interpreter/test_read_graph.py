@@ -50,10 +50,13 @@ def test_narrow_initialisers_become_int8(bits: int, kind: str) -> None:
     assert weights.min() >= -(2 ** (bits - 1)) and weights.max() == 2 ** (bits - 1) - 1
 
 
-def test_unnamed_nodes_take_their_first_output() -> None:
+@pytest.mark.parametrize(
+    ("name", "shown"), [("", "r"), ("n12", "r"), ("n12/Add", "n12/Add"), ("relu", "relu")]
+)
+def test_nodes_without_a_name_and_with_a_number_take_their_first_output(name: str, shown: str) -> None:
     b = QdqBuilder()
-    b.nodes.append(helper.make_node("Relu", ["input"], ["r"]))
-    assert read_graph(b.build("r")).nodes[0].name == "r"
+    b.nodes.append(helper.make_node("Relu", ["input"], ["r"], name=name))
+    assert read_graph(b.build("r")).nodes[0].name == shown
 
 
 def test_shapes_follow_the_input() -> None:

@@ -57,6 +57,26 @@ def put_pip(monkeypatch: pytest.MonkeyPatch, *, says: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
+    ("version", "numpy"),
+    [("1.16.3", "1.26.4"), ("1.18.1", "1.26.4"), ("1.19.0", None), ("1.20.1", None), ("2.0.0", None)],
+)
+def test_an_old_runtime_comes_with_a_numpy_that_it_can_import(
+    monkeypatch: pytest.MonkeyPatch, version: str, numpy: str | None
+) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: Sequence[str | Path], **_: object) -> str:
+        words = [str(word) for word in command]
+        asked.append(words[words.index("--target") + 2 :])
+        return ""
+
+    monkeypatch.setattr(wheel, "run_program", run)
+    install([f"native@{version}"])
+    assert asked == [[f"onnxruntime=={version}", *([] if numpy is None else [f"numpy=={numpy}"])]]
+    assert ("numpy" in wheel.folder_of(version)) == (numpy is not None)
+
+
+@pytest.mark.parametrize(
     ("name", "parts"),
     [
         ("native", RuntimeName(base="native")),
