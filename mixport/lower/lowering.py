@@ -26,6 +26,7 @@ from mixport.lower.passes.finish import FinishPass
 from mixport.lower.passes.float_weights import KeepFloatWeightsPass
 from mixport.lower.passes.movement import CancelRequantizePass, FoldPadPass, SinkDequantizePass
 from mixport.lower.passes.older_forms import OlderFormsPass
+from mixport.lower.passes.own_units import MovesInOwnUnitsPass
 from mixport.lower.passes.reshapes import JoinReshapesPass
 from mixport.lower.passes.separate_pairs import SeparatePairsPass
 from mixport.lower.passes.share import ShareInitializersPass
@@ -51,7 +52,7 @@ def passes(
     return (
         ExpandPlaceholdersPass(target),
         FoldPadPass(),
-        SinkDequantizePass(),
+        SinkDequantizePass() if target.graph.moves == "codes" else MovesInOwnUnitsPass(),
         CancelRequantizePass(),
         JoinReshapesPass(),
         WideCodesPass(),

@@ -100,6 +100,8 @@ class GraphRules(_Table):
         opset_max: the target reads up to this one.
         ir_version_max: the target reads up to this one; 7 came with opset 13, 10 with opset 21.
         shapes: any batch, or one image.
+        moves: reshapes, slices, pads and other movement of 8-bit codes as they are, or each between a
+            DequantizeLinear and a QuantizeLinear of one scale, as compilers that partition a graph take it.
     """
 
     opset: int = Field(ge=FIRST_OPSET, le=LAST_OPSET)
@@ -107,6 +109,7 @@ class GraphRules(_Table):
     opset_max: int = Field(ge=FIRST_OPSET)
     ir_version_max: int = Field(ge=IR_VERSION[FIRST_OPSET])
     shapes: Literal["dynamic-batch", "static"]
+    moves: Literal["codes", "own-units"] = "codes"
 
     @model_validator(mode="after")
     def _reachable(self) -> GraphRules:

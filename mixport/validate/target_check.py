@@ -14,8 +14,11 @@ from mixport.records.targets import Target
 from mixport.validate.interpreter.execution_plan import ExecutionPlan
 from mixport.validate.interpreter.fused_units import FusedUnit
 from mixport.validate.interpreter.interpreter import Interpreter
+from mixport.validate.interpreter.kernels_movement import JOINS, MOVES
 
 FITS, FAILS = "fits", "does not fit"
+_MOVES_CODES = "movement of bare codes by "
+_ALLOWED_MOVES = "allowed between DequantizeLinear and QuantizeLinear"
 
 
 def check_against(model_path: Path | str | onnx.ModelProto, target: Target) -> tuple[Decision, ...]:
@@ -58,6 +61,8 @@ def _decisions(interpreter: Interpreter, target: Target) -> Iterator[Decision]:
         yield from _site(site.name, site.dtype.name, target)
     if target.scale.form == "power-of-two":
         yield from _scales(plan)
+    if rules.moves == "own-units":
+        yield from _bare_moves(plan)
     for name, reason in interpreter.island_reasons.items():
         yield Decision(where=f"node {name}", what=FITS, why=f"runs in float: {reason}")
 
@@ -97,6 +102,15 @@ def _scales(plan: ExecutionPlan) -> Iterator[Decision]:
             yield _decide(f"scale {node.input(1)}", False, f"{off[0]}, allowed powers of two")
 
 
+def _bare_moves(plan: ExecutionPlan) -> Iterator[Decision]:
+    for node in plan.graph.nodes:
+        if node.op not in MOVES and node.op not in JOINS:
+            continue
+        data = [plan.tensors.get(name) for name in (node.inputs if node.op in JOINS else node.inputs[:1])]
+        if any(one is not None and one.kind == "codes" and not one.constant for one in data):
+            yield _decide(f"node {node.name}", False, f"{_MOVES_CODES}{node.op}, {_ALLOWED_MOVES}")
+
+
 def _site(name: str, dtype: str, target: Target) -> Iterator[Decision]:
     wide = {"int16", "uint16"} if 16 in target.activations.stream_bits else set[str]()
     kinds = {target.activations.storage} | wide
@@ -124,6 +138,12 @@ def require_fit(model_path: Path, target: Target) -> None:
             f"target {target.name}: activations.stream_bits does not hold what the model needs: "
             f"{first.where}: {first.why}{more}",
             hint="add 16 to the target's [activations] stream_bits, or choose another --target",
+        )
+    if all(one.why.startswith(_MOVES_CODES) for one in broken):
+        raise TargetError(
+            f"target {target.name}: graph.moves 'own-units' does not have what the model needs: "
+            f"{first.where}: {first.why}{more}",
+            hint='a target with moves = "codes": tables and 16-bit codes are moved as they are',
         )
     if all(_names_operator(one) for one in broken):
         raise TargetError(

@@ -25,6 +25,8 @@ CHANGES = {
     "symmetric": {'storage = "uint8"': 'storage = "int8"', 'zero_point = "any"': 'zero_point = "zero"'},
 }
 CHANGES["all"] = {old: new for one in CHANGES.values() for old, new in one.items()}
+CHANGES["own-units"] = {"opset_int2 = 25": 'opset_int2 = 25\nmoves = "own-units"'}
+"""Not among all: movement around tables, which powers of two need more of, is of bare codes."""
 
 WITHOUT_PAIR_LIMIT = {"pair_limit = 32767": ""}
 """Products of two int8 activations have no safe form below it."""
@@ -66,7 +68,7 @@ def build(model: str, rules: Path, folder: Path, capsys: Capture, *words: str) -
         *(
             pytest.param(name, "tests.models:transformer", marks=pytest.mark.sweep)
             for name in CHANGES
-            if name != "all"
+            if name not in {"all", "own-units"}
         ),
     ],
 )
@@ -78,6 +80,15 @@ def test_a_target_is_honoured(name: str, model: str, tmp_path: Path, capsys: Cap
     found = build(model, rules, tmp_path, capsys, "--iters", "0")
     assert found["validation"]["verdict"] == "exact"
     assert check(tmp_path / "out" / "model.onnx", rules, capsys) == []
+
+
+def test_movement_around_tables_cannot_be_units_and_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    rules = target(tmp_path, base="ort-cpu", name="own-units", changes=CHANGES["own-units"])
+    words = ["--calib", "noise", "--images", "16", "--iters", "0", "--validation-images", "4"]
+    cache = ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    assert run(["build", "tests.models:transformer", "--target", str(rules), *words, *cache]) == 1
+    assert "graph.moves 'own-units' does not have what the model needs" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["power-of-two", "per-tensor"])

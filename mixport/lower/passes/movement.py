@@ -25,7 +25,7 @@ from mixport.lower.onnx_graph import (
     replace,
 )
 
-_MOVES = frozenset(
+MOVES = frozenset(
     {
         "Reshape",
         "Transpose",
@@ -45,6 +45,7 @@ _MOVES = frozenset(
         "MaxPool",
     }
 )
+"""Operators that copy values, or choose among them in order."""
 
 
 class SinkDequantizePass(InPlacePass):
@@ -59,7 +60,7 @@ class SinkDequantizePass(InPlacePass):
                 if before is not None:
                     n.replace_input_with(0, before.inputs[0])
                     modified = True
-            elif n.op_type in _MOVES and n.domain == "":
+            elif n.op_type in MOVES and n.domain == "":
                 modified = _sink(model.graph, n) or modified
         remove_dead(model.graph)
         return PassResult(model, modified=modified)
@@ -67,7 +68,7 @@ class SinkDequantizePass(InPlacePass):
     def ensures(self, model: ir.Model) -> None:
         """No movable operator reads a per-tensor 8-bit DequantizeLinear any more."""
         for n in model.graph:
-            if n.op_type in _MOVES and n.domain == "" and _movable(n):
+            if n.op_type in MOVES and n.domain == "" and movable(n):
                 raise ir.passes.PostconditionError(f"{n.name} still reads dequantised codes")
 
 
@@ -186,7 +187,7 @@ def _data_inputs(move: ir.Node) -> list[int]:
     return list(range(len(move.inputs))) if move.op_type == "Concat" else [0]
 
 
-def _movable(move: ir.Node) -> list[ir.Node] | None:
+def movable(move: ir.Node) -> list[ir.Node] | None:
     """The DequantizeLinear nodes that all data inputs come from, when alike, per tensor and 8-bit."""
     found = [made_by(move.inputs[i], "DequantizeLinear") for i in _data_inputs(move)]
     sources = [source for source in found if source is not None]
@@ -215,7 +216,7 @@ def _movable(move: ir.Node) -> list[ir.Node] | None:
 
 
 def _sink(graph: ir.Graph, move: ir.Node) -> bool:
-    sources = _movable(move)
+    sources = movable(move)
     if sources is None:
         return False
     for index, source in zip(_data_inputs(move), sources, strict=True):

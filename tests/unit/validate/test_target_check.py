@@ -112,3 +112,21 @@ def test_anything_else_is_a_bug_of_ours(save: Save, target: Target) -> None:
     message = r"own target ort-cpu: opset: opset 21, allowed up to 20 \(1 more\)"
     with pytest.raises(InvariantError, match=message):
         require_fit(save(build_network().build("head_sum")), few)
+
+
+def test_movement_of_bare_codes_is_told_where_it_has_to_be_a_unit(target: Target) -> None:
+    """`build_network` flattens the codes of its pool; a table's constant is no movement."""
+    own = changed(target, graph={"moves": "own-units"})
+    model = build_network().build("head_sum")
+    (found,) = failing(model, own)
+    assert "movement of bare codes by Flatten" in found[1]
+    assert failing(model, target) == []
+
+
+def test_a_model_that_moves_bare_codes_is_refused_by_the_field(target: Target, save: Save) -> None:
+    own = changed(target, graph={"moves": "own-units"})
+    with pytest.raises(
+        TargetError, match=r"graph.moves 'own-units' does not have what the model needs"
+    ) as caught:
+        require_fit(save(build_network().build("head_sum")), own)
+    assert caught.value.hint and 'moves = "codes"' in caught.value.hint
