@@ -13,7 +13,7 @@ import pytest
 from mixport.cli.program import run
 from mixport.records.errors import RuntimeUnavailableError
 from mixport.records.runtime import RuntimeJob
-from mixport.validate.runtimes import NAMES, open_runtimes, survey
+from mixport.validate.runtimes import ONNXRUNTIMES, open_runtimes, survey
 from tests.unit.validate.runtimes.conftest import POLICY, jobs, quantised, quantiser
 
 __all__ = ["jobs", "quantiser"]
@@ -62,7 +62,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, tiny_cache: Path) -> dict[
     return made
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONNXRUNTIMES)
 def test_jobs_run(name: str, jobs: tuple[RuntimeJob, ...]) -> None:
     need(name)
     (runtime,) = open_runtimes([name])
@@ -122,7 +122,7 @@ def test_an_emulated_processor_is_not_the_host_s(
     "name",
     [
         pytest.param(name, marks=pytest.mark.sweep if name == "arm64" else ())
-        for name in NAMES
+        for name in ONNXRUNTIMES
         if name != "native"
     ],
 )
@@ -138,7 +138,7 @@ def test_small_models_are_exact(name: str, bundles: dict[tuple[str, str], Path],
 
 
 def test_a_build_names_every_runtime(tiny_cache: Path, tmp_path: Path, capsys: Capture) -> None:
-    names = [one.name for one in survey() if one.present]
+    names = [one.name for one in survey(ONNXRUNTIMES) if one.present]
     if len(names) == 1:
         pytest.skip("only native is installed; mixport runtimes install all")
     words = [

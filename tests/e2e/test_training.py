@@ -259,7 +259,7 @@ def test_the_same_training_again_comes_from_the_cache_to_the_same_bytes(
         assert (out / name).read_bytes() == (first / name).read_bytes()
 
 
-@pytest.mark.parametrize("budget", ["6KB:a4", "9KB", "6MBOP", "9MBOP"])
+@pytest.mark.parametrize("budget", ["6.5KB:a4", "9KB", "6MBOP", "9MBOP"])
 def test_budgets_of_bytes_and_of_bit_operations_hold_in_the_file(
     budget: str, trainings: Trainings, capsys: Capture
 ) -> None:

@@ -66,9 +66,9 @@ def install_runtimes(
     """
     console = Console(json=json, quiet=quiet)
 
-    from mixport.validate.runtimes import NAMES, cache_folder, download_mb, install, survey
+    from mixport.validate.runtimes import ONNXRUNTIMES, cache_folder, download_mb, install, survey
 
-    chosen = [one for name in names for one in (NAMES if name == "all" else (name,))]
+    chosen = [one for name in names for one in (ONNXRUNTIMES if name == "all" else (name,))]
     size = download_mb(chosen)
     console.note(
         f"fetching about {size} MB into {cache_folder()}"

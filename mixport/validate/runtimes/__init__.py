@@ -12,11 +12,12 @@ from mixport.validate.runtimes.catalogue import (
     survey,
 )
 from mixport.validate.runtimes.fetching.cache_folder import cache_folder
-from mixport.validate.runtimes.names import NAMES, split_name
+from mixport.validate.runtimes.names import NAMES, ONNXRUNTIMES, split_name
 
 __all__ = [
     "FORMS",
     "NAMES",
+    "ONNXRUNTIMES",
     "RuntimeEntry",
     "cache_folder",
     "check_names",

@@ -9,7 +9,9 @@ from mixport.records.errors import BadInputError
 
 NATIVE, WASM, CHROMIUM = "native", "wasm", "wasm-chromium"
 QNN = ("qnn-htp68", "qnn-htp73")
-NAMES = (NATIVE, "x64-avx2", "arm64", WASM, CHROMIUM, *QNN)
+ONNXRUNTIMES = (NATIVE, "x64-avx2", "arm64", WASM, CHROMIUM)
+"""Those that give onnxruntime's codes."""
+NAMES = (*ONNXRUNTIMES, *QNN)
 """Runtimes with a name of their own, in the order they are listed."""
 
 #: It becomes part of a folder's name and of what pip and npm are asked for.

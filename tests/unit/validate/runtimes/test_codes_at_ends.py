@@ -92,6 +92,11 @@ def test_an_input_with_two_readers_stays_a_float() -> None:
     assert ports(codes_at_ends(asked).job)[0] == {"input": onnx.TensorProto.FLOAT}
 
 
+def test_what_is_no_model_is_given_on_as_it_is() -> None:
+    job = RuntimeJob(model=b"no model", feeds=[{}], outputs=("y",))
+    assert codes_at_ends(job).job == job
+
+
 def test_a_refusal_stays_one() -> None:
     coded = codes_at_ends(job_of(ending_in_codes().build("output"), ["output"]))
     refused = RuntimeAnswer(runs=(), refused="no")
