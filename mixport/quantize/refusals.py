@@ -9,12 +9,12 @@ from types import MappingProxyType
 
 from torch import fx
 
+from mixport.arithmetic.opsets import WIDE_CODES_OPSET
 from mixport.model.programs.fx_graph import module_path
 from mixport.quantize.graph.roles import Kind
 from mixport.quantize.graph.softmax_rows import numerator_bits
 from mixport.quantize.sites.planner import QuantizationPlan
 from mixport.records.errors import TargetError
-from mixport.records.opsets import WIDE_CODES_OPSET
 from mixport.records.targets import Target
 
 _EIGHT_BITS = 8

@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mixport.arithmetic.dtypes import STORAGE_BITS, Storage
 from mixport.arithmetic.float_functions import FLOAT_FUNCTIONS
+from mixport.arithmetic.opsets import FIRST_OPSET, IR_VERSION, LAST_OPSET, STORAGE_OPSET, WIDE_CODES_OPSET
 from mixport.arithmetic.scale_grid import ScaleGrid
 from mixport.records.choices.scheme import AUTO_WIDTHS, Scheme
 from mixport.records.errors import TargetError
 from mixport.records.fingerprint import sha256_bytes
-from mixport.records.opsets import FIRST_OPSET, IR_VERSION, LAST_OPSET, STORAGE_OPSET, WIDE_CODES_OPSET
 
 _MAX_BYTES = 1 << 20
 _INT8_ALLOWED = "session.qdqisint8allowed"

@@ -15,9 +15,9 @@ from typing import cast
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
+from mixport.arithmetic.opsets import IR_VERSION
 from mixport.lower.onnx_graph import LAYER, SITE, marked, remove_dead, storages
 from mixport.records.errors import TargetError
-from mixport.records.opsets import IR_VERSION
 from mixport.records.signature import Signature
 from mixport.records.targets import Target
 

@@ -9,12 +9,15 @@ kernels move no int16; reshapes and transpositions do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from mixport.lower.onnx_graph import (
     UNDOES,
+    Quantization,
     constant_of,
     initializer,
     made_by,
@@ -233,21 +236,42 @@ def _sink(graph: ir.Graph, move: ir.Node) -> bool:
             ),
         )
     for output in move.outputs:
-        name = output.name or move.name or "moved"
-        output.type = ir.TensorType(ir.DataType.UINT8 if found.storage == "uint8" else ir.DataType.INT8)
-        back = node(
-            "DequantizeLinear",
-            [output, scale, zero_point],
-            output=f"{name}/dq",
-            name=f"{name}/DequantizeLinear",
-        )
-        back.outputs[0].shape, back.outputs[0].type = output.shape, ir.TensorType(ir.DataType.FLOAT)
-        graph.insert_after(move, back)
-        users = [use for use in output.uses() if use.node is not back]
-        for user, index in users:
-            user.replace_input_with(index, back.outputs[0])
-        for i, graph_output in enumerate(graph.outputs):
-            if graph_output is output:
-                graph.outputs[i] = back.outputs[0]
-                output.name, back.outputs[0].name = f"{name}/codes", name
+        users = list(output.uses())
+        output.type = code_type(found)
+        dequantise(graph, output, scale=scale, zero_point=zero_point, after=move, of=output, users=users)
     return True
+
+
+def code_type(quantization: Quantization) -> ir.TensorType:
+    """Of uint8 or int8 codes."""
+    return ir.TensorType(ir.DataType.UINT8 if quantization.storage == "uint8" else ir.DataType.INT8)
+
+
+def dequantise(
+    graph: ir.Graph,
+    codes: ir.Value,
+    *,
+    scale: ir.Value | None,
+    zero_point: ir.Value | None,
+    after: ir.Node,
+    of: ir.Value,
+    users: Sequence[tuple[ir.Node, int]],
+) -> None:
+    """Put a DequantizeLinear of `codes` behind the node `after`: the users of `of`, and the graph's output
+    where it is one, read that. A graph's output keeps its name.
+    """
+    name = of.name or after.name or "moved"
+    back = node(
+        "DequantizeLinear",
+        [codes, scale, zero_point],
+        output=f"{name}/dq",
+        name=f"{name}/DequantizeLinear",
+    )
+    back.outputs[0].shape, back.outputs[0].type = of.shape, ir.TensorType(ir.DataType.FLOAT)
+    graph.insert_after(after, back)
+    for user, index in users:
+        user.replace_input_with(index, back.outputs[0])
+    for i, graph_output in enumerate(graph.outputs):
+        if graph_output is of:
+            graph.outputs[i] = back.outputs[0]
+            of.name, back.outputs[0].name = f"{name}/moved", name

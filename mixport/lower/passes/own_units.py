@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from mixport.lower.onnx_graph import node, quantization_of, remove_dead
-from mixport.lower.passes.movement import MOVES, movable
+from mixport.lower.passes.movement import MOVES, code_type, dequantise, movable
 
 
 class MovesInOwnUnitsPass(InPlacePass):
@@ -45,29 +45,17 @@ def _close(graph: ir.Graph, move: ir.Node) -> bool:
     _, scale, zero_point = sources[0].inputs
     found = quantization_of(sources[0])
     assert found is not None
-    kind = ir.TensorType(ir.DataType.UINT8 if found.storage == "uint8" else ir.DataType.INT8)
     for output in move.outputs:
         name = output.name or move.name or "moved"
         users = list(output.uses())
-        codes = node(
+        quantiser = node(
             "QuantizeLinear",
             [output, scale, zero_point],
             output=f"{name}/codes",
             name=f"{name}/QuantizeLinear",
         )
-        codes.outputs[0].shape, codes.outputs[0].type = output.shape, kind
-        back = node(
-            "DequantizeLinear",
-            [codes.outputs[0], scale, zero_point],
-            output=f"{name}/dq",
-            name=f"{name}/DequantizeLinear",
-        )
-        back.outputs[0].shape, back.outputs[0].type = output.shape, ir.TensorType(ir.DataType.FLOAT)
-        graph.insert_after(move, [codes, back])
-        for user, index in users:
-            user.replace_input_with(index, back.outputs[0])
-        for i, graph_output in enumerate(graph.outputs):
-            if graph_output is output:
-                graph.outputs[i] = back.outputs[0]
-                output.name, back.outputs[0].name = f"{name}/moved", name
+        codes = quantiser.outputs[0]
+        codes.shape, codes.type = output.shape, code_type(found)
+        graph.insert_after(move, quantiser)
+        dequantise(graph, codes, scale=scale, zero_point=zero_point, after=quantiser, of=output, users=users)
     return True

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from mixport.arithmetic.definitions import ONNXRUNTIME, Definition, Operand, Output
+from mixport.arithmetic.definitions import ONNXRUNTIME, Definition, Operand
 from mixport.arithmetic.dtypes import STORAGE_RANGE
 from mixport.validate.interpreter.graph import Array, Graph, Node
 from mixport.validate.interpreter.values import CODE_TYPES, Saturation, TensorInfo, Value
@@ -142,7 +142,7 @@ def _check_output(
         )
     if node.op == "Add":
         refused = around.definition.refused_add(
-            _operand(node.input(0), around), _operand(node.input(1), around), _output(saturation)
+            _operand(node.input(0), around), _operand(node.input(1), around), saturation.output
         )
         if refused:
             return NotFused(reason=f"{' + '.join(node.inputs)}: {refused}")
@@ -159,16 +159,6 @@ def _operand(name: str, around: Surroundings) -> Operand:
         scale=quantisation.one_scale,
         zero_point=quantisation.one_zero_point,
         lowest=code_range(info.dtype)[0],
-    )
-
-
-def _output(saturation: Saturation) -> Output:
-    return Output(
-        scale=saturation.scale,
-        zero_point=saturation.zero_point,
-        low=saturation.low,
-        high=saturation.high,
-        lowest=code_range(saturation.dtype)[0],
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixport.arithmetic import integer
-from mixport.arithmetic.definitions import Definition, Layer, Operand, Output
+from mixport.arithmetic.definitions import Definition, Layer, Operand
 from mixport.records.errors import UnsupportedModelError
 from mixport.validate.interpreter.graph import Array, Node
 from mixport.validate.interpreter.values import Dequantised, Saturation
@@ -62,7 +62,7 @@ def convolution(definition: Definition, node: Node, saturation: Saturation | Non
         )
         acc = acc if bias is None else acc + bias.reshape(1, -1, 1, 1)
         _check(node, acc)
-        parts.append(definition.layer(acc, layer, output_of(saturation)).astype(saturation.dtype))
+        parts.append(definition.layer(acc, layer, saturation.output).astype(saturation.dtype))
     result = np.concatenate(parts)
     return result[:, :, 0, :] if rank == 1 else result
 
@@ -88,14 +88,14 @@ def add(definition: Definition, node: Node, saturation: Saturation | None, args:
     """Add of two code tensors."""
     assert saturation is not None
     a, b = (operand_of(_dequantised(arg)) for arg in args[:2])
-    return definition.add(a, b, output_of(saturation)).astype(saturation.dtype)
+    return definition.add(a, b, saturation.output).astype(saturation.dtype)
 
 
 def multiply(definition: Definition, node: Node, saturation: Saturation | None, args: Args) -> Array:
     """Mul of two code tensors."""
     assert saturation is not None
     a, b = (operand_of(_dequantised(arg)) for arg in args[:2])
-    return definition.multiply(a, b, output_of(saturation)).astype(saturation.dtype)
+    return definition.multiply(a, b, saturation.output).astype(saturation.dtype)
 
 
 def average(definition: Definition, node: Node, saturation: Saturation | None, args: Args) -> Array:
@@ -112,7 +112,7 @@ def average(definition: Definition, node: Node, saturation: Saturation | None, a
         acc,
         count=x.codes.shape[2] * x.codes.shape[3],
         x_scale=x.quantisation.one_scale,
-        output=output_of(saturation),
+        output=saturation.output,
     )
     return codes.astype(saturation.dtype)
 
@@ -127,7 +127,7 @@ def quantise(x: Array, saturation: Saturation) -> Array:
 
 def rescale(definition: Definition, x: Dequantised, saturation: Saturation) -> Array:
     """DequantizeLinear and QuantizeLinear with nothing but movement between them."""
-    return definition.rescale(operand_of(x), output_of(saturation)).astype(saturation.dtype)
+    return definition.rescale(operand_of(x), saturation.output).astype(saturation.dtype)
 
 
 def operand_of(value: Dequantised) -> Operand:
@@ -137,17 +137,6 @@ def operand_of(value: Dequantised) -> Operand:
         scale=value.quantisation.one_scale,
         zero_point=value.quantisation.one_zero_point,
         lowest=int(np.iinfo(value.codes.dtype).min),
-    )
-
-
-def output_of(saturation: Saturation) -> Output:
-    """A quantiser as a definition reads it."""
-    return Output(
-        scale=saturation.scale,
-        zero_point=saturation.zero_point,
-        low=saturation.low,
-        high=saturation.high,
-        lowest=int(np.iinfo(saturation.dtype).min),
     )
 
 
@@ -196,7 +185,7 @@ def _finish_product(
     scale = w.quantisation.scale.reshape(-1)
     if saturation is not None:
         layer = Layer(x_scale=x.quantisation.one_scale, w_scale=scale, bias=bias, axis=-1)
-        return definition.layer(acc, layer, output_of(saturation)).astype(saturation.dtype)
+        return definition.layer(acc, layer, saturation.output).astype(saturation.dtype)
     return acc.astype(np.float32) * np.asarray(x.quantisation.one_scale * scale, np.float32)
 
 

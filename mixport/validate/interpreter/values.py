@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixport.arithmetic import integer
+from mixport.arithmetic.definitions import Output
+from mixport.arithmetic.dtypes import STORAGE_RANGE
 from mixport.validate.interpreter.graph import Array
 
 Kind = Literal["codes", "dequantised", "float", "index", "unknown"]
@@ -61,6 +63,17 @@ class Saturation:
     low: int
     high: int
     dtype: np.dtype[Any]
+
+    @property
+    def output(self) -> Output:
+        """The quantiser as a definition of arithmetic reads it."""
+        return Output(
+            scale=self.scale,
+            zero_point=self.zero_point,
+            low=self.low,
+            high=self.high,
+            lowest=STORAGE_RANGE[self.dtype.name][0],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

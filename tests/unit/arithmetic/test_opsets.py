@@ -6,7 +6,7 @@ import pytest
 from onnx import defs
 from onnx.helper import VERSION_TABLE
 
-from mixport.records.opsets import FIRST_OPSET, IR_VERSION, LAST_OPSET, STORAGE_OPSET, WIDE_CODES_OPSET
+from mixport.arithmetic.opsets import FIRST_OPSET, IR_VERSION, LAST_OPSET, STORAGE_OPSET, WIDE_CODES_OPSET
 
 
 def test_ir_versions_are_those_of_the_first_release_with_each_opset() -> None:
